@@ -1,0 +1,315 @@
+"""The node agent: starts this node's workers, passes their messages on, watches them, and ends them.
+
+``python -m clustergauge.agent SCRATCH``.  One per node, started by the supervisor, which it outlives only for as long as it
+takes to end every worker.  It imports no device library, and its loop sleeps until something happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from clustergauge import code, health, machine, messages as m, processes, telemetry
+from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener, connect
+
+TAIL_BYTES = 64 << 10
+"""How much of what workers print is kept."""
+STATE_CHECK_S = 1.0
+"""How often the kernel is asked whether a worker is stopped."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A child of the agent was collected."""
+
+    pid: int
+    status: int
+
+
+@dataclass
+class Worker:
+    """One worker process as its agent knows it."""
+
+    pid: int
+    rank: int
+    channel: Channel
+    stopped: bool = False
+
+
+@dataclass
+class Command:
+    """One started command of the pool, with the end of what it printed."""
+
+    process: subprocess.Popen[bytes]
+    tail: deque[bytes] = field(default_factory=deque[bytes])
+    kept: int = 0
+
+    def drain(self) -> None:
+        """Read until the end, keeping the last `TAIL_BYTES`: a flood costs no memory and blocks nobody."""
+        assert self.process.stdout
+        while chunk := self.process.stdout.read1(1 << 16):
+            self.tail.append(chunk)
+            self.kept += len(chunk)
+            while self.kept - len(self.tail[0]) > TAIL_BYTES:
+                self.kept -= len(self.tail.popleft())
+
+    def words(self) -> str:
+        """The last words as text."""
+        return b"".join(self.tail).decode("utf-8", "replace")[-TAIL_BYTES:]
+
+
+class Agent:
+    """The state of one node."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.key = (scratch / "key").read_bytes()
+        self.events: queue.Queue[Any] = queue.Queue()
+        self.workers: dict[int, Worker] = {}
+        self.by_channel: dict[Channel, Worker] = {}
+        self.exits: dict[int, str] = {}
+        self.commands: list[Command] = []
+        self.health_before: dict[str, Any] = {}
+        self.began = 0.0
+        self.oom_kills = 0
+        self.children = threading.Event()
+        self.sidecar = telemetry.Sidecar()
+        self.worker_ears: Ears[m.FromWorker] = Ears(msgspec.json.Decoder(m.FromWorker).decode, self.events)
+        self.boss_ears: Ears[m.ToAgent] = Ears(msgspec.json.Decoder(m.ToAgent).decode, self.events)
+        self.listener = Listener(str(scratch / "agent.sock"), self.key, self.worker_ears.add)
+        self.boss = connect(str(scratch / "supervisor.sock"), self.key)
+
+    def run(self) -> None:
+        """Serve until the supervisor says so or is gone."""
+        processes.adopt_orphans()
+        threading.Thread(target=self._reap, name="reaper", daemon=True).start()
+        self.sidecar.start()
+        self.children.set()
+        host = machine.describe()
+        self.boss.send(m.AgentHello(host.host, os.getpid(), code.digest(), host))
+        self.boss_ears.add(self.boss)
+        try:
+            while self._step():
+                pass
+        except ChannelError:
+            pass  # the supervisor is gone: end as if told to
+        finally:
+            self.end_pool(grace_s=2.0)
+            self.sidecar.stop()
+            self.listener.close()
+
+    def _step(self) -> bool:
+        try:
+            event = self.events.get(timeout=STATE_CHECK_S if self.workers else None)
+        except queue.Empty:
+            self._report_stopped()
+            return True
+        if isinstance(event, Ended):
+            self._child_ended(event)
+        elif event.channel is self.boss:
+            if event.message is None or isinstance(event.message, m.Quit):
+                return False
+            self._obey(event.message)
+        else:
+            self._worker_said(event)
+        return True
+
+    # -- the supervisor's wishes
+
+    def _obey(self, message: m.ToAgent) -> None:
+        match message:
+            case m.To(pid, body):
+                if worker := self.workers.get(pid):
+                    with contextlib.suppress(ChannelError):  # its end is reported by its reader
+                        worker.channel.send(body)
+            case m.StartPool():
+                self._start_pool(message)
+            case m.EndPool(grace_s):
+                self.boss.send(m.PoolEnded(self.end_pool(grace_s)))
+            case m.Begin():
+                self.health_before = health.read()
+                self.began = time.monotonic()
+                self.boss.send(m.Began())
+            case m.Finish():
+                ended = time.monotonic()
+                changes = health.changes(self.health_before, health.read())
+                self.boss.send(m.Facts(changes, self.sidecar.window(self.began, ended)))
+            case m.Inspect():
+                self.boss.send(m.Inspected([self._inspect(w) for w in self.workers.values()], self._tail()))
+            case m.Quit():
+                pass
+
+    def _start_pool(self, pool: m.StartPool) -> None:
+        self.exits.clear()
+        self.oom_kills = _oom_kills()
+        for command, extra in zip(pool.commands, pool.rank_env, strict=True):
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | pool.env | extra,
+                    cwd=self.scratch,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self.boss.send(m.AgentFailed("start", f"cannot start {command[0]}: {error.strerror}"))
+                return
+            started = Command(process)
+            self.commands.append(started)
+            threading.Thread(target=started.drain, name="drain", daemon=True).start()
+        self.children.set()
+
+    def end_pool(self, grace_s: float) -> list[str]:
+        """End all processes of the pool; returns those the kernel would not release."""
+        for worker in self.workers.values():
+            with contextlib.suppress(ChannelError):
+                worker.channel.send(m.Leave())
+        until = time.monotonic() + grace_s
+        while self.workers and self._processes() and time.monotonic() < until:
+            time.sleep(0.02)  # workers that are well leave when told to; only the others are signalled
+        survivors = processes.end_all(self._processes, grace_s)
+        for worker in self.workers.values():
+            worker.channel.hang_up()
+        self.workers.clear()
+        self.by_channel.clear()
+        self.commands.clear()
+        return survivors
+
+    def _processes(self) -> list[processes.Process]:
+        """All processes of the pool that still live."""
+        return [p for p in processes.descendants(os.getpid()) if p.pid != self.sidecar.pid]
+
+    def _inspect(self, worker: Worker) -> m.WorkerState:
+        """State, phase and stack of one worker; a stopped one is woken so that it can write its stack."""
+        process = processes.read(worker.pid)
+        stacks = self.scratch / f"stack.{worker.pid}"
+        if process and process.state not in "ZXx":
+            before = _size(stacks)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGUSR1)
+                if process.state == "T":
+                    os.kill(worker.pid, signal.SIGCONT)
+            until = time.monotonic() + 1.0
+            while _size(stacks) == before and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(0.05)
+        state = process.state if process else "gone"
+        return m.WorkerState(worker.pid, worker.rank, os.uname().nodename, self._phase(worker.pid), state, self._stack(worker.pid))
+
+    # -- what workers and the kernel say
+
+    def _worker_said(self, event: Heard[m.FromWorker]) -> None:
+        worker = self.by_channel.get(event.channel)
+        message = event.message
+        if message is None:
+            if worker:
+                self._worker_gone(worker, event.reason)
+        elif worker:
+            self.boss.send(m.From(worker.pid, message))
+        elif isinstance(message, m.Hello):
+            worker = Worker(message.pid, message.rank, event.channel)
+            self.workers[worker.pid] = worker
+            self.by_channel[event.channel] = worker
+            self.boss.send(m.From(worker.pid, message))
+
+    def _worker_gone(self, worker: Worker, reason: str) -> None:
+        del self.by_channel[worker.channel]
+        self.workers.pop(worker.pid, None)
+        how = self._how(worker.pid, reason)
+        if "SIGKILL" in how and _oom_kills() > self.oom_kills:
+            how += " (out of memory: the kernel's OOM killer struck)"
+        self.boss.send(m.WorkerGone(worker.pid, worker.rank, self._phase(worker.pid), how, self._stack(worker.pid)))
+
+    def _how(self, pid: int, reason: str) -> str:
+        """How a worker ended; its channel closes a moment before the kernel tells its parent."""
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            if pid in self.exits:
+                return self.exits[pid]
+            process = processes.read(pid)
+            if process is None or process.state in "ZXx":
+                if process is None and not any(c.process.pid == pid for c in self.commands):
+                    return "ended"  # its parent is a launcher, which alone learns how
+            time.sleep(0.02)
+        return "ended" if processes.read(pid) is None else reason
+
+    def _child_ended(self, event: Ended) -> None:
+        for index, command in enumerate(self.commands):
+            if command.process.pid == event.pid:
+                self.boss.send(m.LauncherGone(index, processes.how_it_ended(event.status), command.words()[-4096:]))
+
+    def _report_stopped(self) -> None:
+        for worker in self.workers.values():
+            process = processes.read(worker.pid)
+            if process and process.state == "T" and not worker.stopped:
+                worker.stopped = True
+                self.boss.send(m.Stopped(worker.pid, worker.rank, self._phase(worker.pid)))
+
+    def _reap(self) -> None:
+        """The only place that collects children (a thread): sleeps in the kernel until one ends."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, 0)
+            except ChildProcessError:
+                self.children.wait()
+                self.children.clear()
+                continue
+            self.exits[pid] = processes.how_it_ended(status)
+            self.events.put(Ended(pid, status))
+
+    def _phase(self, pid: int) -> str:
+        with contextlib.suppress(OSError):
+            return (self.scratch / f"phase.{pid}").read_bytes().rstrip(b"\0").decode("ascii", "replace")
+        return "start"
+
+    def _stack(self, pid: int) -> str:
+        """What a worker wrote about itself: on our signal, or while crashing."""
+        with contextlib.suppress(OSError):
+            return (self.scratch / f"stack.{pid}").read_text(errors="replace")[-16384:]
+        return ""
+
+    def _tail(self) -> str:
+        return "".join(c.words() for c in self.commands)[-TAIL_BYTES:]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _oom_kills() -> int:
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("oom_kill ")).split()[1])
+    return 0
+
+
+def main() -> int:
+    """Entry point; the scratch folder with the key is the only argument."""
+    scratch = Path(sys.argv[1])
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the supervisor decides; its end is our signal
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        Agent(scratch).run()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""One case in one process: prepare, measure, check, and say what came of it.
+
+All ranks agree on the outcome of preparing and checking before anybody goes on, over the control channel: a rank that failed
+must not leave the others waiting in a collective.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from clustergauge.clocks import clock_for
+from clustergauge.measure import Plan, Sampler
+from clustergauge.messages import Job, Outcome
+from clustergauge.model import Measurement, Series
+from clustergauge.probe import Context, Probe, Skip, Work, Wrong
+
+if TYPE_CHECKING:
+    from clustergauge.world import World
+
+_SEVERITY = ("ok", "skipped", "wrong", "error")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one rank has to say of a step."""
+
+    status: Literal["ok", "skipped", "wrong", "error"]
+    reason: str = ""
+    detail: str = ""
+    broken: bool = False
+
+
+class Ended(Exception):
+    """The ranks agreed that the case ends here."""
+
+    def __init__(self, said: Said) -> None:
+        super().__init__(said.reason)
+        self.said = said
+
+
+def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable[[str], None]) -> Outcome:
+    """Run one case on this rank.  Never raises for what the case did; the outcome says it."""
+    context = Context(
+        world=world,
+        device=job.device,
+        seed=job.seed,
+        scratch=scratch,
+        budget_s=job.budget_s,
+        target=Path(job.target) if job.target else None,
+        interpret=job.interpret,
+        llc_bytes=job.llc_bytes,
+    )
+    live = _Live(context, world, phase)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(live.close)
+            return live.run(job, probe)
+    except Ended as ended:
+        said = ended.said
+    except (Exception, MemoryError) as error:  # noqa: BLE001 (whatever a probe raises costs one case)
+        said = _explain(error, world.rank, world.size)
+    return Outcome(
+        said.status,
+        said.reason,
+        said.detail,
+        workload=live.work.workload if live.work else None,
+        settings=context.settings,
+        device_bytes=context.device_bytes,
+        broken=said.broken,
+    )
+
+
+class _Live:
+    """One case while it lives."""
+
+    def __init__(self, context: Context, world: World, phase: Callable[[str], None]) -> None:
+        self.context = context
+        self.world = world
+        self.phase = phase
+        self.work: Work | None = None
+
+    def run(self, job: Job, probe: Probe) -> Outcome:
+        self.agree("prepare", lambda: self._prepare(job, probe))
+        work = self.work
+        assert work
+        if job.interpret:
+            self.agree("check", lambda: self._verify(work))
+            return self._outcome("verified")
+        clock = clock_for(work.clock, job.device)
+        self.context.set("clock_tick_s", clock.tick_s)
+        with clock.owned():
+            sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase)
+            measurement = sampler.measure()
+            self.agree("check", work.check)
+            if work.loop:
+                measurement = msgspec.structs.replace(measurement, loop_mean_s=sampler.loop_mean())
+            self.agree("exact check", work.exact)
+        series = {name: Series(unit=unit, values=values) for name, (unit, values) in self.context.series.items()}
+        return self._outcome("ok", msgspec.structs.replace(measurement, series=series))
+
+    def agree(self, phase: str, step: Callable[[], object] | None) -> None:
+        """Do a step and agree with all ranks on how it went; raises `Ended` on every rank if it did not go well on one."""
+        self.phase(phase)
+        said = Said("ok")
+        if step:
+            try:
+                step()
+            except (Exception, MemoryError) as error:  # noqa: BLE001 (whatever a probe raises costs one case)
+                said = _explain(error, self.world.rank, self.world.size)
+        everybody = self.world.gather([said.status, said.reason, said.detail, said.broken])
+        worst = max((Said(*s) for s in everybody), key=lambda s: _SEVERITY.index(s.status)) if everybody else said
+        agreed = Said(*self.world.from_root([worst.status, worst.reason, worst.detail, worst.broken]))
+        if agreed.status != "ok":
+            raise Ended(agreed)
+
+    def close(self) -> None:
+        """Let go of what the case holds; what goes wrong here is the case's fault too."""
+        self.phase("clean up")
+        if self.work and self.work.close:
+            self.work.close()
+
+    def _prepare(self, job: Job, probe: Probe) -> None:
+        self.work = probe.function(self.context, **job.params)
+
+    def _verify(self, work: Work) -> None:
+        """Under the interpreter: every callable once, then every check.  Its time means nothing and is not taken."""
+        for work.last, run in enumerate(work.runs):
+            if work.reset:
+                work.reset()
+            run()
+            if work.check:
+                work.check()
+        if work.exact:
+            work.exact()
+
+    def _outcome(self, status: Literal["ok", "verified"], measurement: Measurement | None = None) -> Outcome:
+        assert self.work
+        return Outcome(
+            status,
+            reason="checked in the Triton interpreter, not timed" if status == "verified" else "",
+            workload=self.work.workload,
+            measurement=measurement if self.world.rank == 0 else None,
+            settings=self.context.settings,
+            device_bytes=self.context.device_bytes,
+        )
+
+
+def _explain(error: BaseException, rank: int, size: int) -> Said:
+    """An exception as a person should read it: one line, with the rank where there are several."""
+    who = f"rank {rank}: " if size > 1 else ""
+    text = " ".join(str(error).split())[:500]
+    if isinstance(error, Skip):
+        return Said("skipped", who + text)
+    if isinstance(error, Wrong):
+        return Said("wrong", who + text)
+    name = type(error).__name__
+    memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
+    broken = memory or "CUDA error" in text or "HIP error" in text or name == "AcceleratorError"
+    reason = f"{who}out of memory{f' ({text})' if text else ''}" if memory else f"{who}{name}: {text}" if text else f"{who}{name}"
+    return Said("error", reason, "".join(traceback.format_exception(error))[-16384:], broken)

@@ -1,0 +1,200 @@
+"""The timing loop: warm up, calibrate, sample, and know when to stop.
+
+The root (rank 0) decides how many samples come next and tells the others over the control channel, only at the looks of
+`stats.looks`; between looks ranks do nothing but reset, meet and run.  The rules and their reasons are in `stats`.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from clustergauge import stats
+from clustergauge.clocks import Calls, Clock
+from clustergauge.model import Measurement
+from clustergauge.probe import Work, Wrong
+from clustergauge.world import World
+
+TICKS_PER_SAMPLE = 100
+"""A shorter sample is not a sample: more iterations go inside it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure.  ``target``: relative half-width of the 95 % interval at which to stop."""
+
+    budget_s: float = 2.0
+    target: float = 0.01
+    least: int = 6
+    """Samples taken even if the budget does not allow them: the fewest that give an interval."""
+    most: int = 10_000
+    """Samples a record keeps."""
+
+
+class Decision(NamedTuple):
+    """What comes next: ``batch`` more samples, or (0) the end and why."""
+
+    batch: int
+    reason: Literal["", "converged", "budget", "samples"]
+
+
+@dataclass
+class Sampler:
+    """One work being measured on one rank."""
+
+    work: Work
+    clock: Clock
+    world: World
+    plan: Plan
+    phase: Callable[[str], None] = lambda text: None
+    iterations: int = 1
+    position: int = 0
+    mine: list[float] = field(default_factory=list[float])
+    starts: list[float] = field(default_factory=list[float])
+    merged: list[float] = field(default_factory=list[float])
+    digest: str = ""
+    _schedules: dict[tuple[int, int], Calls] = field(default_factory=dict[tuple[int, int], Calls])
+
+    def measure(self) -> Measurement:
+        """Take samples until converged or out of time.  Raises `Wrong` if the digests of two samples differ."""
+        with _quiet():
+            self.phase("warm up")
+            self._warm_up()
+            self._compare_digests()
+            self.phase("calibrate")
+            cost = self._calibrate()
+            self.phase("measure")
+            began = self.clock.now()
+            looks = stats.looks()
+            look, at_a_look = next(looks), False
+            while True:
+                decision = self._decide(look, at_a_look, cost, self.clock.now() - began)
+                if decision.batch == 0:
+                    break
+                self._batch(decision.batch, began)
+                at_a_look = len(self.mine) >= look  # looking in between makes the interval lie
+                if at_a_look:
+                    look = next(looks)
+                cost = (self.clock.now() - began) / len(self.mine)
+        return Measurement(
+            clock=self.clock.name,
+            cache=self.work.cache,
+            warmup_cut=stats.warmup_cut(self.merged) if self.merged else 0,
+            iterations_per_sample=self.iterations,
+            samples_s=self.merged,
+            sample_start_s=[start - self.starts[0] for start in self.starts],
+            stop_reason=decision.reason or "budget",
+            digest=self.digest,
+        )
+
+    def loop_mean(self, share: float = 0.2, most: int = 1000) -> float:
+        """Mean seconds of a call in one loop without meeting in between, as OSU and nccl-tests report (their outputs unchecked)."""
+        with _quiet():
+            self.phase("loop")
+            calls = 1
+            if self.world.rank == 0:
+                affordable = share * self.plan.budget_s / max(stats.median(self.merged), self.clock.tick_s)
+                calls = int(min(most, self.clock.max_calls, max(1.0, affordable)))
+            calls = self.world.from_root(calls)
+            took = self._sample(calls) / calls
+            everybody = self.world.gather(took)
+        return max(everybody) if everybody else took
+
+    # -- the steps
+
+    def _warm_up(self) -> None:
+        """Run every callable once: buffers are touched, libraries have chosen their kernels."""
+        for index in range(len(self.work.runs)):
+            self.position = index
+            self._sample(1)
+
+    def _calibrate(self) -> float:
+        """Find the iterations that make a sample long enough; returns the seconds a whole sample costs, reset included."""
+        enough = TICKS_PER_SAMPLE * self.clock.tick_s
+        most = min(self.clock.max_calls, self.work.max_iterations or self.clock.max_calls)
+        while True:
+            began = self.clock.now()
+            took = self._sample(self.iterations)
+            cost = self.clock.now() - began
+            wanted = self.iterations
+            if took < enough and self.iterations < most:
+                growth = min(10.0, 1.2 * enough / took) if took > 0 else 10.0
+                wanted = min(most, max(self.iterations + 1, round(self.iterations * growth)))
+            wanted = self.world.from_root(wanted)
+            if wanted == self.iterations:
+                return cost
+            self.iterations = wanted
+
+    def _decide(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
+        """The root's decision, known to all ranks."""
+        batch, reason = self.world.from_root(self._next(look, at_a_look, cost, elapsed) if self.world.rank == 0 else None)
+        return Decision(batch, reason)
+
+    def _next(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
+        taken = len(self.merged)
+        if at_a_look and stats.converged(self.merged[stats.warmup_cut(self.merged) :], self.plan.target):
+            return Decision(0, "converged")
+        if taken >= self.plan.most:
+            return Decision(0, "samples")
+        affordable = int((self.plan.budget_s - elapsed) / max(cost, 1e-9))
+        if taken == 0:
+            least = self.plan.least if self.plan.least * cost <= 3 * self.plan.budget_s else 3
+            return Decision(max(least, min(look, affordable)), "")
+        batch = min(look - taken, affordable, self.plan.most - taken)
+        return Decision(batch, "") if batch > 0 else Decision(0, "budget")
+
+    def _batch(self, count: int, began: float) -> None:
+        fresh: list[float] = []
+        for _ in range(count):
+            self.starts.append(self.clock.now() - began)
+            fresh.append(self._sample(self.iterations) / self.iterations)
+        self.mine += fresh
+        everybody = self.world.gather(fresh)
+        if everybody:
+            self.merged += [max(of_ranks) for of_ranks in zip(*everybody, strict=True)]
+        self._compare_digests()
+
+    def _compare_digests(self) -> None:
+        """The output of a deterministic kernel never changes."""
+        if self.work.digest:
+            digest = self.work.digest()
+            if self.digest and digest != self.digest:
+                raise Wrong(f"two samples of a deterministic kernel differ (digests {self.digest} and {digest})")
+            self.digest = digest
+
+    def _sample(self, iterations: int) -> float:
+        """Reset, meet, run: seconds of ``iterations`` runs."""
+        if self.work.reset:
+            self.work.reset()
+        calls = self._schedule(iterations)
+        if self.work.sync:
+            self.world.barrier()
+        return self.clock.time(calls)
+
+    def _schedule(self, iterations: int) -> Calls:
+        """The next ``iterations`` callables in rotation, made once for each starting point."""
+        runs = self.work.runs
+        key = (self.position, iterations)
+        if key not in self._schedules:
+            if len(self._schedules) > 64:
+                self._schedules.clear()
+            self._schedules[key] = tuple(runs[(self.position + step) % len(runs)] for step in range(iterations))
+        self.work.last = (self.position + iterations - 1) % len(runs)
+        self.position = (self.position + iterations) % len(runs)
+        return self._schedules[key]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No garbage collection while timing."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,312 @@
+"""What is written down: plain, immutable data with strict parsing.  No device library, no file, no clock.
+
+Everything that leaves a process or reaches a disk is one of these structures.  They reject unknown fields and wrong
+types with the path of the offender (``msgspec.ValidationError``).  A record holds facts only; rates, warnings and verdicts
+are derived from it on reading (`metrics`, `warnings`, `accept`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+SCHEMA = "1.0"
+"""Version of every document of a run folder: ``major.minor``; a reader refuses a newer major."""
+
+Scalar = str | int | float | bool | None
+Status = Literal["ok", "wrong", "error", "skipped", "verified"]
+Outcome = Literal["pass", "FAIL", "inconclusive", "unreferenced", "not measured", "invalid"]
+Device = Literal["cpu", "cuda"]
+DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "int8")
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all plain data: immutable, unknown fields refused."""
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# one case
+
+
+class Workload(Data, kw_only=True):
+    """The work of ONE run of a case, counted by the probe's author; what turns a time into a rate.
+
+    ``flops``/``ops``: floating-point / integer operations (a multiply-add is two).  ``bytes_read``/``bytes_written``: as STREAM
+    counts them for memory, application bytes for storage.  ``message_bytes``: S of nccl-tests.  ``collective``: name of the
+    operation, which selects the bus-bandwidth factor.  ``bound``: what limits it, which selects the headline rate.
+    """
+
+    flops: int = 0
+    ops: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    message_bytes: int = 0
+    collective: str = ""
+    dtype: str = ""
+    bound: Literal["", "compute", "memory", "network", "storage", "latency"] = ""
+
+
+class Series(Data, kw_only=True):
+    """A named list of values beside the samples (latencies of a storage run, bandwidth of each pair)."""
+
+    unit: str
+    values: list[float]
+
+
+class Measurement(Data, kw_only=True):
+    """Raw times of one case in one launch.
+
+    ``samples_s``: seconds of one iteration (a sample's time over ``iterations_per_sample``), in the order taken, the maximum
+    over ranks; the first ``warmup_cut`` of them are warm-up.  ``sample_start_s``: start of each sample, seconds since the
+    first.  ``loop_mean_s``: mean seconds of a call in one unsynchronised loop, comparable with OSU and nccl-tests.
+    ``stop_reason``: ``converged``, ``budget`` (time ended first) or ``samples`` (as many as a record keeps).
+    """
+
+    clock: Literal["wall", "cuda_event", "cuda_graph"]
+    cache: Literal["cold", "hot", "none"]
+    warmup_cut: int = 0
+    iterations_per_sample: int = 1
+    samples_s: list[float] = []
+    sample_start_s: list[float] = []
+    loop_mean_s: float | None = None
+    arrival_skew_s: list[float] = []
+    stop_reason: Literal["converged", "budget", "samples"] = "converged"
+    digest: str = ""
+    series: dict[str, Series] = {}
+
+
+class Place(Data, kw_only=True):
+    """Where one rank ran."""
+
+    rank: int
+    host: str
+    device: str = "cpu:0"
+    pci: str = ""
+    cpus: str = ""
+    nic: str = ""
+
+
+class Counters(Data, kw_only=True):
+    """What the machine's own counters moved during the case.
+
+    ``path``: interface or link counters.  ``device_bytes``: ``read``/``written`` as the kernel counted them and
+    ``asked_read``/``asked_written`` as the probe asked, over all runs of the case.  ``health``: error counters and states that
+    changed, by name; unreadable ones are absent, never zero.
+    """
+
+    path: dict[str, Scalar] = {}
+    device_bytes: dict[str, int] = {}
+    health: dict[str, Scalar] = {}
+
+
+class Record(Data, kw_only=True):
+    """One case, one launch: one line of ``records.jsonl``."""
+
+    schema: str = SCHEMA
+    run_id: str
+    case: str
+    probe: str
+    params: dict[str, Scalar]
+    launch: int = 0
+    machine_id: str
+    device: str = "cpu:0"
+    ranks: int = 1
+    placement: list[Place] = []
+    status: Status
+    reason: str = ""
+    started: str
+    workload: Workload | None = None
+    measurement: Measurement | None = None
+    counters: Counters = Counters()
+    settings: dict[str, Scalar] = {}
+    telemetry: dict[str, Scalar] = {}
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# one machine
+
+
+class Cpu(Data, kw_only=True):
+    """The processors this process may use (not all that exist)."""
+
+    model: str
+    sockets: int | None = None
+    cores: int
+    """Physical cores in the allowed set."""
+    threads: int
+    """Logical processors in the allowed set."""
+    allowed: str
+    """The allowed set as a kernel list: ``0-15,32``."""
+    llc_bytes: int | None = None
+    """Last-level cache of all sockets together."""
+    clock_max_mhz: float | None = None
+    vector: str = ""
+    """Widest usable vector unit: ``sse2``, ``avx2``, ``avx512``, ``amx``, ``neon``, ``sve``."""
+    numa: dict[str, str] = {}
+    """Memory node to its processors (kernel list)."""
+
+
+class Gpu(Data, kw_only=True):
+    """One accelerator; ``None`` and ``""`` mean unknown."""
+
+    index: int
+    name: str
+    uuid: str
+    pci: str = ""
+    arch: str = ""
+    """``sm_90``, ``gfx942``."""
+    memory_bytes: int | None = None
+    cpus: str = ""
+    numa: int | None = None
+    sm_clock_max_mhz: float | None = None
+    power_limit_w: float | None = None
+    ecc: bool | None = None
+    mig: bool | None = None
+    persistence: bool | None = None
+    compute_mode: str = ""
+
+
+class Nic(Data, kw_only=True):
+    """One network or InfiniBand port."""
+
+    name: str
+    kind: Literal["ethernet", "infiniband", "roce", "other"]
+    state: str = ""
+    rate_gbit_s: float | None = None
+    pci: str = ""
+    numa: int | None = None
+
+
+class Finding(Data, kw_only=True):
+    """One preflight check: what was found and what to do about it."""
+
+    name: str
+    state: Literal["ok", "warning", "unknown"]
+    detail: str
+    remedy: str = ""
+
+
+class Machine(Data, kw_only=True):
+    """What one machine is: described once per run in ``machines/<machine_id>.json``."""
+
+    schema: str = SCHEMA
+    machine_id: str
+    """Stable over reboots; a digest, never the raw serial."""
+    host: str
+    os: str = ""
+    kernel: str = ""
+    virtual: str = ""
+    """Hypervisor or container kind, ``""`` where none was recognised."""
+    cpu: Cpu
+    memory_bytes: int
+    gpus: list[Gpu] = []
+    nics: list[Nic] = []
+    versions: dict[str, str] = {}
+    """Driver, CUDA, torch, triton, MPI, Python …"""
+    settings: dict[str, Scalar] = {}
+    """Governor, transparent huge pages, … : what changes results without changing the parts."""
+    peer_class: str = ""
+    """Digest of the parts alone: machines of one class should perform alike."""
+    findings: list[Finding] = []
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# one run
+
+
+class Planned(Data, kw_only=True):
+    """A case the run set out to measure, on one device, in one launch; ``skip``: why it will not be."""
+
+    case: str
+    probe: str
+    module: str
+    params: dict[str, Scalar]
+    device: str
+    launch: int = 0
+    ranks: int = 1
+    world: Literal["serial", "mpi", "torch"] = "serial"
+    interpret: bool = False
+    target: str = ""
+    budget_s: float = 2.0
+    timeout_s: float = 60.0
+    """Seconds after which the case counts as hung."""
+    skip: str = ""
+
+
+class Run(Data, kw_only=True):
+    """``run.json``: what was asked and what came of it."""
+
+    schema: str = SCHEMA
+    run_id: str
+    started: str
+    finished: str = ""
+    """Empty while running, and for ever if the run was killed."""
+    interrupted: bool = False
+    command: list[str]
+    suite: str
+    code: str
+    """Digest of the source that measured."""
+    planned: list[Planned]
+    settings: dict[str, Scalar] = {}
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# judgement (derived, never stored in a record)
+
+
+class Metric(Data, kw_only=True):
+    """A derived number with its 95 % interval; ``low``/``high`` are ``None`` where the samples are too few to say."""
+
+    name: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    better: Literal["higher", "lower"] = "higher"
+
+
+class Warning_(Data, kw_only=True):
+    """Something a reader should know before believing a number, and what to do about it."""
+
+    name: str
+    detail: str
+    remedy: str
+
+
+class Criterion(Data, kw_only=True):
+    """What a case must reach.  ``case`` is a glob over case ids; exactly one of ``floor`` and ``limit`` is set (in ``unit``)."""
+
+    case: str
+    metric: str
+    unit: str
+    floor: float | None = None
+    limit: float | None = None
+    required: bool = True
+    source: str = ""
+
+
+class Verdict(Data, kw_only=True):
+    """The judgement of one record (or of a criterion that no record answered)."""
+
+    case: str
+    device: str = ""
+    launch: int = 0
+    metric: str = ""
+    verdict: Outcome
+    reason: str = ""
+    value: float | None = None
+    unit: str = ""
+    bound: float | None = None
+    margin: float | None = None
+    """Distance from the bound as a fraction of it; negative is worse than asked."""
+    source: str = ""
+
+
+class Document(Data, kw_only=True):
+    """What ``--format json`` prints: one document."""
+
+    run: Run
+    machines: list[Machine]
+    records: list[Record]
+    verdicts: list[Verdict]

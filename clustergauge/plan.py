@@ -1,0 +1,231 @@
+"""From a suite file to the cases of a run: suite × probes × axes × devices × launches, each with the reason it would be skipped."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import importlib.util
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from clustergauge.errors import UsageError
+from clustergauge.model import Machine, Planned, Scalar
+from clustergauge.probe import Case, Needs, Probe, probes_in
+from clustergauge.units import parse_size
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+GLOO_RANKS = 8
+"""Most torch.distributed ranks on CPU: each is a process with all of torch in memory."""
+
+
+class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One ``[[cases]]`` table of a suite file; the remaining keys are axes of the probe."""
+
+    probe: str
+    device: Literal["any", "cpu", "cuda"] = "any"
+    budget_s: float | None = None
+    timeout_s: float | None = None
+    axes: dict[str, list[Scalar]] = {}
+
+
+class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A suite file."""
+
+    title: str
+    cases: list[Selection]
+    schema: int = 1
+    budget_s: float = 2.0
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for beside the suite."""
+
+    globs: Sequence[str] = ()
+    device: DeviceChoice = "auto"
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    target: Path | None = None
+    launches: int = 1
+    ranks: int | None = None
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a suite file.  Every mistake in it is a `UsageError` naming file and field."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no suite file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read suite {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
+    known = set(Selection.__struct_fields__) - {"axes"}
+    cases = raw.get("cases")
+    if not isinstance(cases, list) or not all(isinstance(c, dict) for c in cases):
+        raise UsageError(f"{path}: needs [[cases]] tables")
+    shaped = [
+        {k: v for k, v in c.items() if k in known} | {"axes": {k: v if isinstance(v, list) else [v] for k, v in c.items() if k not in known}}
+        for c in cases
+    ]
+    try:
+        suite = msgspec.convert(raw | {"cases": shaped}, Suite)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if suite.schema != 1:
+        raise UsageError(f"{path}: schema {suite.schema} is not known (this version reads 1)")
+    for number, selection in enumerate(suite.cases, 1):
+        for name in ("budget_s", "timeout_s"):
+            value = getattr(selection, name)
+            if value is not None and not 0 < value < 1e7:
+                raise UsageError(f"{path}: cases[{number}].{name} must be a positive number of seconds")
+    return suite
+
+
+def load_probes(modules: Iterable[str]) -> dict[str, Probe]:
+    """Import the probe modules; by name of the probe.  Two probes of one name are an error."""
+    found: dict[str, Probe] = {}
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(f"cannot import probe module {name}: {error}") from None
+        for probe in probes_in(module):
+            if probe.name in found:
+                raise UsageError(f"probe {probe.name!r} is defined by both {found[probe.name].module} and {name}")
+            found[probe.name] = probe
+    return found
+
+
+def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish) -> list[Planned]:
+    """The cases of a run in the order they will run (grouped so that worker pools start rarely), launch by launch."""
+    kinds = {wish.device} if wish.device != "auto" else {"cuda" if machine.gpus else "cpu"}
+    _refuse_unknown_axes(wish, probes)
+    cases: list[Planned] = []
+    for number, selection in enumerate(suite.cases, 1):
+        if selection.probe not in probes:
+            raise UsageError(f"cases[{number}]: unknown probe {selection.probe!r} (there are {', '.join(probes)})")
+        if selection.device == "cpu" and "cpu" not in kinds:
+            continue
+        if selection.device == "cuda" and wish.device == "cpu":
+            continue
+        cases += _expand(number, selection, suite, probes[selection.probe], machine, wish, kinds)
+    chosen = [c for c in cases if not wish.globs or any(fnmatch.fnmatchcase(c.case, _spread(g)) for g in wish.globs)]
+    if not chosen:
+        raise UsageError(f"no case matches {' '.join(wish.globs)!r} (see: run_suite.py list)" if wish.globs else "the suite has no case for this device")
+    order = {"serial": 0, "torch": 1, "mpi": 2}
+    chosen.sort(key=lambda c: (order[c.world], c.interpret, c.ranks, c.device))
+    return [msgspec.structs.replace(c, launch=launch) for launch in range(wish.launches) for c in chosen]
+
+
+def _spread(glob: str) -> str:
+    """A plain word means "anywhere in the id"; a glob stands for the whole id."""
+    return glob if any(c in glob for c in "*?[") else f"*{glob}*"
+
+
+def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
+    known = {axis for probe in probes.values() for axis in probe.axes}
+    for axis in wish.values:
+        if axis not in known:
+            raise UsageError(f"--set {axis}: no probe has this axis (there are {', '.join(sorted(known))})")
+
+
+def _expand(
+    number: int, selection: Selection, suite: Suite, probe: Probe, machine: Machine, wish: Wish, kinds: set[str]
+) -> list[Planned]:
+    values = {axis: [_value(axis, v, f"cases[{number}]") for v in given] for axis, given in selection.axes.items()}
+    values |= {axis: [_value(axis, v, "--set") for v in given] for axis, given in wish.values.items() if axis in probe.axes}
+    for axis, given in values.items():
+        declared = probe.axes.get(axis)
+        if declared and not axis_is_open(axis):
+            for value in given:
+                if value not in declared:
+                    raise UsageError(f"{axis}={value}: probe {probe.name!r} knows {', '.join(map(str, declared))}")
+    try:
+        cases = list(probe.cases(**values))
+    except ValueError as error:
+        raise UsageError(f"cases[{number}]: {error}") from None
+    planned: list[Planned] = []
+    for case in cases:
+        planned += _on_devices(case, probe.needs_of(case.params), selection, suite, machine, wish, kinds)
+    return planned
+
+
+def axis_is_open(axis: str) -> bool:
+    """Axes whose declared values are a ladder of examples rather than all that is allowed."""
+    return axis in {"size", "shape"}
+
+
+def _value(axis: str, value: Scalar, where: str) -> Scalar:
+    if axis == "size" and isinstance(value, str):
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            raise UsageError(f"{where}: {axis}: {error}") from None
+    if where == "--set" and isinstance(value, str) and value.isdigit() and axis != "shape":
+        return int(value)
+    return value
+
+
+def _on_devices(
+    case: Case, needs: Needs, selection: Selection, suite: Suite, machine: Machine, wish: Wish, kinds: set[str]
+) -> list[Planned]:
+    """The case on every device it concerns: each GPU alone, or the one processor, or all ranks together."""
+    kind = "cpu" if needs.target else needs.device if needs.device != "any" else selection.device
+    kind = min(kinds) if kind == "any" else kind
+    ranks = _ranks(needs, kind, machine, wish)
+    if kind == "cuda":
+        devices = ["cuda:all"] if needs.world != "serial" else [f"cuda:{gpu.index}" for gpu in machine.gpus] or ["cuda:0"]
+    else:
+        devices = ["cpu:0"]
+    return [
+        Planned(
+            case=case.id,
+            probe=case.probe,
+            module=case.module,
+            params=dict(case.params),
+            device=device,
+            ranks=ranks,
+            world=needs.world,
+            interpret=needs.interpreter and kind == "cpu",
+            target=str(wish.target) if needs.target and wish.target else "",
+            budget_s=selection.budget_s or suite.budget_s,
+            timeout_s=selection.timeout_s or suite.timeout_s,
+            skip=_why_not(needs, kind, ranks, machine, wish),
+        )
+        for device in devices
+    ]
+
+
+def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
+    if needs.world == "serial":
+        return 1
+    if wish.ranks:
+        return wish.ranks
+    if kind == "cuda":
+        return len(machine.gpus)
+    return machine.cpu.cores if needs.world == "mpi" else min(machine.cpu.cores, GLOO_RANKS)
+
+
+def _why_not(needs: Needs, kind: str, ranks: int, machine: Machine, wish: Wish) -> str:
+    """Why the case cannot run here, in words; empty if it can."""
+    if needs.target and wish.target is None:
+        return "no target folder"
+    if kind == "cuda" and not machine.gpus:
+        return "no GPU"
+    if ranks < needs.ranks:
+        what = "GPU" if kind == "cuda" else "core"
+        return f"needs {needs.ranks} ranks, here is {ranks} {what}"
+    for module in needs.modules:
+        if importlib.util.find_spec(module) is None:
+            return f"the package {module} is not installed"
+    if kind == "cuda" and needs.arch:
+        for gpu in machine.gpus:
+            if gpu.arch.startswith("sm_") and gpu.arch[3:].isdigit() and int(gpu.arch[3:]) < needs.arch:
+                return f"needs sm_{needs.arch}, {gpu.name} is {gpu.arch}"
+    return ""

@@ -1,0 +1,196 @@
+"""What a probe is: a function that allocates and returns `Work`.  It never reads a clock, loops over samples, or prints.
+
+    @probe("triad", needs=Needs(modules=("torch",)), size=[2**30])
+    def triad(ctx: Context, size: int) -> Work:
+        '''STREAM triad.  size: bytes per array.'''
+        ...
+        return Work(run=..., check=..., workload=Workload(bytes_read=2 * size, bytes_written=size, bound="memory"))
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from clustergauge.model import Device, Scalar, Workload
+from clustergauge.units import format_size
+
+if TYPE_CHECKING:
+    from clustergauge.world import World
+
+WorldKind = Literal["serial", "mpi", "torch"]
+
+
+class Skip(Exception):
+    """Raised while preparing: this case has no meaning here.  The text is the reason a person reads."""
+
+
+class Wrong(Exception):
+    """Raised by a check: the output is not what it must be.  The text names rank, element, expected and got."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a case needs before it is worth starting; declared, so that `list` can say why it would be skipped.
+
+    ``world``: one process, MPI ranks, or torch.distributed ranks.  ``device``: where it has a meaning.  ``ranks``: at least.
+    ``modules``: importable packages.  ``arch``: the lowest CUDA capability (``80`` for sm_80).  ``target``: a storage folder.
+    ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.
+    """
+
+    world: WorldKind = "serial"
+    device: Literal["any", "cpu", "cuda"] = "any"
+    ranks: int = 1
+    modules: tuple[str, ...] = ()
+    arch: int = 0
+    target: bool = False
+    interpreter: bool = False
+
+
+@dataclass
+class Context:
+    """What a probe may use.  One per case and process.
+
+    ``device``: a torch device string (``cpu``, ``cuda:0``).  ``target``: folder for storage probes (``None`` unless needed).
+    ``scratch``: private folder, removed after the case.  ``interpret``: True under the Triton interpreter: keep it small.
+    ``budget_s``: seconds of measuring; one run must be far shorter.  ``llc_bytes``: last-level cache to defeat.
+    """
+
+    world: World
+    device: str
+    seed: int
+    scratch: Path
+    budget_s: float = 2.0
+    target: Path | None = None
+    interpret: bool = False
+    llc_bytes: int = 32 << 20
+    settings: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
+    device_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    series: dict[str, tuple[str, list[float]]] = field(default_factory=dict[str, tuple[str, list[float]]])
+
+    @property
+    def kind(self) -> Device:
+        """``cpu`` or ``cuda``."""
+        return "cuda" if self.device.startswith("cuda") else "cpu"
+
+    def set(self, name: str, value: Scalar) -> None:
+        """Record a setting that matters to the result (engine, threads, huge pages, direct I/O)."""
+        self.settings[name] = value
+
+    def add(self, name: str, unit: str, *values: float) -> None:
+        """Append values to a series of the measurement."""
+        self.series.setdefault(name, (unit, []))[1].extend(values)
+
+    def buffer_sets(self, bytes_per_set: int) -> int:
+        """How many buffer sets to rotate through so that together they are at least 3 × the last-level cache."""
+        return max(1, -(-3 * self.llc_bytes // max(1, bytes_per_set)))
+
+
+@dataclass
+class Work:
+    """What a probe returns: something to run, and how to know that it ran right.
+
+    ``run``: the work and nothing else, or one callable per rotating buffer set.  ``reset``: untimed, before every sample;
+    must poison the output, so that a run that does nothing is caught.  ``check``: looks at the output of the last timed
+    sample, raises `Wrong`.  ``exact``: once per case after timing, on inputs whose result is exact in the dtype, through the
+    same compiled configuration, compared bit for bit; raises `Wrong`.  ``digest``: for deterministic work, a digest of the
+    output; samples must agree.  ``close``: releases what memory management does not.
+    ``clock``: ``device`` times on the accelerator's own clock.  ``cache``: ``cold`` if ``run`` rotates through sets larger than
+    the last-level cache (or a single set is), ``hot`` if it reuses a cached one, ``none`` where the word has no meaning.
+    ``loop``: also time one unsynchronised loop of calls (collectives).  ``sync``: ranks meet untimed before each sample.
+    ``max_iterations``: the most runs one sample may hold (in-place work whose values grow), ``None`` for no limit.
+    ``last``: set by the timing loop: index of the callable that ran last, for ``check``, ``digest`` and ``reset`` to look at.
+    Buffer sets hold the same inputs, so the digest does not depend on which of them ran.
+    """
+
+    run: Callable[[], object] | Sequence[Callable[[], object]]
+    workload: Workload
+    reset: Callable[[], object] | None = None
+    check: Callable[[], object] | None = None
+    exact: Callable[[], object] | None = None
+    digest: Callable[[], str] | None = None
+    close: Callable[[], object] | None = None
+    clock: Literal["wall", "device"] = "wall"
+    cache: Literal["cold", "hot", "none"] = "none"
+    loop: bool = False
+    sync: bool = False
+    max_iterations: int | None = None
+    last: int = 0
+
+    @property
+    def runs(self) -> tuple[Callable[[], object], ...]:
+        """The callables to rotate through; at least one."""
+        return (self.run,) if callable(self.run) else tuple(self.run)
+
+
+ProbeFunction = Callable[..., Work]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A named probe with its axes; the object the decorator leaves in the module."""
+
+    name: str
+    module: str
+    function: ProbeFunction
+    needs: Needs | Callable[..., Needs]
+    axes: Mapping[str, tuple[Scalar, ...]]
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.function.__doc__ or "").strip().splitlines()[0] if self.function.__doc__ else ""
+
+    def needs_of(self, params: Mapping[str, Scalar]) -> Needs:
+        """What the case with these parameters needs."""
+        return self.needs if isinstance(self.needs, Needs) else self.needs(**params)
+
+    def cases(self, **values: Sequence[Scalar]) -> Iterator[Case]:
+        """All combinations of the axes, in their declared order; ``values`` replaces the values of an axis.
+
+        Raises ``ValueError`` naming the axis if one is unknown.
+        """
+        for axis in values:
+            if axis not in self.axes:
+                raise ValueError(f"probe {self.name!r} has no axis {axis!r} (it has {', '.join(self.axes) or 'none'})")
+        for combination in itertools.product(*(tuple(values.get(axis, self.axes[axis])) for axis in self.axes)):
+            yield Case(self.name, self.module, dict(zip(self.axes, combination, strict=True)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of a probe's axes."""
+
+    probe: str
+    module: str
+    params: Mapping[str, Scalar]
+
+    @property
+    def id(self) -> str:
+        """``memory/backend=torch/op=triad/size=1GiB``: stable across runs and machines."""
+        return "/".join([self.probe, *(f"{k}={_show(k, v)}" for k, v in self.params.items())])
+
+
+def _show(axis: str, value: Scalar) -> str:
+    return format_size(value) if axis == "size" and isinstance(value, int) else str(value)
+
+
+def probe(name: str, *, needs: Needs | Callable[..., Needs] | None = None, **axes: Sequence[Scalar]) -> Callable[[ProbeFunction], Probe]:
+    """Declare a probe.  Each axis is a parameter of the function; an axis called ``size`` is in bytes and shown in binary units.
+
+    ``needs``: a `Needs`, or a function of the parameters that returns one.
+    """
+
+    def decorate(function: ProbeFunction) -> Probe:
+        return Probe(name, function.__module__, function, needs or Needs(), {axis: tuple(v) for axis, v in axes.items()})
+
+    return decorate
+
+
+def probes_in(module: object) -> list[Probe]:
+    """The probes that a module defines (not those it imported), in order of definition."""
+    name = getattr(module, "__name__", "")
+    return [v for v in vars(module).values() if isinstance(v, Probe) and v.module == name]

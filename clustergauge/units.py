@@ -1,0 +1,92 @@
+"""Numbers as people write and read them: sizes are binary, rates decimal, durations short."""
+
+from __future__ import annotations
+
+import re
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_DECIMAL = ("", "k", "M", "G", "T", "P", "E")
+_DURATION = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
+
+
+def format_size(size: int) -> str:
+    """Bytes in the largest binary unit that divides them exactly: ``1GiB``, ``8B``, ``1536KiB``."""
+    unit = 0
+    while size and size % 1024 == 0 and unit < len(_BINARY) - 1:
+        size //= 1024
+        unit += 1
+    return f"{size}{_BINARY[unit]}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``64MiB``, ``1G``, ``4k``, ``512``.  Every unit is binary.  Raises ``ValueError`` with an example."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?\s*", text, re.IGNORECASE | re.ASCII)
+    if not match:
+        raise ValueError(f"not a size: {text!r} (write 8B, 64KiB, 1GiB)")
+    value = float(match[1]) * 1024 ** ("KMGTP".index(match[2].upper()) + 1 if match[2] else 0)
+    if value != int(value):
+        raise ValueError(f"not a whole number of bytes: {text!r}")
+    return int(value)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``10m``, ``1.5h``, ``200ms``.  Raises ``ValueError`` with an example."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?\s*", text, re.ASCII)
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"not a duration: {text!r} (write 90s, 10m, 1.5h)")
+    return float(match[1]) * _DURATION[match[2] or ""]
+
+
+def format_duration(seconds: float) -> str:
+    """``812 ms``, ``34 s``, ``3 min 12 s``, ``2 h 5 min``."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_time(seconds: float) -> str:
+    """A measured time with three significant digits: ``1.41 ms``, ``850 ns``, ``34.1 s``."""
+    for factor, unit in ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms")):
+        if seconds < 999.5 * factor:
+            return f"{_three(seconds / factor)} {unit}"
+    return f"{_three(seconds)} s"
+
+
+def format_rate(value: float, unit: str) -> str:
+    """A rate with three significant digits and a decimal prefix: ``779 TFLOP/s``, ``2.98 TB/s``.
+
+    ``unit`` is the bare unit (``FLOP/s``, ``B/s``, ``OP/s``, ``IO/s``, ``s``); times go through `format_time`.
+    """
+    if unit == "s":
+        return format_time(value)
+    step = 0
+    while abs(value) >= 999.5 and step < len(_DECIMAL) - 1:
+        value /= 1000
+        step += 1
+    return f"{_three(value)} {_DECIMAL[step]}{unit}"
+
+
+def parse_rate(value: float, unit: str) -> tuple[float, str]:
+    """A number in a prefixed unit as (number, bare unit): ``(700, "TFLOP/s")`` is ``(7e14, "FLOP/s")``.
+
+    Times (``ms``, ``µs``) become seconds.  Raises ``ValueError`` for a unit that is not a rate or a time.
+    """
+    times = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+    if unit in times:
+        return value * times[unit], "s"
+    for bare in ("FLOP/s", "OP/s", "B/s", "IO/s"):
+        prefix = unit.removesuffix(bare)
+        if unit.endswith(bare) and prefix in _DECIMAL:
+            return value * 1000.0 ** _DECIMAL.index(prefix), bare
+    raise ValueError(f"unknown unit {unit!r} (write TFLOP/s, GB/s, TOP/s, kIO/s, ms)")
+
+
+def _three(value: float) -> str:
+    """Three significant digits without an exponent."""
+    magnitude = abs(value)
+    return f"{value:.0f}" if magnitude >= 99.95 else f"{value:.1f}" if magnitude >= 9.995 else f"{value:.2f}"

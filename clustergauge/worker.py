@@ -1,0 +1,189 @@
+"""A worker process: connects to its agent, makes its world, and executes one case after the other.
+
+``python -m clustergauge.worker`` (``python -m mpi4py -m clustergauge.worker`` under MPI).  Everything it needs to know comes from
+the environment that its agent gave it (``CLUSTERGAUGE_*``) and from the channel.  What libraries print goes to a pipe that the
+agent drains; results go over the channel only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import mmap
+import os
+import platform
+import queue
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from clustergauge import code, messages as m, placement, processes
+from clustergauge.control import Channel, ChannelError, connect
+from clustergauge.execute import execute
+from clustergauge.probe import Probe, probes_in
+from clustergauge.world import Json, Mpi, Serial, TorchDistributed, World
+
+OWN_FOLDERS = ("kernels", "collectives", "storage_io")
+"""Names that other packages use too: what is imported under them must come from our checkout."""
+_PHASE_BYTES = 64
+
+
+class Phase:
+    """What this process is doing, in memory shared with the agent: noting it costs no system call and wakes nobody."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(b"start".ljust(_PHASE_BYTES, b"\0"))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), _PHASE_BYTES)
+
+    def __call__(self, text: str) -> None:
+        """Note a new phase."""
+        self._memory[:] = text.encode("ascii", "replace")[:_PHASE_BYTES].ljust(_PHASE_BYTES, b"\0")
+
+
+class Mouth:
+    """The worker's side of the channel; also the `Hub` of its world."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.rank = 0
+        self._heard: queue.SimpleQueue[m.ToWorker] = queue.SimpleQueue()
+        self._decoder = msgspec.json.Decoder(m.ToWorker)
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+
+    def _listen(self) -> None:
+        """Blocked in the kernel while a case runs.  When the agent is gone there is nobody left to work for."""
+        try:
+            while True:
+                for body in self.channel.receive():
+                    self._heard.put(self._decoder.decode(body))
+        except (ChannelError, msgspec.DecodeError):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(3.0)
+            os._exit(1)
+
+    def hear(self) -> m.ToWorker:
+        """Wait for the next message."""
+        return self._heard.get()
+
+    def say(self, message: m.FromWorker) -> None:
+        """Send a message to the supervisor."""
+        self.channel.send(message)
+
+    def gather(self, value: Json) -> list[Json] | None:
+        """See `world.Hub`."""
+        self.say(m.Gather(value))
+        if self.rank != 0:
+            return None
+        answer = self.hear()
+        assert isinstance(answer, m.Gathered), answer
+        return answer.values
+
+    def from_root(self, value: Json) -> Json:
+        """See `world.Hub`."""
+        if self.rank == 0:
+            self.say(m.Share(value))
+            return value
+        answer = self.hear()
+        assert isinstance(answer, m.Shared), answer
+        return answer.value
+
+
+def launcher_rank() -> int:
+    """This process's rank as its launcher's environment says (MPICH, Open MPI, Slurm, our own), or −1."""
+    for name in ("CLUSTERGAUGE_RANK", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"):
+        with contextlib.suppress(KeyError, ValueError):
+            return int(os.environ[name])
+    return -1
+
+
+def make_world(go: m.Go, mouth: Mouth) -> World:
+    """The world the supervisor asked for."""
+    mouth.rank = go.rank
+    if go.world == "mpi":
+        world = Mpi(mouth)
+        mouth.rank = world.rank
+        return world
+    if go.world == "torch":
+        return TorchDistributed(mouth, go.rank, go.size, go.device, go.timeout_s)
+    return Serial()
+
+
+def load_probe(module_name: str, probe_name: str) -> Probe:
+    """The probe, from our own checkout.  Raises ``ImportError`` if another package of that name came first."""
+    module = importlib.import_module(module_name)
+    top = module_name.partition(".")[0]
+    if top in OWN_FOLDERS and not Path(module.__file__ or "").resolve().is_relative_to(code.ROOT / top):
+        raise ImportError(f"{module_name} was imported from {module.__file__}, not from {code.ROOT}")
+    for probe in probes_in(module):
+        if probe.name == probe_name:
+            return probe
+    raise ImportError(f"{module_name} defines no probe {probe_name!r}")
+
+
+def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Path) -> None:
+    """Execute cases until told to leave."""
+    while True:
+        phase("idle")
+        message = mouth.hear()
+        if isinstance(message, m.Leave):
+            return
+        assert isinstance(message, m.Job), message
+        phase("import")
+        folder = Path(tempfile.mkdtemp(prefix="case-", dir=scratch))
+        try:
+            outcome = execute(message, load_probe(message.module, message.probe), world, folder, phase)
+        except ImportError as error:
+            outcome = m.Outcome("error", f"cannot import the probe: {error}")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        phase("report")
+        mouth.say(outcome)
+
+
+def _bind(rank: int) -> None:
+    """Keep to this rank's processors: ``CLUSTERGAUGE_CPUS`` has a kernel list for each rank, ``;`` between them."""
+    lists = os.environ.get("CLUSTERGAUGE_CPUS", "").split(";")
+    if 0 <= rank < len(lists) and lists[rank]:
+        os.sched_setaffinity(0, placement.parse_cpus(lists[rank]))
+
+
+def main() -> int:
+    """Entry point of the process."""
+    scratch = Path(os.environ["CLUSTERGAUGE_SCRATCH"])
+    phase = Phase(scratch / f"phase.{os.getpid()}")
+    stacks = (scratch / f"stack.{os.getpid()}").open("w")
+    faulthandler.enable(stacks)
+    faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    processes.die_with_parent()
+    rank = launcher_rank()
+    _bind(rank)
+    phase("connect")
+    mouth = Mouth(connect(str(scratch / "agent.sock"), (scratch / "key").read_bytes()))
+    host = os.uname().nodename
+    mouth.say(m.Hello(os.getpid(), host, rank, code.digest(), platform.python_version()))
+    go = mouth.hear()
+    if isinstance(go, m.Leave):
+        return 0
+    assert isinstance(go, m.Go), go
+    phase(f"make {go.world} world")
+    world = make_world(go, mouth)
+    mouth.say(m.Ready(world.rank, world.size, host, os.getpid(), getattr(world, "library", "")))
+    serve(mouth, world, phase, scratch)
+    phase("leave")
+    world.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,4 @@
+"""Interconnect probes."""
+
+PROBES = ("collectives.all_reduce",)
+"""Modules of this folder that define probes."""

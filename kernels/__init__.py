@@ -1,0 +1,4 @@
+"""Compute and memory probes."""
+
+PROBES = ("kernels.matmul", "kernels.memory")
+"""Modules of this folder that define probes."""

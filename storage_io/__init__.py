@@ -1,0 +1,4 @@
+"""Storage probes."""
+
+PROBES = ("storage_io.sequential",)
+"""Modules of this folder that define probes."""

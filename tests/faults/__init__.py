@@ -1,0 +1,1 @@
+"""Faults, really injected."""

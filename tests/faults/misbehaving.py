@@ -1,0 +1,81 @@
+"""A probe that misbehaves on purpose, on one rank, in one phase: what the supervisor must survive and name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from clustergauge.model import Workload
+from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
+
+HOW = ("well", "raise", "skip", "wrong", "kill", "stop", "segfault", "exit0", "memory", "flood", "hang", "orphan", "print", "unequal")
+
+
+def needs(how: str, world: str, phase: str) -> Needs:
+    return Needs(world=world, ranks=1 if world == "serial" else 2)  # type: ignore[arg-type]
+
+
+def misbehave(how: str) -> None:
+    match how:
+        case "raise":
+            raise RuntimeError("planned failure")
+        case "skip":
+            raise Skip("planned skip")
+        case "wrong":
+            raise Wrong("element 3: expected 1, got 2")
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "segfault":
+            ctypes.string_at(0)
+        case "exit0":
+            os._exit(0)
+        case "memory":
+            bytearray(1 << 50)
+        case "flood":
+            block = b"flood " * 10_000 + b"\n"
+            for _ in range(2_000):  # 120 MB
+                os.write(1, block)
+        case "hang":
+            time.sleep(3600)
+        case "orphan":  # a grandchild in a session of its own that ignores SIGTERM, and a parent that dies
+            code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('planned orphan', flush=True); time.sleep(3600)"
+            subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "print":
+            print("{}" * 100, flush=True)
+            os.write(1, b"\x00\xff\x1b[31m not json\n")
+
+
+@probe("misbehave", needs=needs, how=HOW, world=("serial", "mpi", "torch"), phase=("prepare", "run", "check"))
+def misbehaving(ctx: Context, how: str, world: str, phase: str) -> Work:
+    """Sleeps 1 ms a run, until the last rank misbehaves in the given phase."""
+    victim = ctx.world.rank == ctx.world.size - 1
+    runs = 0
+
+    def run() -> None:
+        nonlocal runs
+        runs += 1
+        if victim and phase == "run" and runs == 10:
+            misbehave(how)
+        time.sleep(0.001)
+
+    def check() -> None:
+        if victim and phase == "check":
+            misbehave(how)
+
+    if victim and phase == "prepare":
+        misbehave(how)
+    return Work(
+        run=run,
+        check=check,
+        digest=(lambda: str(runs)) if how == "unequal" else None,
+        sync=world != "serial",
+        workload=Workload(flops=1_000_000, bound="compute"),
+    )
