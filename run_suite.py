@@ -20,9 +20,9 @@ from clustergauge import __version__
 from clustergauge.errors import UsageError
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from clustergauge.ceilings import Ceiling
 
-    from clustergauge.model import Criterion, Machine, Planned, Run, Verdict
+    from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Run
     from clustergauge.plan import Wish
     from clustergauge.store import LoadedRun
 
@@ -54,11 +54,18 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """All verbs and flags."""
-    parser = Parser(prog="run_suite.py", description=__doc__.splitlines()[0], epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="run_suite.py",
+        description=__doc__.splitlines()[0],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"ClusterGauge {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
 
-    run = verbs.add_parser("run", help="measure (the default)", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = verbs.add_parser(
+        "run", help="measure (the default)", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     _selection_flags(run)
     run.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
     run.add_argument("--max-time", metavar="TIME", help="start no case after this time: 90s, 10m, 1h")
@@ -92,14 +99,30 @@ def make_parser() -> Parser:
 
 
 def _selection_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-k", action="append", default=[], metavar="GLOB", dest="globs", help="only cases whose id matches (* crosses /; a word matches anywhere)")
+    parser.add_argument(
+        "-k",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        dest="globs",
+        help="only cases whose id matches (* crosses /; a word matches anywhere)",
+    )
     parser.add_argument("--suite", default="quick", metavar="NAME|FILE", help="suite name or TOML file (default: quick)")
-    parser.add_argument("--set", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", dest="values", help="replace the values of an axis")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", dest="values", help="replace the values of an axis"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--ranks", type=_count, metavar="N", help="ranks of collective cases (default: all cores or GPUs)")
-    parser.add_argument("--launcher", default="", metavar="CMD", help="command that starts MPI ranks, e.g. 'mpiexec -n {ranks}' (default: the one installed beside)")
+    parser.add_argument(
+        "--launcher",
+        default="",
+        metavar="CMD",
+        help="command that starts MPI ranks, e.g. 'mpiexec -n {ranks}' (default: the one installed beside)",
+    )
     parser.add_argument("--target", metavar="DIR", help="folder for storage cases (default: where run folders go)")
-    parser.add_argument("--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module")
+    parser.add_argument(
+        "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
+    )
 
 
 def _count(text: str) -> int:
@@ -112,11 +135,18 @@ def _count(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in VERBS and words[0] not in ("-h", "--help", "--version"):
+    if not words or words[0] not in (*VERBS, "-h", "--help", "--version"):
         words.insert(0, "run")
     try:
         options = make_parser().parse_args(words)
-        command = {"run": do_run, "list": do_list, "report": do_report, "verify": do_verify, "selftest": do_selftest, "schema": do_schema}
+        command = {
+            "run": do_run,
+            "list": do_list,
+            "report": do_report,
+            "verify": do_verify,
+            "selftest": do_selftest,
+            "schema": do_schema,
+        }
         code = command[options.verb](options)
         sys.stdout.flush()
     except UsageError as error:
@@ -217,7 +247,7 @@ def do_selftest(options: argparse.Namespace) -> int:
     return OK if result.passed else BROKEN
 
 
-def do_schema(options: argparse.Namespace) -> int:
+def do_schema(_options: argparse.Namespace) -> int:
     """JSON Schema of a record."""
     import json
 
@@ -280,7 +310,9 @@ def _measure(
             _say(note)
         settings = dict(run.settings)
         settings |= {"seconds": round(time.monotonic() - began, 3), "case_seconds": round(came.case_seconds, 3)}
-        run = msgspec.structs.replace(run, finished=now_text(), interrupted=interrupted or bool(came.not_reached), settings=settings)
+        run = msgspec.structs.replace(
+            run, finished=now_text(), interrupted=interrupted or bool(came.not_reached), settings=settings
+        )
         folder.finish(run)
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if came.not_reached:
@@ -293,7 +325,10 @@ def _report(loaded: LoadedRun, criteria: list[Criterion], form: str) -> int:
     """Judge and show; the exit code of the results."""
     from clustergauge import accept, ceilings
 
-    verdicts: list[Verdict] = accept.judge(loaded.records, criteria, lambda record, metric: ceilings.ceiling(record, loaded.machines[record.machine_id], metric))
+    def ceiling(record: Record, metric: Metric) -> Ceiling | None:
+        return ceilings.ceiling(record, loaded.machines[record.machine_id], metric)
+
+    verdicts = accept.judge(loaded.records, criteria, ceiling)
     if form == "json":
         from reports import document
 
@@ -309,7 +344,7 @@ def _planned(options: argparse.Namespace, output: Path) -> tuple[list[Planned], 
     """The cases the flags ask for, on this machine."""
     from clustergauge import machine, plan
 
-    sys.path[:0] = _python_path()
+    sys.path.extend(_python_path())
     probes = plan.load_probes([*_own_probe_modules(), *options.probes])
     here = machine.describe()
     return plan.plan(plan.load_suite(_suite_path(options.suite)), probes, here, _wish(options, output)), here
@@ -355,7 +390,9 @@ def _same_code_and_machine(run: Run, machine: Machine, machines: dict[str, Machi
     if run.code != _code():
         raise UsageError(f"run {run.run_id} was measured by other code ({run.code}, now {_code()}): start a new run")
     if machine.machine_id not in machines:
-        raise UsageError(f"run {run.run_id} was measured on {', '.join(m.host for m in machines.values())}, this is {machine.host}")
+        raise UsageError(
+            f"run {run.run_id} was measured on {', '.join(m.host for m in machines.values())}, this is {machine.host}"
+        )
 
 
 def _show_plan(planned: list[Planned]) -> int:
@@ -388,7 +425,8 @@ def _suite_path(name: str) -> Path:
         return Path(name)
     path = ROOT / "suites" / f"{name}.toml"
     if not path.exists():
-        raise UsageError(f"unknown suite {name!r} (there are {', '.join(sorted(p.stem for p in (ROOT / 'suites').glob('*.toml')))}; or name a .toml file)")
+        known = ", ".join(sorted(p.stem for p in (ROOT / "suites").glob("*.toml")))
+        raise UsageError(f"unknown suite {name!r} (there are {known}; or name a .toml file)")
     return path
 
 
@@ -419,7 +457,8 @@ def _code() -> str:
     return code.digest()
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    """SIGTERM is treated like Ctrl-C: what was measured is kept."""
     raise KeyboardInterrupt
 
 

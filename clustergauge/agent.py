@@ -18,7 +18,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -60,7 +60,7 @@ class Command:
     def drain(self) -> None:
         """Read until the end, keeping the last `TAIL_BYTES`: a flood costs no memory and blocks nobody."""
         assert self.process.stdout
-        while chunk := self.process.stdout.read1(1 << 16):
+        while chunk := os.read(self.process.stdout.fileno(), 1 << 16):
             self.tail.append(chunk)
             self.kept += len(chunk)
             while self.kept - len(self.tail[0]) > TAIL_BYTES:
@@ -209,7 +209,9 @@ class Agent:
                 time.sleep(0.02)
             time.sleep(0.05)
         state = process.state if process else "gone"
-        return m.WorkerState(worker.pid, worker.rank, os.uname().nodename, self._phase(worker.pid), state, self._stack(worker.pid))
+        return m.WorkerState(
+            worker.pid, worker.rank, os.uname().nodename, self._phase(worker.pid), state, self._stack(worker.pid)
+        )
 
     # -- what workers and the kernel say
 
@@ -242,9 +244,8 @@ class Agent:
             if pid in self.exits:
                 return self.exits[pid]
             process = processes.read(pid)
-            if process is None or process.state in "ZXx":
-                if process is None and not any(c.process.pid == pid for c in self.commands):
-                    return "ended"  # its parent is a launcher, which alone learns how
+            if process is None and not any(c.process.pid == pid for c in self.commands):
+                return "ended"  # its parent is a launcher, which alone learns how
             time.sleep(0.02)
         return "ended" if processes.read(pid) is None else reason
 
@@ -298,12 +299,17 @@ def _oom_kills() -> int:
     return 0
 
 
+def _leave(_number: int, _frame: object) -> NoReturn:
+    """SIGTERM: end the pool, then leave."""
+    sys.exit(143)
+
+
 def main() -> int:
     """Entry point; the scratch folder with the key is the only argument."""
     scratch = Path(sys.argv[1])
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the supervisor decides; its end is our signal
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _leave)
     try:
         Agent(scratch).run()
     finally:

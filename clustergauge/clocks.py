@@ -15,11 +15,22 @@ Calls = Sequence[Callable[[], object]]
 
 
 class Clock(Protocol):
-    """Times calls.  ``tick_s``: the smallest step it can show; ``max_calls``: the most calls one sample may hold."""
+    """Times calls."""
 
-    name: Literal["wall", "cuda_event", "cuda_graph"]
-    tick_s: float
-    max_calls: int
+    @property
+    def name(self) -> Literal["wall", "cuda_event", "cuda_graph"]:
+        """What the record calls it."""
+        ...
+
+    @property
+    def tick_s(self) -> float:
+        """The smallest step it can show, in seconds."""
+        ...
+
+    @property
+    def max_calls(self) -> int:
+        """The most calls one sample may hold."""
+        ...
 
     def now(self) -> float:
         """Seconds since some moment, monotonic: for budgets and for the start of samples."""
@@ -90,7 +101,8 @@ class CudaClock:
         self.stream: Any = torch.cuda.Stream(self._device)
         self._start: Any = torch.cuda.Event(enable_timing=True)
         self._end: Any = torch.cuda.Event(enable_timing=True)
-        khz: int = getattr(torch.cuda.get_device_properties(self._device), "clock_rate", 1_500_000)
+        properties: Any = self._torch.cuda.get_device_properties(self._device)
+        khz = int(getattr(properties, "clock_rate", 1_500_000))
         self._cycles_per_s = khz * 1000
 
     def now(self) -> float:

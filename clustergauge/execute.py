@@ -131,7 +131,8 @@ class _Live:
 
     def _verify(self, work: Work) -> None:
         """Under the interpreter: every callable once, then every check.  Its time means nothing and is not taken."""
-        for work.last, run in enumerate(work.runs):
+        for index, run in enumerate(work.runs):
+            work.last = index
             if work.reset:
                 work.reset()
             run()

@@ -7,7 +7,7 @@ The root (rank 0) decides how many samples come next and tells the others over t
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -49,7 +49,7 @@ class Sampler:
     clock: Clock
     world: World
     plan: Plan
-    phase: Callable[[str], None] = lambda text: None
+    phase: Callable[[str], None] = lambda _: None
     iterations: int = 1
     position: int = 0
     mine: list[float] = field(default_factory=list[float])
@@ -91,7 +91,7 @@ class Sampler:
         )
 
     def loop_mean(self, share: float = 0.2, most: int = 1000) -> float:
-        """Mean seconds of a call in one loop without meeting in between, as OSU and nccl-tests report (their outputs unchecked)."""
+        """Mean seconds of a call in one loop without meeting in between, as OSU and nccl-tests report (outputs unchecked)."""
         with _quiet():
             self.phase("loop")
             calls = 1
@@ -188,7 +188,7 @@ class Sampler:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None, None, None]:
     """No garbage collection while timing."""
     enabled = gc.isenabled()
     gc.collect()

@@ -17,7 +17,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 # -- worker to supervisor (through the agent)
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """First words of a worker, before it touches MPI or a device.  ``rank``: as the launcher's environment says, or −1."""
 
     pid: int
@@ -27,7 +27,7 @@ class Hello(Message):
     python: str
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """The worker's world stands: what it really is, as its own library says."""
 
     rank: int
@@ -37,19 +37,19 @@ class Ready(Message):
     library: str = ""
 
 
-class Gather(Message):
+class Gather(Message, frozen=True):
     """This rank's part of a gather to rank 0."""
 
     value: Json
 
 
-class Share(Message):
+class Share(Message, frozen=True):
     """Rank 0's value, to be given to every other rank."""
 
     value: Json
 
 
-class Outcome(Message):
+class Outcome(Message, frozen=True):
     """The end of a case on one rank; rank 0 carries the measurement."""
 
     status: Status
@@ -70,7 +70,7 @@ FromWorker = Hello | Ready | Gather | Share | Outcome
 # -- supervisor to worker (through the agent)
 
 
-class Job(Message):
+class Job(Message, frozen=True):
     """One case to execute."""
 
     case: str
@@ -85,23 +85,23 @@ class Job(Message):
     llc_bytes: int = 32 << 20
 
 
-class Gathered(Message):
+class Gathered(Message, frozen=True):
     """All ranks' values, to rank 0."""
 
     values: list[Json]
 
 
-class Shared(Message):
+class Shared(Message, frozen=True):
     """Rank 0's value, to the other ranks."""
 
     value: Json
 
 
-class Leave(Message):
+class Leave(Message, frozen=True):
     """Nothing more to do: end."""
 
 
-class Go(Message):
+class Go(Message, frozen=True):
     """Every worker of the pool is here: make the world."""
 
     world: str
@@ -117,7 +117,7 @@ ToWorker = Go | Job | Gathered | Shared | Leave
 # -- supervisor to agent
 
 
-class StartPool(Message):
+class StartPool(Message, frozen=True):
     """Start worker processes: one command (a launcher that starts all ranks), or one per rank."""
 
     commands: list[list[str]]
@@ -125,32 +125,32 @@ class StartPool(Message):
     rank_env: list[dict[str, str]]
 
 
-class EndPool(Message):
+class EndPool(Message, frozen=True):
     """End every process of the pool: ask, then kill."""
 
     grace_s: float
 
 
-class Inspect(Message):
+class Inspect(Message, frozen=True):
     """Collect stacks, states and phases of all workers of the pool."""
 
 
-class Begin(Message):
+class Begin(Message, frozen=True):
     """A case begins: note health counters and the time."""
 
 
-class Finish(Message):
+class Finish(Message, frozen=True):
     """A case ended: answer with `Facts`."""
 
 
-class To(Message):
+class To(Message, frozen=True):
     """Pass a message on to a worker (by process id)."""
 
     pid: int
     body: ToWorker
 
 
-class Quit(Message):
+class Quit(Message, frozen=True):
     """The run is over: end the pool and yourself."""
 
 
@@ -160,7 +160,7 @@ ToAgent = StartPool | EndPool | Inspect | Begin | Finish | To | Quit
 # -- agent to supervisor
 
 
-class AgentHello(Message):
+class AgentHello(Message, frozen=True):
     """First words of an agent: its node."""
 
     host: str
@@ -169,14 +169,14 @@ class AgentHello(Message):
     machine: Machine
 
 
-class From(Message):
+class From(Message, frozen=True):
     """A worker said something."""
 
     pid: int
     body: FromWorker
 
 
-class WorkerGone(Message):
+class WorkerGone(Message, frozen=True):
     """A worker's process or channel ended.  ``how``: ``killed by SIGKILL``, ``exited with 0``, ``closed its channel``."""
 
     pid: int
@@ -186,7 +186,7 @@ class WorkerGone(Message):
     stack: str = ""
 
 
-class LauncherGone(Message):
+class LauncherGone(Message, frozen=True):
     """A command of the pool ended.  ``index``: which; ``tail``: its last words."""
 
     index: int
@@ -194,7 +194,7 @@ class LauncherGone(Message):
     tail: str
 
 
-class WorkerState(Message):
+class WorkerState(Message, frozen=True):
     """One worker as the node sees it.  ``state``: the kernel's letter (``T`` is stopped)."""
 
     pid: int
@@ -205,14 +205,14 @@ class WorkerState(Message):
     stack: str
 
 
-class Inspected(Message):
+class Inspected(Message, frozen=True):
     """Answer to `Inspect`."""
 
     workers: list[WorkerState]
     tail: str
 
 
-class Stopped(Message):
+class Stopped(Message, frozen=True):
     """A worker of the pool is stopped (SIGSTOP, a debugger)."""
 
     pid: int
@@ -220,24 +220,24 @@ class Stopped(Message):
     phase: str
 
 
-class Began(Message):
+class Began(Message, frozen=True):
     """Answer to `Begin`."""
 
 
-class Facts(Message):
+class Facts(Message, frozen=True):
     """Answer to `Finish`: what the node's counters and sensors say of the case."""
 
     health: dict[str, Scalar]
     telemetry: dict[str, Scalar]
 
 
-class PoolEnded(Message):
+class PoolEnded(Message, frozen=True):
     """Answer to `EndPool`: every process is gone but those in ``survivors`` (``pid 12 python, state D in nfs_wait``)."""
 
     survivors: list[str]
 
 
-class AgentFailed(Message):
+class AgentFailed(Message, frozen=True):
     """The agent could not do what it was told."""
 
     what: Literal["start"]

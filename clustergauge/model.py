@@ -29,7 +29,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # one case
 
 
-class Workload(Data, kw_only=True):
+class Workload(Data, frozen=True, kw_only=True):
     """The work of ONE run of a case, counted by the probe's author; what turns a time into a rate.
 
     ``flops``/``ops``: floating-point / integer operations (a multiply-add is two).  ``bytes_read``/``bytes_written``: as STREAM
@@ -47,14 +47,14 @@ class Workload(Data, kw_only=True):
     bound: Literal["", "compute", "memory", "network", "storage", "latency"] = ""
 
 
-class Series(Data, kw_only=True):
+class Series(Data, frozen=True, kw_only=True):
     """A named list of values beside the samples (latencies of a storage run, bandwidth of each pair)."""
 
     unit: str
     values: list[float]
 
 
-class Measurement(Data, kw_only=True):
+class Measurement(Data, frozen=True, kw_only=True):
     """Raw times of one case in one launch.
 
     ``samples_s``: seconds of one iteration (a sample's time over ``iterations_per_sample``), in the order taken, the maximum
@@ -76,7 +76,7 @@ class Measurement(Data, kw_only=True):
     series: dict[str, Series] = {}
 
 
-class Place(Data, kw_only=True):
+class Place(Data, frozen=True, kw_only=True):
     """Where one rank ran."""
 
     rank: int
@@ -87,7 +87,7 @@ class Place(Data, kw_only=True):
     nic: str = ""
 
 
-class Counters(Data, kw_only=True):
+class Counters(Data, frozen=True, kw_only=True):
     """What the machine's own counters moved during the case.
 
     ``path``: interface or link counters.  ``device_bytes``: ``read``/``written`` as the kernel counted them and
@@ -100,7 +100,7 @@ class Counters(Data, kw_only=True):
     health: dict[str, Scalar] = {}
 
 
-class Record(Data, kw_only=True):
+class Record(Data, frozen=True, kw_only=True):
     """One case, one launch: one line of ``records.jsonl``."""
 
     schema: str = SCHEMA
@@ -127,7 +127,7 @@ class Record(Data, kw_only=True):
 # one machine
 
 
-class Cpu(Data, kw_only=True):
+class Cpu(Data, frozen=True, kw_only=True):
     """The processors this process may use (not all that exist)."""
 
     model: str
@@ -147,7 +147,7 @@ class Cpu(Data, kw_only=True):
     """Memory node to its processors (kernel list)."""
 
 
-class Gpu(Data, kw_only=True):
+class Gpu(Data, frozen=True, kw_only=True):
     """One accelerator; ``None`` and ``""`` mean unknown."""
 
     index: int
@@ -167,7 +167,7 @@ class Gpu(Data, kw_only=True):
     compute_mode: str = ""
 
 
-class Nic(Data, kw_only=True):
+class Nic(Data, frozen=True, kw_only=True):
     """One network or InfiniBand port."""
 
     name: str
@@ -178,7 +178,7 @@ class Nic(Data, kw_only=True):
     numa: int | None = None
 
 
-class Finding(Data, kw_only=True):
+class Finding(Data, frozen=True, kw_only=True):
     """One preflight check: what was found and what to do about it."""
 
     name: str
@@ -187,7 +187,7 @@ class Finding(Data, kw_only=True):
     remedy: str = ""
 
 
-class Machine(Data, kw_only=True):
+class Machine(Data, frozen=True, kw_only=True):
     """What one machine is: described once per run in ``machines/<machine_id>.json``."""
 
     schema: str = SCHEMA
@@ -215,7 +215,7 @@ class Machine(Data, kw_only=True):
 # one run
 
 
-class Planned(Data, kw_only=True):
+class Planned(Data, frozen=True, kw_only=True):
     """A case the run set out to measure, on one device, in one launch; ``skip``: why it will not be."""
 
     case: str
@@ -234,7 +234,7 @@ class Planned(Data, kw_only=True):
     skip: str = ""
 
 
-class Run(Data, kw_only=True):
+class Run(Data, frozen=True, kw_only=True):
     """``run.json``: what was asked and what came of it."""
 
     schema: str = SCHEMA
@@ -255,7 +255,7 @@ class Run(Data, kw_only=True):
 # judgement (derived, never stored in a record)
 
 
-class Metric(Data, kw_only=True):
+class Metric(Data, frozen=True, kw_only=True):
     """A derived number with its 95 % interval; ``low``/``high`` are ``None`` where the samples are too few to say."""
 
     name: str
@@ -266,7 +266,7 @@ class Metric(Data, kw_only=True):
     better: Literal["higher", "lower"] = "higher"
 
 
-class Warning_(Data, kw_only=True):
+class Warning_(Data, frozen=True, kw_only=True):
     """Something a reader should know before believing a number, and what to do about it."""
 
     name: str
@@ -274,7 +274,7 @@ class Warning_(Data, kw_only=True):
     remedy: str
 
 
-class Criterion(Data, kw_only=True):
+class Criterion(Data, frozen=True, kw_only=True):
     """What a case must reach.  ``case`` is a glob over case ids; exactly one of ``floor`` and ``limit`` is set (in ``unit``)."""
 
     case: str
@@ -286,7 +286,7 @@ class Criterion(Data, kw_only=True):
     source: str = ""
 
 
-class Verdict(Data, kw_only=True):
+class Verdict(Data, frozen=True, kw_only=True):
     """The judgement of one record (or of a criterion that no record answered)."""
 
     case: str
@@ -303,7 +303,7 @@ class Verdict(Data, kw_only=True):
     source: str = ""
 
 
-class Document(Data, kw_only=True):
+class Document(Data, frozen=True, kw_only=True):
     """What ``--format json`` prints: one document."""
 
     run: Run

@@ -1,4 +1,4 @@
-"""From a suite file to the cases of a run: suite × probes × axes × devices × launches, each with the reason it would be skipped."""
+"""From a suite file to the cases of a run: suite × probes × axes × devices × launches, each with why it would be skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -65,14 +65,10 @@ def load_suite(path: Path) -> Suite:
         raise UsageError(f"cannot read suite {path}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
-    known = set(Selection.__struct_fields__) - {"axes"}
-    cases = raw.get("cases")
-    if not isinstance(cases, list) or not all(isinstance(c, dict) for c in cases):
+    tables: Any = raw.get("cases")
+    if not isinstance(tables, list) or not all(isinstance(t, dict) for t in cast("list[object]", tables)):
         raise UsageError(f"{path}: needs [[cases]] tables")
-    shaped = [
-        {k: v for k, v in c.items() if k in known} | {"axes": {k: v if isinstance(v, list) else [v] for k, v in c.items() if k not in known}}
-        for c in cases
-    ]
+    shaped = [_shaped(table) for table in cast("list[dict[str, Any]]", tables)]
     try:
         suite = msgspec.convert(raw | {"cases": shaped}, Suite)
     except msgspec.ValidationError as error:
@@ -85,6 +81,15 @@ def load_suite(path: Path) -> Suite:
             if value is not None and not 0 < value < 1e7:
                 raise UsageError(f"{path}: cases[{number}].{name} must be a positive number of seconds")
     return suite
+
+
+def _shaped(table: dict[str, Any]) -> dict[str, Any]:
+    """A ``[[cases]]`` table with its axes apart, each as a list."""
+    known = set(Selection.__struct_fields__) - {"axes"}
+    axes: dict[str, Any] = {
+        key: value if isinstance(value, list) else [value] for key, value in table.items() if key not in known
+    }
+    return {key: value for key, value in table.items() if key in known} | {"axes": axes}
 
 
 def load_probes(modules: Iterable[str]) -> dict[str, Probe]:
@@ -115,9 +120,14 @@ def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish
         if selection.device == "cuda" and wish.device == "cpu":
             continue
         cases += _expand(number, selection, suite, probes[selection.probe], machine, wish, kinds)
+    cases = list({(c.case, c.device): c for c in reversed(cases)}.values())[::-1]  # asked for twice, measured once
     chosen = [c for c in cases if not wish.globs or any(fnmatch.fnmatchcase(c.case, _spread(g)) for g in wish.globs)]
     if not chosen:
-        raise UsageError(f"no case matches {' '.join(wish.globs)!r} (see: run_suite.py list)" if wish.globs else "the suite has no case for this device")
+        raise UsageError(
+            f"no case matches {' '.join(wish.globs)!r} (see: run_suite.py list)"
+            if wish.globs
+            else "the suite has no case for this device"
+        )
     order = {"serial": 0, "torch": 1, "mpi": 2}
     chosen.sort(key=lambda c: (order[c.world], c.interpret, c.ranks, c.device))
     return [msgspec.structs.replace(c, launch=launch) for launch in range(wish.launches) for c in chosen]

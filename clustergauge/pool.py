@@ -1,78 +1,168 @@
-"""How a pool of workers is started: commands and environment for each kind of world.  Decides nothing else."""
+"""A living pool of workers: from the launcher's command to a world that is what it claims to be, and who is at fault in it."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-import sysconfig
-from dataclasses import dataclass
-from pathlib import Path
+import re
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
 
-from clustergauge import placement
-from clustergauge.code import ROOT
-from clustergauge.errors import UsageError
-from clustergauge.messages import StartPool
-from clustergauge.model import Machine, Place, Planned
+from clustergauge import code, messages as m
+from clustergauge.launch import PoolKey
+from clustergauge.model import Place
+from clustergauge.node import Died, Node
 
 
-@dataclass(frozen=True)
-class PoolKey:
-    """Cases with the same key can share their workers."""
+@dataclass
+class Rank:
+    """One worker of the pool."""
 
-    world: str
-    interpret: bool
-    ranks: int
-    device: str
-    launch: int
+    pid: int
+    rank: int
+    host: str
+    library: str = ""
+    outcome: m.Outcome | None = None
+    parts: deque[Any] = field(default_factory=deque[Any])
 
-
-def key_of(planned: Planned) -> PoolKey:
-    """The pool a case runs in."""
-    return PoolKey(planned.world, planned.interpret, planned.ranks, planned.device, planned.launch)
-
-
-def places(key: PoolKey, machine: Machine) -> list[Place]:
-    """Where each rank goes: beside its GPU, or an equal share of the cores; a lone CPU worker gets all cores."""
-    if key.device.startswith("cuda"):
-        of_gpus = placement.place(machine, len(machine.gpus), "cuda")
-        if key.world != "serial":
-            return of_gpus[: key.ranks]
-        index = int(key.device.partition(":")[2])
-        return [Place(rank=0, host=machine.host, device=key.device, pci=of_gpus[index].pci, cpus=of_gpus[index].cpus, nic=of_gpus[index].nic)]
-    if key.ranks == 1:
-        return [Place(rank=0, host=machine.host, cpus=machine.cpu.allowed)]
-    return placement.place(machine, key.ranks, "cpu")
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host}"
 
 
-def start_message(key: PoolKey, machine: Machine, scratch: Path, launcher: str, python_path: list[str]) -> StartPool:
-    """The agent's order for this pool.  ``launcher``: command line that starts MPI ranks, ``{ranks}`` replaced; empty for our own."""
-    worker = [sys.executable, "-P", "-m", "clustergauge.worker"]
-    where = places(key, machine)
-    env = {
-        "CLUSTERGAUGE_SCRATCH": str(scratch),
-        "CLUSTERGAUGE_CPUS": ";".join(p.cpus for p in where),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *python_path, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for huge pages for large CPU buffers; read when torch is imported
-    }
-    if key.interpret:
-        env["TRITON_INTERPRET"] = "1"
-    if key.ranks > 1:
-        env["OMP_NUM_THREADS"] = str(max(1, machine.cpu.cores // key.ranks))
-        env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this node
-    if key.world == "mpi":
-        env["MPI4PY_RC_THREAD_LEVEL"] = "funneled"  # multiple costs an 8 B all-reduce more than 1 µs
-        start = mpi_launcher(launcher, key.ranks)
-        return StartPool([[*start, sys.executable, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]], env, [{}])
-    return StartPool([worker] * key.ranks, env, [{"CLUSTERGAUGE_RANK": str(rank)} for rank in range(key.ranks)])
+@dataclass
+class Pool:
+    """Workers of one world.  ``dead``: why it cannot be used any more.  ``crash``: what a crashing worker wrote."""
+
+    node: Node
+    host: str
+    key: PoolKey
+    where: list[Place]
+    ranks: dict[int, Rank] = field(default_factory=dict[int, Rank])
+    """By process id."""
+    dead: str = ""
+    crash: str = ""
+
+    def start(self, order: m.StartPool, start_s: float) -> None:
+        """Have the workers started and make their world.  Raises `Died` naming who is missing or does not fit."""
+        self.node.send(order)
+        until = time.monotonic() + start_s
+        self._await_hellos(until, start_s)
+        self._assign_ranks()
+        self._await_ready(until + start_s, start_s)
+
+    def in_order(self) -> list[Rank]:
+        """The workers by rank."""
+        return sorted(self.ranks.values(), key=lambda r: r.rank)
+
+    def note_the_dead(self) -> None:
+        """Hear what happened since the last case; a worker that left meanwhile is no fault of the next case."""
+        while (heard := self.node.hear(time.monotonic())) is not None:
+            if isinstance(heard, m.WorkerGone | m.Stopped) and heard.pid in self.ranks:
+                self.dead = f"{self.ranks[heard.pid]} was gone before the case began"
+
+    def pass_on(self, sender: Rank, said: m.Gather | m.Share) -> None:
+        """The hub of the ranks' `gather` and `from_root`."""
+        if isinstance(said, m.Share):
+            for rank in self.ranks.values():
+                if rank.pid != sender.pid:
+                    self.node.send(m.To(rank.pid, m.Shared(said.value)))
+            return
+        sender.parts.append(said.value)
+        if all(r.parts for r in self.ranks.values()):
+            in_order = self.in_order()
+            self.node.send(m.To(in_order[0].pid, m.Gathered([r.parts.popleft() for r in in_order])))
+
+    def blame(self, gone: m.WorkerGone) -> str:
+        """Who is gone, how and when, in words."""
+        rank = self.ranks.get(gone.pid) or Rank(gone.pid, gone.rank, self.host)
+        how = (gone.how == "ended" and self._launcher_tells(gone.pid)) or gone.how
+        self.crash = gone.stack
+        return f"{rank} {how} in phase {gone.phase!r}"
+
+    # -- the steps
+
+    def _await_hellos(self, until: float, start_s: float) -> None:
+        while len(self.ranks) < self.key.ranks:
+            heard = self.node.hear(until)
+            match heard:
+                case None:
+                    raise Died(f"{self._missing()} never connected within {start_s:.0f} s")
+                case m.From(pid, m.Hello() as hello):
+                    self.ranks[pid] = Rank(pid, hello.rank, hello.host)
+                    if hello.code != code.digest():
+                        raise Died(f"{self.ranks[pid]} runs other code ({hello.code}, here {code.digest()})")
+                case m.AgentFailed(_, reason):
+                    raise Died(reason)
+                case m.LauncherGone(index, how, tail):
+                    raise Died(f"{self._missing(index)} never connected: its command {how}{quote(tail)}")
+                case m.WorkerGone():
+                    raise Died(self.blame(heard))
+                case _:
+                    pass
+
+    def _missing(self, index: int | None = None) -> str:
+        if index is not None and self.key.world != "mpi":
+            return f"rank {index} on {self.host}"
+        missing = sorted(set(range(self.key.ranks)) - {r.rank for r in self.ranks.values()})
+        return f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing[:8]))} on {self.host}"
+
+    def _assign_ranks(self) -> None:
+        """Ranks as the launcher's environment says; by order of arrival where it does not say.  Then all may go."""
+        ranks = list(self.ranks.values())
+        if sorted(r.rank for r in ranks) != list(range(self.key.ranks)):
+            for number, rank in enumerate(ranks):
+                rank.rank = number
+        for rank in ranks:
+            self.node.send(m.To(rank.pid, m.Go(self.key.world, rank.rank, self.key.ranks, self.where[rank.rank].device, 60.0)))
+
+    def _await_ready(self, until: float, start_s: float) -> None:
+        ready: dict[int, m.Ready] = {}
+        while len(ready) < self.key.ranks:
+            heard = self.node.hear(until)
+            match heard:
+                case None:
+                    late = [str(r) for r in self.in_order() if r.pid not in ready]
+                    raise Died(f"{', '.join(late[:8])} did not make its {self.key.world} world within {start_s:.0f} s")
+                case m.From(pid, m.Ready() as said):
+                    ready[pid] = said
+                case m.From(pid, m.Gather() | m.Share() as said):
+                    self.pass_on(self.ranks[pid], said)
+                case m.WorkerGone():
+                    raise Died(self.blame(heard))
+                case _:
+                    pass
+        self._believe(ready)
+
+    def _believe(self, ready: dict[int, m.Ready]) -> None:
+        """Ranks that are really a world of one each measure nothing and look well: never believed without asking."""
+        libraries = sorted({r.library for r in ready.values()})
+        for said in ready.values():
+            if said.size != self.key.ranks:
+                raise Died(
+                    f"rank {said.rank} on {said.host} sees a world of {said.size}, not {self.key.ranks}: the launcher does not "
+                    f"fit the MPI that mpi4py loaded ({'; '.join(libraries)}); set MPI4PY_LIBMPI or --launcher so that they agree"
+                )
+        if len({r.rank for r in ready.values()}) != self.key.ranks or len(libraries) > 1:
+            raise Died(f"ranks are not distinct or their libraries differ: {'; '.join(libraries)}")
+        for pid, said in ready.items():
+            self.ranks[pid].rank = said.rank
+            self.ranks[pid].library = said.library
+
+    def _launcher_tells(self, pid: int) -> str:
+        """How a rank ended, in the words of the launcher that is its parent (MPICH's Hydra names the process)."""
+        until = time.monotonic() + 1.5
+        while (heard := self.node.hear(until)) is not None:
+            if isinstance(heard, m.LauncherGone):
+                named = re.search(rf"PID {pid} ", heard.tail)
+                if named and (signalled := re.search(r"EXIT STRING: (\w+) \(signal (\d+)\)", heard.tail)):
+                    return f"was killed by signal {signalled[2]} ({signalled[1]})"
+                if named and (exited := re.search(r"EXIT CODE: (\d+)", heard.tail)):
+                    return f"exited with {exited[1]}"
+                return f"ended (its launcher {heard.how})"
+        return ""
 
 
-def mpi_launcher(launcher: str, ranks: int) -> list[str]:
-    """The command that starts MPI ranks: the user's, or the one of the MPI installed beside this Python (by absolute path)."""
-    if launcher:
-        words = shlex.split(launcher)
-        return [w.replace("{ranks}", str(ranks)) for w in words] if any("{ranks}" in w for w in words) else [*words, "-n", str(ranks)]
-    own = Path(sysconfig.get_path("scripts")) / "mpiexec"
-    if not own.exists():
-        raise UsageError("no MPI launcher beside this Python: install the mpich package, or name one with --launcher 'mpiexec'")
-    return [str(own), "-n", str(ranks)]
+def quote(tail: str) -> str:
+    """The last line somebody printed, as the end of a sentence."""
+    lines = [line.strip() for line in tail.splitlines() if line.strip(" =-\t")]
+    return f" (last words: {lines[-1][:200]})" if lines else ""

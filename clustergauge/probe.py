@@ -1,10 +1,10 @@
 """What a probe is: a function that allocates and returns `Work`.  It never reads a clock, loops over samples, or prints.
 
-    @probe("triad", needs=Needs(modules=("torch",)), size=[2**30])
-    def triad(ctx: Context, size: int) -> Work:
-        '''STREAM triad.  size: bytes per array.'''
-        ...
-        return Work(run=..., check=..., workload=Workload(bytes_read=2 * size, bytes_written=size, bound="memory"))
+@probe("triad", needs=Needs(modules=("torch",)), size=[2**30])
+def triad(ctx: Context, size: int) -> Work:
+    '''STREAM triad.  size: bytes per array.'''
+    ...
+    return Work(run=..., check=..., workload=Workload(bytes_read=2 * size, bytes_written=size, bound="memory"))
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ def _show(axis: str, value: Scalar) -> str:
     return format_size(value) if axis == "size" and isinstance(value, int) else str(value)
 
 
-def probe(name: str, *, needs: Needs | Callable[..., Needs] | None = None, **axes: Sequence[Scalar]) -> Callable[[ProbeFunction], Probe]:
+def probe(
+    name: str, *, needs: Needs | Callable[..., Needs] | None = None, **axes: Sequence[Scalar]
+) -> Callable[[ProbeFunction], Probe]:
     """Declare a probe.  Each axis is a parameter of the function; an axis called ``size`` is in bytes and shown in binary units.
 
     ``needs``: a `Needs`, or a function of the parameters that returns one.

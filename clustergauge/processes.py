@@ -50,8 +50,8 @@ def read(pid: int) -> Process | None:
 def descendants(root: int) -> list[Process]:
     """All living descendants of ``root``, parents before children; zombies are left out."""
     children: dict[int, list[Process]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and (process := read(int(entry))):
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (process := read(int(entry.name))):
             children.setdefault(process.parent, []).append(process)
     found: list[Process] = []
     queue = [root]

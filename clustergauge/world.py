@@ -106,8 +106,8 @@ class TorchDistributed:
         from datetime import timedelta
 
         import torch
-        import torch.distributed as dist
 
+        dist: Any = torch.distributed
         backend = "nccl" if device.startswith("cuda") else "gloo"
         if backend == "nccl":
             torch.cuda.set_device(torch.device(device))
@@ -117,6 +117,7 @@ class TorchDistributed:
         host, port = hub.from_root([host, store.port] if store else None)
         store = store or dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        self._dist = dist
         self.library = f"torch.distributed {backend}"
         self.backend = backend
         self.rank = rank
@@ -127,12 +128,8 @@ class TorchDistributed:
 
     def barrier(self) -> None:
         """torch.distributed.barrier on the group under test."""
-        import torch.distributed as dist
-
-        dist.barrier()
+        self._dist.barrier()
 
     def close(self) -> None:
         """Destroy the process group."""
-        import torch.distributed as dist
-
-        dist.destroy_process_group()
+        self._dist.destroy_process_group()

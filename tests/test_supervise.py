@@ -177,7 +177,7 @@ def test_a_launcher_that_does_not_exist_is_named():
 
 
 def test_a_dead_agent_costs_one_case(supervisor):
-    agent = supervisor._agent
+    agent = supervisor.node._agent
     assert agent
     os.kill(agent.pid, 9)
     result = run(supervisor, "well")

@@ -12,7 +12,22 @@ import time
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 
-HOW = ("well", "raise", "skip", "wrong", "kill", "stop", "segfault", "exit0", "memory", "flood", "hang", "orphan", "print", "unequal")
+HOW = (
+    "well",
+    "raise",
+    "skip",
+    "wrong",
+    "kill",
+    "stop",
+    "segfault",
+    "exit0",
+    "memory",
+    "flood",
+    "hang",
+    "orphan",
+    "print",
+    "unequal",
+)
 
 
 def needs(how: str, world: str, phase: str) -> Needs:

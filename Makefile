@@ -1,0 +1,32 @@
+# make install   the environment in .venv (reused when nothing changed)
+# make run       that, then the quick suite:  make run ARGS="--suite full"
+# make test      that, then the tests
+# make check     formatting, lint, types, layers
+# make clean     remove .venv and what tools leave behind
+
+PYTHON ?= python3
+ARGS ?=
+STAMP := .venv/.installed
+
+.PHONY: install run test check clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt tools/install.sh clustergauge/__init__.py
+	PYTHON="$(PYTHON)" sh tools/install.sh
+	@touch $(STAMP)
+
+run: install
+	.venv/bin/python run_suite.py $(ARGS)
+
+test: install
+	.venv/bin/python -m pytest $(ARGS)
+
+check: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports --no-cache
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

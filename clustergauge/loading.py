@@ -1,0 +1,227 @@
+"""Reads a run folder back without trusting it: every problem is one line that names file and line.
+
+A folder may come from another machine, from a newer version, from a disk that was full, or from somebody who means harm.
+Nothing in it is followed (symbolic links), waited for (pipes), believed (checksums, types, sense) or passed on to a terminal
+as it stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import re
+from collections.abc import Callable, Collection, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from clustergauge import folder, valid
+from clustergauge.errors import UsageError
+from clustergauge.model import SCHEMA, Machine, Planned, Record, Run
+
+_ESCAPE = re.compile(rb"\\[^\"\\/]")
+"""Escapes of JSON that may stand for an unprintable character."""
+_VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})", re.ASCII)
+
+MOST_PROBLEMS = 20
+D = TypeVar("D", Run, Machine, Record)
+Tail = Literal["refuse", "live", "cut"]
+
+
+class _Version(msgspec.Struct):
+    schema: str
+
+
+_version_decoder = msgspec.json.Decoder(_Version)
+_run_decoder = msgspec.json.Decoder(Run)
+_machine_decoder = msgspec.json.Decoder(Machine)
+_record_decoder = msgspec.json.Decoder(Record)
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run as its folder tells it.  ``notes``: what a reader should know (interrupted, still being written), one line each."""
+
+    run: Run
+    machines: dict[str, Machine]
+    records: list[Record]
+    path: Path
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How many whole records and bytes ``records.jsonl`` holds; ``torn``: what lies beyond them, in words (empty: nothing)."""
+
+    records: int
+    bytes: int
+    torn: str = ""
+
+
+def load(path: Path) -> LoadedRun:
+    """Read a run folder.  Raises `UsageError` with one line for whatever is not as it was written.
+
+    A last checksum without a record is an interruption and only noted.  A run that is still being written is read as far as it
+    is whole.
+    """
+    writer = folder.writer_of(path)
+    return read(path, "refuse" if writer is None else "live", writer)[0]
+
+
+def read(path: Path, tail: Tail, writer: int | None = None) -> tuple[LoadedRun, Ends]:
+    """`load`, and where the records end.
+
+    ``tail``: a last line that was cut short is refused; or left out because process ``writer`` is busy with it (``live``); or
+    left out to be ``cut`` off.
+    """
+    try:
+        with _no_collection():
+            folder.check_folder(path)
+            if tail != "live":  # records are better told line by line, first
+                _refuse(folder.changed_files(path, but=(folder.RECORDS, folder.CHECKSUMS)))
+            run, planned = _run(path / folder.RUN)
+            machines = {file.stem: _machine(file) for file in folder.machine_files(path)}
+            records, ends = _records(path, run.run_id, planned, machines, tail)
+            if tail != "live":
+                _refuse(folder.changed_files(path))
+    except OSError as error:
+        raise folder.failed(path, error) from None
+    notes: list[str] = []
+    if writer is not None and writer != os.getpid():
+        notes.append(f"still being written by {folder.process(writer)}")
+    if ends.torn:
+        notes.append(f"interrupted while writing: {ends.torn}")
+    if run.finished and tail != "live" and not (path / folder.SUMS).exists():
+        notes.append(f"the run ended but {folder.SUMS} is missing: {folder.RUN} and {folder.MACHINES}/ are unchecked")
+    return LoadedRun(run, machines, records, path, notes), ends
+
+
+def verify(path: Path) -> list[str]:
+    """Check every checksum of a run folder; returns the problems, each naming file and line (none: intact).
+
+    After the first 20 problems of the records the rest are counted.  Raises `UsageError` if it is no run folder.
+    """
+    folder.check_folder(path)
+    live = folder.writer_of(path) is not None
+    problems: list[str] = []
+    more = 0
+    try:
+        for line in folder.lines(path, live):
+            if line.state in ("broken", "cut short"):
+                if len(problems) < MOST_PROBLEMS:
+                    problems.append(line.problem)
+                else:
+                    more += 1
+        if more:
+            problems.append(f"{folder.located(path / folder.RECORDS)}: and {more} more lines")
+        problems += [] if live else folder.changed_files(path).values()
+        if not live and not (path / folder.SUMS).exists() and _run(path / folder.RUN)[0].finished:
+            problems.append(f"{folder.located(path / folder.SUMS)}: missing, though the run ended")
+    except UsageError as error:
+        problems.append(str(error))
+    except OSError as error:
+        problems.append(str(folder.failed(path, error)))
+    return problems
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# documents
+
+
+def _records(
+    path: Path, run_id: str, planned: Mapping[valid.Key, Planned], machines: Collection[str], tail: Tail
+) -> tuple[list[Record], Ends]:
+    records: list[Record] = []
+    seen: dict[tuple[valid.Key, str], int] = {}
+    end = 0
+    file = path / folder.RECORDS
+    for line in folder.lines(path, tail == "live"):
+        if line.state == "unwritten" or (line.state == "cut short" and tail == "cut"):
+            return records, Ends(len(records), end, line.problem)
+        if line.problem:
+            raise UsageError(line.problem)
+        record = _document(
+            line.raw, _record_decoder, lambda r: valid.check_record(r, run_id, planned, machines), file, line.number
+        )
+        first = seen.setdefault((valid.key_of(record), record.machine_id), line.number)
+        if first != line.number:
+            words = f"{valid.shown(record.case, 300)} on {record.device}, launch {record.launch}, is on line {first} too"
+            raise UsageError(f"{folder.located(file, line.number)}: {words}")
+        records.append(record)
+        end += len(line.raw)
+    return records, Ends(len(records), end)
+
+
+def _run(file: Path) -> tuple[Run, dict[valid.Key, Planned]]:
+    planned: dict[valid.Key, Planned] = {}
+    run = _document(folder.content_of(file), _run_decoder, lambda run: planned.update(valid.check_run(run)), file)
+    return run, planned
+
+
+def _machine(file: Path) -> Machine:
+    machine = _document(folder.content_of(file), _machine_decoder, valid.check_machine, file)
+    if machine.machine_id != file.stem:
+        raise UsageError(f"{folder.located(file)}: describes another machine, {valid.shown(machine.machine_id)}")
+    return machine
+
+
+def _document(raw: bytes, decoder: msgspec.json.Decoder[D], check: Callable[[D], object], file: Path, line: int = 0) -> D:
+    """Parse strictly, check, clean.  Every problem is a `UsageError`; it says so where a newer version may be the reason."""
+    try:
+        document = decoder.decode(raw)
+    except (ValueError, RecursionError) as error:
+        newer = _newer(_schema_of(raw), file, line)
+        raise UsageError(f"{folder.located(file, line)}: {valid.printable(str(error))[:300]}{newer}") from None
+    _newer(document.schema, file, line)
+    try:
+        check(document)
+        return document if _is_printable(raw) else valid.clean(document)
+    except ValueError as error:
+        raise UsageError(f"{folder.located(file, line)}: {error}") from None
+
+
+def _is_printable(raw: bytes) -> bool:
+    """Whether JSON text surely holds printable characters only; spares a walk through all its strings."""
+    return _ESCAPE.search(raw) is None and raw.replace(b"\n", b"").decode(errors="replace").isprintable()
+
+
+def _schema_of(raw: bytes) -> str:
+    try:
+        return _version_decoder.decode(raw).schema
+    except (ValueError, RecursionError):
+        return SCHEMA
+
+
+def _newer(schema: str, file: Path, line: int) -> str:
+    """Words to add for a newer minor version, empty for our own or an older one.  Raises `UsageError` for another major."""
+    match = _VERSION.fullmatch(schema)
+    if not match:
+        raise UsageError(f"{folder.located(file, line)}: schema {valid.shown(schema)} is not a version")
+    (major, minor), ours = (int(match[1]), int(match[2])), tuple(map(int, SCHEMA.split(".")))
+    if major > ours[0]:
+        raise UsageError(
+            f"{folder.located(file, line)}: written by a newer ClusterGauge (schema {schema}); this one reads {ours[0]}.x"
+        )
+    if major < ours[0]:
+        raise UsageError(f"{folder.located(file, line)}: schema {schema} is unknown; this ClusterGauge reads {ours[0]}.x")
+    return f" (written by a newer ClusterGauge, schema {schema}; this one knows {SCHEMA})" if minor > ours[1] else ""
+
+
+@contextlib.contextmanager
+def _no_collection() -> Generator[None]:
+    """Records hold no cycles, and looking for them again and again takes a third of the time of reading many."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _refuse(problems: Mapping[str, str]) -> None:
+    for problem in problems.values():
+        raise UsageError(problem)

@@ -1,0 +1,141 @@
+"""One node as the supervisor sees it: its agent's process, the channel to it, and what comes over it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from clustergauge import code, messages as m, processes
+from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener
+from clustergauge.model import Machine
+
+AGENT_START_S = 30.0
+AGENT_END_S = 14.0
+"""How long an agent may take to end its pool and itself: its own limit for processes that will not go, and a margin."""
+_T = TypeVar("_T", bound=m.Message)
+
+
+class Died(Exception):
+    """A worker, launcher or agent failed; the text names rank, host and phase."""
+
+
+class Node:
+    """This machine's agent, started by us.  `start` once, `close` once."""
+
+    def __init__(self) -> None:
+        self.scratch = Path(tempfile.mkdtemp(prefix="clustergauge-"))
+        key = self.scratch / "key"
+        key.touch(0o600)
+        key.write_bytes(secrets.token_bytes(32))
+        self._events: queue.Queue[Heard[m.FromAgent]] = queue.Queue()
+        self._kept: deque[m.FromAgent] = deque()
+        self._ears = Ears(msgspec.json.Decoder(m.FromAgent).decode, self._events)
+        self._listener = Listener(str(self.scratch / "supervisor.sock"), key.read_bytes(), self._ears.add)
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+
+    def start(self) -> Machine:
+        """Start the agent; what it says of its machine.  Raises `Died` if it does not come up."""
+        processes.adopt_orphans()
+        python_path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with (self.scratch / "agent.log").open("wb") as log:
+            self._agent = subprocess.Popen(
+                [sys.executable, "-P", "-m", "clustergauge.agent", str(self.scratch)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"CLUSTERGAUGE_SCRATCH": str(self.scratch), "PYTHONPATH": python_path},
+                start_new_session=True,
+            )
+        until = time.monotonic() + AGENT_START_S
+        while True:
+            with contextlib.suppress(queue.Empty):
+                heard = self._events.get(timeout=0.1)
+                if isinstance(heard.message, m.AgentHello):
+                    break
+            if self._agent.poll() is not None or time.monotonic() > until:
+                raise Died(f"the node agent did not start: {self._agent_words()}") from None
+        if heard.message.code != code.digest():
+            raise Died(f"the agent on {heard.message.host} runs other code ({heard.message.code}, here {code.digest()})")
+        self._channel = heard.channel
+        return heard.message.machine
+
+    def close(self) -> list[str]:
+        """End the agent and everything it started; what the kernel would not release, in words."""
+        survivors: list[str] = []
+        try:
+            if self._channel and self._agent:
+                with contextlib.suppress(ChannelError):
+                    self._channel.send(m.Quit())
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._agent.wait(AGENT_END_S)
+        finally:
+            if self._agent:
+                mark = f"CLUSTERGAUGE_SCRATCH={self.scratch}"  # orphans that we inherited from the agent bear it too
+                survivors = processes.end_all(lambda: processes.marked(os.getpid(), mark), grace_s=0.0)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._agent.wait(1)
+            self._listener.close()
+            self._ears.close()
+            if self._channel:
+                self._channel.close()
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        return survivors
+
+    def send(self, message: m.ToAgent) -> None:
+        """Send a message.  Raises `Died` when the agent is gone."""
+        assert self._channel
+        try:
+            self._channel.send(message)
+        except ChannelError as error:
+            raise Died(f"the node agent is gone: {error}") from None
+
+    def hear(self, until: float) -> m.FromAgent | None:
+        """The agent's next message, ``None`` at the deadline (``time.monotonic``).  Raises `Died` when the agent is gone."""
+        if self._kept:
+            return self._kept.popleft()
+        while True:
+            try:
+                heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return None
+            if heard.message is not None:
+                return heard.message
+            if heard.channel is self._channel:
+                raise Died(f"the node agent died ({heard.reason}): {self._agent_words()}")
+
+    def ask(self, message: m.ToAgent, kind: type[_T], within_s: float) -> _T | None:
+        """Send a request and wait for its answer, ``None`` if there is none in time; what else is heard is kept for `hear`."""
+        self.send(message)
+        until = time.monotonic() + within_s
+        others: list[m.FromAgent] = []
+        try:
+            while (heard := self.hear(until)) is not None:
+                if isinstance(heard, kind):
+                    return heard
+                others.append(heard)
+            return None
+        finally:
+            self._kept.extend(others)
+
+    def forget(self) -> None:
+        """Let go of what was kept for `hear`: it concerns processes that are gone."""
+        self._kept.clear()
+
+    def _agent_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = (self.scratch / "agent.log").read_text(errors="replace").strip().splitlines()
+            return lines[-1] if lines else "it said nothing"
+        return "it said nothing"

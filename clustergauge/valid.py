@@ -1,0 +1,249 @@
+"""What makes a document of a run folder believable: names, text, numbers, and that its parts belong together.  No file.
+
+Types and unknown fields are the business of strict parsing (`model`); here is what types cannot say.  Names (run, machine,
+case, device, host, keys of dictionaries) must be printable and are refused otherwise; free text is cleaned by `clean`, so that
+nothing another machine wrote can steer a terminal.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from clustergauge.model import Data, Machine, Measurement, Planned, Record, Run, Scalar
+from clustergauge.probe import Case
+
+Key = tuple[str, str, int]
+"""Case, device, launch: what a run plans once."""
+D = TypeVar("D", bound=Data)
+
+MOST = 10**24
+"""No count is larger: 10²⁴ FLOP are twelve days of an exaflop machine.  (Beyond 10³⁰⁸ an integer is no float any more.)"""
+MOST_RANKS = 10**7
+NAME_LENGTH = 1000
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+"""What an id must be to name a file or a folder."""
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
+"""UTC, as records write it."""
+
+
+class Invalid(ValueError):
+    """A document that cannot be believed; the text names the field and what is wrong with it."""
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# text
+
+
+def printable(text: str) -> str:
+    """The text as one line that cannot steer a terminal: white space becomes blanks, other unprintable characters ``�``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
+
+
+def shown(text: str, most: int = 120) -> str:
+    """Text of a file as an error message quotes it: printable, in quotes, at most ``most`` characters of it."""
+    return repr(printable(text if len(text) <= most else text[:most] + "…"))
+
+
+def clean(document: D) -> D:
+    """The document with its free text made `printable`.  Raises `Invalid` if a key of a dictionary is not printable."""
+    return msgspec.convert(_clean(msgspec.to_builtins(document)), type(document))
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        if value and isinstance(value[0], float):  # samples: nothing to clean, and many
+            return value  # pyright: ignore[reportUnknownVariableType]
+        return [_clean(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, dict):
+        for key in value:  # pyright: ignore[reportUnknownVariableType]
+            _name("a key", str(key))  # pyright: ignore[reportUnknownArgumentType]
+        return {k: _clean(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
+def is_file_name(text: str) -> bool:
+    """Whether an id can safely name a file or folder: `FILE_NAME`."""
+    return FILE_NAME.fullmatch(text) is not None
+
+
+def _name(field: str, text: str, *, empty: bool = False) -> None:
+    if not (text or empty) or not text.isprintable() or len(text) > NAME_LENGTH:
+        raise Invalid(f"{field} {shown(text)} is not a name (1 to {NAME_LENGTH} printable characters)")
+
+
+def _time(field: str, text: str) -> None:
+    try:
+        if TIME.fullmatch(text):
+            datetime.fromisoformat(text)
+            return
+    except ValueError:
+        pass
+    raise Invalid(f"{field} {shown(text)} is not a time (2026-11-23T06:30:00Z)")
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# numbers
+
+
+def _count(field: str, value: int, least: int = 0, most: int = MOST) -> None:
+    if not least <= value <= most:
+        raise Invalid(f"{field} is {value if abs(value) < MOST else 'beyond 10²⁴'}: must be {least} or more, and believable")
+
+
+def _finite(field: str, values: Iterable[float]) -> None:
+    for index, value in enumerate(values):
+        if not math.isfinite(value):
+            raise Invalid(f"{field}[{index}] is {value}: not a number")
+
+
+def _positive(field: str, values: list[float]) -> None:
+    if values and not (min(values) > 0 and all(map(math.isfinite, values))):
+        index = next(i for i, v in enumerate(values) if not (v > 0 and math.isfinite(v)))
+        raise Invalid(f"{field}[{index}] is {values[index]}: a time is more than 0 s")
+
+
+def _scalars(field: str, values: Mapping[str, Scalar]) -> None:
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Invalid(f"{field}.{printable(key)} is {value}: not a number")
+        if isinstance(value, int) and not -MOST <= value <= MOST:
+            raise Invalid(f"{field}.{printable(key)} is beyond ±10²⁴")
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# documents
+
+
+def key_of(document: Record | Planned) -> Key:
+    """What identifies a planned case, and the record that answers it on one machine."""
+    return document.case, document.device, document.launch
+
+
+def check_run(run: Run) -> dict[Key, Planned]:
+    """The planned cases by key.  Raises `Invalid`."""
+    if not is_file_name(run.run_id):
+        raise Invalid(f"run_id {shown(run.run_id)} cannot name a folder (letters, digits, '.', '_', '-')")
+    _time("started", run.started)
+    if run.finished:
+        _time("finished", run.finished)
+    _scalars("settings", run.settings)
+    index: dict[Key, Planned] = {}
+    for number, planned in enumerate(run.planned):
+        where = f"planned[{number}]"
+        _case(f"{where}.", planned)
+        _name(f"{where}.module", planned.module, empty=True)
+        _positive(f"{where}.budget_s", [planned.budget_s])
+        _positive(f"{where}.timeout_s", [planned.timeout_s])
+        if index.setdefault(key_of(planned), planned) is not planned:
+            raise Invalid(f"{where} repeats {shown(planned.case, 300)} on {planned.device}, launch {planned.launch}")
+    return index
+
+
+def check_record(record: Record, run_id: str, planned: Mapping[Key, Planned], machines: Collection[str]) -> None:
+    """Raises `Invalid` unless the record is sound in itself and belongs to this run and one of its machines."""
+    if record.run_id != run_id:
+        raise Invalid(f"run_id {shown(record.run_id)} is of another run (this is {run_id})")
+    plan = planned.get(key_of(record))
+    if plan is None or record.probe != plan.probe or msgspec.json.encode(record.params) != msgspec.json.encode(plan.params):
+        _case("", record)  # a planned case has been through this
+        raise Invalid(f"case {shown(record.case, 300)} on {record.device}, launch {record.launch}, is not planned in run.json")
+    _count("ranks", record.ranks, 1, MOST_RANKS)
+    if record.machine_id not in machines:
+        raise Invalid(f"machine_id {shown(record.machine_id)} has no description in machines/")
+    _time("started", record.started)
+    for field, values in (
+        ("settings", record.settings),
+        ("telemetry", record.telemetry),
+        ("counters.path", record.counters.path),
+        ("counters.health", record.counters.health),
+    ):
+        _scalars(field, values)
+    for name, count in record.counters.device_bytes.items():
+        _count(f"counters.device_bytes.{printable(name)}", count)
+    _placement(record)
+    _result(record)
+
+
+def check_machine(machine: Machine) -> None:
+    """Raises `Invalid` unless the machine can be named and counted."""
+    if not is_file_name(machine.machine_id):
+        raise Invalid(f"machine_id {shown(machine.machine_id)} cannot name a file (letters, digits, '.', '_', '-')")
+    _name("host", machine.host)
+    _count("memory_bytes", machine.memory_bytes)
+    _count("cpu.cores", machine.cpu.cores)
+    _count("cpu.threads", machine.cpu.threads)
+    _count("cpu.llc_bytes", machine.cpu.llc_bytes or 0)
+    _scalars("settings", machine.settings)
+    for number, gpu in enumerate(machine.gpus):
+        _count(f"gpus[{number}].index", gpu.index)
+        _count(f"gpus[{number}].memory_bytes", gpu.memory_bytes or 0)
+    clocks = [machine.cpu.clock_max_mhz, *(gpu.sm_clock_max_mhz for gpu in machine.gpus)]
+    others = [*(gpu.power_limit_w for gpu in machine.gpus), *(nic.rate_gbit_s for nic in machine.nics)]
+    _finite("clocks, power limits and rates", (value for value in [*clocks, *others] if value is not None))
+
+
+def _case(where: str, document: Record | Planned) -> None:
+    _name(f"{where}case", document.case)
+    _name(f"{where}probe", document.probe)
+    _name(f"{where}device", document.device)
+    _count(f"{where}launch", document.launch, 0, 10**9)
+    _count(f"{where}ranks", document.ranks, 1, MOST_RANKS)
+    _scalars(f"{where}params", document.params)
+    own = Case(document.probe, "", document.params).id
+    if own != document.case:
+        raise Invalid(f"{where}case {shown(document.case, 300)} does not follow from its probe and params ({shown(own, 300)})")
+
+
+def _placement(record: Record) -> None:
+    ranks: set[int] = set()
+    for number, place in enumerate(record.placement):
+        _name(f"placement[{number}].host", place.host)
+        _name(f"placement[{number}].device", place.device)
+        if not 0 <= place.rank < record.ranks or place.rank in ranks:
+            rank = place.rank if abs(place.rank) < MOST else "…"
+            raise Invalid(f"placement[{number}].rank {rank} is not one of {record.ranks} ranks, or is given twice")
+        ranks.add(place.rank)
+
+
+def _result(record: Record) -> None:
+    """Work and times are sound, and there are such where the status says so."""
+    work, measured = record.workload, record.measurement
+    if work:
+        for field in ("flops", "ops", "bytes_read", "bytes_written", "message_bytes"):
+            _count(f"workload.{field}", getattr(work, field))
+    if measured:
+        _measurement(measured)
+    if record.status == "ok":
+        if not work or not measured:
+            raise Invalid(f"status is ok but there is no {'measurement' if work else 'workload'}")
+        if measured.warmup_cut >= len(measured.samples_s):
+            raise Invalid(f"status is ok but none of {len(measured.samples_s)} samples is left after the warm-up")
+    if measured and record.status in ("verified", "skipped"):
+        raise Invalid(f"status is {record.status} but there is a measurement")
+
+
+def _measurement(measured: Measurement) -> None:
+    count = len(measured.samples_s)
+    _count("measurement.iterations_per_sample", measured.iterations_per_sample, 1)
+    _count("measurement.warmup_cut", measured.warmup_cut)
+    if measured.warmup_cut > count:
+        raise Invalid(f"measurement.warmup_cut is {measured.warmup_cut} of {count} samples")
+    if len(measured.sample_start_s) not in (0, count):
+        raise Invalid(f"measurement.sample_start_s has {len(measured.sample_start_s)} values for {count} samples")
+    _positive("measurement.samples_s", measured.samples_s)
+    _finite("measurement.sample_start_s", measured.sample_start_s)
+    _finite("measurement.arrival_skew_s", measured.arrival_skew_s)
+    if measured.loop_mean_s is not None:
+        _positive("measurement.loop_mean_s", [measured.loop_mean_s])
+    for name, series in measured.series.items():
+        _finite(f"measurement.series.{printable(name)}", series.values)

@@ -1,0 +1,217 @@
+"""Probe ``matmul``: C = A·Bᵀ on torch and Triton."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from clustergauge.errors import UsageError
+from clustergauge.model import Workload
+from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.units import format_duration, format_time
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, int, int]
+Call = Callable[[], object]
+
+MOST_SETS = 512
+INTERPRETED = 512**3
+"""Most multiply-adds that are worth sending through the interpreter (some ten seconds)."""
+_LONGEST = 1 << 20
+_LONGEST_INT8_SUM = 1 << 17
+"""Beyond this K, sums of int8 products can leave int32 (and reach the poison)."""
+
+
+def parse_shape(text: str) -> Shape:
+    """``2048`` is square, ``200x136x96`` is M×N×K.  Raises `UsageError` with an example."""
+    if not re.fullmatch(r"[1-9]\d{0,6}(x[1-9]\d{0,6}x[1-9]\d{0,6})?", text, re.ASCII):
+        raise UsageError(f"not a shape: {text!r} (write 2048, or MxNxK: 200x136x96)")
+    edges = [int(edge) for edge in text.split("x")]
+    if max(edges) > _LONGEST:
+        raise UsageError(f"shape {text}: no edge may be longer than {_LONGEST}")
+    return (edges[0], edges[-2], edges[-1]) if len(edges) == 3 else (edges[0],) * 3
+
+
+def _needs(backend: str, dtype: str, shape: str) -> Needs:
+    k = parse_shape(str(shape))[2]
+    if dtype == "int8" and k >= _LONGEST_INT8_SUM:
+        raise UsageError(f"shape {shape}: with int8, K must be below {_LONGEST_INT8_SUM}, or sums leave int32")
+    if backend == "triton":
+        return Needs(modules=("torch", "triton"), arch=80, interpreter=True)
+    arch = {"tf32": 80, "bf16": 80, "int8": 75}.get(dtype, 0)
+    return Needs(modules=("torch",), arch=arch, device="cuda" if dtype == "tf32" else "any")
+
+
+@probe(
+    "matmul",
+    needs=_needs,
+    backend=("torch", "triton"),
+    dtype=("fp32", "tf32", "fp16", "bf16", "int8"),
+    shape=("256", "512", "1024", "2048", "4096", "8192"),
+)
+def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
+    """Matrix product with B stored N×K, as the weight of a linear layer.  shape: edge of a square, or MxNxK.
+
+    Random normal data (uniform for int8), output in the dtype (int32 for int8, fp32 for tf32), sums in fp32.  On a processor the
+    Triton kernel is checked in the interpreter and not timed.
+    """
+    import torch
+
+    from kernels import buffers, products
+
+    m, n, k = parse_shape(str(shape))
+    operand, output = _types(dtype)
+    with_precision(dtype)
+    start = _starter(ctx, backend, dtype, (m, n, k))
+    per_set = (m * k + n * k) * operand.itemsize + m * n * output.itemsize
+    buffers.require(per_set, ctx.device)
+    sets = 1 if ctx.interpret else min(ctx.buffer_sets(per_set), MOST_SETS, max(1, buffers.free_bytes(ctx.device) // 2 // per_set))
+    a = buffers.stack(sets, m, k, operand, ctx.device)
+    b = buffers.stack(sets, n, k, operand, ctx.device)
+    c = buffers.stack(sets, m, n, output, ctx.device)
+    generator = torch.Generator(ctx.device).manual_seed(ctx.seed)
+    products.fill(a[0], dtype, generator)
+    products.fill(b[0], dtype, generator)
+    a[1:] = a[0]
+    b[1:] = b[0]
+    products.poison(c)
+    ctx.set("layout", "A MxK, B NxK, C MxN, row-major")
+    ctx.set("buffer_sets", sets)
+
+    runs = [start(a[i], b[i], c[i]) for i in range(sets)]
+    picks = torch.Generator().manual_seed(ctx.seed)
+    rows = sorted({0, m - 1, *torch.randint(m, (products.ROWS - 2,), generator=picks).tolist()})
+    precision = products.PRECISION[dtype]
+    count = 2 * m * n * k
+
+    def check() -> None:
+        products.check_rows(a[work.last], b[work.last], c[work.last], precision, rows)
+        products.check_whole(a[work.last], b[work.last], c[work.last], precision, generator)
+
+    work = Work(
+        run=runs,
+        reset=lambda: products.poison(c),
+        check=check,
+        exact=lambda: products.check_exact(a[0], b[0], c[0], runs[0], dtype, generator),
+        digest=lambda: products.digest(c[work.last]),
+        close=lambda: with_precision("fp32"),
+        workload=Workload(flops=0 if dtype == "int8" else count, ops=count if dtype == "int8" else 0, dtype=dtype, bound="compute"),
+        clock="device" if ctx.kind == "cuda" else "wall",
+        cache="none" if ctx.interpret else "cold" if sets * per_set >= 3 * ctx.llc_bytes else "hot",
+    )
+    return work
+
+
+def _types(dtype: str) -> tuple[torch.dtype, torch.dtype]:
+    """Types of the operands and of the output."""
+    import torch
+
+    operand = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}[dtype]
+    return operand, torch.int32 if dtype == "int8" else operand
+
+
+def with_precision(dtype: str) -> None:
+    """Let torch's GPU products use TF32 for ``tf32`` alone, and sum fp16 and bf16 in fp32 even where K is split."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def _starter(ctx: Context, backend: str, dtype: str, mnk: Shape) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+    """What makes a callable for one set of buffers.  Raises `Skip` where the case has no meaning or takes too long."""
+    if backend == "triton":
+        return _triton_starter(ctx, dtype, mnk)
+    import torch
+
+    m, n, k = mnk
+    if ctx.kind == "cuda":
+        if dtype == "int8" and (m <= 16 or n % 8 or k % 8):
+            raise Skip("int8 on a GPU needs M above 16 and N and K divisible by 8")
+    else:
+        ctx.set("threads", torch.get_num_threads())
+        ctx.set("mkl", torch.backends.mkl.is_available())
+        ctx.set("onednn", torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+        ctx.set("vector", torch.backends.cpu.get_cpu_capability())
+        _refuse_long(ctx, dtype, mnk)
+    return _torch_call
+
+
+def _torch_call(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Call:
+    import torch
+
+    right = b.T
+    if a.dtype == torch.int8:
+        return lambda: torch._int_mm(a, right, out=c)
+    return lambda: torch.mm(a, right, out=c)
+
+
+def _triton_starter(ctx: Context, dtype: str, mnk: Shape) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+    if ctx.interpret:
+        from kernels.triton import interpreter
+
+        if math.prod(mnk) > INTERPRETED:
+            raise Skip("too large for the interpreter: M·N·K up to 512x512x512 fits")
+        interpreter.install()
+    elif ctx.kind == "cpu":
+        raise Skip("Triton kernels run on a processor in the interpreter only")
+    from kernels.triton import matmul as kernel
+
+    config = kernel.configuration("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype)
+    ctx.set("config", str(config))
+    return lambda a, b, c: kernel.call(config, dtype, a, b, c)
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# how long one call will take, before it is made
+
+
+def _refuse_long(ctx: Context, dtype: str, mnk: Shape) -> None:
+    """Raises `Skip` if one call on this processor would take longer than the whole budget."""
+    import torch
+
+    from kernels import products
+
+    generator = torch.Generator().manual_seed(ctx.seed)
+    operand, output = _types(dtype)
+
+    def cost(edge: int) -> float:
+        a, b = torch.empty((2, edge, edge), dtype=operand)
+        products.fill(a, dtype, generator)
+        products.fill(b, dtype, generator)
+        call = _torch_call(a, b, torch.empty((edge, edge), dtype=output))
+        start = time.perf_counter()  # decides whether to measure; is no result
+        call()
+        return time.perf_counter() - start
+
+    seconds = foresee(cost, math.prod(mnk) ** (1 / 3))
+    if seconds > ctx.budget_s:
+        shown = format_time(seconds) if seconds < 60 else format_duration(seconds)
+        raise Skip(f"one call would take about {shown}, over the budget of {format_duration(ctx.budget_s)}: a smaller shape fits")
+
+
+def foresee(cost: Callable[[int], float], edge: float, spend_s: float = 0.3) -> float:
+    """Seconds of a product of the given edge, from ever larger ones (``cost``: edge → seconds) that take ``spend_s`` together.
+
+    Each doubling of the edge costs eight times as much, or more where the last doublings did (cache misses), but never beyond 16:
+    small products are all overhead and say little.
+    """
+    cost(64)  # threads start, libraries choose their kernels
+    took: list[float] = []
+    growth = 8.0
+    for rung in itertools.count(6):
+        took.append(cost(1 << rung))
+        if took[-1] < spend_s / 10:
+            took[-1] = min(took[-1], cost(1 << rung))
+        if len(took) > 2:
+            growth = min(16.0, max(8.0, math.sqrt(took[-1] / took[-3])))
+        if 2 << rung > edge or sum(took) + growth * took[-1] > spend_s:
+            break
+    return took[-1] * growth ** max(0.0, math.log2(edge) - rung)

@@ -1,0 +1,145 @@
+"""C = A · Bᵀ in Triton: one pointer kernel, and the configuration each architecture gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from clustergauge.probe import Skip
+
+
+@triton.jit
+def matmul_kernel(
+    a_ptr,
+    b_ptr,
+    c_ptr,
+    M,
+    N,
+    K,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EVEN_K: tl.constexpr,
+):
+    """C (M×N) = A (M×K) · B (N×K) transposed; all row-major, so K is contiguous in both operands.
+
+    One program computes one BM×BN tile.  Tiles are walked in groups of GROUP rows of tiles, which keeps the operands in the L2
+    cache.  ``ACC``: type of the sums.  ``EVEN_K``: K is a multiple of BK, which spares the mask of the K loop.
+    """
+    pid = tl.program_id(0)
+    tiles_m = tl.cdiv(M, BM)
+    per_group = GROUP * tl.cdiv(N, BN)
+    first = pid // per_group * GROUP
+    rows = min(tiles_m - first, GROUP)
+    tile_m = first + pid % per_group % rows
+    tile_n = pid % per_group // rows
+    # Only the start of a tile needs 64 bits.  Past the edge the last row is read again: those sums are never stored.
+    rm = tl.minimum(tl.arange(0, BM), M - 1 - tile_m * BM)
+    rn = tl.minimum(tl.arange(0, BN), N - 1 - tile_n * BN)
+    rk = tl.arange(0, BK)
+    a = a_ptr + (tile_m * BM).to(tl.int64) * K + rm[:, None] * K + rk[None, :]
+    b = b_ptr + (tile_n * BN).to(tl.int64) * K + rn[None, :] * K + rk[:, None]
+    acc = tl.zeros((BM, BN), dtype=ACC)
+    for k in range(0, tl.cdiv(K, BK)):
+        if EVEN_K:
+            at = tl.load(a)
+            bt = tl.load(b)
+        else:
+            at = tl.load(a, mask=rk[None, :] < K - k * BK, other=0)
+            bt = tl.load(b, mask=rk[:, None] < K - k * BK, other=0)
+        acc = tl.dot(at, bt, acc, input_precision=PRECISION, out_dtype=ACC)
+        a += BK
+        b += BK
+    cm = tl.arange(0, BM)[:, None]
+    cn = tile_n * BN + tl.arange(0, BN)[None, :]
+    c = c_ptr + (tile_m * BM).to(tl.int64) * N + cm * N + cn
+    tl.store(c, acc.to(c_ptr.dtype.element_ty), mask=(tile_m * BM + cm < M) & (cn < N))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tile of the output (bm × bn), step along K (bk), and how a program is run."""
+
+    bm: int
+    bn: int
+    bk: int
+    warps: int
+    stages: int
+    group: int = 8
+
+    def __str__(self) -> str:
+        return f"{self.bm}x{self.bn}x{self.bk}, {self.warps} warps, {self.stages} stages, groups of {self.group}"
+
+
+def _family(wide: Config, tf32: Config, int8: Config, fp32: Config) -> dict[str, Config]:
+    return {"fp16": wide, "bf16": wide, "tf32": tf32, "int8": int8, "fp32": fp32}
+
+
+_AMPERE = _family(
+    Config(128, 256, 64, 8, 3), Config(128, 256, 32, 8, 3), Config(128, 128, 128, 8, 3), Config(128, 128, 16, 8, 3)
+)
+"""Fits 99 KiB of shared memory, so Ada and consumer Blackwell too.  int8 in tiles of 128×256 spills."""
+_HOPPER = _family(
+    Config(128, 256, 64, 8, 3), Config(128, 256, 32, 8, 3), Config(128, 256, 128, 8, 3), Config(128, 128, 16, 8, 3)
+)
+_CDNA3 = _family(
+    Config(128, 256, 64, 8, 2), Config(128, 256, 32, 8, 2), Config(128, 128, 128, 8, 2), Config(128, 128, 16, 8, 2)
+)
+"""Three stages do not fit the 64 KiB of local memory."""
+_CDNA4 = {dtype: config for dtype, config in _CDNA3.items() if dtype != "tf32"}
+_SMALL = Config(64, 64, 32, 4, 2)
+CONFIGS: dict[str, dict[str, Config]] = {
+    "interpreter": _family(_SMALL, _SMALL, _SMALL, _SMALL),
+    "sm_8": _AMPERE,
+    "sm_9": _HOPPER,
+    "sm_10": _HOPPER,
+    "sm_12": _AMPERE,
+    "gfx942": _CDNA3,
+    "gfx950": _CDNA4,
+}
+"""By architecture (for NVIDIA the major version of the capability) and dtype; each compiles without spills for each."""
+
+
+def architecture(device: str) -> str:
+    """``sm_90`` or ``gfx942`` of a torch device."""
+    properties = torch.cuda.get_device_properties(torch.device(device))
+    if torch.version.hip:
+        return properties.gcnArchName.partition(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+def configuration(arch: str, dtype: str) -> Config:
+    """The configuration for an architecture.  Raises `Skip` if there is none."""
+    family = arch[:-1] if arch.startswith("sm_") else arch
+    if dtype not in CONFIGS.get(family, {}):
+        raise Skip(f"the Triton matmul has no configuration for {dtype} on {arch}")
+    return CONFIGS[family][dtype]
+
+
+def constants(config: Config, dtype: str, k: int) -> dict[str, Any]:
+    """The compile-time arguments of `matmul_kernel`."""
+    return {
+        "BM": config.bm,
+        "BN": config.bn,
+        "BK": config.bk,
+        "GROUP": config.group,
+        "ACC": tl.int32 if dtype == "int8" else tl.float32,
+        "PRECISION": "tf32" if dtype == "tf32" else "ieee",
+        "EVEN_K": k % config.bk == 0,
+    }
+
+
+def call(config: Config, dtype: str, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Callable[[], object]:
+    """A callable that computes c = a·bᵀ; a (m×k), b (n×k), c (m×n), all row-major without gaps."""
+    (m, k), n = a.shape, b.shape[0]
+    launch = matmul_kernel[(triton.cdiv(m, config.bm) * triton.cdiv(n, config.bn),)]
+    fixed = constants(config, dtype, k)
+    return lambda: launch(a, b, c, m, n, k, num_warps=config.warps, num_stages=config.stages, **fixed)

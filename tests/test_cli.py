@@ -1,0 +1,286 @@
+"""The command line as people use it: real processes, real signals, real full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SUITE = """
+title = "planned faults"
+budget_s = 0.2
+timeout_s = 3
+[[cases]]
+probe = "misbehave"
+how = {how}
+world = "serial"
+phase = "run"
+"""
+
+
+def start(*words: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run_suite.py"), *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | (env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def suite(*words: str, **more) -> subprocess.CompletedProcess[str]:
+    process = start(*words, **more)
+    out, err = process.communicate(timeout=100)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """Words of a run of planned faults into ``tmp_path``."""
+
+    def words(*how: str) -> list[str]:
+        path = tmp_path / "faults.toml"
+        path.write_text(SUITE.format(how=json.dumps(how)))
+        return ["--suite", str(path), "--probes", "tests.faults.misbehaving", "-o", str(tmp_path / "results")]
+
+    return words
+
+
+def only_run(tmp_path: Path) -> Path:
+    (path,) = [p for p in (tmp_path / "results").iterdir() if (p / "run.json").exists()]
+    return path
+
+
+def records(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (only_run(tmp_path) / "records.jsonl").read_text().splitlines()]
+
+
+def living(mark: str) -> list[str]:
+    """Commands of processes whose environment or command line holds ``mark``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if mark.encode() in text and int(entry.name) != os.getpid():
+                found.append(text[:200].decode(errors="replace"))
+    return found
+
+
+def loaded_by(code: str) -> set[str]:
+    out = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys, run_suite\ntry:\n  {code}\nexcept SystemExit: pass\nprint('|'.join(sys.modules), file=sys.stderr)",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(out.stderr.splitlines()[-1].split("|"))
+
+
+def test_help_loads_nothing_heavy():
+    loaded = loaded_by("run_suite.main(['--help'])")
+    assert not loaded & {"torch", "triton", "numpy", "scipy", "rich", "msgspec", "mpi4py", "pynvml"}
+
+
+def test_list_answers_without_device_libraries():
+    loaded = loaded_by("run_suite.main(['list'])")
+    assert not loaded & {"torch", "triton", "mpi4py", "scipy", "cupy"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--colour"], "unrecognized arguments: --colour"),
+        (["rnu"], "unrecognized arguments: rnu"),
+        (["--suite", "nothing"], "unknown suite 'nothing' (there are "),
+        (["--suite", "no/such.toml"], "no suite file no/such.toml"),
+        (["--set", "size=huge"], "not a size: 'huge'"),
+        (["--set", "size"], "write AXIS=VALUE"),
+        (["-k", "nothing-like-this"], "no case matches 'nothing-like-this'"),
+        (["-o", "/proc/results"], "/proc/results"),
+        (["-o", __file__], "test_cli.py"),
+        (["--target", "/no/such/folder"], "--target /no/such/folder: not a folder"),
+        (["--max-time", "soon"], "not a duration: 'soon'"),
+        (["--launches", "0"], "must be at least 1"),
+        (["--launches", "many"], "--launches"),
+        (["--probes", "no_such_module"], "cannot import probe module no_such_module"),
+        (["--accept", "no-such.toml"], "cannot read no-such.toml"),
+        (["--resume", "no-such-run"], "no-such-run"),
+        (["report", "no-such-run"], "no-such-run"),
+        (["report"], "RUN"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(words, said):
+    done = suite(*words)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_faults_are_survived_named_and_counted(tmp_path, faulty):
+    done = suite(*faulty("well", "raise", "kill", "wrong", "skip"))
+    assert done.returncode == 3, done.stderr
+    assert [r["status"] for r in records(tmp_path)] == ["ok", "error", "error", "error", "error"]
+    assert "RuntimeError: planned failure" in done.stdout
+    assert "killed by SIGKILL in phase 'measure'" in done.stdout
+    assert "again: run_suite.py run -k" in done.stdout
+    assert living(str(tmp_path)) == []
+    logs = list((only_run(tmp_path) / "logs").iterdir())
+    assert any("planned failure" in log.read_text() for log in logs)
+
+
+def test_json_is_one_document_and_nothing_else(tmp_path, faulty):
+    done = suite(*faulty("well", "raise"), "--format", "json")
+    document = json.loads(done.stdout)
+    assert [r["status"] for r in document["records"]] == ["ok", "error"]
+    assert {"run", "records", "verdicts"} <= set(document)
+    again = suite("report", str(only_run(tmp_path)), "--format", "json")
+    assert json.loads(again.stdout) == document
+
+
+def test_report_and_verify_show_the_run_again(tmp_path, faulty):
+    first = suite(*faulty("well"))
+    assert first.returncode == 0, first.stderr
+    path = str(only_run(tmp_path))
+    assert suite("report", path).stdout == first.stdout
+    assert suite("report", "latest", "-o", str(tmp_path / "results")).stdout == first.stdout
+    assert suite("verify", path).returncode == 0
+    file = only_run(tmp_path) / "records.jsonl"
+    file.write_text(file.read_text().replace('"launch":0', '"launch":1'))
+    done = suite("verify", path)
+    assert done.returncode == 2
+    assert "records.jsonl" in done.stdout + done.stderr
+    assert suite("report", path).returncode == 2
+
+
+def test_head_may_hang_up(tmp_path, faulty):
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} run_suite.py {' '.join(faulty('well'))} | head -n 1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_ctrl_c_keeps_and_reports_what_was_measured(tmp_path, faulty):
+    process = start(*faulty("well", "hang"))
+    wait_for(lambda: (tmp_path / "results").exists() and records(tmp_path), 30)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "misbehave" in out
+    assert [r["status"] for r in records(tmp_path)] == ["ok"]
+    assert living(str(tmp_path)) == []
+    assert json.loads((only_run(tmp_path) / "run.json").read_text())["interrupted"] is True
+
+
+def test_resume_measures_only_what_is_missing(tmp_path, faulty):
+    process = start(*faulty("well", "hang", "raise"))
+    wait_for(lambda: (tmp_path / "results").exists() and records(tmp_path), 30)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    first = records(tmp_path)
+    done = suite("--resume", "latest", "-o", str(tmp_path / "results"))
+    assert done.returncode == 3, done.stderr
+    assert [r["status"] for r in records(tmp_path)] == ["ok", "error", "error"]
+    assert records(tmp_path)[: len(first)] == first
+
+
+def test_kill_9_loses_the_case_in_flight_at_most_and_leaves_nobody(tmp_path, faulty):
+    process = start(*faulty("well", "hang"), env={"CLUSTERGAUGE_TEST": str(tmp_path)})
+    wait_for(lambda: (tmp_path / "results").exists() and records(tmp_path), 30)
+    time.sleep(0.3)
+    process.kill()
+    process.communicate(timeout=10)
+    wait_for(lambda: not living(f"CLUSTERGAUGE_TEST={tmp_path}"), 10)
+    assert [r["status"] for r in records(tmp_path)] == ["ok"]
+    done = suite("--resume", "latest", "-o", str(tmp_path / "results"))
+    assert done.returncode == 3, done.stderr
+    assert [r["status"] for r in records(tmp_path)] == ["ok", "error"]
+
+
+def test_max_time_starts_no_more_cases_and_says_how_to_go_on(tmp_path, faulty):
+    done = suite(*faulty("well", "print"), "--max-time", "1ms")
+    assert "2 cases not reached in the time given" in done.stderr
+    assert "--resume" in done.stderr
+    done = suite("--resume", "latest", "-o", str(tmp_path / "results"))
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path)) == 2
+
+
+def test_only_the_failed_cases_run_again(tmp_path, faulty):
+    suite(*faulty("well", "raise"))
+    done = suite(
+        "--rerun-failed", "latest", "--probes", "tests.faults.misbehaving", "-o", str(tmp_path / "results"), "--format", "json"
+    )
+    assert [r["case"].split("/")[1] for r in json.loads(done.stdout)["records"]] == ["how=raise"]
+
+
+def test_launches_are_fresh_processes(tmp_path, faulty):
+    done = suite(*faulty("well"), "--launches", "2", "--format", "json")
+    assert [r["launch"] for r in json.loads(done.stdout)["records"]] == [0, 1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_one_line_and_leaves_a_readable_run(tmp_path, faulty):
+    small = tmp_path / "results"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=True)
+    try:
+        done = suite(*faulty("well", "print", "well", "raise"), "--launches", "40")
+        assert done.returncode in (2, 3)
+        assert "Traceback" not in done.stderr
+        assert "No space left" in done.stderr
+        assert living(str(tmp_path)) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_another_package_called_kernels_does_not_get_in(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("raise RuntimeError('the wrong kernels')")
+    done = suite(
+        "-k",
+        "matmul/*fp32/shape=256",
+        "--set",
+        "shape=256",
+        "-o",
+        str(tmp_path / "r"),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the wrong kernels" not in done.stdout + done.stderr
+
+
+def wait_for(what, within_s: float) -> None:
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            if what():
+                return
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")

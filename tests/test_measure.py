@@ -1,0 +1,169 @@
+"""The timing loop on a fake clock: exact counts, exact times, and nothing but the calls between two readings."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from clustergauge.measure import Plan, Sampler
+from clustergauge.model import Workload
+from clustergauge.probe import Work, Wrong
+from clustergauge.world import Serial
+
+
+@dataclass
+class FakeClock:
+    """Time passes only where a test says: every call takes the next of ``durations`` seconds."""
+
+    durations: Any
+    tick_s: float = 1e-9
+    max_calls: int = 1 << 16
+    name: str = "wall"
+    time_s: float = 0.0
+    log: list[str] = field(default_factory=list)
+
+    def now(self) -> float:
+        return self.time_s
+
+    def time(self, calls) -> float:
+        self.log.append(f"start {len(calls)}")
+        total = 0.0
+        for call in calls:
+            call()
+            total += next(self.durations)
+        self.time_s += total
+        self.log.append("stop")
+        return total
+
+    def owned(self):
+        return nullcontext()
+
+
+def always(seconds: float):
+    return itertools.repeat(seconds)
+
+
+def sampler(clock: FakeClock, work: Work | None = None, **plan) -> Sampler:
+    return Sampler(work or Work(run=lambda: None, workload=Workload()), clock, Serial(), Plan(**plan))
+
+
+def test_constant_times_converge_at_the_first_look():
+    measured = sampler(FakeClock(always(0.001))).measure()
+    assert measured.samples_s == [0.001] * 20
+    assert measured.stop_reason == "converged"
+    assert measured.iterations_per_sample == 1
+    assert measured.sample_start_s == pytest.approx([i * 0.001 for i in range(20)])
+
+
+def test_short_calls_are_gathered_until_a_sample_has_100_ticks():
+    clock = FakeClock(always(2e-6), tick_s=1e-6)
+    measured = sampler(clock).measure()
+    assert measured.iterations_per_sample >= 50
+    assert measured.iterations_per_sample <= 75
+    assert measured.samples_s == pytest.approx([2e-6] * 20)
+
+
+def test_work_may_limit_its_iterations():
+    work = Work(run=lambda: None, workload=Workload(), max_iterations=3)
+    assert sampler(FakeClock(always(1e-9), tick_s=1e-6), work).measure().iterations_per_sample == 3
+
+
+def test_the_budget_ends_a_restless_case_and_says_so():
+    noise = itertools.cycle([0.01, 0.03, 0.02, 0.05, 0.04])
+    measured = sampler(FakeClock(noise), budget_s=1.0).measure()
+    assert measured.stop_reason == "budget"
+    assert 0.8 <= sum(measured.samples_s) <= 1.1
+
+
+def test_a_slow_case_gets_the_fewest_samples_that_give_an_interval():
+    measured = sampler(FakeClock(always(1.0)), budget_s=2.0).measure()
+    assert len(measured.samples_s) == 6
+    measured = sampler(FakeClock(always(10.0)), budget_s=2.0).measure()
+    assert len(measured.samples_s) == 3
+
+
+def test_a_record_keeps_no_more_samples_than_it_may():
+    noise = itertools.cycle([0.0001, 0.0003])
+    measured = sampler(FakeClock(noise), budget_s=1e6, most=500).measure()
+    assert len(measured.samples_s) == 500
+    assert measured.stop_reason == "samples"
+
+
+def test_reset_is_outside_the_clock_and_before_every_sample():
+    clock = FakeClock(always(0.001))
+    work = Work(run=lambda: clock.log.append("run"), reset=lambda: clock.log.append("reset"), workload=Workload())
+    sampler(clock, work).measure()
+    assert len(clock.log) % 4 == 0
+    assert clock.log == ["reset", "start 1", "run", "stop"] * (len(clock.log) // 4)
+
+
+def test_buffer_sets_take_turns_without_end():
+    order: list[int] = []
+    work = Work(run=[lambda i=i: order.append(i) for i in range(3)], workload=Workload())
+    sampler(FakeClock(always(0.001)), work).measure()
+    assert order == [i % 3 for i in range(len(order))]
+    assert work.last == order[-1]
+
+
+def test_buffer_sets_take_turns_inside_a_sample_too():
+    order: list[int] = []
+    work = Work(run=[lambda i=i: order.append(i) for i in range(3)], workload=Workload())
+    sampler(FakeClock(always(1e-5), tick_s=1e-6), work).measure()
+    assert order[3:] == [(i + order[3]) % 3 for i in range(len(order) - 3)]
+    assert work.last == order[-1]
+
+
+def test_no_garbage_is_collected_while_timing():
+    seen: list[bool] = []
+    sampler(FakeClock(always(0.001)), Work(run=lambda: seen.append(gc.isenabled()), workload=Workload())).measure()
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+def test_outputs_that_change_between_samples_are_wrong():
+    digests = iter(["same", "same", "other"])
+    work = Work(run=lambda: None, digest=lambda: next(digests), workload=Workload())
+    with pytest.raises(Wrong, match="digests same and other"):
+        sampler(FakeClock(itertools.cycle([0.001, 0.003])), work, budget_s=1.0).measure()
+
+
+def test_the_slowest_rank_makes_the_sample():
+    class Pair(Serial):
+        """Rank 0 of two; the other is twice as slow in every second sample."""
+
+        size = 2
+
+        def gather(self, value):
+            return (
+                [value, [2 * v if i % 2 else v / 2 for i, v in enumerate(value)]] if isinstance(value, list) else [value, value]
+            )
+
+    work = Work(run=lambda: None, workload=Workload())
+    measured = Sampler(work, FakeClock(always(0.001)), Pair(), Plan(budget_s=0.019)).measure()
+    assert measured.samples_s[:4] == [0.001, 0.002, 0.001, 0.002]
+
+
+def test_ranks_meet_before_every_sample_and_only_where_asked():
+    class Counting(Serial):
+        met = 0
+
+        def barrier(self):
+            self.met += 1
+
+    for sync in (True, False):
+        world, clock = Counting(), FakeClock(always(0.001))
+        Sampler(Work(run=lambda: None, sync=sync, workload=Workload()), clock, world, Plan()).measure()
+        assert world.met == (clock.log.count("stop") if sync else 0)
+
+
+def test_the_loop_mean_is_one_long_sample():
+    clock = FakeClock(always(0.001))
+    one = sampler(clock, budget_s=2.0)
+    one.measure()
+    assert one.loop_mean() == pytest.approx(0.001)
+    assert clock.log[-2] == "start 400"

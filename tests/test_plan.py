@@ -1,0 +1,182 @@
+"""From suite files to cases: what is chosen, in what order, and what is refused in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from clustergauge.errors import UsageError
+from clustergauge.model import Cpu, Gpu, Machine
+from clustergauge.plan import Suite, Wish, load_probes, load_suite, plan
+from clustergauge.probe import Needs, Probe, probe
+
+ROOT = Path(__file__).parent.parent
+
+
+def machine(gpus: int = 0, cores: int = 2) -> Machine:
+    """A made-up machine."""
+    return Machine(
+        machine_id="m1",
+        host="node-1",
+        cpu=Cpu(model="cpu", cores=cores, threads=cores, allowed=f"0-{cores - 1}"),
+        memory_bytes=1 << 34,
+        gpus=[Gpu(index=i, name="NVIDIA A100-SXM4-80GB", uuid=f"GPU-{i}", arch="sm_80") for i in range(gpus)],
+    )
+
+
+def made(name: str, needs=None, **axes) -> Probe:
+    return probe(name, needs=needs, **axes)(lambda ctx, **params: None)
+
+
+PROBES = {
+    p.name: p
+    for p in (
+        made("plain", backend=("a", "b"), size=(1024, 2048)),
+        made("disk", Needs(target=True), op=("read",)),
+        made(
+            "ranks",
+            lambda backend: Needs(
+                world="mpi" if backend == "mpi" else "torch", ranks=2, device="cuda" if backend == "nccl" else "cpu"
+            ),
+            backend=("mpi", "gloo", "nccl"),
+        ),
+        made("fresh", Needs(device="cuda", arch=90), dtype=("fp8",)),
+        made("missing", Needs(modules=("no_such_module",))),
+        made("jit", lambda backend: Needs(interpreter=backend == "triton"), backend=("triton", "torch")),
+    )
+}
+
+
+def suite(tmp_path: Path, text: str) -> Suite:
+    path = tmp_path / "s.toml"
+    path.write_text('title = "t"\n' + text)
+    return load_suite(path)
+
+
+def cases(tmp_path, text, here=None, **wish):
+    return plan(suite(tmp_path, text), PROBES, here or machine(), Wish(**wish))
+
+
+def test_axes_multiply_and_sizes_are_read(tmp_path):
+    found = cases(tmp_path, '[[cases]]\nprobe = "plain"\nsize = ["4KiB", 16]\nbudget_s = 0.5\n')
+    assert [c.case for c in found] == [
+        "plain/backend=a/size=4KiB",
+        "plain/backend=a/size=16B",
+        "plain/backend=b/size=4KiB",
+        "plain/backend=b/size=16B",
+    ]
+    assert found[0].params == {"backend": "a", "size": 4096}
+    assert {c.budget_s for c in found} == {0.5}
+
+
+def test_globs_and_words_choose(tmp_path):
+    text = '[[cases]]\nprobe = "plain"\n'
+    assert len(cases(tmp_path, text, globs=["plain/*/size=1KiB"])) == 2
+    assert len(cases(tmp_path, text, globs=["backend=a"])) == 2
+    assert len(cases(tmp_path, text, globs=["*a/size=1KiB", "*b/size=2KiB"])) == 2
+    with pytest.raises(UsageError, match="no case matches 'nothing'"):
+        cases(tmp_path, text, globs=["nothing"])
+
+
+def test_values_of_axes_can_be_replaced_and_are_checked(tmp_path):
+    text = '[[cases]]\nprobe = "plain"\n'
+    assert [c.params["size"] for c in cases(tmp_path, text, values={"size": ["1MiB"], "backend": ["a"]})] == [1 << 20]
+    for values, words in (
+        ({"backend": ["z"]}, "backend=z: probe 'plain' knows a, b"),
+        ({"nothing": ["z"]}, "--set nothing: no probe has this axis"),
+        ({"size": ["much"]}, "not a size: 'much'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            cases(tmp_path, text, values=values)
+
+
+def test_every_gpu_measures_alone_and_ranks_are_all_of_them(tmp_path):
+    found = cases(tmp_path, '[[cases]]\nprobe = "plain"\nbackend = "a"\nsize = 1024\n', machine(gpus=3))
+    assert [c.device for c in found] == ["cuda:0", "cuda:1", "cuda:2"]
+    (nccl,) = cases(tmp_path, '[[cases]]\nprobe = "ranks"\nbackend = "nccl"\n', machine(gpus=8))
+    assert (nccl.ranks, nccl.device, nccl.world, nccl.skip) == (8, "cuda:all", "torch", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "here", "words"),
+    [
+        ('probe = "ranks"\nbackend = "nccl"', machine(), "no GPU"),
+        ('probe = "ranks"\nbackend = "nccl"', machine(gpus=1), "needs 2 ranks, here is 1 GPU"),
+        ('probe = "ranks"\nbackend = "mpi"', machine(cores=1), "needs 2 ranks, here is 1 core"),
+        ('probe = "fresh"', machine(gpus=1), "needs sm_90, NVIDIA A100-SXM4-80GB is sm_80"),
+        ('probe = "missing"', machine(), "the package no_such_module is not installed"),
+        ('probe = "disk"', machine(), "no target folder"),
+        ('probe = "plain"\ndevice = "cuda"', machine(), "no GPU"),
+    ],
+)
+def test_what_cannot_run_says_why(tmp_path, text, here, words):
+    assert {c.skip for c in cases(tmp_path, f"[[cases]]\n{text}\n", here)} == {words}
+
+
+def test_the_interpreter_serves_only_where_there_is_no_gpu(tmp_path):
+    text = '[[cases]]\nprobe = "jit"\n'
+    assert [(c.interpret, c.device) for c in cases(tmp_path, text)] == [(False, "cpu:0"), (True, "cpu:0")]
+    assert [c.interpret for c in cases(tmp_path, text, machine(gpus=1))] == [False, False]
+    (gpu_only,) = cases(tmp_path, '[[cases]]\nprobe = "jit"\nbackend = "triton"\ndevice = "cuda"\n')
+    assert (gpu_only.interpret, gpu_only.skip) == (False, "no GPU")
+
+
+def test_blocks_for_another_device_are_left_out(tmp_path):
+    text = '[[cases]]\nprobe = "plain"\ndevice = "cpu"\n[[cases]]\nprobe = "plain"\ndevice = "cuda"\n'
+    assert {c.device for c in cases(tmp_path, text, machine(gpus=1))} == {"cuda:0"}
+    assert {c.device for c in cases(tmp_path, text, machine(gpus=1), device="cpu")} == {"cpu:0"}
+
+
+def test_launches_come_one_after_the_other(tmp_path):
+    found = cases(
+        tmp_path, '[[cases]]\nprobe = "disk"\n[[cases]]\nprobe = "ranks"\nbackend = "mpi"\n', launches=2, target=tmp_path
+    )
+    assert [(c.launch, c.probe) for c in found] == [(0, "disk"), (0, "ranks"), (1, "disk"), (1, "ranks")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[cases]\n", "not TOML"),
+        ("cases = 3\n", r"needs \[\[cases\]\] tables"),
+        ('[[cases]]\nprobe = "nobody"\n', "unknown probe 'nobody'"),
+        ('[[cases]]\nprobe = "plain"\ncolour = "red"\n', "probe 'plain' has no axis 'colour'"),
+        ('[[cases]]\nprobe = "plain"\nbudget_s = -1\n', r"cases\[1\].budget_s must be a positive number"),
+        ('[[cases]]\nprobe = "plain"\nbudget_s = "long"\n', "budget_s"),
+        ('[[cases]]\nprobe = "plain"\nsize = "1 parsec"\n', "not a size"),
+        ('surprise = 1\n[[cases]]\nprobe = "plain"\n', "surprise"),
+        ('schema = 9\n[[cases]]\nprobe = "plain"\n', "schema 9 is not known"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_one_line(tmp_path, text, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        cases(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.binary(max_size=300))
+def test_no_suite_file_breaks_the_reader(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("s") / "s.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError):
+        plan(load_suite(path), PROBES, machine(), Wish())
+
+
+def test_probes_of_one_name_are_refused():
+    with pytest.raises(UsageError, match="is defined by both"):
+        load_probes(["tests.faults.misbehaving", "tests.faults.twin"])
+
+
+@pytest.mark.parametrize("name", [p.stem for p in (ROOT / "suites").glob("*.toml")])
+@pytest.mark.parametrize("gpus", [0, 1, 8])
+def test_our_own_suites_fit_our_own_probes(name, gpus, tmp_path):
+    import collectives
+    import kernels
+    import storage_io
+
+    probes = load_probes([*kernels.PROBES, *collectives.PROBES, *storage_io.PROBES])
+    found = plan(load_suite(ROOT / "suites" / f"{name}.toml"), probes, machine(gpus=gpus), Wish(target=tmp_path))
+    assert any(not c.skip for c in found)
+    assert len({(c.case, c.device, c.launch) for c in found}) == len(found)
