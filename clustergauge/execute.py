@@ -98,6 +98,8 @@ class _Live:
         with clock.owned():
             sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase)
             measurement = sampler.measure()
+            if clock.exposed:
+                self.context.set("exposed_samples", clock.exposed)
             self.agree("check", work.check)
             if work.loop:
                 measurement = msgspec.structs.replace(measurement, loop_mean_s=sampler.loop_mean())

@@ -24,6 +24,7 @@ class FakeClock:
     tick_s: float = 1e-9
     max_calls: int = 1 << 16
     name: str = "wall"
+    exposed: int = 0
     time_s: float = 0.0
     log: list[str] = field(default_factory=list)
 
@@ -39,6 +40,9 @@ class FakeClock:
         self.time_s += total
         self.log.append("stop")
         return total
+
+    def settle(self) -> None:
+        self.log.append("settle")
 
     def owned(self):
         return nullcontext()
@@ -66,6 +70,11 @@ def test_short_calls_are_gathered_until_a_sample_has_100_ticks():
     assert measured.iterations_per_sample >= 50
     assert measured.iterations_per_sample <= 75
     assert measured.samples_s == pytest.approx([2e-6] * 20)
+
+
+def test_an_interruption_while_calibrating_does_not_pass_for_work():
+    clock = FakeClock(itertools.chain([2e-6, 1e-3], always(2e-6)), tick_s=1e-6)
+    assert sampler(clock).measure().iterations_per_sample >= 50
 
 
 def test_work_may_limit_its_iterations():

@@ -1,0 +1,254 @@
+"""What a reader should know before believing a number: doubts derived from the records, each with a remedy.  Pure.
+
+The limits are those of the notes on statistics that `stats` follows: chosen by simulation so that a quiet machine is not accused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from clustergauge import accept, metrics, stats
+from clustergauge.model import Record, Scalar, Warning_
+from clustergauge.units import format_time
+
+CV_MOST = 0.05
+RHO_MOST = 0.7
+DRIFT_LEAST = 0.01
+DRIFT_ERRORS = 3.0
+SERIES_SAMPLES = 20
+"""The fewest samples whose order says something."""
+MODES_SAMPLES = 50
+MODES_SHARE = 0.10
+"""The least share of the samples in the smaller mode."""
+MODES_GAP = 0.02
+MODES_SCALES = 3.0
+MODES_BETWEEN = 0.15
+"""The most of the samples in the middle third of the way from one mode to the other."""
+CLOCK_LEAST = 0.9
+LAUNCHES_LEAST = 3
+
+
+class Seen(NamedTuple):
+    """A doubt about one launch: how bad (to name the worst launch) and what was seen."""
+
+    weight: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A kind of doubt."""
+
+    name: str
+    remedy: str
+    look: Callable[[Record, list[float]], Seen | None]
+
+
+def doubts(records: Sequence[Record]) -> list[Warning_]:
+    """The doubts about one case on one device: of each kind the worst launch, and how many launches show it."""
+    timed = [(r, s) for r in records if r.status == "ok" and (s := metrics.samples(r))]
+    return [warning for doubt in DOUBTS for warning in _of_kind(doubt, timed)]
+
+
+def of_run(records: Sequence[Record]) -> list[Warning_]:
+    """What is to be said once for a whole run."""
+    launches: dict[tuple[str, str, str], set[int]] = {}
+    for record in records:
+        if record.status == "ok" and metrics.samples(record):
+            launches.setdefault((record.machine_id, record.case, record.device), set()).add(record.launch)
+    few = [len(numbers) for numbers in launches.values() if len(numbers) < LAUNCHES_LEAST]
+    if not few:
+        return []
+    cases = "every case" if len(few) == len(launches) else f"{len(few)} of {len(launches)} cases"
+    count = f"{min(few)} launch{'es' if min(few) > 1 else ''}" if min(few) == max(few) else f"{min(few)} or {max(few)} launches"
+    return [
+        Warning_(
+            name="few launches",
+            detail=f"{cases} had {count}: the spread between launches is not measured, {stats.RUN_SPREAD:.1%} is assumed",
+            remedy="--launches 5 measures every case in fresh processes",
+        )
+    ]
+
+
+def _of_kind(doubt: Doubt, timed: Sequence[tuple[Record, list[float]]]) -> Iterator[Warning_]:
+    found = [(seen, record.launch) for record, samples in timed if (seen := doubt.look(record, samples))]
+    if found:
+        worst, launch = max(found, key=lambda item: item[0].weight)
+        where = f" (launch {launch}; {len(found)} of {len(timed)} launches)" if len(timed) > 1 else ""
+        yield Warning_(name=doubt.name, detail=worst.detail + where, remedy=doubt.remedy)
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# one launch
+
+
+def _restless(_record: Record, samples: list[float]) -> Seen | None:
+    values = np.asarray(samples)
+    mean = float(values.mean())
+    cv = float(values.std()) / mean if mean > 0 else 0.0
+    ends = f"from {format_time(min(samples))} to {format_time(max(samples))}"
+    detail = f"samples spread by {cv:.1%} (standard deviation over mean), {ends}"
+    return Seen(cv, detail) if cv > CV_MOST else None
+
+
+def _wide(record: Record, samples: list[float]) -> Seen | None:
+    width = stats.median_interval(samples).half_width
+    if width is None:
+        return Seen(math.inf, f"{len(samples)} sample{'s are' if len(samples) > 1 else ' is'} too few for an interval")
+    ended = record.measurement.stop_reason if record.measurement else ""
+    why = {"budget": ": the time was up", "samples": ": a record keeps no more"}.get(ended, "")
+    detail = f"±{width:.2%} where {stats.TARGET:.0%} is asked, after {len(samples)} samples{why}"
+    return Seen(width, detail) if width > stats.TARGET else None
+
+
+def _correlated(_record: Record, samples: list[float]) -> Seen | None:
+    if len(samples) < SERIES_SAMPLES:
+        return None
+    rho = stats.autocorrelation(samples)
+    worth = len(samples) * (1 - rho) / (1 + rho)
+    detail = f"each sample resembles the one before (ρ = {rho:.2f}): {len(samples)} are worth {worth:.0f}"
+    return Seen(rho, detail) if rho > RHO_MOST else None
+
+
+def _short(record: Record, samples: list[float]) -> Seen | None:
+    tick = _number(record.settings.get("clock_tick_s"))
+    if record.measurement is None or not tick or tick < 0:
+        return None
+    took = stats.median(samples) * record.measurement.iterations_per_sample
+    detail = f"a sample takes {format_time(took)}, {took / tick:.0f} ticks of its clock ({format_time(tick)})"
+    return Seen(-took, detail) if took < stats.TICKS_PER_SAMPLE * tick else None
+
+
+def _drift(_record: Record, samples: list[float]) -> Seen | None:
+    third = len(samples) // 3
+    if len(samples) < SERIES_SAMPLES:
+        return None
+    first, last = samples[:third], samples[-third:]
+    before, after = stats.median(first), stats.median(last)
+    if before <= 0 or after <= 0:
+        return None
+    change = after / before - 1
+    error = math.hypot(stats.standard_error(first), stats.standard_error(last))
+    detail = (
+        f"the last third is {abs(change):.1%} {'slower' if change > 0 else 'faster'} than the first (standard error {error:.1%})"
+    )
+    return Seen(abs(change), detail) if abs(change) > max(DRIFT_LEAST, DRIFT_ERRORS * error) else None
+
+
+def _two_modes(_record: Record, samples: list[float]) -> Seen | None:
+    """The best split of the sorted samples in two: least squared deviation inside both, their outer twentieths pulled in."""
+    if len(samples) < MODES_SAMPLES:
+        return None
+    values = np.sort(np.asarray(samples))
+    count = len(values)
+    held = np.clip(values - values[count // 2], *(np.quantile(values, (0.05, 0.95)) - values[count // 2]))  # outliers are no mode
+    left = np.arange(1, count)
+    sums = np.cumsum(held)[:-1]
+    between = sums**2 / left + (held.sum() - sums) ** 2 / (count - left)
+    edge = math.ceil(MODES_SHARE * count)
+    split = edge + int(np.argmax(between[edge - 1 : count - edge]))
+    lower, upper = values[:split], values[split:]
+    low, high = float(np.median(lower)), float(np.median(upper))
+    scale = max(_scale(lower), _scale(upper))
+    if low <= 0 or high - low < max(MODES_GAP * low, MODES_SCALES * scale):
+        return None
+    third = (high - low) / 3
+    if np.count_nonzero((values > low + third) & (values < high - third)) > MODES_BETWEEN * count:
+        return None
+    detail = f"{split / count:.0%} of the samples take about {format_time(low)}, the others {format_time(high)}"
+    return Seen((high - low) / low, f"{detail} ({high / low - 1:+.1%})")
+
+
+def _scale(side: stats.Array) -> float:
+    """Standard deviation of one mode by MAD and by its middle 80 %, the larger: alone, each is too often small by chance."""
+    low, high = np.quantile(side, (0.1, 0.9))
+    return max(stats.scale(side), float(high - low) / 2.5631)
+
+
+def _slowing_clock(record: Record, _samples: list[float]) -> Seen | None:
+    """A clock at the end against the same clock at its start, while measuring."""
+    found: list[Seen] = []
+    for name, start in record.telemetry.items():
+        part, mark, _ = name.rpartition("_mhz_start")
+        first, last = _number(start), _number(record.telemetry.get(f"{part}_mhz_end"))
+        if mark and first and last is not None and last < CLOCK_LEAST * first:
+            clock = part.replace("_", " ")
+            found.append(
+                Seen(1 - last / first, f"the {clock} clock fell from {first:.0f} to {last:.0f} MHz ({last / first:.0%})")
+            )
+    return max(found, key=lambda seen: seen.weight, default=None)
+
+
+def _throttled(record: Record, _samples: list[float]) -> Seen | None:
+    """A thermal, power-brake or hardware throttle, as sensors saw it or counters kept it.  A power cap is information."""
+    found: list[str] = []
+    for name, value in record.telemetry.items():
+        if name.endswith("_throttle") and isinstance(value, str) and value not in ("", "none"):
+            found.append(f"{name.removesuffix('_throttle')}: {value}")
+    for name, value in record.counters.health.items():
+        if not _is_throttle(name):
+            continue
+        if isinstance(value, str) and not value.endswith("none"):
+            found.append(f"{name}: {value}")
+        elif isinstance(value, int | float) and value > 0:
+            found.append(f"{name}: +{value:g}")
+    return Seen(len(found), "; ".join(dict.fromkeys(found))) if found else None
+
+
+def _health(record: Record, _samples: list[float]) -> Seen | None:
+    """Error counters that grew and states that changed during the case.  What could not be read is unknown, and no doubt."""
+    found = [
+        f"{name}: {value}" if isinstance(value, str) else f"{name}: +{value}"
+        for name, value in record.counters.health.items()
+        if name != "unknown" and not _is_throttle(name)
+    ]
+    return Seen(len(found), "; ".join(found)) if found else None
+
+
+def _exposed(record: Record, _samples: list[float]) -> Seen | None:
+    """The device waited for the host in some samples."""
+    count = _number(record.settings.get("exposed_samples"))
+    return Seen(count, f"in {count:.0f} samples the device began before all launches were queued") if count else None
+
+
+def _unproven(record: Record, _samples: list[float]) -> Seen | None:
+    """Storage on another machine: this kernel's counters say nothing of its caches."""
+    if not record.counters.device_bytes or not accept.is_remote(record):
+        return None
+    return Seen(1.0, f"{record.settings.get('fs_type')}: what its servers read from their caches cannot be seen from here")
+
+
+def _is_throttle(name: str) -> bool:
+    return name.endswith(("throttle", "thermal_violation_ns"))
+
+
+def _number(value: Scalar) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+DOUBTS = (
+    Doubt(
+        "restless",
+        "stop what else runs on the machine, fix the clocks, or believe the interval rather than the median",
+        _restless,
+    ),
+    Doubt("wide interval", "give the case more time (budget_s in the suite file), or stop what else runs", _wide),
+    Doubt(
+        "correlated",
+        "something slower than a sample swings (clock, heat, a neighbour): fix the clocks, measure longer",
+        _correlated,
+    ),
+    Doubt("short samples", "give one run more work (a larger size): the clock is too coarse for this one", _short),
+    Doubt("drift", "let the machine reach its working temperature first, fix the clocks, and measure again", _drift),
+    Doubt("two modes", "find what switches: placement on cores and memory, clock steps, huge pages, a neighbour", _two_modes),
+    Doubt("slowing clock", "look at power limit and cooling, or fix the clocks lower than the machine can hold", _slowing_clock),
+    Doubt("throttled", "mend cooling or power supply; until then this is not what the part can do", _throttled),
+    Doubt("launch gaps", "use a larger size, or an idle host: launching may be in the time", _exposed),
+    Doubt("unproven", "take files larger than the memory of the servers", _unproven),
+    Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),
+)
