@@ -32,8 +32,17 @@ class Clock(Protocol):
         """The most calls one sample may hold."""
         ...
 
+    @property
+    def exposed(self) -> int:
+        """Samples whose time may hold the cost of launching; 0 for a clock that means to hold it."""
+        ...
+
     def now(self) -> float:
         """Seconds since some moment, monotonic: for budgets and for the start of samples."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until what was launched before is done, so that none of it falls into the next sample."""
         ...
 
     def time(self, calls: Calls) -> float:
@@ -50,6 +59,7 @@ class WallClock:
 
     name: Literal["wall"] = "wall"
     max_calls = 1 << 16
+    exposed = 0
 
     def __init__(self) -> None:
         self.tick_s = _wall_tick()
@@ -57,6 +67,9 @@ class WallClock:
     def now(self) -> float:
         """Seconds of ``time.perf_counter``."""
         return time.perf_counter()
+
+    def settle(self) -> None:
+        """Calls on the processor are done when they return."""
 
     def time(self, calls: Calls) -> float:
         """Seconds between just before the first call and just after the last."""
@@ -81,16 +94,22 @@ class WallClock:
 class CudaClock:
     """CUDA (or HIP) events on one owned stream, around launches queued behind a bounded spin kernel.
 
-    The spin keeps the device busy while the host queues the launches, so that the events enclose device work only.  Their
-    resolution is about 0.5 µs (CUDA runtime documentation, ``cudaEventElapsedTime``).
+    The spin keeps the device busy while the host queues the launches, so that the events enclose device work only.  It is
+    bounded, so that launches that fill the queue, or wait for the device themselves, delay it and never hang it.  Whether it
+    was long enough is looked at each time: if the device had begun before all was queued, the next spin is twice as long, up to
+    ``LONGEST_SPIN_S``.  Warming up and calibrating go through here too, so this settles before samples count.
+
+    The resolution is about 0.5 µs (CUDA runtime documentation, ``cudaEventElapsedTime``).
     """
 
     name: Literal["cuda_event"] = "cuda_event"
     tick_s = 0.5e-6
     max_calls = 512  # below the depth of the launch queue (about 1000), beyond which queueing itself would block
+    LONGEST_SPIN_S = 20e-3
 
     _SPIN_S = 50e-6
     _SPIN_PER_CALL_S = 10e-6
+    _FAST_KHZ = 2_000_000  # where torch does not tell: too fast a clock only makes the spin longer
 
     def __init__(self, device: str) -> None:
         import torch
@@ -102,21 +121,37 @@ class CudaClock:
         self._start: Any = torch.cuda.Event(enable_timing=True)
         self._end: Any = torch.cuda.Event(enable_timing=True)
         properties: Any = self._torch.cuda.get_device_properties(self._device)
-        khz = int(getattr(properties, "clock_rate", 1_500_000))
-        self._cycles_per_s = khz * 1000
+        # The highest clock (kHz): the spin kernel counts cycles, so a slower one only makes it longer.
+        self._cycles_per_s = (int(getattr(properties, "clock_rate", 0)) or self._FAST_KHZ) * 1000
+        self._stretch = 1
+        self.exposed = 0
+        """Samples in which the device began before the host had queued them all: launch gaps may be in their time."""
 
     def now(self) -> float:
         """Seconds of ``time.perf_counter``."""
         return time.perf_counter()
 
+    def settle(self) -> None:
+        """Wait for the owned stream."""
+        self.stream.synchronize()
+
     def time(self, calls: Calls) -> float:
-        """Seconds between two events recorded just before the first and just after the last call."""
-        spin = int((self._SPIN_S + self._SPIN_PER_CALL_S * len(calls)) * self._cycles_per_s)
-        self._torch.cuda._sleep(spin)
+        """Seconds between two events recorded just before the first and just after the last call.
+
+        Raises ``RuntimeError`` outside of `owned`: events on one stream say nothing of work on another.
+        """
+        if self._torch.cuda.current_stream(self._device) != self.stream:
+            raise RuntimeError("the CUDA clock watches its own stream: run the case inside clock.owned()")
+        spin = min(self.LONGEST_SPIN_S, self._stretch * (self._SPIN_S + self._SPIN_PER_CALL_S * len(calls)))
+        self._torch.cuda._sleep(int(spin * self._cycles_per_s))
         self._start.record(self.stream)
         for call in calls:
             call()
         self._end.record(self.stream)
+        if self._start.query():
+            self.exposed += 1
+            if spin < self.LONGEST_SPIN_S:
+                self._stretch *= 2
         self._end.synchronize()
         return self._start.elapsed_time(self._end) * 1e-3
 
