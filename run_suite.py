@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -21,15 +20,14 @@ from clustergauge.errors import UsageError
 
 if TYPE_CHECKING:
     from clustergauge.ceilings import Ceiling
-
-    from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Run
+    from clustergauge.model import Criterion, Metric, Planned, Record, Run
     from clustergauge.plan import Wish
-    from clustergauge.store import LoadedRun
+    from clustergauge.store import LoadedRun, RunFolder
 
 ROOT = Path(__file__).resolve().parent
 VERBS = ("run", "list", "report", "verify", "selftest", "schema")
 FOLDERS = ("kernels", "collectives", "storage_io")
-OK, FAILED, USAGE, BROKEN, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
 
 EPILOG = """\
 examples:
@@ -152,9 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         _say(f"run_suite.py: {error}")
         return USAGE
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OK
+        _say(f"run_suite.py: {error.filename or 'output'}: {error.strerror}")
+        return BROKEN
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
@@ -172,28 +173,20 @@ def _say(text: str) -> None:
 
 def do_run(options: argparse.Namespace) -> int:
     """Measure, keep, judge, report."""
-    from clustergauge import accept, store
+    from clustergauge import accept, code, store
     from clustergauge.model import Run
     from clustergauge.run import now_text
 
     output = Path(options.output).absolute()
     criteria = _criteria(options.accept)
-    stop_after = _duration(options.max_time)
-    signal.signal(signal.SIGTERM, _terminate)
+    _duration(options.max_time)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     if options.resume:
-        folder = store.reopen(store.find_run(options.resume, output))
-        loaded = store.load(folder.path)
-        if folder.repaired:
-            _say(f"repaired: {folder.repaired}")
-        run = loaded.run
-        done = {(r.case, r.device, r.launch) for r in loaded.records}
-        todo = [p for p in run.planned if (p.case, p.device, p.launch) not in done]
-        launcher, python_path = str(run.settings.get("launcher", "")), _python_path()
-        return _measure(folder, run, todo, loaded.machines, launcher, python_path, options, criteria, stop_after)
-    planned = _failed_cases(options, output) if options.rerun_failed else _planned(options, output)[0]
-    if criteria:
-        for glob in accept.unmatched(criteria, [p.case for p in planned]):
-            raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
+        return _resume(options, output, criteria)
+    planned = _failed_cases(options, output) if options.rerun_failed else _planned(options, output)
+    for glob in accept.unmatched(criteria, [p.case for p in planned]):
+        raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
         return _show_plan(planned)
     run = Run(
@@ -201,17 +194,43 @@ def do_run(options: argparse.Namespace) -> int:
         started=now_text(),
         command=["run_suite.py", *sys.argv[1:]],
         suite=str(options.suite),
-        code=_code(),
+        code=code.digest(),
         planned=planned,
         settings={"launcher": options.launcher, "version": __version__},
     )
-    folder = store.RunFolder.create(output, run)
-    return _measure(folder, run, planned, {}, options.launcher, _python_path(), options, criteria, stop_after)
+    return _measure(store.RunFolder.create(output, run), run, planned, options, criteria)
+
+
+def _resume(options: argparse.Namespace, output: Path, criteria: list[Criterion]) -> int:
+    """Go on with a run: on the same machine, with the same code, only what has no record yet."""
+    import msgspec
+
+    from clustergauge import code, loading, machine, store
+
+    if options.globs or options.values or options.rerun_failed:
+        raise UsageError("--resume takes its cases from the run it goes on with: leave out -k, --set and --rerun-failed")
+    path = store.find_run(options.resume, output)
+    loaded, _ = loading.read(path, "cut")  # nothing is changed before we know that we may go on
+    run, here = loaded.run, machine.describe()
+    if run.code != code.digest():
+        raise UsageError(f"run {run.run_id} was measured by other code ({run.code}, now {code.digest()}): start a new run")
+    if loaded.machines and here.machine_id not in loaded.machines:
+        raise UsageError(
+            f"run {run.run_id} was measured on {', '.join(m.host for m in loaded.machines.values())}, this is {here.host}"
+        )
+    done = {(r.case, r.device, r.launch) for r in loaded.records}
+    todo = [p for p in run.planned if (p.case, p.device, p.launch) not in done]
+    if options.dry_run:
+        return _show_plan(todo)
+    folder = store.reopen(path)
+    if folder.repaired:
+        _say(f"repaired: {folder.repaired}")
+    return _measure(folder, msgspec.structs.replace(run, finished="", interrupted=False), todo, options, criteria)
 
 
 def do_list(options: argparse.Namespace) -> int:
     """What would run here."""
-    return _show_plan(_planned(options, Path(options.output).absolute())[0])
+    return _show_plan(_planned(options, Path(options.output).absolute()))
 
 
 def do_report(options: argparse.Namespace) -> int:
@@ -261,64 +280,25 @@ def do_schema(_options: argparse.Namespace) -> int:
 # their steps
 
 
-def _measure(
-    folder: object,
-    run: Run,
-    todo: list[Planned],
-    machines: dict[str, Machine],
-    launcher: str,
-    python_path: list[str],
-    options: argparse.Namespace,
-    criteria: list[Criterion],
-    stop_after: float | None,
-) -> int:
+def _measure(folder: RunFolder, run: Run, todo: list[Planned], options: argparse.Namespace, criteria: list[Criterion]) -> int:
     """Take the cases through a supervisor; whatever happens, what was measured is kept and reported."""
-    import msgspec
+    from clustergauge import store
+    from clustergauge.run import conduct
+    from clustergauge.supervise import Supervisor
+    from reports.progress import Progress
 
-    from clustergauge import preflight, store
-    from clustergauge.run import Progress, carry_out, now_text
-    from clustergauge.supervise import Died, Supervisor
-    from reports import progress as display
-
-    assert isinstance(folder, store.RunFolder)
-    supervisor = Supervisor(launcher, python_path)
-    came, interrupted, began = Progress(), False, time.monotonic()
-    run = msgspec.structs.replace(run, finished="", interrupted=False)
-    watcher = display.Progress()
-    try:
-        machine = supervisor.start()
-        findings = preflight.findings(machine, _target(options, folder.path.parent), Path(str(supervisor.scratch)))
-        machine = msgspec.structs.replace(machine, findings=findings)
-        _same_code_and_machine(run, machine, machines)
-        folder.write_machine(machine)
-        watcher.start(len(todo), _predict(todo))
-        stop_at = time.monotonic() + stop_after if stop_after else None
-        carry_out(folder, run, todo, supervisor, machine, watcher, came, stop_at)
-    except KeyboardInterrupt:
-        interrupted = True
-    except Died as died:
-        watcher.stop()
-        _say(f"run_suite.py: {died}")
-        return BROKEN
-    finally:
-        watcher.stop()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave workers behind
-        if interrupted:
-            _say("interrupted: ending the workers, keeping what was measured")
-        supervisor.close()
-        for note in supervisor.notes:
-            _say(note)
-        settings = dict(run.settings)
-        settings |= {"seconds": round(time.monotonic() - began, 3), "case_seconds": round(came.case_seconds, 3)}
-        run = msgspec.structs.replace(
-            run, finished=now_text(), interrupted=interrupted or bool(came.not_reached), settings=settings
-        )
-        folder.finish(run)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    supervisor = Supervisor(str(run.settings.get("launcher", "")), _python_path())
+    came = conduct(folder, run, todo, supervisor, Progress(), _duration(options.max_time))
+    for note in came.notes:
+        _say(note)
+    if came.interrupted:
+        _say(f"interrupted: what was measured is kept; run_suite.py run --resume {run.run_id} goes on")
     if came.not_reached:
         _say(f"{len(came.not_reached)} cases not reached in the time given; run_suite.py run --resume {run.run_id} goes on")
+    if came.problem:
+        _say(f"run_suite.py: {came.problem}")
     code = _report(store.load(folder.path), criteria, options.format)
-    return INTERRUPTED if interrupted else code
+    return INTERRUPTED if came.interrupted else BROKEN if came.problem else code
 
 
 def _report(loaded: LoadedRun, criteria: list[Criterion], form: str) -> int:
@@ -328,7 +308,7 @@ def _report(loaded: LoadedRun, criteria: list[Criterion], form: str) -> int:
     def ceiling(record: Record, metric: Metric) -> Ceiling | None:
         return ceilings.ceiling(record, loaded.machines[record.machine_id], metric)
 
-    verdicts = accept.judge(loaded.records, criteria, ceiling)
+    verdicts = accept.judge(loaded.records, criteria, ceiling, loaded.run.planned)
     if form == "json":
         from reports import document
 
@@ -337,17 +317,16 @@ def _report(loaded: LoadedRun, criteria: list[Criterion], form: str) -> int:
         from reports import terminal
 
         terminal.show(loaded, verdicts)
-    return accept.exit_code(loaded.records, verdicts, loaded.run.interrupted and not loaded.run.finished)
+    return accept.exit_code(loaded.records, verdicts, interrupted=False)
 
 
-def _planned(options: argparse.Namespace, output: Path) -> tuple[list[Planned], Machine]:
+def _planned(options: argparse.Namespace, output: Path) -> list[Planned]:
     """The cases the flags ask for, on this machine."""
     from clustergauge import machine, plan
 
     sys.path.extend(_python_path())
     probes = plan.load_probes([*_own_probe_modules(), *options.probes])
-    here = machine.describe()
-    return plan.plan(plan.load_suite(_suite_path(options.suite)), probes, here, _wish(options, output)), here
+    return plan.plan(plan.load_suite(_suite_path(options.suite)), probes, machine.describe(), _wish(options, output))
 
 
 def _wish(options: argparse.Namespace, output: Path) -> Wish:
@@ -383,30 +362,11 @@ def _failed_cases(options: argparse.Namespace, output: Path) -> list[Planned]:
     return [p for p in loaded.run.planned if (p.case, p.device, p.launch) in failed]
 
 
-def _same_code_and_machine(run: Run, machine: Machine, machines: dict[str, Machine]) -> None:
-    """A resumed run must go on with the code and on the machine it began with."""
-    if not machines:
-        return
-    if run.code != _code():
-        raise UsageError(f"run {run.run_id} was measured by other code ({run.code}, now {_code()}): start a new run")
-    if machine.machine_id not in machines:
-        raise UsageError(
-            f"run {run.run_id} was measured on {', '.join(m.host for m in machines.values())}, this is {machine.host}"
-        )
-
-
 def _show_plan(planned: list[Planned]) -> int:
     from reports import listing
 
     listing.show(planned)
     return OK
-
-
-def _predict(todo: Sequence[Planned]) -> float:
-    """Seconds the cases will take: their budgets, what checking adds, and a start of workers for each group."""
-    running = [p for p in todo if not p.skip]
-    pools = {(p.world, p.interpret, p.ranks, p.device, p.launch) for p in running}
-    return sum(1.3 * p.budget_s + 0.3 for p in running) + 3.0 * len(pools)
 
 
 def _own_probe_modules() -> list[str]:
@@ -451,14 +411,8 @@ def _duration(text: str | None) -> float | None:
         raise UsageError(f"--max-time: {error}") from None
 
 
-def _code() -> str:
-    from clustergauge import code
-
-    return code.digest()
-
-
 def _terminate(_number: int, _frame: object) -> NoReturn:
-    """SIGTERM is treated like Ctrl-C: what was measured is kept."""
+    """SIGTERM and a lost terminal are treated like Ctrl-C: what was measured is kept."""
     raise KeyboardInterrupt
 
 

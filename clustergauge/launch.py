@@ -63,6 +63,7 @@ def start_message(key: PoolKey, machine: Machine, scratch: Path, launcher: str, 
         "TMPDIR": str(scratch),  # launchers leave files behind when they are killed
         "CLUSTERGAUGE_CPUS": ";".join(p.cpus for p in where),
         "PYTHONPATH": os.pathsep.join([str(ROOT), *python_path, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts: cuda:3 is the GPU that the machine's description calls 3
         "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for huge pages for large CPU buffers; read when torch is imported
     }
     if key.interpret:

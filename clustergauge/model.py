@@ -287,11 +287,11 @@ class Criterion(Data, frozen=True, kw_only=True):
 
 
 class Verdict(Data, frozen=True, kw_only=True):
-    """The judgement of one record (or of a criterion that no record answered)."""
+    """The judgement of one case: all its launches on one device of one machine (or of a criterion that nothing answered)."""
 
     case: str
     device: str = ""
-    launch: int = 0
+    machine_id: str = ""
     metric: str = ""
     verdict: Outcome
     reason: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 import importlib.util
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from clustergauge.errors import UsageError
+from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
 from clustergauge.probe import Case, Needs, Probe, probes_in
 from clustergauge.units import parse_size
@@ -121,7 +121,7 @@ def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish
             continue
         cases += _expand(number, selection, suite, probes[selection.probe], machine, wish, kinds)
     cases = list({(c.case, c.device): c for c in reversed(cases)}.values())[::-1]  # asked for twice, measured once
-    chosen = [c for c in cases if not wish.globs or any(fnmatch.fnmatchcase(c.case, _spread(g)) for g in wish.globs)]
+    chosen = [c for c in cases if not wish.globs or any(matches(g, c.case) for g in wish.globs)]
     if not chosen:
         raise UsageError(
             f"no case matches {' '.join(wish.globs)!r} (see: run_suite.py list)"
@@ -133,9 +133,11 @@ def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish
     return [msgspec.structs.replace(c, launch=launch) for launch in range(wish.launches) for c in chosen]
 
 
-def _spread(glob: str) -> str:
-    """A plain word means "anywhere in the id"; a glob stands for the whole id."""
-    return glob if any(c in glob for c in "*?[") else f"*{glob}*"
+def predict(todo: Sequence[Planned]) -> float:
+    """Seconds that cases will take: their budgets, what preparing and checking add, and a start of workers for each group."""
+    running = [p for p in todo if not p.skip]
+    pools = {(p.world, p.interpret, p.ranks, p.device, p.launch) for p in running}
+    return sum(1.3 * p.budget_s + 0.3 for p in running) + 3.0 * len(pools)
 
 
 def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
@@ -218,7 +220,7 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
     if wish.ranks:
         return wish.ranks
     if kind == "cuda":
-        return len(machine.gpus)
+        return max(1, len(machine.gpus))
     return machine.cpu.cores if needs.world == "mpi" else min(machine.cpu.cores, GLOO_RANKS)
 
 

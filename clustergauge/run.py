@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from clustergauge.model import Counters, Machine, Place, Planned, Record, Run
-from clustergauge.store import RunFolder
+from clustergauge import preflight
+from clustergauge.model import Counters, Machine, Place, Planned, Record, Run, Scalar
+from clustergauge.node import Died
+from clustergauge.plan import predict
+from clustergauge.store import RunFolder, StoreError
 from clustergauge.supervise import CaseResult, Supervisor
+from clustergauge.valid import Invalid
 
 CUDA_CACHE_BYTES = 256 << 20
 """Last-level cache assumed for accelerators: the largest known (MI300X, 256 MB Infinity Cache)."""
@@ -24,6 +31,10 @@ CPU_CACHE_BYTES = 64 << 20
 class Watcher(Protocol):
     """What wants to know how the run goes (a progress display)."""
 
+    def start(self, total: int, seconds: float) -> None:
+        """So many cases begin, expected to take so long."""
+        ...
+
     def case(self, planned: Planned) -> None:
         """A case starts."""
         ...
@@ -32,14 +43,24 @@ class Watcher(Protocol):
         """A case ended and its record is on disk."""
         ...
 
+    def stop(self) -> None:
+        """No more cases."""
+        ...
+
 
 @dataclass
 class Progress:
-    """What `carry_out` did; filled while it goes, so that an interruption leaves what is known."""
+    """What a run did; filled while it goes, so that an interruption leaves what is known.
+
+    ``not_reached``: cases for which the time did not suffice.  ``interrupted``: by Ctrl-C or SIGTERM.  ``problem``: why the run
+    could not go on.  ``notes``: what a person should hear at its end.
+    """
 
     case_seconds: float = 0.0
-    measured: int = 0
     not_reached: list[Planned] = field(default_factory=list[Planned])
+    interrupted: bool = False
+    problem: str = ""
+    notes: list[str] = field(default_factory=list[str])
 
 
 def now_text() -> str:
@@ -50,6 +71,45 @@ def now_text() -> str:
 def seed_of(case: str) -> int:
     """The same inputs for the same case on every machine, so that digests can be compared."""
     return int.from_bytes(hashlib.sha256(case.encode()).digest()[:4], "big") >> 1
+
+
+def conduct(
+    folder: RunFolder,
+    run: Run,
+    todo: Sequence[Planned],
+    supervisor: Supervisor,
+    watcher: Watcher,
+    stop_after_s: float | None = None,
+) -> Progress:
+    """Measure ``todo``, from the start of the supervisor to the end of the last process; what was measured is kept in any case.
+
+    ``stop_after_s``: no case starts later than that.  Once this returns the folder is finished and closed.
+    """
+    came, began = Progress(), time.monotonic()
+    try:
+        machine = supervisor.start()
+        findings = preflight.findings(machine, Path(next((p.target for p in todo if p.target), folder.path)), supervisor.scratch)
+        machine = msgspec.structs.replace(machine, findings=findings)
+        folder.write_machine(machine)
+        watcher.start(len(todo), predict(todo))
+        carry_out(folder, run, todo, supervisor, machine, watcher, came, began + stop_after_s if stop_after_s else None)
+    except KeyboardInterrupt:
+        came.interrupted = True
+    except (Died, StoreError) as error:
+        came.problem = str(error)
+    finally:
+        with _undisturbed():  # a second Ctrl-C must not leave workers behind
+            watcher.stop()
+            supervisor.close()
+            came.notes += supervisor.notes
+            spent = {"seconds": round(time.monotonic() - began, 3), "case_seconds": round(came.case_seconds, 3)}
+            unfinished = came.interrupted or bool(came.not_reached or came.problem)
+            run = msgspec.structs.replace(run, finished=now_text(), interrupted=unfinished, settings=_added(run.settings, spent))
+            try:
+                folder.finish(run)
+            except StoreError as error:
+                came.problem = came.problem or str(error)
+    return came
 
 
 def carry_out(
@@ -77,16 +137,54 @@ def carry_out(
             watcher.done(record)
             continue
         watcher.case(planned)
-        started, began = now_text(), clock()
+        started = now_text()
         result = supervisor.run(planned, seed_of(planned.case), _cache_bytes(planned, machine))
-        progress.case_seconds += clock() - began
+        progress.case_seconds += result.seconds
         record = _record(run, machine, planned, started, result)
         if result.log:
             name = folder.write_log(f"{planned.case}-{planned.launch}", result.log)
             record = msgspec.structs.replace(record, settings=record.settings | {"log": name})
+        watcher.done(_keep(folder, record))
+
+
+def _keep(folder: RunFolder, record: Record) -> Record:
+    """Put the record on disk; a case that returned what no record can hold becomes an error, and the run goes on."""
+    try:
         folder.append(record)
-        progress.measured += 1
-        watcher.done(record)
+    except Invalid as error:
+        record = msgspec.structs.replace(
+            record,
+            status="error",
+            reason=f"the case returned what no record can hold: {error}",
+            workload=None,
+            measurement=None,
+            counters=Counters(),
+            settings={},
+            telemetry={},
+        )
+        folder.append(record)
+    return record
+
+
+def _added(before: dict[str, Scalar], spent: dict[str, float]) -> dict[str, Scalar]:
+    """Settings of a run with the seconds of this part of it (it may have been resumed) added."""
+    return before | {name: round(_seconds(before.get(name)) + value, 3) for name, value in spent.items()}
+
+
+def _seconds(value: Scalar) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Generator[None]:
+    """No signal that asks us to end is heard inside: we are about to."""
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_IGN) for number in asked]
+    try:
+        yield
+    finally:
+        for number, handler in zip(asked, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _cache_bytes(planned: Planned, machine: Machine) -> int:

@@ -7,8 +7,10 @@ ended to the last process and the next case gets a fresh one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -24,13 +26,18 @@ STARTS_TRIED = 2
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What came of one case.  ``log``: stacks, states and last words of all ranks; empty unless something went wrong."""
+    """What came of one case.
+
+    ``log``: stacks, states and last words of all ranks; empty unless something went wrong.  ``seconds``: from handing out the job
+    to its end, without the start of workers.
+    """
 
     outcome: m.Outcome
     facts: m.Facts
     where: list[Place]
     library: str = ""
     log: str = ""
+    seconds: float = 0.0
 
 
 class Supervisor:
@@ -50,6 +57,12 @@ class Supervisor:
         self.pool: Pool | None = None
         self._retired: dict[str, str] = {}
         self._failed_starts: dict[PoolKey, list[str]] = {}
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of the node's sockets, phases and stacks; there between `start` and `close`."""
+        assert self.node
+        return self.node.scratch
 
     def start(self) -> Machine:
         """Start the agent of this node; what it says of the machine.  Raises `Died` if it does not come up."""
@@ -89,10 +102,12 @@ class Supervisor:
             planned.interpret,
             llc_bytes,
         )
+        began = time.monotonic()
         try:
-            return self._run_in(node, pool, planned, job)
+            result = self._run_in(node, pool, planned, job)
         except Died as died:
-            return self._autopsy(node, pool, str(died))
+            result = self._autopsy(node, pool, str(died))
+        return dataclasses.replace(result, seconds=time.monotonic() - began)
 
     # -- pools
 

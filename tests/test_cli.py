@@ -145,6 +145,14 @@ def test_faults_are_survived_named_and_counted(tmp_path, faulty):
     assert any("planned failure" in log.read_text() for log in logs)
 
 
+def test_a_case_that_returns_what_no_record_can_hold_is_an_error(tmp_path, faulty):
+    done = suite(*faulty("steer", "well"))
+    assert done.returncode == 3, done.stderr
+    assert [r["status"] for r in records(tmp_path)] == ["error", "ok"]
+    assert "the case returned what no record can hold" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 def test_json_is_one_document_and_nothing_else(tmp_path, faulty):
     done = suite(*faulty("well", "raise"), "--format", "json")
     document = json.loads(done.stdout)

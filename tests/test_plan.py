@@ -8,22 +8,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from clustergauge.errors import UsageError
-from clustergauge.model import Cpu, Gpu, Machine
 from clustergauge.plan import Suite, Wish, load_probes, load_suite, plan
 from clustergauge.probe import Needs, Probe, probe
+from tests.made import machine
 
 ROOT = Path(__file__).parent.parent
-
-
-def machine(gpus: int = 0, cores: int = 2) -> Machine:
-    """A made-up machine."""
-    return Machine(
-        machine_id="m1",
-        host="node-1",
-        cpu=Cpu(model="cpu", cores=cores, threads=cores, allowed=f"0-{cores - 1}"),
-        memory_bytes=1 << 34,
-        gpus=[Gpu(index=i, name="NVIDIA A100-SXM4-80GB", uuid=f"GPU-{i}", arch="sm_80") for i in range(gpus)],
-    )
 
 
 def made(name: str, needs=None, **axes) -> Probe:

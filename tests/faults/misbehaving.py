@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
@@ -22,12 +23,17 @@ HOW = (
     "segfault",
     "exit0",
     "memory",
+    "oom",
     "flood",
     "hang",
     "orphan",
     "print",
     "unequal",
+    "steer",
 )
+
+OOM_GROUPS = Path("/sys/fs/cgroup/memory")
+"""Control groups (version 1) that can limit memory; writable by root only."""
 
 
 def needs(how: str, world: str, phase: str) -> Needs:
@@ -52,6 +58,13 @@ def misbehave(how: str) -> None:
             os._exit(0)
         case "memory":
             bytearray(1 << 50)
+        case "oom":  # a real one: the kernel kills what outgrows its control group
+            group = OOM_GROUPS / f"clustergauge-{os.getpid()}"
+            group.mkdir()
+            (group / "memory.limit_in_bytes").write_text(str(128 << 20))
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+            hoard = [b"x" * (16 << 20) for _ in range(64)]
+            raise RuntimeError(f"{len(hoard)} blocks fitted")
         case "flood":
             block = b"flood " * 10_000 + b"\n"
             for _ in range(2_000):  # 120 MB
@@ -85,6 +98,8 @@ def misbehaving(ctx: Context, how: str, world: str, phase: str) -> Work:
         if victim and phase == "check":
             misbehave(how)
 
+    if how == "steer":
+        ctx.set("\x1b[2J", "a key that would clear the screen")
     if victim and phase == "prepare":
         misbehave(how)
     return Work(
