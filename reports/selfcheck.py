@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import msgspec
 
 from clustergauge.selftest import Selftest
 from clustergauge.units import format_time
+from reports.layout import Page, put
+
+WIDTH = 79
 
 
 def show(result: Selftest, form: str) -> None:
@@ -15,31 +19,45 @@ def show(result: Selftest, form: str) -> None:
     if form == "json":
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     else:
-        print("\n".join(lines(result)))
+        put(page_of(result))
 
 
-def lines(result: Selftest) -> list[str]:
-    """The figures as text, at most 79 columns wide."""
-    text = ["selftest: what the gauge makes of what is known", ""]
+def page_of(result: Selftest) -> Page:
+    """The figures as lines at most 79 columns wide."""
+    page = Page(WIDTH)
+    page.add("selftest: what the gauge makes of what is known")
     if result.known:
-        text.append(f"  {'known duration':<16}{'measured':>12}{'bias':>10}{'±':>9}   limit 2 % above / below")
+        page.gap()
+        page.add(f"  {'known duration':<16}{'measured':>12}{'bias':>10}{'±':>9}   limit 2 % above / below")
     for known in result.known:
-        width = f"{known.half_width:.2%}" if known.half_width is not None else "–"
-        verdicts = " / ".join(known.verdicts)
-        text.append(
-            f"  {format_time(known.seconds):<16}{format_time(known.measured):>12}{known.bias:>+10.2%}{width:>9}   {verdicts}"
-        )
+        width = _percent(known.half_width, "") if known.half_width is not None else "–"
+        measured, bias = format_time(known.measured), _percent(known.bias, "+")
+        page.add(f"  {format_time(known.seconds):<16}{measured:>12}{bias:>10}{width:>9}   {' / '.join(known.verdicts)}")
     if result.shifts:
-        text += ["", f"  {'slowdown':<16}{'shown':>12}{'interval':>22}   called  ({result.launches} + {result.launches} launches)"]
+        page.gap()
+        called = f"called  ({result.launches} + {result.launches} launches)"
+        page.add(f"  {'slowdown':<16}{'shown':>12}{'interval':>20}   {called}")
     for shift in result.shifts:
-        name = f"{shift.injected:.0%}" if shift.injected else "none"
-        text.append(f"  {name:<16}{shift.shift:>+12.2%}{f'{shift.low:+.2%} … {shift.high:+.2%}':>22}   {shift.word}")
+        name = f"{shift.injected:.0%}".replace("%", " %") if shift.injected else "none"
+        interval = f"{_percent(shift.low, '+')} … {_percent(shift.high, '+')}"
+        page.add(f"  {name:<16}{_percent(shift.shift, '+'):>12}{interval:>20}   {shift.word}")
     if result.known:
-        text += [
-            "",
-            f"  overhead per call {format_time(result.overhead_s)} · step of the clock {format_time(result.tick_s)}",
-            f"  smallest change {result.launches} + {result.launches} launches can show here: {result.smallest_change:.1%}",
-        ]
-    text += ["", *(f"  problem: {problem}" for problem in result.problems), *(f"  note: {doubt}" for doubt in result.doubts)]
-    text.append("selftest: " + ("the gauge contradicts what is known" if result.problems else "nothing contradicts what is known"))
-    return text
+        page.gap()
+        page.add(f"  overhead per call {_time(result.overhead_s)} · step of the clock {_time(result.tick_s)}")
+        smallest = _percent(result.smallest_change, "")
+        page.add(f"  smallest change {result.launches} + {result.launches} launches can show here: {smallest}")
+    page.gap()
+    for problem in result.problems:
+        page.wrap(f"problem: {problem}", "  ", "bold red")
+    for doubt in result.doubts:
+        page.wrap(f"note: {doubt}", "  ", "yellow")
+    page.add(f"selftest: {'the gauge contradicts what is known' if result.problems else 'nothing contradicts what is known'}")
+    return page
+
+
+def _time(seconds: float) -> str:
+    return "–" if math.isnan(seconds) else format_time(seconds)
+
+
+def _percent(fraction: float, sign: str) -> str:
+    return "–" if math.isnan(fraction) else f"{fraction:{sign}.2%}".replace("%", " %")

@@ -1,0 +1,78 @@
+"""The line to paste that measures one case of a run again."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterable
+from typing import NoReturn
+
+from clustergauge.model import Run
+from clustergauge.valid import printable
+
+_KEPT = ("suite", "set", "device", "ranks", "launcher", "target", "probes", "output")
+"""Flags that decide which cases there are and how they run, in the order in which they are given again."""
+_OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "format")
+_DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def again(run: Run, case: str, broken: bool) -> list[str]:
+    """The command that measures ``case`` again, in parts to be joined by blanks, quoted for a shell.
+
+    It holds what the run's own command said about suite, axes, device, ranks, launcher, target and probes.  ``broken``: the case
+    was wrong or an error.  Empty where no command is sure to reach the case.
+    """
+    given = _given(run.command)
+    parts = ["run_suite.py run"]
+    if earlier := given["rerun-failed"]:
+        # Its cases were taken from another run, whatever the suite; -k does not choose among them.
+        source = run.run_id if broken else earlier[-1]
+        if source == "latest":
+            return []
+        parts.append(_part("--rerun-failed", source))
+        kept = ("launcher", "target", "output")
+    else:
+        parts.append(_part("-k", glob_of(case, (p.case for p in run.planned))))
+        kept = _KEPT
+    for name in kept:
+        flag = "-o" if name == "output" else f"--{name}"
+        values = given[name] if name in ("set", "probes") else given[name][-1:]
+        parts += [_part(flag, value) for value in values if value != _DEFAULTS.get(name)]
+    return parts
+
+
+def glob_of(case: str, others: Iterable[str]) -> str:
+    """What ``-k`` must be given to choose this case: signs of globs stand for themselves, and it chooses no longer id."""
+    glob = "".join(f"[{c}]" if c in "*?[" else c for c in case)
+    if glob == case and any(case in other and case != other for other in others):
+        # A plain word would mean "anywhere in the id".
+        place = next((i for i, c in enumerate(case) if c.isalnum()), 0)
+        glob = f"{case[:place]}[{case[place]}]{case[place + 1 :]}"
+    return f"[-]{glob[1:]}" if glob.startswith("-") else glob
+
+
+def _part(flag: str, value: str) -> str:
+    text = printable(value)
+    return shlex.quote(f"{flag}={text}") if text.startswith("-") else f"{flag} {shlex.quote(text)}"
+
+
+def _given(command: list[str]) -> dict[str, list[str]]:
+    """Values by flag, as the command line understands them (``--suite=full``, ``--sui full``)."""
+    parser = _Parser(add_help=False)
+    parser.add_argument("verb", nargs="?")
+    parser.add_argument("-k", action="append", default=[])
+    parser.add_argument("-o", "--output", action="append", default=[])
+    parser.add_argument("--dry-run", action="store_true")
+    for name in (*_KEPT, *_OTHER):
+        if name not in ("k", "output"):
+            parser.add_argument(f"--{name}", dest=name, action="append", default=[])
+    try:
+        found = vars(parser.parse_known_args(command[1:])[0])
+    except ValueError:
+        found = {}
+    return {name: list(found.get(name, [])) for name in (*_KEPT, *_OTHER)}

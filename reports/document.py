@@ -1,0 +1,18 @@
+"""A run as one JSON document, for other programs (`clustergauge.schema` describes it)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Document, Verdict
+
+
+def document(loaded: LoadedRun, verdicts: Sequence[Verdict]) -> bytes:
+    """UTF-8 JSON of a `Document` with a newline at its end; machines sorted by id, records as measured."""
+    machines = [loaded.machines[machine_id] for machine_id in sorted(loaded.machines)]
+    return (
+        msgspec.json.encode(Document(run=loaded.run, machines=machines, records=loaded.records, verdicts=list(verdicts))) + b"\n"
+    )

@@ -1,0 +1,74 @@
+"""What would run here, what would not and why, and how long it would take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+
+from clustergauge.model import Planned
+from clustergauge.plan import predict
+from clustergauge.units import format_duration
+from clustergauge.valid import printable
+from reports.layout import Page, compact, fit, fit_end, listed, pad, parts_of, put, squeezed, width_of
+
+LABELS = ("case", "device", "ranks", "budget")
+
+
+def show(planned: Sequence[Planned]) -> None:
+    """Print the plan on stdout."""
+    put(page_of(planned, width_of(sys.stdout)))
+
+
+def page_of(planned: Sequence[Planned], width: int) -> Page:
+    """The plan as lines of at most ``width`` cells: a line for each case and device with its whole id where there is room."""
+    page = Page(width)
+    once = list({(p.case, p.device): p for p in reversed(planned)}.values())[::-1]  # launches of a case are one line
+    running, skipped = [p for p in once if not p.skip], [p for p in once if p.skip]
+    if running:
+        _table(page, running)
+        page.gap()
+    if skipped:
+        _skipped(page, skipped)
+        page.gap()
+    launches = len({p.launch for p in planned})
+    times = f" × {launches} launches" if launches > 1 else ""
+    devices = len({p.device for p in running})
+    where = f" on {devices} devices" if devices > 1 else ""
+    cases = f"{len(running)} case{'s' if len(running) != 1 else ''}"
+    words = [f"{cases}{where}{times} would run, about {format_duration(predict(planned))}" if running else "nothing would run"]
+    words += [f"{len(skipped)} would be skipped"] if skipped else []
+    page.wrap(" · ".join(words))
+    return page
+
+
+def _table(page: Page, running: Sequence[Planned]) -> None:
+    cells = [(printable(p.device), str(p.ranks), _budget(p)) for p in running]
+    widths = [max(cell_len(c[i]) for c in [*cells, LABELS[1:]]) for i in range(3)]
+    widths[0] = min(widths[0], page.width // 4)
+    names = [printable(p.case) for p in running]
+    room = page.width - sum(widths) - 6
+    natural = max(map(cell_len, [*names, LABELS[0]]))
+    name = min(natural, room)
+    short = squeezed(names, name)
+    for texts, label in [(LABELS, True), *(((n, *c), False) for n, c in zip(names, cells, strict=True))]:
+        case = texts[0] if label else short[texts[0]]
+        line = [pad(case, name), pad(fit(texts[1], widths[0]), widths[0])]
+        line += [pad(text, width, right=True) for text, width in zip(texts[2:], widths[1:], strict=True)]
+        page.add(("  ".join(line), "bold" if label else ""))
+
+
+def _budget(planned: Planned) -> str:
+    return "not timed" if planned.interpret else format_duration(planned.budget_s)
+
+
+def _skipped(page: Page, skipped: Sequence[Planned]) -> None:
+    page.add(("would be skipped", "bold"))
+    reasons: dict[str, list[Planned]] = {}
+    for planned in skipped:
+        reasons.setdefault(" ".join(printable(planned.skip).split()), []).append(planned)
+    for reason, cases in reasons.items():
+        lead = f"  {len(cases)}  {fit_end(reason, page.width // 2)}: "
+        names = compact(parts_of(p.case, p.params) for p in cases)
+        page.add(lead, (listed(names, page.width - cell_len(lead)), "dim"))

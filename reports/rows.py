@@ -1,0 +1,98 @@
+"""What a run came to, one row a case: its launches on one device of one machine together, judged and derived."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clustergauge import ceilings, metrics
+from clustergauge.ceilings import Ceiling
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Metric, Record, Scalar, Verdict
+
+Word = Literal[
+    "error", "wrong", "invalid", "FAIL", "not measured", "inconclusive", "pass", "unreferenced", "verified", "skipped"
+]  # fmt: skip
+"""What became of a case, the worst first: a verdict, or the status of a case that has none."""
+BAD: tuple[Word, ...] = ("error", "wrong", "invalid", "FAIL", "not measured", "inconclusive")
+"""What somebody must look at."""
+_JUDGED: tuple[Word, ...] = ("invalid", "FAIL", "not measured", "inconclusive", "pass", "unreferenced")
+
+
+@dataclass
+class Row:
+    """One case on one device of one machine.
+
+    ``records``: its launches in the order taken, empty for a case that has none.  ``metrics``: of its launches, headline first;
+    empty unless all of them that ran are ok.  ``ceiling``: of the headline, ``None`` where unknown.
+    """
+
+    case: str
+    device: str
+    machine_id: str
+    params: dict[str, Scalar]
+    records: list[Record]
+    verdicts: list[Verdict]
+    word: Word
+    metrics: list[Metric] = field(default_factory=list[Metric])
+    ceiling: Ceiling | None = None
+
+    @property
+    def headline(self) -> Metric | None:
+        """The metric that the row is about."""
+        return self.metrics[0] if self.metrics else None
+
+    @property
+    def measured(self) -> list[Record]:
+        """The launches with a believed number."""
+        return [r for r in self.records if r.status == "ok"]
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric of this name."""
+        return next((m for m in self.metrics if m.name == name), None)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict that decides the row's word."""
+        return next((v for v in self.verdicts if v.verdict == self.word), None)
+
+
+def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict]) -> list[Row]:
+    """Rows in the order measured; then what verdicts name and no record answers."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in loaded.records:
+        groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
+    judged: dict[tuple[str, str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        judged.setdefault((verdict.machine_id, verdict.case, verdict.device), []).append(verdict)
+    rows = [_row(loaded, records, judged.get(key, [])) for key, records in groups.items()]
+    rows += [
+        Row(case, device, machine_id, {}, [], absent, "not measured")
+        for (machine_id, case, device), absent in judged.items()
+        if (machine_id, case, device) not in groups
+    ]
+    return rows
+
+
+def _row(loaded: LoadedRun, records: list[Record], verdicts: list[Verdict]) -> Row:
+    first = records[0]
+    row = Row(first.case, first.device, first.machine_id, first.params, records, verdicts, _word(records, verdicts))
+    if row.measured and row.word not in ("error", "wrong"):
+        row.metrics = metrics.derive(row.measured)
+        machine = loaded.machines.get(first.machine_id)
+        if row.headline and machine:
+            row.ceiling = ceilings.ceiling(row.measured[0], machine, row.headline)
+    return row
+
+
+def _word(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Word:
+    statuses, outcomes = {r.status for r in records}, {v.verdict for v in verdicts}
+    if "error" in statuses or "wrong" in statuses:
+        return "error" if "error" in statuses else "wrong"
+    if "ok" in statuses:
+        worst: list[Word] = [word for word in _JUDGED if word in outcomes]
+        return worst[0] if worst else "unreferenced"
+    if "not measured" in outcomes:
+        return "not measured"
+    return "verified" if "verified" in statuses else "skipped"
