@@ -1,0 +1,105 @@
+"""Data for storage cases: incompressible, every 4 KiB different from every other, and telling whose it is.
+
+16 MiB of random bytes, new for every run, repeated; over each 4 KiB of them a stamp of four 64-bit words: run, file, number of
+the block in its file, and the sample that wrote it.  So nothing can be compressed, deduplicated, lost, stale or misplaced
+unnoticed.  Arrays are one-dimensional, ``uint64``, whole 4 KiB blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clustergauge.probe import Wrong
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.uint64]
+
+STAMP_EVERY = 4096
+BASE_BYTES = 16 << 20
+_ROW = STAMP_EVERY // 8
+POISON = 0xA5A5A5A5A5A5A5A5
+
+
+def aligned(size: int) -> Words:
+    """A page-aligned buffer of zeros, as direct I/O needs it, on huge pages where the kernel gives them.  ``size``: bytes.
+
+    A transfer from scattered 4 KiB pages has as many segments as pages, and a device takes so many at a time (254 on a virtio
+    disk, which read 1.3 GB/s into such a buffer and 3.3 GB/s into a huge page).
+    """
+    import numpy as np
+
+    buffer = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without them
+        buffer.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(buffer, np.uint64)
+
+
+class Pattern:
+    """The data of one run."""
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self._run = np.frombuffer(os.urandom(8), np.uint64)[0]
+        self._base = np.frombuffer(os.urandom(BASE_BYTES), np.uint64)
+        self._expected = self._base.copy()
+
+    def fill(self, out: Words, file: int, sample: int) -> None:
+        """The whole content of a file."""
+        for start in range(0, len(out), len(self._base)):
+            part = out[start : start + len(self._base)]
+            part[:] = self._base[: len(part)]
+            self._stamp(part, file, start // _ROW, sample)
+
+    def restamp(self, content: Words, sample: int) -> None:
+        """Make the whole content of a file that of another sample."""
+        content.reshape(-1, _ROW)[:, 3] = sample
+
+    def verify(self, got: Words, path: Path, file: int, sample: int, offset: int = 0) -> None:
+        """Raise `Wrong`, naming file and byte, unless ``got`` is the content at byte ``offset`` (a multiple of 4 KiB)."""
+        import numpy as np
+
+        position, done = offset // 8, 0
+        while done < len(got):
+            at = (position + done) % len(self._base)
+            part = got[done : done + len(self._base) - at]
+            want = self._expected[at : at + len(part)]
+            self._stamp(want, file, (position + done) // _ROW, sample)
+            if not np.array_equal(part, want):
+                raise Wrong(_explain(part, want, path, offset + 8 * done))
+            done += len(part)
+
+    def _stamp(self, out: Words, file: int, first: int, sample: int) -> None:
+        import numpy as np
+
+        rows = out.reshape(-1, _ROW)
+        rows[:, 0], rows[:, 1], rows[:, 3] = self._run, file, sample
+        rows[:, 2] = np.arange(first, first + len(rows), dtype=np.uint64)
+
+
+def _explain(got: Words, want: Words, path: Path, offset: int) -> str:
+    """What is wrong, from the first byte that differs."""
+    import numpy as np
+
+    found, due = got.view(np.uint8), want.view(np.uint8)
+    differ: Any = found != due
+    first = int(differ.argmax())
+    bad = int(differ.reshape(-1, STAMP_EVERY).any(axis=1).sum())
+    text = f"{path} differs at byte {offset + first}: expected {due[first]:#04x}, got {found[first]:#04x}"
+    row = first // STAMP_EVERY * _ROW
+    (run, *place), (own, *home) = got[row : row + 4].tolist(), want[row : row + 4].tolist()
+    if run == own and place != home:
+        text += f" ({_place(place)} lies where {_place(home)} belongs)"
+    return f"{text}; blocks of 4 KiB wrong in this part: {bad}"
+
+
+def _place(words: list[int]) -> str:
+    file, block, sample = words
+    return f"file {file}, block {block}, sample {sample}"

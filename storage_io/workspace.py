@@ -1,0 +1,174 @@
+"""A private folder under the target: refused where space is short, always removed, swept by the next run if its owner was killed.
+
+A run folder is called ``.clustergauge-<16 hex digits>`` and holds a locked file ``lock`` (its owner's host and pid) and files
+``data-<n>``.  A folder whose lock is free has lost its owner; but where locks don't reach other hosts (Lustre's ``localflock``)
+a living owner elsewhere looks the same, so a folder of another host is left alone until it is a day old.  Nothing with another
+name is ever touched, no symbolic link is followed, and folders of other users are left alone.  Where the file system has no
+``flock``, nothing is swept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+from clustergauge.probe import Skip
+from storage_io.errors import StorageError
+
+SPARE_BYTES = 2 << 30
+"""Left free at least, or a tenth of the file system if that is more."""
+FOREIGN_AGE_S = 86_400
+"""Age in seconds at which a folder of another host is given up; no case lives as long."""
+_PREFIX = ".clustergauge-"
+_FOLDER = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}", re.ASCII)
+_DATA = re.compile("data-[0-9]{1,9}", re.ASCII)
+_LOCK = "lock"
+
+
+class Workspace:
+    """A run folder.  ``need``: bytes that will be written into it; ``files``: how many files; ``spare``: bytes to leave free
+    (`SPARE_BYTES` or a tenth of the file system unless given).
+
+    Raises `Skip` where space or inodes are short, `StorageError` where the target cannot be written to.
+    """
+
+    def __init__(self, target: Path, need: int, files: int = 1, spare: int | None = None) -> None:
+        try:
+            self.swept = sweep(target)
+            require_space(target, need, files, spare)
+            self.path, self._lock = _make(target.resolve())
+        except OSError as error:
+            raise StorageError(f"cannot write to {target}", error) from error
+
+    def file(self, number: int) -> Path:
+        """Path of data file ``number``."""
+        return self.path / f"data-{number}"
+
+    def close(self) -> None:
+        """Remove the folder and what is in it.  Raises `StorageError` if something of another name is in there."""
+        if self._lock < 0:
+            return
+        lock, self._lock = self._lock, -1
+        try:
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                _empty(folder, lock)
+            finally:
+                os.close(folder)
+            self.path.rmdir()
+        except OSError as error:
+            raise StorageError(f"cannot remove {self.path}", error) from error
+
+
+def sweep(target: Path) -> list[str]:
+    """Remove the run folders under ``target`` whose owners are gone; returns their names."""
+    parent = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return [name for name in _names(parent, _FOLDER) if _sweep_one(parent, name)]
+    finally:
+        os.close(parent)
+
+
+def require_space(target: Path, need: int, files: int, spare: int | None = None) -> None:
+    """Raise `Skip` unless ``need`` bytes in ``files`` files (and the run folder) fit and leave ``spare`` bytes free."""
+    stat = os.statvfs(target)
+    if not stat.f_blocks:
+        raise Skip(f"the file system of {target} does not say how much is free")
+    free = stat.f_bavail * stat.f_frsize
+    spare = max(stat.f_blocks * stat.f_frsize // 10, SPARE_BYTES) if spare is None else spare
+    if free < need + spare:
+        raise Skip(f"{target} has {_mib(free)} free, the files need {_mib(need)} and {_mib(spare)} must stay free")
+    if stat.f_files and stat.f_favail < files + 2:
+        raise Skip(f"{target} has {stat.f_favail} inodes free, {files + 2} are needed")
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 10 << 30 else f"{count / 2**30:.0f} GiB"
+
+
+def _make(target: Path) -> tuple[Path, int]:
+    """A new folder and the descriptor that holds its lock.  A sweeper may take the folder before it is locked: then another."""
+    for _ in range(100):
+        path = target / f"{_PREFIX}{secrets.token_hex(8)}"
+        path.mkdir(mode=0o700)
+        try:
+            lock = os.open(path / _LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            path.rmdir()
+            raise
+        if _try_lock(lock) is not False and os.fstat(lock).st_nlink:
+            try:
+                os.write(lock, f"{_host()} {os.getpid()}\n".encode())
+            except OSError:
+                os.close(lock)
+                (path / _LOCK).unlink()
+                path.rmdir()
+                raise
+            return path, lock
+        os.close(lock)
+    raise OSError("another process removes every folder made there")
+
+
+def _host() -> str:
+    return os.uname().nodename
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """Whether the lock is ours now; ``None`` where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _sweep_one(parent: int, name: str) -> bool:
+    """Remove one run folder if its owner is gone; whether it was removed.  A folder without a lock file goes only if empty."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        stack.callback(os.close, folder)
+        if os.fstat(folder).st_uid != os.geteuid():
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            if not (_try_lock(lock) and _given_up(lock)):
+                os.close(lock)
+                return False
+            _empty(folder, lock)
+        os.rmdir(name, dir_fd=parent)
+        return True
+    return False
+
+
+def _given_up(lock: int) -> bool:
+    """Whether a free lock means that the owner is gone: it was on this host, or was made long ago, or died before it signed."""
+    owner = os.pread(lock, 512, 0).decode(errors="replace").partition(" ")[0]
+    return owner in ("", _host()) or time.time() - os.fstat(lock).st_mtime > FOREIGN_AGE_S
+
+
+def _empty(folder: int, lock: int) -> None:
+    """Unlink our own files of an open folder and let go of its lock.
+
+    The lock goes last, for without it the rest would never be swept; and closed first, for NFS renames open files instead.
+    """
+    try:
+        for name in _names(folder, _DATA):
+            os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(lock)
+    with contextlib.suppress(FileNotFoundError):  # another sweeper came in between
+        os.unlink(_LOCK, dir_fd=folder)
+
+
+def _names(folder: int, pattern: re.Pattern[str]) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if pattern.fullmatch(entry.name))

@@ -1,0 +1,168 @@
+"""Run folders: refused where space is short, removed, swept when their owner is gone, and nobody else's touched."""
+
+import os
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from clustergauge.probe import Skip
+from storage_io import workspace
+from storage_io.errors import StorageError
+from storage_io.workspace import FOREIGN_AGE_S, SPARE_BYTES, Workspace, require_space, sweep
+
+NAME = ".clustergauge-0123456789abcdef"
+GIB = 1 << 30
+
+
+def dead(target, name=NAME, owner=None):
+    """A folder as a killed owner leaves it."""
+    folder = target / name
+    folder.mkdir()
+    (folder / "lock").write_text(f"{socket.gethostname()} 1\n" if owner is None else owner)
+    (folder / "data-0").write_bytes(b"x" * 4096)
+    return folder
+
+
+def test_a_folder_is_private_and_goes_with_its_files(tmp_path):
+    space = Workspace(tmp_path, 4096, spare=0)
+    assert space.path.parent == tmp_path
+    assert space.path.stat().st_mode & 0o777 == 0o700
+    assert (space.path / "lock").read_text() == f"{socket.gethostname()} {os.getpid()}\n"
+    space.file(0).write_bytes(b"x")
+    space.file(12).write_bytes(b"x")
+    space.close()
+    assert list(tmp_path.iterdir()) == []
+    space.close()  # once more does nothing
+
+
+def test_what_is_not_ours_keeps_the_folder_and_is_said(tmp_path):
+    space = Workspace(tmp_path, 4096, spare=0)
+    (space.path / "precious").write_text("x")
+    with pytest.raises(StorageError, match=f"^cannot remove {space.path}: directory not empty$"):
+        space.close()
+    assert [p.name for p in space.path.iterdir()] == ["precious"]
+
+
+def test_the_next_run_sweeps_what_a_killed_one_left(tmp_path):
+    dead(tmp_path)
+    space = Workspace(tmp_path, 4096, spare=0)
+    assert space.swept == [NAME]
+    assert list(tmp_path.iterdir()) == [space.path]
+    space.close()
+
+
+def test_a_living_owner_keeps_its_folder(tmp_path):
+    first = Workspace(tmp_path, 4096, spare=0)
+    first.file(0).write_bytes(b"x")
+    assert sweep(tmp_path) == []
+    assert first.file(0).exists()
+    first.close()
+
+
+def test_an_owner_killed_between_two_steps_is_swept_too(tmp_path):
+    (tmp_path / NAME).mkdir()  # no lock yet
+    dead(tmp_path, ".clustergauge-" + "f" * 16, owner="")  # locked, not signed
+    assert len(sweep(tmp_path)) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_lock_is_ours_only_when_empty(tmp_path):
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "data-0").write_text("x")
+    assert sweep(tmp_path) == []
+    assert (tmp_path / NAME / "data-0").exists()
+
+
+STRANGERS = (NAME + "0", NAME[:-1], NAME[:-1] + "G", NAME[:-1] + "٣", NAME + "\n", NAME[1:], "data-0", ".clustergauge-")
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_other_names_are_not_touched(tmp_path, name):
+    folder = dead(tmp_path, name)
+    assert sweep(tmp_path) == []
+    assert (folder / "data-0").exists()
+
+
+def test_a_file_of_our_name_is_not_touched(tmp_path):
+    (tmp_path / NAME).write_text("x")
+    assert sweep(tmp_path) == []
+    assert (tmp_path / NAME).read_text() == "x"
+
+
+def test_links_are_not_followed(tmp_path):
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    target.mkdir()
+    elsewhere.mkdir()
+    real = dead(elsewhere, "real")
+    (target / NAME).symlink_to(real)  # the folder
+    linked = dead(target, ".clustergauge-" + "a" * 16)  # a data file
+    (linked / "data-1").symlink_to(real / "data-0")
+    locked = dead(target, ".clustergauge-" + "b" * 16)  # the lock
+    (locked / "lock").unlink()
+    (locked / "lock").symlink_to(real / "lock")
+    assert sweep(target) == [linked.name]
+    assert sorted(p.name for p in real.iterdir()) == ["data-0", "lock"]
+    assert (target / NAME).is_symlink()
+    assert (locked / "data-0").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing owners needs root")
+def test_a_folder_of_another_user_is_not_touched(tmp_path):
+    folder = dead(tmp_path)
+    os.chown(folder, 65534, 65534)
+    assert sweep(tmp_path) == []
+    assert (folder / "data-0").exists()
+
+
+def test_a_folder_of_another_host_is_left_for_a_day(tmp_path):
+    folder = dead(tmp_path, owner="elsewhere 1\n")
+    assert sweep(tmp_path) == []
+    assert (folder / "data-0").exists()
+    old = (folder / "lock").stat().st_mtime - FOREIGN_AGE_S - 60
+    os.utime(folder / "lock", (old, old))
+    assert sweep(tmp_path) == [NAME]
+
+
+def test_without_locks_nothing_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "_try_lock", lambda _: None)
+    dead(tmp_path)
+    space = Workspace(tmp_path, 4096, spare=0)
+    assert space.swept == []
+    space.close()
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_folder_that_cannot_be_signed_is_taken_back(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match=f"^cannot write to {tmp_path}: no space left on device$"):
+        Workspace(tmp_path, 4096, spare=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def stat(free, total=100 * GIB, inodes=1000, inodes_free=1000):
+    return SimpleNamespace(f_frsize=1, f_blocks=total, f_bavail=free, f_files=inodes, f_favail=inodes_free)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (stat(free=11 * GIB), None),
+        (stat(free=11 * GIB - 1), "has 11 GiB free, the files need 1024 MiB and 10 GiB must stay free"),  # a tenth
+        (stat(free=3 * GIB, total=4 * GIB), None),
+        (stat(free=GIB + SPARE_BYTES - 1, total=4 * GIB), "has 3072 MiB free, .* and 2048 MiB must stay free"),  # 2 GiB
+        (stat(free=50 * GIB, inodes_free=2), "has 2 inodes free, 3 are needed"),
+        (stat(free=50 * GIB, inodes=0, inodes_free=0), None),  # btrfs: as many as you like
+        (stat(free=0, total=0), "does not say how much is free"),
+    ],
+)
+def test_space_is_asked_for_before_it_is_used(tmp_path, monkeypatch, said, reason):
+    monkeypatch.setattr(os, "statvfs", lambda _: said)
+    if reason is None:
+        require_space(tmp_path, GIB, 1)
+    else:
+        with pytest.raises(Skip, match=reason):
+            require_space(tmp_path, GIB, 1)
