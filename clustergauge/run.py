@@ -91,7 +91,7 @@ def conduct(
         findings = preflight.findings(machine, Path(next((p.target for p in todo if p.target), folder.path)), supervisor.scratch)
         machine = msgspec.structs.replace(machine, findings=findings)
         folder.write_machine(machine)
-        watcher.start(len(todo), predict(todo))
+        watcher.start(sum(not p.skip for p in todo), predict(todo))
         carry_out(folder, run, todo, supervisor, machine, watcher, came, began + stop_after_s if stop_after_s else None)
     except KeyboardInterrupt:
         came.interrupted = True
@@ -132,9 +132,7 @@ def carry_out(
                 folder.append(_skipped(run, machine, late))
             return
         if planned.skip:
-            record = _skipped(run, machine, planned)
-            folder.append(record)
-            watcher.done(record)
+            folder.append(_skipped(run, machine, planned))
             continue
         watcher.case(planned)
         started = now_text()

@@ -13,6 +13,7 @@ from clustergauge.model import Planned
 from clustergauge.plan import load_probes
 from clustergauge.probe import Probe
 from clustergauge.supervise import CaseResult, Supervisor
+from tests.faults import misbehaving
 
 MODULE = "tests.faults.misbehaving"
 PROBE: Probe = load_probes([MODULE])["misbehave"]
@@ -108,6 +109,16 @@ def test_stacks_show_where_it_hung(supervisor):
 
 def test_a_crash_leaves_its_stack(supervisor):
     assert "Fatal Python error: Segmentation fault" in run(supervisor, "segfault", "serial", "run").log
+
+
+@pytest.mark.skipif(not os.access(misbehaving.OOM_GROUPS, os.W_OK), reason="no writable memory control group (v1) here")
+def test_the_kernels_out_of_memory_killer_is_told_from_other_kills(supervisor):
+    try:
+        result = run(supervisor, "oom", phase="prepare")
+        assert "killed by SIGKILL (out of memory: the kernel's OOM killer struck) in phase 'prepare'" in result.outcome.reason
+    finally:
+        for group in misbehaving.OOM_GROUPS.glob("clustergauge-*"):
+            group.rmdir()
 
 
 @pytest.mark.parametrize("how", ["flood", "print"])
