@@ -2,7 +2,7 @@
 
 `CHECKSUMS` and `RECORDS` go line by line: line i of the first is the SHA-256 of line i of the second (with its newline) and is on
 disk before it, so a last checksum without a record means that writing was interrupted.  `SUMS`, written when a run ends, covers
-all files, in the format of ``sha256sum --check``.
+all files but the logs, in the format of ``sha256sum --check``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{4}", re.ASCII)
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _CHECKSUM = re.compile(rb"[0-9a-f]{64}\n")
 _PART_OF_CHECKSUM = re.compile(rb"[0-9a-f]{1,64}\n?")
-_SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](\S{1,200})")
+_SUMS_LINE = re.compile(r"([0-9a-f]{64})  (\S{1,200})\n")
 
 
 @dataclass(frozen=True)
@@ -252,10 +252,10 @@ def changed_files(path: Path, but: Collection[str] = ()) -> dict[str, str]:
         return {}
     unseen = {RUN, RECORDS, CHECKSUMS, *(f"{MACHINES}/{file.name}" for file in machine_files(path))}
     problems: dict[str, str] = {}
-    for number, line in enumerate(content_of(path / SUMS).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(content_of(path / SUMS).decode(errors="replace").splitlines(keepends=True), 1):
         match = _SUMS_LINE.fullmatch(line)
         if not match or match[2] not in unseen:
-            words = f"line {number}: not the checksum of a file of this run: {valid.shown(line)}"
+            words = f"line {number}: not the checksum of a file of this run: {valid.shown(line.rstrip())}"
             problems.setdefault(SUMS, f"{located(path / SUMS)} {words}")
             continue
         unseen.remove(match[2])

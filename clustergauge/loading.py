@@ -172,26 +172,28 @@ def _document(raw: bytes, decoder: msgspec.json.Decoder[D], check: Callable[[D],
     """Parse strictly, check, clean.  Every problem is a `UsageError`; it says so where a newer version may be the reason."""
     try:
         document = decoder.decode(raw)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         newer = _newer(_schema_of(raw), file, line)
-        raise UsageError(f"{folder.located(file, line)}: {valid.printable(str(error))[:300]}{newer}") from None
+        raise UsageError(f"{folder.located(file, line)}: {valid.printable(str(error)[:300])}{newer}") from None
     _newer(document.schema, file, line)
     try:
         check(document)
-        return document if _is_printable(raw) else valid.clean(document)
+        return document if _is_clean(raw) else valid.clean(document)
     except ValueError as error:
         raise UsageError(f"{folder.located(file, line)}: {error}") from None
 
 
-def _is_printable(raw: bytes) -> bool:
-    """Whether JSON text surely holds printable characters only; spares a walk through all its strings."""
-    return _ESCAPE.search(raw) is None and raw.replace(b"\n", b"").decode(errors="replace").isprintable()
+def _is_clean(raw: bytes) -> bool:
+    """Whether JSON text surely holds nothing for `valid.clean` to do; spares a walk through all its strings."""
+    if len(raw) > valid.TEXT_LENGTH or _ESCAPE.search(raw):
+        return False
+    return raw.replace(b"\n", b"").decode(errors="replace").isprintable()
 
 
 def _schema_of(raw: bytes) -> str:
     try:
         return _version_decoder.decode(raw).schema
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # here unknown fields are skipped, however deep
         return SCHEMA
 
 

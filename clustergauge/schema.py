@@ -47,7 +47,15 @@ RULES: dict[str, dict[str, JsonSchema]] = {
     "Run": {"schema": _VERSION, "run_id": _ID, "started": {"pattern": _TIME}, "finished": {"pattern": f"^$|{_TIME}"}},
     "Machine": {"schema": _VERSION, "machine_id": _ID, "host": _NAME, "memory_bytes": _COUNT},
     "Workload": dict.fromkeys(("flops", "ops", "bytes_read", "bytes_written", "message_bytes"), _COUNT),
-    "Measurement": {"samples_s": _TIMES, "iterations_per_sample": {"minimum": 1}, "warmup_cut": {"minimum": 0}},
+    "Measurement": {
+        "samples_s": _TIMES,
+        "loop_mean_s": {"exclusiveMinimum": 0},
+        "iterations_per_sample": {"minimum": 1},
+        "warmup_cut": {"minimum": 0},
+    },
+    "Counters": {"device_bytes": {"additionalProperties": {"type": "integer"} | _COUNT}},
+    "Cpu": dict.fromkeys(("cores", "threads", "llc_bytes"), _COUNT),
+    "Gpu": dict.fromkeys(("index", "memory_bytes"), _COUNT),
     "Place": {"rank": {"minimum": 0}, "host": _NAME, "device": _NAME},
 }
 """What `valid` asks of single fields, by structure and field."""

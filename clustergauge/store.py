@@ -39,21 +39,26 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, run: Run, lock: int, loaded: LoadedRun | None = None, ends: Ends | None = None) -> None:
-        """Use `RunFolder.create` or `reopen`.  ``lock``: descriptor of the lock; ``loaded``, ``ends``: what is there already."""
+        """Use `RunFolder.create` or `reopen`.  ``lock``: its descriptor, ours from here on; the rest: what is there."""
         self.path = path
         self.repaired = ends.torn if ends else ""
         self._run_id = run.run_id
         self._planned = valid.check_run(run)
         self._machines = set(loaded.machines) if loaded else set[str]()
-        self._taken: dict[tuple[valid.Key, str], int] = {}  # what has a record, and the size of the file with the last of them
+        # what has a record, and the size of the file with it: one assignment makes a record count, or an interrupt comes first
+        self._taken: dict[tuple[valid.Key, str], int] = {}
         if loaded and ends:
             self._taken = dict.fromkeys(((valid.key_of(r), r.machine_id) for r in loaded.records), ends.bytes)
         self._torn = bool(self.repaired)
         self._open = [lock]
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        for name in (folder.RECORDS, folder.CHECKSUMS):
-            self._open.append(os.open(path / name, flags, 0o644))
-        self._cut_back()
+        try:
+            for name in (folder.RECORDS, folder.CHECKSUMS):
+                self._open.append(os.open(path / name, flags, 0o644))
+            self._cut_back()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(cls, parent: Path, run: Run) -> RunFolder:
@@ -141,9 +146,9 @@ class RunFolder:
             with self._whole("the torn end of the records stays"):
                 self._cut_back()
             self.update(run)
-            names = [folder.RUN, *(f"{folder.MACHINES}/{file.name}" for file in folder.machine_files(self.path))]
-            names += [folder.RECORDS, folder.CHECKSUMS]
             with self._whole(f"{folder.SUMS} is not written"):
+                names = [folder.RUN, *(f"{folder.MACHINES}/{file.name}" for file in folder.machine_files(self.path))]
+                names += [folder.RECORDS, folder.CHECKSUMS]
                 sums = "".join(f"{folder.digest(self.path / name)}  {name}\n" for name in names)
             self._replace(folder.SUMS, sums.encode())
         finally:
@@ -233,20 +238,24 @@ def reopen(path: Path) -> RunFolder:
     if anything else is not intact, if another process is writing to the folder, or if it cannot be written.
     """
     folder.check_folder(path)
-    lock = -1
     try:
         lock = folder.lock(path)
-        loaded, ends = read(path, "cut")
-        (path / folder.SUMS).unlink(missing_ok=True)  # the run goes on
-        (path / folder.LOGS).mkdir(mode=0o755, exist_ok=True)
-        opened = RunFolder(path, loaded.run, lock, loaded, ends)
-        _sync_folder(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
+        try:
+            loaded, ends = read(path, "cut")
+            (path / folder.LOGS).mkdir(mode=0o755, exist_ok=True)
+        except BaseException:
             os.close(lock)
-        if isinstance(error, OSError):
-            raise folder.failed(path, error) from None
-        raise
+            raise
+        opened = RunFolder(path, loaded.run, lock, loaded, ends)
+        try:
+            opened.update(msgspec.structs.replace(loaded.run, finished="", interrupted=False))  # it goes on
+        except BaseException:
+            opened.close()
+            raise
+    except StoreError as error:
+        raise UsageError(str(error)) from None
+    except OSError as error:
+        raise folder.failed(path, error) from None
     return opened
 
 

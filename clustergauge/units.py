@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P", "E")
@@ -20,18 +21,18 @@ def format_size(size: int) -> str:
 
 def parse_size(text: str) -> int:
     """Bytes of ``64MiB``, ``1G``, ``4k``, ``512``.  Every unit is binary.  Raises ``ValueError`` with an example."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?\s*", text, re.IGNORECASE | re.ASCII)
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*(?:([KMGTP])I?)?B?\s*", text, re.IGNORECASE | re.ASCII)
     if not match:
         raise ValueError(f"not a size: {text!r} (write 8B, 64KiB, 1GiB)")
-    value = float(match[1]) * 1024 ** ("KMGTP".index(match[2].upper()) + 1 if match[2] else 0)
-    if value != int(value):
+    value = Fraction(match[1]) * 1024 ** ("KMGTP".index(match[2].upper()) + 1 if match[2] else 0)
+    if value.denominator != 1:
         raise ValueError(f"not a whole number of bytes: {text!r}")
-    return int(value)
+    return value.numerator
 
 
 def parse_duration(text: str) -> float:
     """Seconds of ``90``, ``90s``, ``10m``, ``1.5h``, ``200ms``.  Raises ``ValueError`` with an example."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?\s*", text, re.ASCII)
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|min|m|h)?\s*", text, re.ASCII)
     if not match or float(match[1]) <= 0:
         raise ValueError(f"not a duration: {text!r} (write 90s, 10m, 1.5h)")
     return float(match[1]) * _DURATION[match[2] or ""]
@@ -39,7 +40,7 @@ def parse_duration(text: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """``812 ms``, ``34 s``, ``3 min 12 s``, ``2 h 5 min``."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1e3:.0f} ms"
     whole = round(seconds)
     if whole < 60:
@@ -52,7 +53,7 @@ def format_duration(seconds: float) -> str:
 def format_time(seconds: float) -> str:
     """A measured time with three significant digits: ``1.41 ms``, ``850 ns``, ``34.1 s``."""
     for factor, unit in ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms")):
-        if seconds < 999.5 * factor:
+        if abs(seconds) < 999.5 * factor:
             return f"{_three(seconds / factor)} {unit}"
     return f"{_three(seconds)} s"
 
@@ -60,10 +61,13 @@ def format_time(seconds: float) -> str:
 def format_rate(value: float, unit: str) -> str:
     """A rate with three significant digits and a decimal prefix: ``779 TFLOP/s``, ``2.98 TB/s``.
 
-    ``unit`` is the bare unit (``FLOP/s``, ``B/s``, ``OP/s``, ``IO/s``, ``s``); times go through `format_time`.
+    ``unit`` is the bare unit (``FLOP/s``, ``B/s``, ``OP/s``, ``IO/s``); times (``s``) go through `format_time`, and fractions
+    (``1``) become percent.
     """
     if unit == "s":
         return format_time(value)
+    if unit == "1":
+        return f"{_three(100 * value)} %"
     step = 0
     while abs(value) >= 999.5 and step < len(_DECIMAL) - 1:
         value /= 1000
@@ -74,11 +78,13 @@ def format_rate(value: float, unit: str) -> str:
 def parse_rate(value: float, unit: str) -> tuple[float, str]:
     """A number in a prefixed unit as (number, bare unit): ``(700, "TFLOP/s")`` is ``(7e14, "FLOP/s")``.
 
-    Times (``ms``, ``µs``) become seconds.  Raises ``ValueError`` for a unit that is not a rate or a time.
+    Times (``ms``, ``µs``) become seconds, percent a fraction (``1``).  Raises ``ValueError`` for any other unit.
     """
     times = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
     if unit in times:
         return value * times[unit], "s"
+    if unit in ("1", "%"):
+        return value / 100 if unit == "%" else value, "1"
     for bare in ("FLOP/s", "OP/s", "B/s", "IO/s"):
         prefix = unit.removesuffix(bare)
         if unit.endswith(bare) and prefix in _DECIMAL:
@@ -87,6 +93,8 @@ def parse_rate(value: float, unit: str) -> tuple[float, str]:
 
 
 def _three(value: float) -> str:
-    """Three significant digits without an exponent."""
+    """Three significant digits; an exponent only below 0.0001."""
     magnitude = abs(value)
+    if 0 < magnitude < 0.9995:
+        return f"{value:#.3g}"
     return f"{value:.0f}" if magnitude >= 99.95 else f"{value:.1f}" if magnitude >= 9.995 else f"{value:.2f}"

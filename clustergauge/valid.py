@@ -26,6 +26,8 @@ MOST = 10**24
 """No count is larger: 10²⁴ FLOP are twelve days of an exaflop machine.  (Beyond 10³⁰⁸ an integer is no float any more.)"""
 MOST_RANKS = 10**7
 NAME_LENGTH = 1000
+TEXT_LENGTH = 100_000
+"""Longest free text, in characters; what is longer belongs in a log."""
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 """What an id must be to name a file or a folder."""
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
@@ -53,12 +55,17 @@ def shown(text: str, most: int = 120) -> str:
 
 
 def clean(document: D) -> D:
-    """The document with its free text made `printable`.  Raises `Invalid` if a key of a dictionary is not printable."""
+    """The document with its free text made `printable`.
+
+    Raises `Invalid` for a text of more than `TEXT_LENGTH` characters and for a key of a dictionary that is not printable.
+    """
     return msgspec.convert(_clean(msgspec.to_builtins(document)), type(document))
 
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
+        if len(value) > TEXT_LENGTH:
+            raise Invalid(f"a text of {len(value)} characters (at most {TEXT_LENGTH}): {shown(value, 40)}")
         return printable(value)
     if isinstance(value, list):
         if value and isinstance(value[0], float):  # samples: nothing to clean, and many
@@ -66,7 +73,8 @@ def _clean(value: Any) -> Any:
         return [_clean(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, dict):
         for key in value:  # pyright: ignore[reportUnknownVariableType]
-            _name("a key", str(key))  # pyright: ignore[reportUnknownArgumentType]
+            if _clean(key) != key:
+                raise Invalid(f"key {shown(key)} is not printable")  # pyright: ignore[reportUnknownArgumentType]
         return {k: _clean(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
     return value
 
@@ -115,9 +123,9 @@ def _positive(field: str, values: list[float]) -> None:
 def _scalars(field: str, values: Mapping[str, Scalar]) -> None:
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise Invalid(f"{field}.{printable(key)} is {value}: not a number")
+            raise Invalid(f"{field}[{shown(key)}] is {value}: not a number")
         if isinstance(value, int) and not -MOST <= value <= MOST:
-            raise Invalid(f"{field}.{printable(key)} is beyond ±10²⁴")
+            raise Invalid(f"{field}[{shown(key)}] is beyond ±10²⁴")
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -169,7 +177,7 @@ def check_record(record: Record, run_id: str, planned: Mapping[Key, Planned], ma
     ):
         _scalars(field, values)
     for name, count in record.counters.device_bytes.items():
-        _count(f"counters.device_bytes.{printable(name)}", count)
+        _count(f"counters.device_bytes[{shown(name)}]", count)
     _placement(record)
     _result(record)
 
@@ -246,4 +254,4 @@ def _measurement(measured: Measurement) -> None:
     if measured.loop_mean_s is not None:
         _positive("measurement.loop_mean_s", [measured.loop_mean_s])
     for name, series in measured.series.items():
-        _finite(f"measurement.series.{printable(name)}", series.values)
+        _finite(f"measurement.series[{shown(name)}]", series.values)
