@@ -33,7 +33,7 @@ EPILOG = """\
 examples:
   run_suite.py                          the quick suite on what this machine has
   run_suite.py -k 'matmul/*' --set shape=4096
-  run_suite.py --suite full --target /scratch --max-time 30m
+  run_suite.py --target /scratch --max-time 10m
   run_suite.py run --resume latest      measure only what is missing
   run_suite.py list                     what would run here, and what not and why
 

@@ -19,7 +19,11 @@ from clustergauge.probe import Work, Wrong
 from clustergauge.world import World
 
 NEAR = 100
-"""Within this factor of the shortest sample there is, calibration looks three times."""
+LOOKS_AGAIN = 20
+"""Within the factor ``NEAR`` of the shortest sample there is, calibration takes so many more, for their least."""
+LEAD_S = 1e-3
+LEAD_MOST = 20
+"""Ranks that have talked over the control channel are cold: about so many seconds of samples, so many at most, are not taken."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,11 @@ class Plan:
 
 
 class Decision(NamedTuple):
-    """What comes next: ``batch`` more samples, or (0) the end and why."""
+    """What comes next: ``batch`` more samples after ``lead`` that do not count, or (0) the end and why."""
 
     batch: int
     reason: Literal["", "converged", "budget", "samples"]
+    lead: int = 0
 
 
 @dataclass
@@ -74,7 +79,7 @@ class Sampler:
                 decision = self._decide(look, at_a_look, cost, self.clock.now() - began)
                 if decision.batch == 0:
                     break
-                self._batch(decision.batch, began)
+                self._batch(decision, began)
                 at_a_look = len(self.mine) >= look  # looking in between makes the interval lie
                 if at_a_look:
                     look = next(looks)
@@ -120,7 +125,7 @@ class Sampler:
             took = self._sample(self.iterations)
             cost = self.clock.now() - began
             if self.world.from_root(took < NEAR * enough):  # so short that an interruption would pass for work
-                took = min(took, self._sample(self.iterations), self._sample(self.iterations))
+                took = min(took, *(self._sample(self.iterations) for _ in range(LOOKS_AGAIN)))
             wanted = self.iterations
             if took < enough and self.iterations < most:
                 growth = min(10.0, 1.2 * enough / took) if took > 0 else 10.0
@@ -132,8 +137,12 @@ class Sampler:
 
     def _decide(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
         """The root's decision, known to all ranks."""
-        batch, reason = self.world.from_root(self._next(look, at_a_look, cost, elapsed) if self.world.rank == 0 else None)
-        return Decision(batch, reason)
+        decision = None
+        if self.world.rank == 0:
+            batch, reason, _ = self._next(look, at_a_look, cost, elapsed)
+            lead = max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9)))) if self.world.size > 1 else 0
+            decision = [batch, reason, lead]
+        return Decision(*self.world.from_root(decision))
 
     def _next(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
         taken = len(self.merged)
@@ -148,9 +157,11 @@ class Sampler:
         batch = min(look - taken, affordable, self.plan.most - taken)
         return Decision(batch, "") if batch > 0 else Decision(0, "budget")
 
-    def _batch(self, count: int, began: float) -> None:
+    def _batch(self, decision: Decision, began: float) -> None:
+        for _ in range(decision.lead):
+            self._sample(self.iterations)
         fresh: list[float] = []
-        for _ in range(count):
+        for _ in range(decision.batch):
             self.starts.append(self.clock.now() - began)
             fresh.append(self._sample(self.iterations) / self.iterations)
         self.mine += fresh

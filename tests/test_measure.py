@@ -157,6 +157,15 @@ def test_the_slowest_rank_makes_the_sample():
     assert measured.samples_s[:4] == [0.001, 0.002, 0.001, 0.002]
 
 
+@pytest.mark.parametrize(("seconds", "lead"), [(0.001, 1), (0.00019, 5), (1e-6, 20)])
+def test_ranks_that_have_talked_first_take_samples_that_do_not_count(seconds, lead):
+    two, clock = Serial(), FakeClock(always(seconds))
+    two.size = 2
+    measured = Sampler(Work(run=lambda: None, workload=Workload()), clock, two, Plan()).measure()
+    before = 1 + 1 + (20 if seconds < 1e-5 else 0)  # warm-up, calibration and its second look
+    assert clock.log.count("stop") == before + lead + len(measured.samples_s)
+
+
 def test_ranks_meet_before_every_sample_and_only_where_asked():
     class Counting(Serial):
         met = 0
