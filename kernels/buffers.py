@@ -42,7 +42,7 @@ def stack(sets: int, rows: int, columns: int, dtype: torch.dtype, device: str) -
 def huge_share(tensors: Iterable[torch.Tensor], smaps: str) -> float | None:
     """Share of the resident memory that lies on huge pages, over the mappings that hold the tensors; 3 digits.
 
-    ``smaps``: text of /proc/self/smaps (proc(5)).  ``None`` if no mapping holds a tensor.
+    ``smaps``: text of /proc/self/smaps (proc(5)).  ``None`` if no mapping holds a tensor, or the kernel does not say.
     """
     wanted = [(t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors]
     resident = huge = 0
@@ -52,14 +52,12 @@ def huge_share(tensors: Iterable[torch.Tensor], smaps: str) -> float | None:
             continue
         low, high = int(span[1], 16), int(span[2], 16)
         if any(start < high and end > low for start, end in wanted):
-            resident += _field(mapping, "Rss")
-            huge += _field(mapping, "AnonHugePages")
+            fields = dict(re.findall(r"(?m)^(Rss|AnonHugePages):\s+(\d+) kB$", mapping))
+            if len(fields) < 2:
+                return None
+            resident += int(fields["Rss"])
+            huge += int(fields["AnonHugePages"])
     return round(huge / resident, 3) if resident else None
-
-
-def _field(mapping: str, name: str) -> int:
-    match = re.search(rf"^{name}:\s+(\d+) kB$", mapping, re.MULTILINE)
-    return int(match[1]) if match else 0
 
 
 def _round(size: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ Call = Callable[[], object]
 
 MOST_SETS = 512
 INTERPRETED = 512**3
-"""Most multiply-adds that are worth sending through the interpreter (some ten seconds)."""
+"""Most multiply-adds that are worth sending through the interpreter (a few seconds)."""
 _LONGEST = 1 << 20
 _LONGEST_INT8_SUM = 1 << 17
 """Beyond this K, sums of int8 products can leave int32 (and reach the poison)."""
@@ -67,11 +66,14 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
 
     m, n, k = parse_shape(str(shape))
     operand, output = _types(dtype)
-    with_precision(dtype)
+    _set_precision(dtype)
     start = _starter(ctx, backend, dtype, (m, n, k))
     per_set = (m * k + n * k) * operand.itemsize + m * n * output.itemsize
     buffers.require(per_set, ctx.device)
-    sets = 1 if ctx.interpret else min(ctx.buffer_sets(per_set), MOST_SETS, max(1, buffers.free_bytes(ctx.device) // 2 // per_set))
+    affordable = buffers.free_bytes(ctx.device) // 2 // per_set
+    sets = 1 if ctx.interpret else max(1, min(ctx.buffer_sets(per_set), MOST_SETS, affordable))
+    if backend == "torch" and ctx.kind == "cpu":
+        sets = _within_budget(ctx, dtype, (m, n, k), sets)
     a = buffers.stack(sets, m, k, operand, ctx.device)
     b = buffers.stack(sets, n, k, operand, ctx.device)
     c = buffers.stack(sets, m, n, output, ctx.device)
@@ -88,7 +90,6 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     picks = torch.Generator().manual_seed(ctx.seed)
     rows = sorted({0, m - 1, *torch.randint(m, (products.ROWS - 2,), generator=picks).tolist()})
     precision = products.PRECISION[dtype]
-    count = 2 * m * n * k
 
     def check() -> None:
         products.check_rows(a[work.last], b[work.last], c[work.last], precision, rows)
@@ -98,10 +99,10 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
         run=runs,
         reset=lambda: products.poison(c),
         check=check,
-        exact=lambda: products.check_exact(a[0], b[0], c[0], runs[0], dtype, generator),
+        exact=lambda: products.check_exact(a[0], b[0], c[0], runs[0], generator),
         digest=lambda: products.digest(c[work.last]),
-        close=lambda: with_precision("fp32"),
-        workload=Workload(flops=0 if dtype == "int8" else count, ops=count if dtype == "int8" else 0, dtype=dtype, bound="compute"),
+        close=lambda: _set_precision("fp32"),
+        workload=Workload(**{"ops" if dtype == "int8" else "flops": 2 * m * n * k}, dtype=dtype, bound="compute"),
         clock="device" if ctx.kind == "cuda" else "wall",
         cache="none" if ctx.interpret else "cold" if sets * per_set >= 3 * ctx.llc_bytes else "hot",
     )
@@ -112,11 +113,13 @@ def _types(dtype: str) -> tuple[torch.dtype, torch.dtype]:
     """Types of the operands and of the output."""
     import torch
 
-    operand = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}[dtype]
-    return operand, torch.int32 if dtype == "int8" else operand
+    if dtype == "int8":
+        return torch.int8, torch.int32
+    operand = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype, torch.float32)
+    return operand, operand
 
 
-def with_precision(dtype: str) -> None:
+def _set_precision(dtype: str) -> None:
     """Let torch's GPU products use TF32 for ``tf32`` alone, and sum fp16 and bf16 in fp32 even where K is split."""
     import torch
 
@@ -126,7 +129,7 @@ def with_precision(dtype: str) -> None:
 
 
 def _starter(ctx: Context, backend: str, dtype: str, mnk: Shape) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
-    """What makes a callable for one set of buffers.  Raises `Skip` where the case has no meaning or takes too long."""
+    """What makes a callable for one set of buffers.  Raises `Skip` where the case has no meaning."""
     if backend == "triton":
         return _triton_starter(ctx, dtype, mnk)
     import torch
@@ -140,7 +143,6 @@ def _starter(ctx: Context, backend: str, dtype: str, mnk: Shape) -> Callable[[to
         ctx.set("mkl", torch.backends.mkl.is_available())
         ctx.set("onednn", torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
         ctx.set("vector", torch.backends.cpu.get_cpu_capability())
-        _refuse_long(ctx, dtype, mnk)
     return _torch_call
 
 
@@ -164,7 +166,7 @@ def _triton_starter(ctx: Context, dtype: str, mnk: Shape) -> Callable[[torch.Ten
         raise Skip("Triton kernels run on a processor in the interpreter only")
     from kernels.triton import matmul as kernel
 
-    config = kernel.configuration("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype)
+    config = kernel.configuration("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype, mnk[2])
     ctx.set("config", str(config))
     return lambda a, b, c: kernel.call(config, dtype, a, b, c)
 
@@ -173,45 +175,47 @@ def _triton_starter(ctx: Context, dtype: str, mnk: Shape) -> Callable[[torch.Ten
 # how long one call will take, before it is made
 
 
-def _refuse_long(ctx: Context, dtype: str, mnk: Shape) -> None:
-    """Raises `Skip` if one call on this processor would take longer than the whole budget."""
+def _within_budget(ctx: Context, dtype: str, mnk: Shape, sets: int) -> int:
+    """As many of the buffer sets as can be warmed up, beside the fewest samples that give an interval, within the budget.
+
+    Raises `Skip` if the samples alone would take longer.
+    """
     import torch
 
-    from kernels import products
+    from clustergauge.clocks import WallClock
+    from clustergauge.measure import Plan
 
-    generator = torch.Generator().manual_seed(ctx.seed)
     operand, output = _types(dtype)
+    clock = WallClock()
 
     def cost(edge: int) -> float:
-        a, b = torch.empty((2, edge, edge), dtype=operand)
-        products.fill(a, dtype, generator)
-        products.fill(b, dtype, generator)
-        call = _torch_call(a, b, torch.empty((edge, edge), dtype=output))
-        start = time.perf_counter()  # decides whether to measure; is no result
-        call()
-        return time.perf_counter() - start
+        a, b = torch.ones((2, edge, edge), dtype=operand)
+        return clock.time([_torch_call(a, b, torch.empty((edge, edge), dtype=output))])
 
-    seconds = foresee(cost, math.prod(mnk) ** (1 / 3))
-    if seconds > ctx.budget_s:
-        shown = format_time(seconds) if seconds < 60 else format_duration(seconds)
-        raise Skip(f"one call would take about {shown}, over the budget of {format_duration(ctx.budget_s)}: a smaller shape fits")
+    seconds = foresee(cost, math.prod(mnk) ** (1 / 3), ctx.budget_s / (Plan.least + sets))
+    fit = int(ctx.budget_s / seconds)
+    if fit < Plan.least:
+        raise Skip(
+            f"one call would take about {format_time(seconds)}, and {Plan.least} must fit the budget of "
+            f"{format_duration(ctx.budget_s)}: a smaller shape fits"
+        )
+    return max(1, min(sets, fit - Plan.least))
 
 
-def foresee(cost: Callable[[int], float], edge: float, spend_s: float = 0.3) -> float:
-    """Seconds of a product of the given edge, from ever larger ones (``cost``: edge → seconds) that take ``spend_s`` together.
+def foresee(cost: Callable[[int], float], edge: float, enough: float, spend_s: float = 0.3) -> float:
+    """About the seconds of a product of the given edge, from ever larger ones (``cost``: edge → seconds), 8 × for each doubling.
 
-    Each doubling of the edge costs eight times as much, or more where the last doublings did (cache misses), but never beyond 16:
-    small products are all overhead and say little.
+    Stops once that is well below ``enough``, at the largest power of two up to ``edge``, or before the products together would
+    take longer than ``spend_s``.
     """
     cost(64)  # threads start, libraries choose their kernels
-    took: list[float] = []
-    growth = 8.0
+    spent = 0.0
     for rung in itertools.count(6):
-        took.append(cost(1 << rung))
-        if took[-1] < spend_s / 10:
-            took[-1] = min(took[-1], cost(1 << rung))
-        if len(took) > 2:
-            growth = min(16.0, max(8.0, math.sqrt(took[-1] / took[-3])))
-        if 2 << rung > edge or sum(took) + growth * took[-1] > spend_s:
-            break
-    return took[-1] * growth ** max(0.0, math.log2(edge) - rung)
+        took = cost(1 << rung)
+        spent += took
+        if spent + 8 * took > spend_s:  # the last word, unless something else had the processor: ask again
+            took = min(took, cost(1 << rung), cost(1 << rung))
+        foreseen = took * 8 ** max(0.0, math.log2(edge) - rung)
+        if foreseen < enough / 2 or 2 << rung > edge or spent + 8 * took > spend_s:
+            return foreseen
+    raise AssertionError

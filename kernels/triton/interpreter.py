@@ -4,7 +4,8 @@ The stock interpreter (``TRITON_INTERPRET=1``) computes on numpy arrays and keep
 
 * ``tl.dot`` of bfloat16 multiplies the bit patterns as integers: here the operands are widened to float32 first;
 * float32 → bfloat16 truncates: here it rounds to nearest, ties to even, as the hardware does;
-* any other bfloat16 arithmetic is silent garbage: here it raises (our kernels compute in float32);
+* any other bfloat16 arithmetic (reductions, atomics, casts with a rounding mode) is silent garbage: here it raises, and our
+  kernels compute in float32;
 * addresses are not checked: here a load or store outside the tensors of the launch raises, naming program and byte.
 """
 
@@ -41,6 +42,7 @@ def install() -> None:
     if not hasattr(builder, "clustergauge_served"):
         builder.clustergauge_served = True
         _serve_bfloat16(builder, interpreter.TensorHandle)
+        _refuse_bfloat16(builder, interpreter.ReduceScanOpInterface)
         _check_addresses(interpreter)
 
 
@@ -71,21 +73,48 @@ def _serve_bfloat16(builder: Any, handle: Any) -> None:
         return stock_cast(self, handle(widen(source.data), tl.float32), target)
 
     def create_dot(self: Any, a: Any, b: Any, accumulator: Any, *rest: Any) -> Any:
+        _refuse(accumulator)
         a, b = (handle(widen(x.data), tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
         return stock_dot(self, a, b, accumulator, *rest)
 
+    builder.cast_impl = cast_impl
+    builder.create_dot = create_dot
+
+
+def _refuse_bfloat16(builder: Any, reductions: Any) -> None:
     def refusing(stock: Callable[..., Any]) -> Callable[..., Any]:
         def operation(self: Any, *operands: Any) -> Any:
-            if any(isinstance(x, handle) and x.dtype.scalar == tl.bfloat16 for x in operands):
-                raise NotImplementedError("bfloat16 arithmetic is not served in the interpreter: cast to float32 first")
+            _refuse(*operands)
             return stock(self, *operands)
 
         return operation
 
-    builder.cast_impl = cast_impl
-    builder.create_dot = create_dot
-    for name in ("binary_op", "unary_op", "create_fma"):
+    for name in (
+        "binary_op",
+        "unary_op",
+        "ternary_op",
+        "create_fma",
+        "create_rsqrt",
+        "create_erf",
+        "create_fp_to_fp",
+        "create_atomic_rmw",
+    ):
         setattr(builder, name, refusing(getattr(builder, name)))
+    stock_check = reductions.check_tensor
+
+    def check_tensor(self: Any, tensors: Any) -> None:
+        _refuse(*tensors)
+        stock_check(self, tensors)
+
+    reductions.check_tensor = check_tensor
+
+
+def _refuse(*operands: Any) -> None:
+    """Raises if one of the operands (values or types) is bfloat16."""
+    import triton.language as tl
+
+    if any(getattr(getattr(x, "dtype", x), "scalar", None) == tl.bfloat16 for x in operands):
+        raise NotImplementedError("bfloat16 arithmetic is not served in the interpreter: cast to float32 first")
 
 
 def _check_addresses(interpreter: Any) -> None:

@@ -1,5 +1,6 @@
 """C = A · Bᵀ in Triton: one pointer kernel, and the configuration each architecture gets."""
 
+# ruff: noqa: N803  (capitals are what the field writes for sizes and compile-time constants)
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def matmul_kernel(
     a = a_ptr + (tile_m * BM).to(tl.int64) * K + rm[:, None] * K + rk[None, :]
     b = b_ptr + (tile_n * BN).to(tl.int64) * K + rn[None, :] * K + rk[:, None]
     acc = tl.zeros((BM, BN), dtype=ACC)
-    for k in range(0, tl.cdiv(K, BK)):
+    for k in range(tl.cdiv(K, BK)):
         if EVEN_K:
             at = tl.load(a)
             bt = tl.load(b)
@@ -83,16 +84,10 @@ def _family(wide: Config, tf32: Config, int8: Config, fp32: Config) -> dict[str,
     return {"fp16": wide, "bf16": wide, "tf32": tf32, "int8": int8, "fp32": fp32}
 
 
-_AMPERE = _family(
-    Config(128, 256, 64, 8, 3), Config(128, 256, 32, 8, 3), Config(128, 128, 128, 8, 3), Config(128, 128, 16, 8, 3)
-)
+_AMPERE = _family(Config(128, 256, 64, 8, 3), Config(128, 256, 32, 8, 3), Config(128, 128, 128, 8, 3), Config(128, 128, 16, 8, 3))
 """Fits 99 KiB of shared memory, so Ada and consumer Blackwell too.  int8 in tiles of 128×256 spills."""
-_HOPPER = _family(
-    Config(128, 256, 64, 8, 3), Config(128, 256, 32, 8, 3), Config(128, 256, 128, 8, 3), Config(128, 128, 16, 8, 3)
-)
-_CDNA3 = _family(
-    Config(128, 256, 64, 8, 2), Config(128, 256, 32, 8, 2), Config(128, 128, 128, 8, 2), Config(128, 128, 16, 8, 2)
-)
+_HOPPER = _family(Config(128, 256, 64, 8, 3), Config(128, 256, 32, 8, 3), Config(128, 256, 128, 8, 3), Config(128, 128, 16, 8, 3))
+_CDNA3 = _family(Config(128, 256, 64, 8, 2), Config(128, 256, 32, 8, 2), Config(128, 128, 128, 8, 2), Config(128, 128, 16, 8, 2))
 """Three stages do not fit the 64 KiB of local memory."""
 _CDNA4 = {dtype: config for dtype, config in _CDNA3.items() if dtype != "tf32"}
 _SMALL = Config(64, 64, 32, 4, 2)
@@ -105,7 +100,7 @@ CONFIGS: dict[str, dict[str, Config]] = {
     "gfx942": _CDNA3,
     "gfx950": _CDNA4,
 }
-"""By architecture (for NVIDIA the major version of the capability) and dtype; each compiles without spills for each."""
+"""By architecture (for NVIDIA the major version of the capability) and dtype; all compile without spilling registers."""
 
 
 def architecture(device: str) -> str:
@@ -116,12 +111,15 @@ def architecture(device: str) -> str:
     return f"sm_{properties.major}{properties.minor}"
 
 
-def configuration(arch: str, dtype: str) -> Config:
-    """The configuration for an architecture.  Raises `Skip` if there is none."""
+def configuration(arch: str, dtype: str, k: int) -> Config:
+    """The configuration for an architecture and length of the sums.  Raises `Skip` if there is none.
+
+    Where K is no multiple of 16, rows start anywhere, loads are narrow, and large tiles would spill registers.
+    """
     family = arch[:-1] if arch.startswith("sm_") else arch
     if dtype not in CONFIGS.get(family, {}):
         raise Skip(f"the Triton matmul has no configuration for {dtype} on {arch}")
-    return CONFIGS[family][dtype]
+    return _SMALL if k % 16 else CONFIGS[family][dtype]
 
 
 def constants(config: Config, dtype: str, k: int) -> dict[str, Any]:

@@ -1,0 +1,338 @@
+"""Probe ``matmul``: what it runs, counts and refuses, how long it may take, and that planted errors end it as wrong."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from clustergauge.errors import UsageError
+from clustergauge.execute import execute
+from clustergauge.messages import Job
+from clustergauge.probe import Context, Skip
+from clustergauge.world import Serial
+from kernels import buffers, matmul
+
+MM = matmul.matmul
+
+
+@pytest.fixture
+def outcome(tmp_path, monkeypatch):
+    """Runs a case, however long a product takes here."""
+    monkeypatch.setattr(matmul, "foresee", lambda cost, edge, enough: 1e-9)
+
+    def run(dtype="fp32", shape="48x80x64", backend="torch", budget_s=0.05, llc_bytes=4096, interpret=False):
+        params = {"backend": backend, "dtype": dtype, "shape": shape}
+        job = Job("matmul", "kernels.matmul", "matmul", params, "cpu", budget_s, 1, interpret=interpret, llc_bytes=llc_bytes)
+        return execute(job, MM, Serial(), tmp_path, lambda _: None)
+
+    return run
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Lets ``wrong(c, calls)`` spoil the output of every product; ``calls`` counts them."""
+
+    def planting(wrong):
+        start, calls = matmul._torch_call, [0]
+
+        def spoiled(a, b, c):
+            call = start(a, b, c)
+
+            def run():
+                call()
+                calls[0] += 1
+                wrong(c, calls[0])
+
+            return run
+
+        monkeypatch.setattr(matmul, "_torch_call", spoiled)
+
+    return planting
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("shape", ["64", "48x80x64", "33x17x5"])
+def test_every_dtype_of_a_processor_is_right_and_counted(outcome, dtype, shape):
+    done = outcome(dtype, shape)
+    assert (done.status, done.reason) == ("ok", "")
+    work = 2 * math.prod(matmul.parse_shape(shape))
+    assert (done.workload.flops, done.workload.ops) == ((0, work) if dtype == "int8" else (work, 0))
+    assert (done.workload.dtype, done.workload.bound) == (dtype, "compute")
+    assert (done.measurement.clock, len(done.measurement.digest)) == ("wall", 32)
+    assert done.settings["threads"] == torch.get_num_threads()
+    assert {"mkl", "onednn", "vector", "layout", "buffer_sets"} <= set(done.settings)
+
+
+def test_sets_are_as_many_as_defeat_the_cache_and_cold_is_said_only_then(outcome, monkeypatch):
+    per_set = (64 * 64 * 3) * 4
+    done = outcome(shape="64", llc_bytes=10 * per_set)
+    assert (done.settings["buffer_sets"], done.measurement.cache) == (30, "cold")
+    monkeypatch.setattr(matmul, "MOST_SETS", 29)
+    done = outcome(shape="64", llc_bytes=10 * per_set)
+    assert (done.settings["buffer_sets"], done.measurement.cache) == (29, "hot")
+
+
+def test_every_set_is_run_and_gives_the_same_output(tmp_path):
+    ctx = Context(Serial(), "cpu", 1, tmp_path, llc_bytes=4096 * 4)
+    work = MM.function(ctx, backend="torch", dtype="fp32", shape="32")
+    assert len(work.runs) == 4
+    work.reset()
+    digests = set()
+    for index, run in enumerate(work.runs):
+        run()
+        work.last = index
+        work.check()
+        digests.add(work.digest())
+    assert len(digests) == 1
+
+
+# -- planted errors
+
+
+def spoil_row(c, calls):
+    c[33] = c[32]
+
+
+def spoil_element(c, calls):
+    c[33, 17] += 100
+
+
+def swap(c, calls):
+    c.copy_(c.T.clone())
+
+
+def keep_a_tile(c, calls):
+    c[16:32, 32:48] = math.nan if c.is_floating_point() else -(2**31)  # as poison that was not overwritten
+
+
+def flip_a_bit(c, calls):
+    bits = c.view(torch.int16 if c.itemsize == 2 else torch.int32)
+    bits[33, 17] ^= 1
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (spoil_row, "row 33"),
+        (spoil_element, "row 33"),
+        (swap, "row "),
+        (keep_a_tile, r"row (1[6-9]|2\d|3[01])\b"),
+        (flip_a_bit, "(small integers: )?row 33, column 17"),
+    ],
+)
+def test_planted_errors_end_the_case_as_wrong(outcome, plant, dtype, wrong, reason):
+    plant(wrong)
+    done = outcome(dtype, "64")
+    assert (done.status, done.measurement) == ("wrong", None)
+    assert re.match(reason, done.reason)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_one_flipped_bit_in_floats_is_left_to_the_exact_pass(outcome, plant, dtype):
+    plant(flip_a_bit)
+    assert outcome(dtype, "64").reason.startswith("small integers: row 33, column 17: ")
+
+
+def test_a_run_that_does_nothing_is_caught(outcome, plant, monkeypatch):
+    monkeypatch.setattr(matmul, "_torch_call", lambda a, b, c: lambda: None)
+    for dtype in ("fp32", "bf16", "int8"):
+        done = outcome(dtype, "64")
+        assert done.status == "wrong"
+        assert re.match(r"row \d+, column \d+: expected ", done.reason)
+
+
+def test_a_tile_left_stale_after_the_first_run_is_caught(outcome, plant, monkeypatch):
+    start = matmul._torch_call
+
+    def stale(a, b, c):
+        call, seen = start(a, b, c), []
+
+        def run():
+            old = c[16:32, 16:32].clone()
+            call()
+            if seen:
+                c[16:32, 16:32] = old
+            seen.append(1)
+
+        return run
+
+    monkeypatch.setattr(matmul, "_torch_call", stale)
+    done = outcome("fp32", "64", llc_bytes=1)
+    assert done.status == "wrong"
+    assert done.reason.startswith(("row 16", "two samples of a deterministic kernel differ"))
+
+
+def test_an_output_that_is_right_but_not_the_same_every_time_is_caught(outcome, plant):
+    def waver(c, calls):
+        if calls > 3:
+            c.view(torch.int32)[1, 1] ^= 1
+
+    plant(waver)
+    done = outcome("fp32", "64", llc_bytes=1)
+    assert done.status == "wrong"
+    assert done.reason.startswith("two samples of a deterministic kernel differ")
+
+
+# -- how long it may take
+
+
+class Machine:
+    """Made-up times of products, and which were asked for."""
+
+    def __init__(self, cost):
+        self.cost, self.edges, self.times = cost, [], []
+
+    def __call__(self, edge):
+        self.edges.append(edge)
+        self.times.append(self.cost(edge))
+        return self.times[-1]
+
+
+def rate(flops, overhead_s=0.0):
+    return lambda edge: overhead_s + 2 * edge**3 / flops
+
+
+@pytest.mark.parametrize("edge", [64, 256, 1000, 2048, 8192])
+def test_a_steady_machine_is_foreseen_exactly(edge):
+    for flops in (1e9, 1e11, 1e13):
+        assert matmul.foresee(Machine(rate(flops)), edge, 0.1) == pytest.approx(2 * edge**3 / flops)
+
+
+def test_a_slow_machine_is_found_out_before_it_eats_the_budget():
+    slow = Machine(rate(1e9))
+    assert matmul.foresee(slow, 8192, 0.3) > 1000
+    assert sum(slow.times) < 0.31  # all before, and the last three times
+    assert max(slow.edges) == 256
+
+
+def test_overhead_of_small_products_is_not_taken_for_slowness():
+    server = Machine(rate(3e12, overhead_s=100e-6))
+    assert 2 * 4096**3 / 3e12 <= matmul.foresee(server, 4096, 0.3) < 0.3 / 2
+
+
+@settings(deadline=None)
+@given(
+    st.floats(1e7, 1e15),
+    st.floats(0, 1e-3),
+    st.integers(1, 1 << 20),
+    st.floats(1e-4, 10),
+)
+def test_foreseeing_never_takes_much_longer_than_it_may(flops, overhead, edge, enough):
+    machine = Machine(rate(flops, overhead))
+    foreseen = matmul.foresee(machine, edge, enough)
+    assert foreseen >= machine.times[-1]
+    climbed = sorted(set(machine.edges[1:]))
+    below = [machine.cost(rung) for rung in climbed[:-1]]
+    assert not below or sum(below) + 8 * below[-1] <= 0.3
+    assert len(machine.edges) <= len(climbed) + 3
+    assert max(machine.edges) <= max(64, edge)
+
+
+def test_late_products_do_not_make_a_machine_slow():
+    hiccups = iter([0.0, 0.0, 0.0, 0.2, 0.1])
+
+    def cost(edge):
+        return 2 * edge**3 / 1e11 + next(hiccups, 0.0)
+
+    assert matmul.foresee(cost, 2048, 0.3) == pytest.approx(2 * 2048**3 / 1e11)
+
+
+def test_a_product_too_long_for_its_budget_is_skipped_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(matmul, "foresee", lambda cost, edge, enough: 0.35)
+    ctx = Context(Serial(), "cpu", 1, tmp_path, budget_s=2.0)
+    with pytest.raises(Skip, match=r"^one call would take about 350 ms, and 6 must fit the budget of 2 s: a smaller shape fits$"):
+        matmul._within_budget(ctx, "fp32", (2048, 2048, 2048), 2)
+
+
+def test_sets_are_cut_so_that_warming_them_up_leaves_time_to_measure(tmp_path, monkeypatch):
+    ctx = Context(Serial(), "cpu", 1, tmp_path, budget_s=2.0)
+    for seconds, sets in ((0.001, 256), (0.01, 194), (0.1, 14), (0.3, 1)):
+        monkeypatch.setattr(matmul, "foresee", lambda cost, edge, enough, seconds=seconds: seconds)
+        assert matmul._within_budget(ctx, "fp16", (256, 256, 256), 256) == sets
+    monkeypatch.undo()
+    assert matmul._within_budget(ctx, "fp32", (64, 64, 64), 7) == 7
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"), [("2048", (2048,) * 3), ("1", (1,) * 3), ("200x136x96", (200, 136, 96)), ("1048576", (1 << 20,) * 3)]
+)
+def test_shapes_are_read(text, shape):
+    assert matmul.parse_shape(text) == shape
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "12x", "2x3", "1x2x3x4", "-1", "1e3", " 1", "1 ", "01", "٣", "12345678", "1\n"])
+def test_what_is_no_shape_is_the_users_mistake(text):
+    with pytest.raises(UsageError, match=r"not a shape: .* \(write 2048, or MxNxK: 200x136x96\)"):
+        matmul.parse_shape(text)
+
+
+def test_edges_have_a_limit():
+    with pytest.raises(UsageError, match="shape 1x1048577x1: no edge may be longer than 1048576"):
+        matmul.parse_shape("1x1048577x1")
+
+
+@given(st.tuples(*(st.integers(1, 1 << 20),) * 3))
+def test_shapes_survive_writing_and_reading(shape):
+    assert matmul.parse_shape("x".join(map(str, shape))) == shape
+
+
+def test_int8_sums_that_could_leave_int32_are_refused():
+    params = {"backend": "torch", "dtype": "int8"}
+    MM.needs_of({**params, "shape": "1x1x131071"})
+    with pytest.raises(UsageError, match="with int8, K must be below 131072"):
+        MM.needs_of({**params, "shape": "1x1x131072"})
+    assert 128 * 128 * 131071 < 2**31
+
+
+def test_needs_name_device_architecture_and_interpreter():
+    def needs(backend, dtype):
+        return MM.needs_of({"backend": backend, "dtype": dtype, "shape": "256"})
+
+    assert (needs("torch", "fp32").device, needs("torch", "tf32").device) == ("any", "cuda")
+    assert [needs("torch", dtype).arch for dtype in ("fp32", "tf32", "fp16", "bf16", "int8")] == [0, 80, 0, 80, 75]
+    assert (needs("triton", "bf16").modules, needs("triton", "bf16").interpreter) == (("torch", "triton"), True)
+    assert not needs("torch", "bf16").interpreter
+
+
+def test_triton_on_a_processor_runs_in_the_interpreter_only(outcome):
+    done = outcome(backend="triton")
+    assert (done.status, done.reason) == ("skipped", "Triton kernels run on a processor in the interpreter only")
+    done = outcome(backend="triton", shape="512x512x513", interpret=True)
+    assert done.reason == "too large for the interpreter: M·N·K up to 512x512x512 fits"
+
+
+def test_more_than_the_memory_has_is_refused(outcome, monkeypatch):
+    monkeypatch.setattr(buffers, "free_bytes", lambda _: 14 << 20)
+    assert outcome(shape="1024").reason == "needs 12MiB of memory, 14MiB is free on cpu"
+
+
+def test_tf32_of_torch_is_on_for_tf32_alone():
+    before = torch.get_float32_matmul_precision()
+    try:
+        matmul._set_precision("tf32")
+        assert torch.get_float32_matmul_precision() == "high"
+        for dtype in ("fp32", "bf16", "int8"):
+            matmul._set_precision("tf32")
+            matmul._set_precision(dtype)
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("dtype", ["fp32", "tf32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("shape", ["1024", "1000x760x520"])
+def test_products_on_a_gpu_are_right(tmp_path, backend, dtype, shape):
+    params = {"backend": backend, "dtype": dtype, "shape": shape}
+    job = Job("matmul", "kernels.matmul", "matmul", params, "cuda:0", 0.2, 1, llc_bytes=64 << 20)
+    done = execute(job, MM, Serial(), tmp_path, lambda _: None)
+    assert (done.status, done.reason) == ("ok", "")
+    assert done.measurement.clock == "cuda_event"

@@ -1,0 +1,289 @@
+"""Every Triton kernel in the interpreter: every dtype and operation is right, and every planted error is caught.
+
+The interpreter needs a process of its own, with TRITON_INTERPRET=1 set before triton is imported: this file, run as a program,
+executes all cases there and prints what came of each.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from clustergauge.code import ROOT
+from clustergauge.execute import execute
+from clustergauge.messages import Job
+from clustergauge.probe import Skip
+from clustergauge.worker import load_probe
+from clustergauge.world import Serial
+from kernels.triton import interpreter, matmul
+
+DTYPES = ("fp32", "tf32", "fp16", "bf16", "int8")
+SHAPES = ("64", "72x80x40", "130x65x129", "1x1x1", "520x64x32")
+OPS = ("read", "write", "copy", "scale", "add", "triad")
+SIZES = (8192, 8192 + 8, (1 << 18) - 8)
+
+MUTANTS = {
+    "matmul": (
+        ("a step of K lost", "range(tl.cdiv(K, BK))", "range(tl.cdiv(K, BK) - 1)"),
+        ("sums forgotten", "tl.dot(at, bt, acc, ", "tl.dot(at, bt, "),
+        ("operands not advanced", "        a += BK\n", ""),
+        ("operands swapped", "launch(a, b, c, m, n, k,", "launch(b, a, c, m, n, k,"),
+        ("padding of A and B is one", "other=0)", "other=1)"),
+        ("K one too long", "< K - k * BK", "<= K - k * BK"),
+        ("K one too short", "< K - k * BK", "< K - 1 - k * BK"),
+        ("last row not written", "(tile_m * BM + cm < M)", "(tile_m * BM + cm < M - 1)"),
+        ("last column not written", "(cn < N)", "(cn < N - 1)"),
+        ("a column too many", "(cn < N)", "(cn <= N)"),
+        ("a row too many", "(tile_m * BM + cm < M)", "(tile_m * BM + cm <= M)"),
+        ("a tile not written", "launch = matmul_kernel[(", "launch = matmul_kernel[(-1 + "),
+        ("a tile in the wrong place", "tile_n = pid % per_group // rows", "tile_n = 0"),
+        ("last row read twice", "M - 1 - tile_m * BM)", "M - 2 - tile_m * BM)"),
+        ("operand rows not clamped", "tl.minimum(tl.arange(0, BN), N - 1 - tile_n * BN)", "tl.arange(0, BN)"),
+    ),
+    "memory": (
+        ("last element not touched", "offset < n", "offset < n - 1"),
+        ("an element too many", "offset < n", "offset <= n"),
+        ("a block lost", "triton.cdiv(n, BLOCK),)]", "triton.cdiv(n, BLOCK) - 1,)]"),
+        ("gaps between blocks", "tl.program_id(0).to(tl.int64) * BLOCK", "tl.program_id(0).to(tl.int64) * (BLOCK + 1)"),
+        ("scalar forgotten", "value += scalar * tl.load", "value += tl.load"),
+        ("first operand twice", "tl.load(c_ptr", "tl.load(b_ptr"),
+        ("scaled twice", "value = scalar * value", "value = scalar * scalar * value"),
+        ("a block unread", "range(program,", "range(program + 1,"),
+        ("blocks read twice", "tl.num_programs(0)):", "tl.num_programs(0) - 1):"),
+        ("a sum misplaced", "partial_ptr + program,", "partial_ptr,"),
+    ),
+}
+OF_OP = {
+    "scalar forgotten": ("triad",),
+    "first operand twice": ("add", "triad"),
+    "scaled twice": ("scale",),
+    "a block unread": ("read",),
+    "blocks read twice": ("read",),
+    "a sum misplaced": ("read",),
+    "a block lost": ("write", "copy", "scale", "add", "triad"),
+    "gaps between blocks": ("write", "copy", "scale", "add", "triad"),
+}
+
+
+@triton.jit
+def touch(out_ptr, in_ptr, n, ahead, WHAT: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803 (as the field writes)
+    at = tl.arange(0, BLOCK)
+    if WHAT == "load":
+        tl.store(out_ptr + at, tl.load(in_ptr + at + ahead, mask=at < n, other=0.0), mask=at < n)
+    elif WHAT == "store":
+        tl.store(out_ptr + at + ahead, tl.load(in_ptr + at, mask=at < n, other=0.0), mask=at < n)
+    elif WHAT == "add":
+        value = tl.load(in_ptr + at)
+        tl.store(out_ptr + at, value + value)
+    elif WHAT == "sum":
+        tl.store(out_ptr, tl.sum(tl.load(in_ptr + at), axis=0))
+    elif WHAT == "where":
+        value = tl.load(in_ptr + at)
+        tl.store(out_ptr + at, tl.where(at < n, value, value))
+    elif WHAT == "atomic":
+        tl.atomic_add(out_ptr + at, tl.load(in_ptr + at))
+    elif WHAT == "toward zero":
+        tl.store(out_ptr + at, tl.load(in_ptr + at).to(tl.float32).to(tl.bfloat16, fp_downcast_rounding="rtz"))
+    elif WHAT == "cast":
+        tl.store(out_ptr + at, tl.load(in_ptr + at).to(out_ptr.dtype.element_ty))
+    elif WHAT == "dot":
+        square = tl.arange(0, 16)[:, None] * 16 + tl.arange(0, 16)[None, :]
+        tl.store(out_ptr + square, tl.dot(tl.load(in_ptr + square), tl.load(in_ptr + square + 256)))
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# in the process that interprets
+
+
+def outcomes() -> dict[str, object]:
+    """What came of every case, by name."""
+    found: dict[str, object] = {}
+    for shape in SHAPES:
+        for dtype in DTYPES:
+            found[f"matmul {dtype} {shape}"] = _case("matmul", dtype=dtype, shape=shape)
+    for size in SIZES:
+        for op in OPS:
+            found[f"memory {op} {size}"] = _case("memory", op=op, size=size)
+    for room, mutants in MUTANTS.items():
+        for name, old, new in mutants:
+            _plant(room, old, new)
+            if room == "matmul":
+                found[name] = [_case("matmul", dtype=dtype, shape="130x72x41") for dtype in ("bf16", "int8")]
+            else:
+                found[name] = [_case("memory", op=op, size=8 * (5 * 1024 + 7)) for op in OF_OP.get(name, OPS)]
+    interpreter.install()
+    interpreter.install()  # once is enough, twice does no harm
+    found |= {f"beyond {what} {ahead}": _beyond(what, ahead) for what in ("load", "store") for ahead in (0, 1, -1)}
+    found |= {what: _touch(what) for what in ("add", "sum", "where", "atomic", "toward zero")}
+    found["cast"] = _rounds_as_torch()
+    found["dot"] = _multiplies_as_torch()
+    return found
+
+
+def _case(name: str, **params: object) -> list[str]:
+    job = Job(name, f"kernels.{name}", name, {"backend": "triton", **params}, "cpu", 0.1, 1, interpret=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        done = execute(job, load_probe(f"kernels.{name}", name), Serial(), Path(scratch), lambda _: None)
+    return [done.status, done.reason, "timed" if done.measurement else "not timed"]
+
+
+def _plant(room: str, old: str, new: str) -> None:
+    """Puts a mutated copy in the place of a module of kernels."""
+    import kernels.triton
+
+    source = (ROOT / "kernels" / "triton" / f"{room}.py").read_text(encoding="utf-8")
+    assert old in source, f"nothing to mutate: {old}"
+    path = Path(tempfile.mkdtemp(prefix="mutant-")) / f"{room}.py"
+    path.write_text(source.replace(old, new), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(f"kernels.triton.{room}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    setattr(kernels.triton, room, module)
+
+
+def _message(call) -> str:
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 (the interpreter wraps them all)
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _beyond(what: str, ahead: int) -> str:
+    """Touches 100 elements from ``ahead`` on, in the middle of a larger tensor."""
+    inner, other = torch.zeros(300)[100:200], torch.zeros(100)
+    out, source = (inner, other) if what == "store" else (other, inner)
+    return _message(lambda: touch[(1,)](out, source, 100, ahead, WHAT=what, BLOCK=128))
+
+
+def _touch(what: str) -> str:
+    values = torch.ones(128, dtype=torch.bfloat16)
+    return _message(lambda: touch[(1,)](torch.zeros_like(values), values, 128, 0, WHAT=what, BLOCK=128))
+
+
+def _rounds_as_torch() -> bool:
+    bits = torch.randint(-(2**31), 2**31, (1 << 14,), generator=torch.Generator().manual_seed(1))
+    values = bits.to(torch.int32).view(torch.float32).nan_to_num()
+    rounded, wide = torch.zeros(1 << 14, dtype=torch.bfloat16), torch.zeros(1 << 14)
+    touch[(1,)](rounded, values, 1 << 14, 0, WHAT="cast", BLOCK=1 << 14)
+    touch[(1,)](wide, rounded, 1 << 14, 0, WHAT="cast", BLOCK=1 << 14)
+    right = values.bfloat16()
+    return torch.equal(rounded, right) and torch.equal(wide, right.float())
+
+
+def _multiplies_as_torch() -> bool:
+    a, b = torch.randint(-8, 8, (2, 16, 16), generator=torch.Generator().manual_seed(1)).bfloat16() / 4
+    out = torch.zeros(16, 16)
+    touch[(1,)](out, torch.stack([a, b]), 0, 0, WHAT="dot", BLOCK=16)
+    return torch.equal(out, a.float() @ b.float())
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# in the process that tests
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What came of every case in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_triton_kernels"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+VERIFIED = ["verified", "checked in the Triton interpreter, not timed", "not timed"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_of_every_dtype_are_verified(found, dtype, shape):
+    assert found[f"matmul {dtype} {shape}"] == VERIFIED
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_operation_on_memory_is_verified(found, op, size):
+    assert found[f"memory {op} {size}"] == VERIFIED
+
+
+@pytest.mark.parametrize("name", [name for mutants in MUTANTS.values() for name, _, _ in mutants])
+def test_a_kernel_with_a_planted_error_is_caught(found, name):
+    for status, reason, _ in found[name]:
+        assert status in {"wrong", "error"}
+        assert status == "wrong" or reason.startswith("InterpreterError: IndexError") or "of a tensor of" in reason
+
+
+@pytest.mark.parametrize(
+    ("what", "ahead", "bytes_off"), [("load", 1, 400), ("store", 1, 400), ("load", -1, -4), ("store", -1, -4)]
+)
+def test_an_access_outside_the_tensors_of_the_launch_is_caught_and_named(found, what, ahead, bytes_off):
+    """The neighbouring memory belongs to the process, so nothing else would notice."""
+    assert f"program (0, 0, 0): {what} at byte {bytes_off} of a tensor of 400 bytes" in found[f"beyond {what} {ahead}"]
+
+
+@pytest.mark.parametrize("what", ["load", "store"])
+def test_an_access_inside_is_let_through(found, what):
+    assert found[f"beyond {what} 0"] == ""
+
+
+@pytest.mark.parametrize("what", ["add", "sum", "where", "atomic", "toward zero"])
+def test_bfloat16_arithmetic_that_would_be_garbage_is_refused(found, what):
+    assert "bfloat16 arithmetic is not served in the interpreter: cast to float32 first" in found[what]
+
+
+def test_casts_and_products_of_bfloat16_are_those_of_torch(found):
+    assert found["cast"] is True
+    assert found["dot"] is True
+
+
+# -- which configuration
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_architecture_has_a_configuration_or_says_so(arch, dtype):
+    if (arch, dtype) == ("gfx950", "tf32"):
+        with pytest.raises(Skip, match="the Triton matmul has no configuration for tf32 on gfx950"):
+            matmul.configuration(arch, dtype, 8192)
+        return
+    config = matmul.configuration(arch, dtype, 8192)
+    assert str(config) == f"{config.bm}x{config.bn}x{config.bk}, 8 warps, {config.stages} stages, groups of 8"
+    assert config.stages == (3 if arch.startswith("sm") else 2)
+
+
+@pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_110", "gfx90a", "gfx1100", ""])
+def test_an_unknown_architecture_is_skipped_by_name(arch):
+    with pytest.raises(Skip, match=f"no configuration for bf16 on {arch}"):
+        matmul.configuration(arch, "bf16", 8192)
+
+
+def test_rows_that_start_anywhere_get_small_tiles():
+    assert matmul.configuration("sm_90", "bf16", 8192) == matmul.configuration("sm_90", "bf16", 8208)
+    assert matmul.configuration("sm_90", "bf16", 8200) == matmul.configuration("interpreter", "bf16", 8192)
+
+
+def test_the_mask_of_k_is_spared_only_where_k_is_a_multiple_of_the_step():
+    config = matmul.configuration("interpreter", "bf16", 64)
+    assert matmul.constants(config, "bf16", 64)["EVEN_K"]
+    assert not matmul.constants(config, "bf16", 65)["EVEN_K"]
+    assert matmul.constants(config, "int8", 64)["ACC"] == tl.int32
+    assert [matmul.constants(config, dtype, 64)["PRECISION"] for dtype in ("fp32", "tf32")] == ["ieee", "tf32"]
+
+
+if __name__ == "__main__":
+    print(json.dumps(outcomes()))
