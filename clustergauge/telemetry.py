@@ -1,0 +1,166 @@
+"""What the sensors say during a case: a process of its own samples them, its agent keeps the last minutes.
+
+``python -m clustergauge.telemetry`` prints a JSON line every `PERIOD_S`.  It runs beside the workers, with lower priority, and
+ends with its agent.  Whatever becomes of it, the agent goes on: windows are then empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from clustergauge import devices, nvml, processes
+from clustergauge.code import ROOT
+from clustergauge.model import Data, Scalar
+from clustergauge.sensors import Sensors
+
+PERIOD_S = 0.5
+"""Time between samples."""
+KEPT = 2400
+"""Samples kept: 20 minutes."""
+_LINE_BYTES = 1 << 16
+_COVERED = 0.8
+"""Share of a window that its samples must span before energy is said to be known."""
+
+
+class Sample(Data, frozen=True):
+    """One line: when (``time.monotonic`` seconds, one clock for all processes of a node) and what was readable."""
+
+    at: float
+    gpus: int
+    values: dict[str, float]
+
+
+class Sidecar:
+    """The sampling process as its agent sees it."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        """Its process; 0 before `start`."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._samples: deque[Sample] = deque(maxlen=KEPT)
+
+    def start(self) -> None:
+        """Start sampling.  Never raises: without a sidecar there are no sensors, and that is all."""
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "clustergauge.telemetry"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))},
+            )
+            self.pid = self._process.pid
+            threading.Thread(target=self._listen, args=(self._process,), name="telemetry", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the process.  Its windows stay."""
+        if self._process:
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(2.0)
+
+    def window(self, began: float, ended: float) -> dict[str, Scalar]:
+        """What was readable between two moments of ``time.monotonic``, as `summarise` names it; empty without samples."""
+        return summarise([sample for sample in tuple(self._samples) if began <= sample.at <= ended], ended - began)
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Read until the process ends.  A line that is no sample is left out."""
+        decoder = msgspec.json.Decoder(Sample)
+        assert process.stdout
+        with process.stdout as lines:
+            while line := lines.readline(_LINE_BYTES):
+                with contextlib.suppress(msgspec.DecodeError):
+                    self._samples.append(decoder.decode(line))
+
+
+def summarise(samples: Sequence[Sample], seconds: float) -> dict[str, Scalar]:
+    """The samples of a window of ``seconds`` as flat names; what was never readable is absent.
+
+    ``cpu_mhz_median/min``, ``cpu_temperature_c_max``, ``load1_max``, ``memory_available_bytes_min``, and for each GPU, after
+    ``gpu0_``: ``sm_mhz_median/min``, ``memory_mhz_median``, ``power_w_mean``, ``temperature_c_max``, ``pcie_gen_max``,
+    ``throttle`` (the faults seen, comma-separated, or ``none``), ``limited`` (what held the clock down without being a fault,
+    such as ``sw_power_cap``).  ``cpu_energy_j`` and ``gpu0_energy_j``: mean power by the energy counter × ``seconds``, where the
+    samples span most of the window; ``energy_j`` is their sum, present only if processors and all GPUs are known.
+    """
+    found: dict[str, Scalar] = {}
+    columns: dict[str, list[tuple[float, float]]] = {}
+    for sample in samples:
+        for name, value in sample.values.items():
+            columns.setdefault(name, []).append((sample.at, value))
+    for name, points in columns.items():
+        values = [value for _, value in points]
+        what = name.partition("_")[2] if name.startswith("gpu") else name
+        match what:
+            case "cpu_mhz" | "sm_mhz":
+                found[f"{name}_median"], found[f"{name}_min"] = statistics.median(values), min(values)
+            case "memory_mhz":
+                found[f"{name}_median"] = statistics.median(values)
+            case "power_w":
+                found[f"{name}_mean"] = round(statistics.fmean(values), 3)
+            case "memory_available_bytes":
+                found[f"{name}_min"] = int(min(values))
+            case "energy_j" | "cpu_energy_j":
+                if (energy := _energy(points, seconds)) is not None:
+                    found[name] = energy
+            case "reasons":
+                seen = 0
+                for value in values:
+                    seen |= int(value)
+                gpu = name.removesuffix("_reasons")
+                found[f"{gpu}_throttle"] = nvml.words(seen, nvml.FAULTS)
+                found[f"{gpu}_limited"] = nvml.words(seen, nvml.LIMITS)
+            case _:
+                found[f"{name}_max"] = max(values)
+    parts = [
+        found.get(name) for name in ("cpu_energy_j", *(f"gpu{n}_energy_j" for n in range(samples[0].gpus if samples else 0)))
+    ]
+    known = [part for part in parts if isinstance(part, float)]
+    return found | ({"energy_j": round(sum(known), 3)} if len(known) == len(parts) else {})
+
+
+def _energy(points: Sequence[tuple[float, float]], seconds: float) -> float | None:
+    """Joules of the window from a counter sampled within it; ``None`` where the samples span too little of it to say."""
+    (first, before), (last, after) = points[0], points[-1]
+    if last - first < _COVERED * seconds or last <= first or after < before:
+        return None
+    return round((after - before) / (last - first) * seconds, 3)
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# the process
+
+
+def main() -> int:
+    """Print samples until the agent is gone."""
+    processes.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    parent = os.getppid()
+    with contextlib.suppress(OSError):
+        os.nice(5)
+    found = nvml.devices()
+    sensors = Sensors(devices=found, amd=[] if found else devices.gpus(found=found))
+    encoder = msgspec.json.Encoder()
+    due = time.monotonic()
+    while os.getppid() == parent:
+        try:
+            os.write(1, encoder.encode(Sample(time.monotonic(), sensors.gpu_count, sensors.read())) + b"\n")
+        except OSError:
+            return 0
+        due = max(due + PERIOD_S, time.monotonic())
+        time.sleep(max(0.0, due - time.monotonic()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
