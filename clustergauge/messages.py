@@ -6,8 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from clustergauge.model import Machine, Measurement, Scalar, Status, Workload
-from clustergauge.world import Json
+from clustergauge.model import Json, Machine, Measurement, Scalar, Status, Workload
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):

@@ -7,7 +7,7 @@ are derived from it on reading (`metrics`, `warnings`, `accept`).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ SCHEMA = "1.0"
 """Version of every document of a run folder: ``major.minor``; a reader refuses a newer major."""
 
 Scalar = str | int | float | bool | None
+Json = Any
+"""What JSON can carry."""
 Status = Literal["ok", "wrong", "error", "skipped", "verified"]
 Outcome = Literal["pass", "FAIL", "inconclusive", "unreferenced", "not measured", "invalid"]
 Device = Literal["cpu", "cuda"]

@@ -16,17 +16,27 @@ from clustergauge.errors import UsageError
 from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
 from clustergauge.probe import Case, Needs, Probe, probes_in
-from clustergauge.units import parse_size
+from clustergauge.units import format_size, parse_size
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 GLOO_RANKS = 8
 """Most torch.distributed ranks on CPU: each is a process with all of torch in memory."""
+CUDA_CACHE_BYTES = 256 << 20
+"""Last-level cache assumed for accelerators: the largest known (MI300X, 256 MB Infinity Cache)."""
+CPU_CACHE_BYTES = 64 << 20
+"""Last-level cache assumed for a processor that does not tell."""
+CACHES_EXCEEDED = 4
+"""A working set so many times the last-level cache is not served by it (STREAM's own rule)."""
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ``[[cases]]`` table of a suite file; the remaining keys are axes of the probe."""
+    """One ``[[cases]]`` table of a suite file; the remaining keys are axes of the probe.
+
+    ``first_of``: an axis; of its values only the first that can run here is taken (sizes that must exceed a cache, say).
+    """
 
     probe: str
+    first_of: str = ""
     device: Literal["any", "cpu", "cuda"] = "any"
     budget_s: float | None = None
     timeout_s: float | None = None
@@ -165,7 +175,19 @@ def _expand(
     planned: list[Planned] = []
     for case in cases:
         planned += _on_devices(case, probe.needs_of(case.params), selection, suite, machine, wish, kinds)
-    return planned
+    if selection.first_of and selection.first_of not in probe.axes:
+        raise UsageError(f"cases[{number}].first_of: probe {probe.name!r} has no axis {selection.first_of!r}")
+    return _first_that_run(planned, selection.first_of) if selection.first_of else planned
+
+
+def _first_that_run(planned: list[Planned], axis: str) -> list[Planned]:
+    """Of cases that differ only in ``axis`` the first that can run, or the last if none can."""
+    chosen: dict[tuple[object, ...], Planned] = {}
+    for case in planned:
+        same = (case.device, *((name, value) for name, value in case.params.items() if name != axis))
+        if same not in chosen or chosen[same].skip:
+            chosen[same] = case
+    return list(chosen.values())
 
 
 def axis_is_open(axis: str) -> bool:
@@ -191,6 +213,7 @@ def _on_devices(
     kind = "cpu" if needs.target else needs.device if needs.device != "any" else selection.device
     kind = min(kinds) if kind == "any" else kind
     ranks = _ranks(needs, kind, machine, wish)
+    interpret = needs.interpreter and kind == "cpu"
     if kind == "cuda":
         devices = ["cuda:all"] if needs.world != "serial" else [f"cuda:{gpu.index}" for gpu in machine.gpus] or ["cuda:0"]
     else:
@@ -204,14 +227,26 @@ def _on_devices(
             device=device,
             ranks=ranks,
             world=needs.world,
-            interpret=needs.interpreter and kind == "cpu",
+            interpret=interpret,
             target=str(wish.target) if needs.target and wish.target else "",
             budget_s=selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
-            skip=_why_not(needs, kind, ranks, machine, wish),
+            skip=_why_not(needs, kind, ranks, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
         )
         for device in devices
     ]
+
+
+def cache_bytes(device: str, machine: Machine) -> int:
+    """The last-level cache that a cold case on this device must defeat."""
+    return CUDA_CACHE_BYTES if device.startswith("cuda") else machine.cpu.llc_bytes or CPU_CACHE_BYTES
+
+
+def _too_small(needs: Needs, interpret: bool, cache: int) -> str:
+    """Why the caches would serve the case, in words; empty where nothing is timed, or nothing is to be streamed."""
+    if interpret or not needs.working_set or needs.working_set >= CACHES_EXCEEDED * cache:
+        return ""
+    return f"{format_size(needs.working_set)} is below {CACHES_EXCEEDED} × the last-level cache of {format_size(cache)}"
 
 
 def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:

@@ -38,7 +38,8 @@ class Needs:
 
     ``world``: one process, MPI ranks, or torch.distributed ranks.  ``device``: where it has a meaning.  ``ranks``: at least.
     ``modules``: importable packages.  ``arch``: the lowest CUDA capability (``80`` for sm_80).  ``target``: a storage folder.
-    ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.
+    ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.  ``working_set``: bytes that the case streams
+    through and that no cache may hold; a case below 4 × the last-level cache is skipped.
     """
 
     world: WorldKind = "serial"
@@ -48,6 +49,7 @@ class Needs:
     arch: int = 0
     target: bool = False
     interpreter: bool = False
+    working_set: int = 0
 
 
 @dataclass

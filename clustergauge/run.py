@@ -17,15 +17,10 @@ import msgspec
 from clustergauge import preflight
 from clustergauge.model import Counters, Machine, Place, Planned, Record, Run, Scalar
 from clustergauge.node import Died
-from clustergauge.plan import predict
+from clustergauge.plan import cache_bytes, predict
 from clustergauge.store import RunFolder, StoreError
 from clustergauge.supervise import CaseResult, Supervisor
 from clustergauge.valid import Invalid
-
-CUDA_CACHE_BYTES = 256 << 20
-"""Last-level cache assumed for accelerators: the largest known (MI300X, 256 MB Infinity Cache)."""
-CPU_CACHE_BYTES = 64 << 20
-"""Last-level cache assumed for a processor that does not tell."""
 
 
 class Watcher(Protocol):
@@ -136,7 +131,7 @@ def carry_out(
             continue
         watcher.case(planned)
         started = now_text()
-        result = supervisor.run(planned, seed_of(planned.case), _cache_bytes(planned, machine))
+        result = supervisor.run(planned, seed_of(planned.case), cache_bytes(planned.device, machine))
         progress.case_seconds += result.seconds
         record = _record(run, machine, planned, started, result)
         if result.log:
@@ -183,10 +178,6 @@ def _undisturbed() -> Generator[None]:
     finally:
         for number, handler in zip(asked, before, strict=True):
             signal.signal(number, handler)
-
-
-def _cache_bytes(planned: Planned, machine: Machine) -> int:
-    return CUDA_CACHE_BYTES if planned.device.startswith("cuda") else machine.cpu.llc_bytes or CPU_CACHE_BYTES
 
 
 def _record(run: Run, machine: Machine, planned: Planned, started: str, result: CaseResult) -> Record:

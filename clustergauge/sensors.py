@@ -99,7 +99,7 @@ def _packages(root: Path) -> dict[Path, int]:
     """
     found: dict[Path, int] = {}
     for zone in sysfs.entries(root / "sys/class/powercap", "intel-rapl:[0-9]*"):
-        if zone.name.count(":") == 1 and (sysfs.text(zone / "name") or "").startswith("package"):
+        if (sysfs.text(zone / "name") or "").startswith("package"):
             span = sysfs.number(zone / "max_energy_range_uj")
             if span is None or sysfs.number(zone / "energy_uj") is None:
                 return {}  # readable by root alone, since it gave away secrets (CVE-2020-8694)

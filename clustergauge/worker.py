@@ -29,8 +29,9 @@ import msgspec
 from clustergauge import code, messages as m, placement, processes
 from clustergauge.control import Channel, ChannelError, connect
 from clustergauge.execute import execute
+from clustergauge.model import Json
 from clustergauge.probe import Probe, probes_in
-from clustergauge.world import Json, Mpi, Serial, TorchDistributed, World
+from clustergauge.world import Mpi, Serial, TorchDistributed, World
 
 OWN_FOLDERS = ("kernels", "collectives", "storage_io")
 """Names that other packages use too: what is imported under them must come from our checkout."""

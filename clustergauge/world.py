@@ -9,8 +9,7 @@ from __future__ import annotations
 import socket
 from typing import Any, Protocol
 
-Json = Any
-"""What JSON can carry."""
+from clustergauge.model import Json
 
 
 class Hub(Protocol):

@@ -35,12 +35,13 @@ INTERPRETED = 16 << 20
 _CHUNK = 1 << 24
 
 
-def _needs(backend: str, op: str, size: int) -> Needs:  # noqa: ARG001 (a case's needs get all its parameters)
+def _needs(backend: str, op: str, size: int) -> Needs:
     if size % ITEM or size < 2 * PAGE * ITEM:
         raise UsageError(f"size {size}: arrays hold {ITEM}-byte elements and at least two pages (8KiB)")
+    streamed = (READS[op] + (op != "read")) * size
     if backend == "triton":
-        return Needs(modules=("torch", "triton"), arch=80, interpreter=True)
-    return Needs(modules=("torch",))
+        return Needs(modules=("torch", "triton"), arch=80, interpreter=True, working_set=streamed)
+    return Needs(modules=("torch",), working_set=streamed)
 
 
 @probe("memory", needs=_needs, backend=("torch", "triton"), op=tuple(READS), size=(256 << 20, 1 << 30, 4 << 30))
@@ -56,7 +57,7 @@ def memory(ctx: Context, backend: str, op: str, size: int) -> Work:
 
     inputs, written = READS[op], op != "read"
     arrays = inputs + written
-    _refuse_unfit(ctx, backend, arrays, size)
+    _refuse_unfit(ctx, backend, size)
     buffers.require(arrays * size, ctx.device)
     # Zeroed first, in the kernels' own division of work: each page settles near the thread that will use it.
     memory = [torch.empty(size // ITEM, dtype=torch.float64, device=ctx.device).zero_() for _ in range(arrays)]
@@ -82,20 +83,13 @@ def memory(ctx: Context, backend: str, op: str, size: int) -> Work:
     )
 
 
-def _refuse_unfit(ctx: Context, backend: str, arrays: int, size: int) -> None:
-    """Raises `Skip` if the arrays together are below 4 × the last-level cache, or too large for the interpreter."""
+def _refuse_unfit(ctx: Context, backend: str, size: int) -> None:
+    """Raises `Skip` for a Triton kernel on a processor, unless it is to be checked in the interpreter and fits there."""
     if backend == "triton" and ctx.kind == "cpu":
         if not ctx.interpret:
             raise Skip("Triton kernels run on a processor in the interpreter only")
         if size > INTERPRETED:
             raise Skip(f"too large for the interpreter: up to {format_size(INTERPRETED)} fits")
-        return
-    if arrays * size < 4 * ctx.llc_bytes:
-        least = 1 << math.ceil(math.log2(4 * ctx.llc_bytes / arrays))
-        raise Skip(
-            f"{arrays} × {format_size(size)} is below 4 × the last-level cache ({format_size(ctx.llc_bytes)}): "
-            f"size={format_size(least)} or more fits"
-        )
 
 
 def _describe(ctx: Context, arrays: list[Values]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from clustergauge.selftest import Selftest
 from clustergauge.units import format_time
 from reports.layout import Page, put
+
+if TYPE_CHECKING:
+    from clustergauge.selftest import Selftest
 
 WIDTH = 79
 

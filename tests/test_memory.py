@@ -275,14 +275,10 @@ def test_an_output_that_changes_between_samples_is_caught(outcome, plant):
 # -- what is refused
 
 
-def test_a_working_set_below_four_caches_is_refused_and_says_what_fits(outcome):
-    done = outcome("copy", size=1 << 20, llc_bytes=1 << 20)
-    assert done.status == "skipped"
-    assert done.reason == "2 × 1MiB is below 4 × the last-level cache (1MiB): size=2MiB or more fits"
-    assert outcome("copy", size=(2 << 20) - 8, llc_bytes=1 << 20).status == "skipped"
-    assert outcome("copy", size=2 << 20, llc_bytes=1 << 20).status == "ok"
-    assert outcome("read", size=2 << 20, llc_bytes=1 << 20).status == "skipped"
-    assert outcome("triad", size=2 << 20, llc_bytes=1 << 20).status == "ok"
+def test_the_working_set_is_every_array_once():
+    needs = memory.memory.needs_of
+    sets = {op: needs({"backend": "torch", "op": op, "size": 1 << 20}).working_set >> 20 for op in memory.READS}
+    assert sets == {"read": 1, "write": 1, "copy": 2, "scale": 2, "add": 3, "triad": 3}
 
 
 def test_more_than_the_memory_has_is_refused(outcome, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from clustergauge.errors import UsageError
+from clustergauge.model import Cpu
 from clustergauge.plan import Suite, Wish, load_probes, load_suite, plan
 from clustergauge.probe import Needs, Probe, probe
 from tests.made import machine
@@ -23,6 +24,7 @@ PROBES = {
     p.name: p
     for p in (
         made("plain", backend=("a", "b"), size=(1024, 2048)),
+        made("stream", lambda op, size: Needs(working_set=size), op=("copy", "add"), size=(64 << 20,)),
         made("disk", Needs(target=True), op=("read",)),
         made(
             "ranks",
@@ -110,6 +112,20 @@ def test_the_interpreter_serves_only_where_there_is_no_gpu(tmp_path):
     assert [c.interpret for c in cases(tmp_path, text, machine(gpus=1))] == [False, False]
     (gpu_only,) = cases(tmp_path, '[[cases]]\nprobe = "jit"\nbackend = "triton"\ndevice = "cuda"\n')
     assert (gpu_only.interpret, gpu_only.skip) == (False, "no GPU")
+
+
+def test_of_sizes_that_must_exceed_the_cache_the_first_that_does_is_taken(tmp_path):
+    text = '[[cases]]\nprobe = "stream"\nsize = ["64MiB", "1GiB", "4GiB"]\nfirst_of = "size"\n'
+    small, large = (machine(cpu=Cpu(model="c", cores=1, threads=1, allowed="0", llc_bytes=b << 20)) for b in (16, 2048))
+    assert [(c.params["op"], c.params["size"], c.skip) for c in cases(tmp_path, text, small)] == [
+        ("copy", 64 << 20, ""),
+        ("add", 64 << 20, ""),
+    ]
+    copy, _ = cases(tmp_path, text, large)
+    assert (copy.params["size"], copy.skip) == (4 << 30, "4GiB is below 4 × the last-level cache of 2GiB")
+    assert {c.skip for c in cases(tmp_path, text.replace('first_of = "size"', ""), small)} == {""}
+    with pytest.raises(UsageError, match=r"cases\[1\].first_of: probe 'stream' has no axis 'length'"):
+        cases(tmp_path, text.replace('"size"', '"length"'), small)
 
 
 def test_blocks_for_another_device_are_left_out(tmp_path):
