@@ -21,6 +21,8 @@ from clustergauge.world import World
 NEAR = 100
 LOOKS_AGAIN = 20
 """Within the factor ``NEAR`` of the shortest sample there is, calibration takes so many more, for their least."""
+MARGIN = 1.5
+"""Samples are made so much longer than the shortest there is: they may run faster later."""
 LEAD_S = 1e-3
 LEAD_MOST = 20
 """Ranks that have talked over the control channel are cold: about so many seconds of samples, so many at most, are not taken."""
@@ -128,7 +130,7 @@ class Sampler:
                 took = min(took, *(self._sample(self.iterations) for _ in range(LOOKS_AGAIN)))
             wanted = self.iterations
             if took < enough and self.iterations < most:
-                growth = min(10.0, 1.2 * enough / took) if took > 0 else 10.0
+                growth = min(10.0, MARGIN * enough / took) if took > 0 else 10.0
                 wanted = min(most, max(self.iterations + 1, round(self.iterations * growth)))
             wanted = self.world.from_root(wanted)
             if wanted == self.iterations:

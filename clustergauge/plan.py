@@ -119,7 +119,7 @@ def load_probes(modules: Iterable[str]) -> dict[str, Probe]:
 
 def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish) -> list[Planned]:
     """The cases of a run in the order they will run (grouped so that worker pools start rarely), launch by launch."""
-    kinds = {wish.device} if wish.device != "auto" else {"cuda" if machine.gpus else "cpu"}
+    kinds = {wish.device} if wish.device != "auto" else {"cuda" if machine.gpus and not _cpu_build(machine) else "cpu"}
     _refuse_unknown_axes(wish, probes)
     cases: list[Planned] = []
     for number, selection in enumerate(suite.cases, 1):
@@ -249,6 +249,10 @@ def _too_small(needs: Needs, interpret: bool, cache: int) -> str:
     return f"{format_size(needs.working_set)} is below {CACHES_EXCEEDED} × the last-level cache of {format_size(cache)}"
 
 
+def _cpu_build(machine: Machine) -> bool:
+    return machine.versions.get("torch", "").endswith("+cpu")
+
+
 def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
     if needs.world == "serial":
         return 1
@@ -265,6 +269,8 @@ def _why_not(needs: Needs, kind: str, ranks: int, machine: Machine, wish: Wish) 
         return "no target folder"
     if kind == "cuda" and not machine.gpus:
         return "no GPU"
+    if kind == "cuda" and "torch" in needs.modules and _cpu_build(machine):
+        return "this torch is built for CPUs only: make install brings the one that fits this machine"
     if ranks < needs.ranks:
         what = "GPU" if kind == "cuda" else "core"
         return f"needs {needs.ranks} ranks, here is {ranks} {what}"

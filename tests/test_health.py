@@ -41,7 +41,7 @@ def tree(tmp_path: Path) -> Path:
         write(tmp_path, f"sys/devices/system/edac/mc/mc{controller}/ue_count", "0\n")
     for cpu in (0, 1):
         write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", "4\n")
-    write(tmp_path, "proc/interrupts", " 0: 5 6 timer\nMCE: 0 1 Machine check exceptions\nMCP: 9 9 polls\n")
+    write(tmp_path, "proc/interrupts", "  0: 5 6 timer\nMCP: 9 9 polls\nMCE: 0 1 Machine check exceptions\n")
     write(tmp_path, "proc/vmstat", "pgfault 12\noom_kill 3\n")
     return tmp_path
 
@@ -93,8 +93,9 @@ def test_polls_traffic_and_virtual_ports_are_not_faults(tree: Path) -> None:
 def test_what_can_no_longer_be_read_is_unknown_and_not_zero(tree: Path) -> None:
     before = health.read(tree)
     write(tree, "sys/devices/system/edac/mc/mc0/ce_count", "not a number")
+    write(tree, "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count", "")
     (tree / "sys/class/net/eth0/statistics/tx_errors").unlink()
-    assert health.changes(before, health.read(tree)) == {"unknown": "eth0.tx_errors,memory.mc0.corrected"}
+    assert health.changes(before, health.read(tree)) == {"unknown": "cpu.core_throttle,eth0.tx_errors,memory.mc0.corrected"}
 
 
 def test_a_port_that_is_gone_says_so(tree: Path) -> None:

@@ -86,6 +86,13 @@ def test_kinds_of_cores_are_each_counted_once(tmp_path: Path) -> None:
     assert (cpu.cores, cpu.threads, cpu.llc_bytes, cpu.clock_max_mhz) == (6, 8, 24576 << 10, 5100.0)
 
 
+def test_the_last_level_is_the_highest_that_any_core_has(tmp_path: Path) -> None:
+    processors(tmp_path, cores=[[0], [1], [2]], caches=[("0-1", "8192K")])
+    write(tmp_path, "sys/devices/system/cpu/cpu2/cache/index2/level", "2\n")
+    write(tmp_path, "sys/devices/system/cpu/cpu2/cache/index2/size", "2048K\n")
+    assert machine.describe(tmp_path, {0, 1, 2}).cpu.llc_bytes == 8192 << 10
+
+
 def test_what_the_kernel_does_not_say_is_unknown(tmp_path: Path) -> None:
     found = machine.describe(tmp_path, {0, 1, 2})
     cpu = found.cpu
@@ -174,6 +181,9 @@ def test_without_an_id_of_the_system_the_board_or_the_ports_name_the_machine(tmp
     assert name() == by_ports, "an unset serial number is none"
     write(tmp_path, "sys/class/net/eth0/address", "52:54:00:00:00:02")
     assert name() != by_ports
+    before = name()
+    port(tmp_path, "vnet0", pci(tmp_path, "0000:02:00.0"), address="02:00:00:00:00:09", addr_assign_type="1")
+    assert name() == before, "an address drawn by chance names nothing"
     write(tmp_path, "sys/class/dmi/id/product_uuid", "4c4c4544-0042-3510-8052-b4c04f4d3233\n")
     by_board = name()
     write(tmp_path, "proc/sys/kernel/hostname", "renamed")

@@ -68,7 +68,7 @@ def test_short_calls_are_gathered_until_a_sample_has_100_ticks():
     clock = FakeClock(always(2e-6), tick_s=1e-6)
     measured = sampler(clock).measure()
     assert measured.iterations_per_sample >= 50
-    assert measured.iterations_per_sample <= 75
+    assert measured.iterations_per_sample <= 80
     assert measured.samples_s == pytest.approx([2e-6] * 20)
 
 

@@ -25,6 +25,7 @@ PROBES = {
     for p in (
         made("plain", backend=("a", "b"), size=(1024, 2048)),
         made("stream", lambda op, size: Needs(working_set=size), op=("copy", "add"), size=(64 << 20,)),
+        made("heavy", Needs(modules=("torch",))),
         made("disk", Needs(target=True), op=("read",)),
         made(
             "ranks",
@@ -104,6 +105,13 @@ def test_every_gpu_measures_alone_and_ranks_are_all_of_them(tmp_path):
 )
 def test_what_cannot_run_says_why(tmp_path, text, here, words):
     assert {c.skip for c in cases(tmp_path, f"[[cases]]\n{text}\n", here)} == {words}
+
+
+def test_gpus_that_this_torch_cannot_use_are_not_taken_for_usable(tmp_path):
+    here = machine(gpus=1, versions={"torch": "2.13.0+cpu"})
+    assert {c.device for c in cases(tmp_path, '[[cases]]\nprobe = "plain"\n', here)} == {"cpu:0"}
+    (skipped,) = cases(tmp_path, '[[cases]]\nprobe = "heavy"\ndevice = "cuda"\n', here)
+    assert "this torch is built for CPUs only" in skipped.skip
 
 
 def test_the_interpreter_serves_only_where_there_is_no_gpu(tmp_path):

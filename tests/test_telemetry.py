@@ -231,7 +231,8 @@ def test_a_sidecar_that_cannot_start_or_talks_nonsense_is_no_error(monkeypatch: 
 
 
 def test_a_sidecar_ends_with_its_agent() -> None:
-    program = "import sys, time; from clustergauge.telemetry import Sidecar; s = Sidecar(); s.start(); print(s.pid, flush=True); time.sleep(60)"
+    start = "import time; from clustergauge.telemetry import Sidecar; s = Sidecar(); s.start()"
+    program = f"{start}; print(s.pid, flush=True); time.sleep(60)"
     agent = subprocess.Popen(
         [sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
