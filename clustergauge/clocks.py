@@ -102,7 +102,7 @@ class CudaClock:
     The resolution is about 0.5 µs (CUDA runtime documentation, ``cudaEventElapsedTime``).
     """
 
-    name: Literal["cuda_event"] = "cuda_event"
+    name: Literal["cuda_event", "cuda_graph"] = "cuda_event"
     tick_s = 0.5e-6
     max_calls = 512  # below the depth of the launch queue (about 1000), beyond which queueing itself would block
     LONGEST_SPIN_S = 20e-3
@@ -142,10 +142,11 @@ class CudaClock:
         """
         if self._torch.cuda.current_stream(self._device) != self.stream:
             raise RuntimeError("the CUDA clock watches its own stream: run the case inside clock.owned()")
-        spin = min(self.LONGEST_SPIN_S, self._stretch * (self._SPIN_S + self._SPIN_PER_CALL_S * len(calls)))
+        launch = self._prepared(calls)
+        spin = min(self.LONGEST_SPIN_S, self._stretch * (self._SPIN_S + self._SPIN_PER_CALL_S * len(launch)))
         self._torch.cuda._sleep(int(spin * self._cycles_per_s))
         self._start.record(self.stream)
-        for call in calls:
+        for call in launch:
             call()
         self._end.record(self.stream)
         if self._start.query():
@@ -160,6 +161,42 @@ class CudaClock:
         self._torch.cuda.synchronize(self._device)
         return self._torch.cuda.stream(self.stream)
 
+    def _prepared(self, calls: Calls) -> Calls:
+        """What is launched between the events, made ready outside of them: here the calls themselves."""
+        return calls
+
+
+class CudaGraphClock(CudaClock):
+    """As `CudaClock`, around the replay of a CUDA graph that holds the calls: for work shorter than launching it takes.
+
+    A sequence is captured when it is first timed, after the calls have run once outside of the graph (kernels are compiled,
+    libraries have their workspaces).  The calls must launch the same work on the same buffers each time.
+    """
+
+    name = "cuda_graph"
+    MOST_GRAPHS = 64
+    """Graphs kept; each holds memory of the device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        self._graphs: dict[int, tuple[Calls, Calls]] = {}
+
+    def _prepared(self, calls: Calls) -> Calls:
+        """The replay of the graph of these calls; a sequence is known by identity, and kept so that none takes its place."""
+        known = self._graphs.get(id(calls))
+        if known is None:
+            for call in calls:
+                call()
+            self.settle()
+            graph: Any = self._torch.cuda.CUDAGraph()
+            with self._torch.cuda.graph(graph, stream=self.stream):
+                for call in calls:
+                    call()
+            if len(self._graphs) >= self.MOST_GRAPHS:
+                self._graphs.clear()
+            known = self._graphs[id(calls)] = (calls, (graph.replay,))
+        return known[1]
+
 
 def _wall_tick() -> float:
     """The smallest step that two successive readings show: the larger of the clock's resolution and the cost of reading it."""
@@ -168,6 +205,8 @@ def _wall_tick() -> float:
     return max(time.get_clock_info("perf_counter").resolution, steps[len(steps) // 2] * 1e-9)
 
 
-def clock_for(kind: Literal["wall", "device"], device: str) -> Clock:
-    """The clock a work asks for on a device: ``device`` means the accelerator's own where there is one."""
-    return CudaClock(device) if kind == "device" and device.startswith("cuda") else WallClock()
+def clock_for(kind: Literal["wall", "device", "graph"], device: str) -> Clock:
+    """The clock a work asks for on a device: ``device`` and ``graph`` mean the accelerator's own where there is one."""
+    if kind == "wall" or not device.startswith("cuda"):
+        return WallClock()
+    return CudaGraphClock(device) if kind == "graph" else CudaClock(device)

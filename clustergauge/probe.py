@@ -100,8 +100,9 @@ class Work:
     sample, raises `Wrong`.  ``exact``: once per case after timing, on inputs whose result is exact in the dtype, through the
     same compiled configuration, compared bit for bit; raises `Wrong`.  ``digest``: for deterministic work, a digest of the
     output; samples must agree.  ``close``: releases what memory management does not.
-    ``clock``: ``device`` times on the accelerator's own clock.  ``cache``: ``cold`` if ``run`` rotates through sets larger than
-    the last-level cache (or a single set is), ``hot`` if it reuses a cached one, ``none`` where the word has no meaning.
+    ``clock``: ``device`` times on the accelerator's own clock, ``graph`` a graph of the calls replayed there (short work).
+    ``cache``: ``cold`` if ``run`` rotates through sets larger than the last-level cache (or a single set is), ``hot`` if it
+    reuses a cached one, ``none`` where the word has no meaning.
     ``loop``: also time one unsynchronised loop of calls (collectives).  ``sync``: ranks meet untimed before each sample.
     ``max_iterations``: the most runs one sample may hold (in-place work whose values grow), ``None`` for no limit.
     ``last``: set by the timing loop: index of the callable that ran last, for ``check``, ``digest`` and ``reset`` to look at.
@@ -115,7 +116,7 @@ class Work:
     exact: Callable[[], object] | None = None
     digest: Callable[[], str] | None = None
     close: Callable[[], object] | None = None
-    clock: Literal["wall", "device"] = "wall"
+    clock: Literal["wall", "device", "graph"] = "wall"
     cache: Literal["cold", "hot", "none"] = "none"
     loop: bool = False
     sync: bool = False

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from clustergauge import clocks
-from clustergauge.clocks import CudaClock, WallClock, clock_for
+from clustergauge.clocks import CudaClock, CudaGraphClock, WallClock, clock_for
 
 
 class FakeEvent:
@@ -38,6 +38,16 @@ class FakeEvent:
 
     def elapsed_time(self, end: FakeEvent) -> float:
         return (end.at - self.at) * 1e3
+
+
+class FakeGraph:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+        self.kernels: list[float] = []
+
+    def replay(self) -> None:
+        self.cuda.log.append("replay")
+        self.cuda.launch(sum(self.kernels))
 
 
 class FakeCuda:
@@ -68,7 +78,7 @@ class FakeCuda:
         self.log.append(f"set {device}")
 
     def Stream(self, device: object) -> object:  # noqa: N802 (torch's name)
-        return SimpleNamespace(device=device)
+        return SimpleNamespace(device=device, synchronize=lambda: self.log.append("synchronize stream"))
 
     def Event(self, enable_timing: bool) -> FakeEvent:  # noqa: N802 (torch's name)
         assert enable_timing
@@ -88,6 +98,19 @@ class FakeCuda:
 
     def synchronize(self, device: object) -> None:
         self.log.append("synchronize device")
+
+    def CUDAGraph(self) -> FakeGraph:  # noqa: N802 (torch's name)
+        return FakeGraph(self)
+
+    @contextmanager
+    def graph(self, graph: FakeGraph, stream: object):
+        """What is launched inside is kept by the graph and takes no time now."""
+        assert stream is self.current
+        before, self.launch = self.launch, lambda seconds: graph.kernels.append(seconds)  # type: ignore[method-assign]
+        self.log.append("capture")
+        yield
+        self.log.append("captured")
+        self.launch = before  # type: ignore[method-assign]
 
     @contextmanager
     def stream(self, stream: object):
@@ -260,6 +283,30 @@ def test_now_is_the_monotonic_clock_in_seconds(wall, monkeypatch):
     assert wall.now() == 12.5
 
 
+def test_a_graph_is_captured_once_after_a_run_outside_and_only_its_replay_is_timed(cuda):
+    clock = CudaGraphClock("cuda:0")
+    calls = (cuda.kernel("a", 1e-6), cuda.kernel("b", 2e-6))
+    with clock.owned():
+        cuda.log.clear()
+        assert clock.time(calls) == pytest.approx(3e-6)
+        assert cuda.log == [
+            *("a", "b", "synchronize stream", "capture", "a", "b", "captured"),
+            *("sleep 60000", "record start", "replay", "record end", "query", "synchronize"),
+        ]
+        cuda.log.clear()
+        assert clock.time(calls) == pytest.approx(3e-6)
+        assert cuda.log == ["sleep 60000", "record start", "replay", "record end", "query", "synchronize"]
+    assert clock.name == "cuda_graph"
+
+
+def test_no_more_graphs_are_kept_than_memory_should_hold(cuda):
+    clock = CudaGraphClock("cuda:0")
+    with clock.owned():
+        for number in range(3 * clock.MOST_GRAPHS):
+            assert clock.time((cuda.kernel(str(number), number * 1e-6),)) == pytest.approx(number * 1e-6)
+            assert len(clock._graphs) <= clock.MOST_GRAPHS
+
+
 def test_owning_the_wall_clock_owns_nothing(wall):
     with wall.owned() as owned:
         assert owned is None
@@ -271,5 +318,7 @@ def test_a_work_gets_the_clock_of_its_device(cuda):
     assert isinstance(clock_for("device", "cpu"), WallClock)
     assert isinstance(clock_for("device", "cuda:0"), CudaClock)
     assert clock_for("device", "cuda:0").name == "cuda_event"
+    assert isinstance(clock_for("graph", "cuda:0"), CudaGraphClock)
+    assert isinstance(clock_for("graph", "cpu"), WallClock)
     assert clock_for("wall", "cpu").name == "wall"
     assert time.get_clock_info("perf_counter").monotonic
