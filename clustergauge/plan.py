@@ -130,8 +130,7 @@ def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish
         if selection.device == "cuda" and wish.device == "cpu":
             continue
         cases += _expand(number, selection, suite, probes[selection.probe], machine, wish, kinds)
-    cases = list({(c.case, c.device): c for c in reversed(cases)}.values())[::-1]  # asked for twice, measured once
-    chosen = [c for c in cases if not wish.globs or any(matches(g, c.case) for g in wish.globs)]
+    chosen = list({(c.case, c.device): c for c in reversed(cases)}.values())[::-1]  # asked for twice, measured once
     if not chosen:
         raise UsageError(
             f"no case matches {' '.join(wish.globs)!r} (see: run_suite.py list)"
@@ -151,33 +150,48 @@ def predict(todo: Sequence[Planned]) -> float:
 
 
 def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
-    known = {axis for probe in probes.values() for axis in probe.axes}
-    for axis in wish.values:
-        if axis not in known:
-            raise UsageError(f"--set {axis}: no probe has this axis (there are {', '.join(sorted(known))})")
+    for axis, given in wish.values.items():
+        having = [probe for probe in probes.values() if axis in probe.axes]
+        if not having:
+            known = sorted({axis for probe in probes.values() for axis in probe.axes})
+            raise UsageError(f"--set {axis}: no probe has this axis (there are {', '.join(known)})")
+        for value in given:
+            if not any(_knows(probe, axis, _value(axis, value, "--set")) for probe in having):
+                known = dict.fromkeys(str(v) for probe in having for v in probe.axes[axis])
+                raise UsageError(f"--set {axis}={value}: no probe knows this value (there are {', '.join(known)})")
+
+
+def _knows(probe: Probe, axis: str, value: Scalar) -> bool:
+    return axis_is_open(axis) or not probe.axes[axis] or value in probe.axes[axis]
 
 
 def _expand(
     number: int, selection: Selection, suite: Suite, probe: Probe, machine: Machine, wish: Wish, kinds: set[str]
 ) -> list[Planned]:
+    """The cases of one table.  Values from ``--set`` that this probe does not know are another's."""
+    if selection.first_of and selection.first_of not in probe.axes:
+        raise UsageError(f"cases[{number}].first_of: probe {probe.name!r} has no axis {selection.first_of!r}")
     values = {axis: [_value(axis, v, f"cases[{number}]") for v in given] for axis, given in selection.axes.items()}
-    values |= {axis: [_value(axis, v, "--set") for v in given] for axis, given in wish.values.items() if axis in probe.axes}
     for axis, given in values.items():
-        declared = probe.axes.get(axis)
-        if declared and not axis_is_open(axis):
-            for value in given:
-                if value not in declared:
-                    raise UsageError(f"{axis}={value}: probe {probe.name!r} knows {', '.join(map(str, declared))}")
+        for value in given:
+            if axis in probe.axes and not _knows(probe, axis, value):
+                raise UsageError(f"cases[{number}]: {axis}={value}: probe {probe.name!r} knows {_words(probe.axes[axis])}")
+    for axis, given in wish.values.items():
+        if axis in probe.axes:
+            wished = [_value(axis, v, "--set") for v in given]
+            values[axis] = [v for v in wished if _knows(probe, axis, v)]
     try:
-        cases = list(probe.cases(**values))
+        cases = [c for c in probe.cases(**values) if not wish.globs or any(matches(glob, c.id) for glob in wish.globs)]
     except ValueError as error:
         raise UsageError(f"cases[{number}]: {error}") from None
     planned: list[Planned] = []
     for case in cases:
         planned += _on_devices(case, probe.needs_of(case.params), selection, suite, machine, wish, kinds)
-    if selection.first_of and selection.first_of not in probe.axes:
-        raise UsageError(f"cases[{number}].first_of: probe {probe.name!r} has no axis {selection.first_of!r}")
     return _first_that_run(planned, selection.first_of) if selection.first_of else planned
+
+
+def _words(values: Iterable[Scalar]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _first_that_run(planned: list[Planned], axis: str) -> list[Planned]:

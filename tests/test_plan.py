@@ -20,11 +20,16 @@ def made(name: str, needs=None, **axes) -> Probe:
     return probe(name, needs=needs, **axes)(lambda ctx, **params: None)
 
 
+def never(**_params):
+    raise UsageError("never")
+
+
 PROBES = {
     p.name: p
     for p in (
         made("plain", backend=("a", "b"), size=(1024, 2048)),
         made("stream", lambda op, size: Needs(working_set=size), op=("copy", "add"), size=(64 << 20,)),
+        made("picky", never),
         made("heavy", Needs(modules=("torch",))),
         made("disk", Needs(target=True), op=("read",)),
         made(
@@ -76,12 +81,26 @@ def test_values_of_axes_can_be_replaced_and_are_checked(tmp_path):
     text = '[[cases]]\nprobe = "plain"\n'
     assert [c.params["size"] for c in cases(tmp_path, text, values={"size": ["1MiB"], "backend": ["a"]})] == [1 << 20]
     for values, words in (
-        ({"backend": ["z"]}, "backend=z: probe 'plain' knows a, b"),
+        ({"backend": ["z"]}, "--set backend=z: no probe knows this value .there are a, b, mpi"),
         ({"nothing": ["z"]}, "--set nothing: no probe has this axis"),
         ({"size": ["much"]}, "not a size: 'much'"),
     ):
         with pytest.raises(UsageError, match=words):
             cases(tmp_path, text, values=values)
+
+
+def test_a_value_that_one_probe_knows_is_no_mistake_for_the_others(tmp_path):
+    text = '[[cases]]\nprobe = "plain"\n[[cases]]\nprobe = "ranks"\n'
+    assert {c.probe for c in cases(tmp_path, text, values={"backend": ["mpi"]})} == {"ranks"}
+    with pytest.raises(UsageError, match=r"cases\[1\]: backend=mpi: probe 'plain' knows a, b"):
+        cases(tmp_path, '[[cases]]\nprobe = "plain"\nbackend = "mpi"\n')
+
+
+def test_what_was_not_chosen_is_not_asked_what_it_needs(tmp_path):
+    text = '[[cases]]\nprobe = "picky"\n[[cases]]\nprobe = "plain"\n'
+    assert len(cases(tmp_path, text, globs=["plain"])) == 4
+    with pytest.raises(UsageError, match="never"):
+        cases(tmp_path, text, globs=["picky"])
 
 
 def test_every_gpu_measures_alone_and_ranks_are_all_of_them(tmp_path):
