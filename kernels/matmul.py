@@ -44,13 +44,15 @@ def _needs(backend: str, dtype: str, shape: str) -> Needs:
     if backend == "triton":
         return Needs(modules=("torch", "triton"), arch=80, interpreter=True)
     arch = {"tf32": 80, "bf16": 80, "int8": 75}.get(dtype, 0)
+    if backend in {"cupy", "cuda"}:
+        return Needs(modules=("torch", "cupy"), device="cuda", arch=arch)
     return Needs(modules=("torch",), arch=arch, device="cuda" if dtype == "tf32" else "any")
 
 
 @probe(
     "matmul",
     needs=_needs,
-    backend=("torch", "triton"),
+    backend=("torch", "triton", "cupy", "cuda"),
     dtype=("fp32", "tf32", "fp16", "bf16", "int8"),
     shape=("256", "512", "1024", "2048", "4096", "8192"),
 )
@@ -130,6 +132,12 @@ def _set_precision(dtype: str) -> None:
 
 def _starter(ctx: Context, backend: str, dtype: str, mnk: Shape) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
     """What makes a callable for one set of buffers.  Raises `Skip` where the case has no meaning."""
+    if backend in {"cupy", "cuda"}:
+        from kernels import cuda
+
+        engine = "cublas" if backend == "cupy" else "simt"
+        ctx.set("engine", cuda.describe(engine, mnk[2]))
+        return lambda a, b, c: cuda.matmul(engine, dtype, a, b, c)
     if backend == "triton":
         return _triton_starter(ctx, dtype, mnk)
     import torch

@@ -41,10 +41,12 @@ def _needs(backend: str, op: str, size: int) -> Needs:
     streamed = (READS[op] + (op != "read")) * size
     if backend == "triton":
         return Needs(modules=("torch", "triton"), arch=80, interpreter=True, working_set=streamed)
+    if backend == "cupy":
+        return Needs(modules=("torch", "cupy"), device="cuda", working_set=streamed)
     return Needs(modules=("torch",), working_set=streamed)
 
 
-@probe("memory", needs=_needs, backend=("torch", "triton"), op=tuple(READS), size=(256 << 20, 1 << 30, 4 << 30))
+@probe("memory", needs=_needs, backend=("torch", "triton", "cupy"), op=tuple(READS), size=(256 << 20, 1 << 30, 4 << 30))
 def memory(ctx: Context, backend: str, op: str, size: int) -> Work:
     """Streams through memory in float64, far beyond the caches.  size: bytes per array.
 
@@ -141,6 +143,10 @@ def _partials(ctx: Context, backend: str, n: int) -> tuple[int, ...]:
     """Shape of what ``read`` leaves: one sum, or one for each program."""
     if backend == "torch":
         return ()
+    if backend == "cupy":
+        from kernels import cuda
+
+        return (cuda.readers(n, ctx.device),)
     from kernels.triton import memory as kernel
 
     return (kernel.readers(n, ctx.device),)
@@ -148,11 +154,15 @@ def _partials(ctx: Context, backend: str, n: int) -> tuple[int, ...]:
 
 def _call(backend: str, op: str, out: Values, sources: list[Values]) -> Callable[[], object]:
     """The work itself.  Nothing in it allocates an array."""
+    b, c = (*sources, out, out)[:2]
     if backend == "triton":
         return _triton_call(op, out, sources)
+    if backend == "cupy":
+        from kernels import cuda
+
+        return cuda.stream(op, out, b, c, SCALAR)
     import torch
 
-    b, c = (*sources, out, out)[:2]
     return {
         "read": lambda: torch.sum(b, dim=0, out=out),
         "write": lambda: out.fill_(SCALAR),
