@@ -64,7 +64,7 @@ def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable
             return live.run(job, probe)
     except Ended as ended:
         said = ended.said
-    except (Exception, MemoryError) as error:  # noqa: BLE001 (whatever a probe raises costs one case)
+    except Exception as error:  # noqa: BLE001 (whatever a probe raises costs one case)
         said = _explain(error, world.rank, world.size)
     return Outcome(
         said.status,
@@ -98,11 +98,15 @@ class _Live:
         with clock.owned():
             sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase)
             measurement = sampler.measure()
-            if clock.exposed:
-                self.context.set("exposed_samples", clock.exposed)
-            self.agree("check", work.check)
+            if sampler.exposed:
+                self.context.set("exposed_samples", sampler.exposed)
+            if not sampler.checked_last:
+                self.agree("check", work.check)
+            self.context.set("checked_samples", sampler.checked + (work.check is not None and not sampler.checked_last))
             if work.loop:
                 measurement = msgspec.structs.replace(measurement, loop_mean_s=sampler.loop_mean())
+                if work.max_iterations is None:  # where runs may follow each other the loop's output is what it must be, too
+                    self.agree("check of the loop", work.check)
             self.agree("exact check", work.exact)
         series = {name: Series(unit=unit, values=values) for name, (unit, values) in self.context.series.items()}
         return self._outcome("ok", msgspec.structs.replace(measurement, series=series))
@@ -114,7 +118,7 @@ class _Live:
         if step:
             try:
                 step()
-            except (Exception, MemoryError) as error:  # noqa: BLE001 (whatever a probe raises costs one case)
+            except Exception as error:  # noqa: BLE001 (whatever a probe raises costs one case)
                 said = _explain(error, self.world.rank, self.world.size)
         everybody = self.world.gather([said.status, said.reason, said.detail, said.broken])
         worst = max((Said(*s) for s in everybody), key=lambda s: _SEVERITY.index(s.status)) if everybody else said
@@ -130,6 +134,8 @@ class _Live:
 
     def _prepare(self, job: Job, probe: Probe) -> None:
         self.work = probe.function(self.context, **job.params)
+        if self.work.check is None and self.work.exact is None:
+            raise TypeError(f"probe {probe.name!r} checks nothing: its Work needs check or exact")
 
     def _verify(self, work: Work) -> None:
         """Under the interpreter: every callable once, then every check.  Its time means nothing and is not taken."""
@@ -157,6 +163,8 @@ class _Live:
 
 def _explain(error: BaseException, rank: int, size: int) -> Said:
     """An exception as a person should read it: one line, with the rank where there are several."""
+    if isinstance(error, Wrong) and error.rank is not None:
+        rank = error.rank
     who = f"rank {rank}: " if size > 1 else ""
     text = " ".join(str(error).split())[:500]
     if isinstance(error, Skip):

@@ -23,6 +23,10 @@ LOOKS_AGAIN = 20
 """Within the factor ``NEAR`` of the shortest sample there is, calibration takes so many more, for their least."""
 MARGIN = 1.5
 """Samples are made so much longer than the shortest there is: they may run faster later."""
+CHECK_SHARE = 0.2
+"""Share of the budget that checking outputs between batches may take; the first and the last are checked in any case."""
+WARM_UP_SHARE = 0.25
+"""Share of the budget after which no more buffer sets are warmed up."""
 LEAD_S = 1e-3
 LEAD_MOST = 20
 """Ranks that have talked over the control channel are cold: about so many seconds of samples, so many at most, are not taken."""
@@ -41,11 +45,17 @@ class Plan:
 
 
 class Decision(NamedTuple):
-    """What comes next: ``batch`` more samples after ``lead`` that do not count, or (0) the end and why."""
+    """What comes next: ``batch`` more samples after ``lead`` that do not count, or (0) the end and why.
+
+    ``check``: the output of the last of them is to be checked.  ``problem``: why the output of rank ``culprit`` is wrong.
+    """
 
     batch: int
     reason: Literal["", "converged", "budget", "samples"]
     lead: int = 0
+    check: bool = False
+    culprit: int = 0
+    problem: str = ""
 
 
 @dataclass
@@ -63,16 +73,24 @@ class Sampler:
     starts: list[float] = field(default_factory=list[float])
     merged: list[float] = field(default_factory=list[float])
     digest: str = ""
+    exposed: int = 0
+    """Samples whose time may hold the cost of launching (see `clocks`)."""
+    checked: int = 0
+    """Timed samples whose output was checked."""
+    checked_last: bool = False
+    """Whether the last sample is among them."""
+    _wrong: tuple[int, str] | None = None
+    _checking_s: float = 0.0
     _schedules: dict[tuple[int, int], Calls] = field(default_factory=dict[tuple[int, int], Calls])
 
     def measure(self) -> Measurement:
-        """Take samples until converged or out of time.  Raises `Wrong` if the digests of two samples differ."""
+        """Take samples until converged or out of time.  Raises `Wrong`, on all ranks, if one finds an output wrong."""
         with _quiet():
             self.phase("warm up")
             self._warm_up()
-            self._compare_digests()
             self.phase("calibrate")
             cost = self._calibrate()
+            exposed = self.clock.exposed
             self.phase("measure")
             began = self.clock.now()
             looks = stats.looks()
@@ -86,6 +104,7 @@ class Sampler:
                 if at_a_look:
                     look = next(looks)
                 cost = (self.clock.now() - began) / len(self.mine)
+            self.exposed = self.clock.exposed - exposed
         return Measurement(
             clock=self.clock.name,
             cache=self.work.cache,
@@ -113,10 +132,13 @@ class Sampler:
     # -- the steps
 
     def _warm_up(self) -> None:
-        """Run every callable once: buffers are touched, libraries have chosen their kernels."""
+        """Run every callable once, while time allows: buffers are touched, libraries have chosen their kernels."""
+        began = self.clock.now()
         for index in range(len(self.work.runs)):
             self.position = index
             self._sample(1)
+            if self.world.from_root(self.clock.now() - began > WARM_UP_SHARE * self.plan.budget_s):
+                return
 
     def _calibrate(self) -> float:
         """Find the iterations that make a sample long enough; returns the seconds a whole sample costs, reset included."""
@@ -138,13 +160,17 @@ class Sampler:
             self.iterations = wanted
 
     def _decide(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
-        """The root's decision, known to all ranks."""
+        """The root's decision, known to all ranks.  Raises `Wrong` on all of them if it is that an output was wrong."""
         decision = None
         if self.world.rank == 0:
-            batch, reason, _ = self._next(look, at_a_look, cost, elapsed)
+            batch, reason, *_ = self._next(look, at_a_look, cost, elapsed)
             lead = max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9)))) if self.world.size > 1 else 0
-            decision = [batch, reason, lead]
-        return Decision(*self.world.from_root(decision))
+            check = self._checking_s <= CHECK_SHARE * self.plan.budget_s
+            decision = [batch, reason, lead, check, *(self._wrong or (0, ""))]
+        decided = Decision(*self.world.from_root(decision))
+        if decided.problem:
+            raise Wrong(decided.problem, rank=decided.culprit)
+        return decided
 
     def _next(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
         taken = len(self.merged)
@@ -167,18 +193,31 @@ class Sampler:
             self.starts.append(self.clock.now() - began)
             fresh.append(self._sample(self.iterations) / self.iterations)
         self.mine += fresh
-        everybody = self.world.gather(fresh)
+        everybody = self.world.gather([fresh, self._problem(decision.check)])
         if everybody:
-            self.merged += [max(of_ranks) for of_ranks in zip(*everybody, strict=True)]
-        self._compare_digests()
+            self.merged += [max(of_ranks) for of_ranks in zip(*(times for times, _ in everybody), strict=True)]
+            self._wrong = next(((rank, problem) for rank, (_, problem) in enumerate(everybody) if problem), None)
 
-    def _compare_digests(self) -> None:
-        """The output of a deterministic kernel never changes."""
-        if self.work.digest:
-            digest = self.work.digest()
-            if self.digest and digest != self.digest:
-                raise Wrong(f"two samples of a deterministic kernel differ (digests {self.digest} and {digest})")
-            self.digest = digest
+    def _problem(self, check: bool) -> str:
+        """What is wrong with the output of the last sample, in words; ranks agree on it before one of them leaves."""
+        self.phase("check")
+        began = self.clock.now()
+        try:
+            if self.work.digest:
+                digest = self.work.digest()
+                if self.digest and digest != self.digest:
+                    return f"two samples of a deterministic kernel differ (digests {self.digest} and {digest})"
+                self.digest = digest
+            self.checked_last = check and self.work.check is not None
+            if self.checked_last and self.work.check:
+                self.work.check()
+                self.checked += 1
+        except Wrong as wrong:
+            return str(wrong)
+        finally:
+            self._checking_s += self.clock.now() - began
+            self.phase("measure")
+        return ""
 
     def _sample(self, iterations: int) -> float:
         """Reset, meet, run: seconds of ``iterations`` runs."""

@@ -29,7 +29,14 @@ class Skip(Exception):
 
 
 class Wrong(Exception):
-    """Raised by a check: the output is not what it must be.  The text names rank, element, expected and got."""
+    """Raised by a check: the output is not what it must be.  The text names element, expected and got.
+
+    ``rank``: whose output, where it is not the one that raises.
+    """
+
+    def __init__(self, text: str, rank: int | None = None) -> None:
+        super().__init__(text)
+        self.rank = rank
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,10 @@ class Work:
     """What a probe returns: something to run, and how to know that it ran right.
 
     ``run``: the work and nothing else, or one callable per rotating buffer set.  ``reset``: untimed, before every sample;
-    must poison the output, so that a run that does nothing is caught.  ``check``: looks at the output of the last timed
-    sample, raises `Wrong`.  ``exact``: once per case after timing, on inputs whose result is exact in the dtype, through the
-    same compiled configuration, compared bit for bit; raises `Wrong`.  ``digest``: for deterministic work, a digest of the
+    must poison the output, so that a run that does nothing is caught.  ``check``: looks at the output of the last timed sample,
+    raises `Wrong`; called for the last of all, and between batches for as many as time allows.  ``exact``: once per case after
+    timing, on inputs whose result is exact in the dtype, through the same compiled configuration, compared bit for bit;
+    raises `Wrong`.  One of the two there must be.  ``digest``: for deterministic work, a digest of the
     output; samples must agree.  ``close``: releases what memory management does not.
     ``clock``: ``device`` times on the accelerator's own clock, ``graph`` a graph of the calls replayed there (short work).
     ``cache``: ``cold`` if ``run`` rotates through sets larger than the last-level cache (or a single set is), ``hot`` if it

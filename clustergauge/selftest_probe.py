@@ -21,21 +21,34 @@ def known(ctx: Context, ns: int) -> Work:
     It reads a clock of its own, the raw hardware's where there is one, not the one that the gauge reads.
     """
 
+    passed = 0
+
     def run() -> None:
-        end = own_clock_ns() + ns
-        while own_clock_ns() < end:
-            pass
+        nonlocal passed
+        start = now = own_clock_ns()
+        while now < start + ns:
+            now = own_clock_ns()
+        passed = now - start
+
+    def check() -> None:
+        if passed < ns:
+            raise Wrong(f"only {passed} ns passed")
 
     steps = sorted(after - before for before, after in ((own_clock_ns(), own_clock_ns()) for _ in range(201)))
     ctx.set("own_step_s", steps[100] * 1e-9)
-    return Work(run=run, workload=Workload(bound="latency"))
+    return Work(run=run, check=check, workload=Workload(bound="latency"))
 
 
 @probe("nothing", needs=Needs())
 def nothing(ctx: Context) -> Work:
     """Does nothing: what is measured is what the gauge adds to every call."""
     del ctx
-    return Work(run=_nothing, workload=Workload(bound="latency"))
+
+    def check() -> None:
+        if (result := _nothing()) is not None:
+            raise Wrong(f"nothing returned {result}")
+
+    return Work(run=_nothing, check=check, workload=Workload(bound="latency"))
 
 
 @probe("hash", needs=Needs(), percent=(0, 2, 5), side=("a", "b"))
@@ -79,5 +92,5 @@ def own_clock_ns() -> int:
 _RAW: int | None = getattr(time, "CLOCK_MONOTONIC_RAW", None)
 
 
-def _nothing() -> None:
+def _nothing() -> object:
     return None

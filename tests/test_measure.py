@@ -148,9 +148,8 @@ def test_the_slowest_rank_makes_the_sample():
         size = 2
 
         def gather(self, value):
-            return (
-                [value, [2 * v if i % 2 else v / 2 for i, v in enumerate(value)]] if isinstance(value, list) else [value, value]
-            )
+            times, problem = value
+            return [value, [[2 * t if i % 2 else t / 2 for i, t in enumerate(times)], problem]]
 
     work = Work(run=lambda: None, workload=Workload())
     measured = Sampler(work, FakeClock(always(0.001)), Pair(), Plan(budget_s=0.019)).measure()
@@ -185,3 +184,65 @@ def test_the_loop_mean_is_one_long_sample():
     one.measure()
     assert one.loop_mean() == pytest.approx(0.001)
     assert clock.log[-2] == "start 400"
+
+
+def test_outputs_are_checked_between_batches_while_time_allows():
+    clock, checks = FakeClock(itertools.cycle([0.010, 0.030, 0.020, 0.050, 0.040])), []
+
+    def check() -> None:
+        checks.append(clock.now())
+        clock.time_s += 0.15
+
+    one = sampler(clock, Work(run=lambda: None, check=check, workload=Workload()), budget_s=3.0)
+    one.measure()
+    assert one.checked == len(checks) == 5  # a fifth of the budget, and the one that went over it
+    assert not one.checked_last
+
+
+def test_a_cheap_check_sees_the_last_sample_too():
+    one = sampler(FakeClock(always(0.001)), Work(run=lambda: None, check=lambda: None, workload=Workload()))
+    one.measure()
+    assert (one.checked, one.checked_last) == (1, True)
+
+
+def test_ranks_leave_together_when_the_output_of_one_is_wrong():
+    class Pair(Serial):
+        def gather(self, value):
+            return [value, [value[0], "element 3 is off"]]
+
+    with pytest.raises(Wrong, match="element 3 is off") as caught:
+        Sampler(Work(run=lambda: None, workload=Workload()), FakeClock(always(0.001)), Pair(), Plan()).measure()
+    assert caught.value.rank == 1
+
+
+def test_a_wrong_output_is_found_in_whichever_batch_it_lies():
+    runs = itertools.count()
+    last = 0
+
+    def run() -> None:
+        nonlocal last
+        last = next(runs)
+
+    def check() -> None:
+        if last > 30:
+            raise Wrong(f"run {last} is off")
+
+    noise = itertools.cycle([0.010, 0.030, 0.020, 0.050, 0.040])
+    with pytest.raises(Wrong, match=r"run 3[1-9] is off"):
+        sampler(FakeClock(noise), Work(run=run, check=check, workload=Workload()), budget_s=10.0).measure()
+
+
+def test_warming_up_many_slow_sets_ends_with_its_share_of_the_budget():
+    order: list[int] = []
+    work = Work(run=[lambda i=i: order.append(i) for i in range(100)], workload=Workload())
+    sampler(FakeClock(always(0.1)), work, budget_s=2.0).measure()
+    assert order[:6] == [0, 1, 2, 3, 4, 5]
+    assert len(order) < 40
+
+
+def test_launches_exposed_while_warming_up_do_not_count():
+    clock = FakeClock(always(0.001))
+    clock.exposed = 7
+    one = sampler(clock)
+    one.measure()
+    assert one.exposed == 0
