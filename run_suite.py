@@ -76,6 +76,7 @@ def make_parser() -> Parser:
 
     listing = verbs.add_parser("list", help="what would run here, and what would be skipped and why")
     _selection_flags(listing)
+    listing.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
     listing.add_argument("-o", "--output", default="results", metavar="DIR", help=argparse.SUPPRESS)
 
     report = verbs.add_parser("report", help="show a run again, from its records")
@@ -124,10 +125,9 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100_000:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100_000):
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 100000, not {text!r}")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return OK
-        _say(f"run_suite.py: {error.filename or 'output'}: {error.strerror}")
+        _say(f"run_suite.py: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
         return BROKEN
     except KeyboardInterrupt:
         _say("interrupted")
@@ -181,14 +181,15 @@ def do_run(options: argparse.Namespace) -> int:
     criteria = _criteria(options.accept)
     _duration(options.max_time)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, _terminate)
     if options.resume:
         return _resume(options, output, criteria)
     planned = _failed_cases(options, output) if options.rerun_failed else _planned(options, output)
     for glob in accept.unmatched(criteria, [p.case for p in planned]):
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
-        return _show_plan(planned)
+        return _show_plan(planned, options.format)
     run = Run(
         run_id=store.new_run_id(),
         started=now_text(),
@@ -207,8 +208,9 @@ def _resume(options: argparse.Namespace, output: Path, criteria: list[Criterion]
 
     from clustergauge import code, loading, machine, store
 
-    if options.globs or options.values or options.rerun_failed:
-        raise UsageError("--resume takes its cases from the run it goes on with: leave out -k, --set and --rerun-failed")
+    chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1)
+    if any(chosen) or options.suite != "quick" or options.device != "auto":
+        raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, --ranks, --launches")
     path = store.find_run(options.resume, output)
     loaded, _ = loading.read(path, "cut")  # nothing is changed before we know that we may go on
     run, here = loaded.run, machine.describe()
@@ -218,10 +220,11 @@ def _resume(options: argparse.Namespace, output: Path, criteria: list[Criterion]
         raise UsageError(
             f"run {run.run_id} was measured on {', '.join(m.host for m in loaded.machines.values())}, this is {here.host}"
         )
+    _trust(run, run.planned, options, output)
     done = {(r.case, r.device, r.launch) for r in loaded.records}
     todo = [p for p in run.planned if (p.case, p.device, p.launch) not in done]
     if options.dry_run:
-        return _show_plan(todo)
+        return _show_plan(todo, options.format)
     folder = store.reopen(path)
     if folder.repaired:
         _say(f"repaired: {folder.repaired}")
@@ -230,7 +233,7 @@ def _resume(options: argparse.Namespace, output: Path, criteria: list[Criterion]
 
 def do_list(options: argparse.Namespace) -> int:
     """What would run here."""
-    return _show_plan(_planned(options, Path(options.output).absolute()))
+    return _show_plan(_planned(options, Path(options.output).absolute()), options.format)
 
 
 def do_report(options: argparse.Namespace) -> int:
@@ -287,7 +290,7 @@ def _measure(folder: RunFolder, run: Run, todo: list[Planned], options: argparse
     from clustergauge.supervise import Supervisor
     from reports.progress import Progress
 
-    supervisor = Supervisor(str(run.settings.get("launcher", "")), _python_path())
+    supervisor = Supervisor(options.launcher, _python_path())
     came = conduct(folder, run, todo, supervisor, Progress(), _duration(options.max_time))
     for note in came.notes:
         _say(note)
@@ -317,7 +320,7 @@ def _report(loaded: LoadedRun, criteria: list[Criterion], form: str) -> int:
         from reports import terminal
 
         terminal.show(loaded, verdicts)
-    return accept.exit_code(loaded.records, verdicts, interrupted=False)
+    return accept.exit_code(loaded.records, verdicts, loaded.run.planned)
 
 
 def _planned(options: argparse.Namespace, output: Path) -> list[Planned]:
@@ -359,13 +362,29 @@ def _failed_cases(options: argparse.Namespace, output: Path) -> list[Planned]:
     failed = {(r.case, r.device, r.launch) for r in loaded.records if r.status in ("wrong", "error")}
     if not failed:
         raise UsageError(f"no case of {loaded.run.run_id} was wrong or an error")
-    return [p for p in loaded.run.planned if (p.case, p.device, p.launch) in failed]
+    planned = [p for p in loaded.run.planned if (p.case, p.device, p.launch) in failed]
+    _trust(loaded.run, planned, options, output)
+    return planned
 
 
-def _show_plan(planned: list[Planned]) -> int:
+def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, output: Path) -> None:
+    """A run folder may come from anywhere: it never chooses what is executed, imported or written to.  This command line does."""
+    launcher = str(run.settings.get("launcher", ""))
+    if launcher != options.launcher:
+        raise UsageError(f"that run used --launcher {launcher!r}: say so again, if you mean it")
+    target = _target(options, output)
+    known = {*_own_probe_modules(), *options.probes}
+    for p in planned:
+        if p.module not in known:
+            raise UsageError(f"that run used probes of {p.module!r}: say --probes {p.module} again, if you mean it")
+        if p.target and Path(p.target) != target:
+            raise UsageError(f"that run wrote to {p.target!r}: say --target again, if you mean it")
+
+
+def _show_plan(planned: list[Planned], form: str) -> int:
     from reports import listing
 
-    listing.show(planned)
+    listing.show(planned, form)
     return OK
 
 

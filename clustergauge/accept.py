@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,23 @@ if TYPE_CHECKING:
 
     CeilingOf = Callable[[Record, Metric], Ceiling | None]
 
-OK, FAILED, BROKEN, UNKNOWN, INTERRUPTED = 0, 1, 3, 4, 130
+OK, FAILED, BROKEN, UNKNOWN = 0, 1, 3, 4
 """Exit codes of results; `exit_code` chooses."""
 LEAST_DEVICE_FRACTION = 0.95
 """Below it a cache answered in the device's place."""
 REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "fuse", "9p", "virtiofs", "afs", "pvfs", "wekafs")
 """File systems (by the start of their type) whose device is not this machine's: the kernel's counters prove nothing there."""
+
+FAULTS = (
+    "ecc_uncorrected",
+    "retired_pages_double_bit",
+    "remapped_rows_uncorrected",
+    "remap_failed",
+    "uncorrected",
+    "machine_checks",
+    "aer_dev_fatal",
+)
+"""Health counters (last word of their names, beside every ``xid_…``): if one moves during a case, its numbers mean nothing."""
 
 Group = tuple[str, str, str]
 """Machine, case, device: the launches of one group are judged together."""
@@ -109,12 +121,17 @@ def judge(
     """One verdict for each case that was measured and each criterion on it, in the order of the records.
 
     ``ceiling``: what physics allows a metric (``None`` where unknown).  ``planned``: what should have been measured: a case of it
-    that a criterion requires and that has no record is *not measured*.
+    that a criterion requires and that has no record is *not measured*, and one with fewer launches than planned never passes.
     """
     groups: dict[Group, list[Record]] = {}
     for record in records:
         groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
-    verdicts = [v for group in groups.values() for v in _of_group(group, criteria, ceiling)]
+    launches = Counter((p.case, p.device) for p in planned if not p.skip)
+    verdicts = [
+        verdict
+        for (_, case, device), group in groups.items()
+        for verdict in _of_group(group, launches[case, device], criteria, ceiling)
+    ]
     recorded = {(record.case, record.device) for record in records}
     missing = dict.fromkeys((p.case, p.device) for p in planned if (p.case, p.device) not in recorded)
     for case, device in missing:
@@ -129,12 +146,13 @@ def judge(
     return verdicts
 
 
-def exit_code(records: Iterable[Record], verdicts: Iterable[Verdict], interrupted: bool) -> int:
-    """The worst that happened: 130 interrupted · 3 wrong, error, invalid · 1 FAIL · 4 not measured, inconclusive · 0."""
+def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: Iterable[Planned] = ()) -> int:
+    """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured (planned, but no record), inconclusive · 0."""
     outcomes: set[str] = {v.verdict for v in verdicts}
     statuses: set[str] = {r.status for r in records}
-    if interrupted:
-        return INTERRUPTED
+    recorded = {(r.case, r.device, r.launch) for r in records}
+    if any(not p.skip and (p.case, p.device, p.launch) not in recorded for p in planned):
+        outcomes.add("not measured")
     if statuses & {"wrong", "error"} or "invalid" in outcomes:
         return BROKEN
     if "FAIL" in outcomes:
@@ -142,8 +160,8 @@ def exit_code(records: Iterable[Record], verdicts: Iterable[Verdict], interrupte
     return UNKNOWN if outcomes & {"not measured", "inconclusive"} else OK
 
 
-def _of_group(group: list[Record], criteria: Sequence[Criterion], ceiling: CeilingOf | None) -> Iterator[Verdict]:
-    """The verdicts of one case on one device of one machine."""
+def _of_group(group: list[Record], launches: int, criteria: Sequence[Criterion], ceiling: CeilingOf | None) -> Iterator[Verdict]:
+    """The verdicts of one case on one device of one machine.  ``launches``: how many were planned, 0 where that is not known."""
     first = group[0]
     verdict = Verdict(case=first.case, device=first.device, machine_id=first.machine_id, verdict="not measured")
     bad = next((r for r in group if r.status in ("wrong", "error")), None)
@@ -159,7 +177,11 @@ def _of_group(group: list[Record], criteria: Sequence[Criterion], ceiling: Ceili
         return
     asked = [c for c in criteria if matches(c.case, first.case)]
     for criterion in asked:
-        yield _verdict(replace(verdict, reason=doubt), criterion, found)
+        judged = _verdict(replace(verdict, reason=doubt), criterion, found)
+        if judged.verdict == "pass" and len(measured) < launches:
+            judged = replace(judged, verdict="inconclusive", reason=f"only {len(measured)} of {launches} launches were measured")
+        if judged.verdict != "not measured" or criterion.required:
+            yield judged
     if not asked and found:
         headline = next(iter(found.values()))
         yield replace(
@@ -177,6 +199,8 @@ def _not_measured(verdict: Verdict, criteria: Iterable[Criterion]) -> Iterator[V
 def _contradiction(records: list[Record], found: Iterable[Metric], ceiling: CeilingOf | None) -> tuple[str, str]:
     """Why the numbers cannot be true, and why they are hard to believe (above an estimated limit); empty where nothing is."""
     doubt = ""
+    if faults := sorted({f"{name} {change}" for r in records for name, change in r.counters.health.items() if _is_fault(name)}):
+        return f"the hardware failed meanwhile: {', '.join(faults)}", ""
     for metric in found:
         if metric.name == "device_fraction" and metric.value < LEAST_DEVICE_FRACTION and not is_remote(records[0]):
             return f"cached: the device moved {metric.value:.0%} of the bytes", ""
@@ -187,6 +211,11 @@ def _contradiction(records: list[Record], found: Iterable[Metric], ceiling: Ceil
                 return f"{words} ({limit.source})", ""
             doubt = words
     return "", doubt
+
+
+def _is_fault(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last in FAULTS or last.startswith("xid_")
 
 
 def _surely_above(metric: Metric, limit: float) -> bool:

@@ -153,4 +153,5 @@ def _device_fraction(records: Sequence[Record]) -> Iterator[Metric]:
         if len(known) == len(pairs):
             fractions.append(min(known))
     if fractions:
-        yield Metric(name="device_fraction", value=min(fractions), unit="1")
+        least = min(fractions)
+        yield Metric(name="device_fraction", value=least, unit="1", low=least, high=least)  # counted, not sampled

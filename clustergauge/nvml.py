@@ -19,6 +19,8 @@ from typing import Any, Final
 _NOT_OFFERED = (3, 13, 22, 26)
 """NOT_SUPPORTED, FUNCTION_NOT_FOUND, VGPU_ECC_NOT_SUPPORTED, DEPRECATED of ``nvmlReturn_t``."""
 
+IDLE: Final = 0x01
+"""Clock event reason of a GPU with nothing to do (a bit of ``nvmlClocksEventReasons``)."""
 FAULTS: Final = {0x08: "hw_slowdown", 0x20: "sw_thermal_slowdown", 0x40: "hw_thermal_slowdown", 0x80: "hw_power_brake_slowdown"}
 """Clock event reasons that mean something is wrong (bits of ``nvmlClocksEventReasons``)."""
 LIMITS: Final = {0x02: "applications_clocks_setting", 0x04: "sw_power_cap", 0x10: "sync_boost", 0x100: "display_clock_setting"}

@@ -226,6 +226,8 @@ def _on_devices(
     """The case on every device it concerns: each GPU alone, or the one processor, or all ranks together."""
     kind = "cpu" if needs.target else needs.device if needs.device != "any" else selection.device
     kind = min(kinds) if kind == "any" else kind
+    if wish.device not in ("auto", kind) and not needs.target:
+        return []
     ranks = _ranks(needs, kind, machine, wish)
     interpret = needs.interpreter and kind == "cpu"
     if kind == "cuda":

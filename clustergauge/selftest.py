@@ -15,8 +15,10 @@ from clustergauge.probe import Case
 from clustergauge.supervise import CaseResult, Supervisor
 
 MODULE = "clustergauge.selftest_probe"
+CLEARLY = 1.5
+"""A slowdown so many times the smallest that can be shown must be shown."""
 LAUNCHES = 5
-"""Fresh processes a side; the fewest for which the exact test can speak (see `stats`)."""
+"""Fresh processes a side, as many as a comparison of two runs should have (see `stats`)."""
 SLEW = 0.001
 """A disciplined clock may run at another rate than the hardware's: twice what adjtimex(2) allows (500 ppm)."""
 TOLERANCE = 0.01
@@ -172,15 +174,24 @@ def _measure(bench: _Bench, result: Selftest) -> None:
     result.smallest_change = stats.smallest_change(_launches(taken[base.id]))
     for case in slower:
         shift = _shift(_number(case.params["percent"]) / 100, taken[base.id], taken[case.id])
-        if told := _contradiction(shift):  # once in some runs by chance; twice on fresh launches means something
+        if told := _contradiction(shift) or _missed(
+            shift, result.smallest_change
+        ):  # once in some runs by chance; twice on fresh launches means something
             bench.say(f"selftest: {told}; launching both again, fresh")
             again = bench.launch([base], [case])
             shift = _shift(shift.injected, again[base.id], again[case.id])
-            if told := _contradiction(shift):
+            if told := _contradiction(shift) or _missed(shift, result.smallest_change):
                 result.problems.append(f"{told}, twice")
         if shift.injected >= 0.05 and shift.word != "changed":
             result.doubts.append(f"a slowdown of {shift.injected:.0%} could not be told from noise here ({shift.word})")
         result.shifts.append(shift)
+
+
+def _missed(shift: Shift, smallest: float) -> str:
+    """A slowdown well above what can be shown here that was not shown; empty if there is none."""
+    if shift.word == "changed" or shift.injected < CLEARLY * smallest:
+        return ""
+    return f"a slowdown of {shift.injected:.0%} was not shown, though one of {smallest:.1%} can be"
 
 
 def _known(seconds: float, records: list[Record], overhead_s: float) -> Known:

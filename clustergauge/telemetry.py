@@ -87,11 +87,12 @@ class Sidecar:
 def summarise(samples: Sequence[Sample], seconds: float) -> dict[str, Scalar]:
     """The samples of a window of ``seconds`` as flat names; what was never readable is absent.
 
-    ``cpu_mhz_median/min``, ``cpu_temperature_c_max``, ``load1_max``, ``memory_available_bytes_min``, and for each GPU, after
-    ``gpu0_``: ``sm_mhz_median/min``, ``memory_mhz_median``, ``power_w_mean``, ``temperature_c_max``, ``pcie_gen_max``,
-    ``throttle`` (the faults seen, comma-separated, or ``none``), ``limited`` (what held the clock down without being a fault,
-    such as ``sw_power_cap``).  ``cpu_energy_j`` and ``gpu0_energy_j``: mean power by the energy counter × ``seconds``, where the
-    samples span most of the window; ``energy_j`` is their sum, present only if processors and all GPUs are known.
+    ``cpu_mhz_median/min/start/end``, ``cpu_temperature_c_max``, ``load1_max``, ``memory_available_bytes_min``, and for each GPU,
+    after ``gpu0_``: ``sm_mhz_median/min/start/end`` (start and end: of the first and last third, without samples that found it
+    idle), ``memory_mhz_median``, ``power_w_mean``, ``temperature_c_max``, ``pcie_gen_max``, ``throttle`` (the faults seen,
+    comma-separated, or ``none``), ``limited`` (what held the clock down without being a fault, such as ``sw_power_cap``).
+    ``cpu_energy_j`` and ``gpu0_energy_j``: mean power by the energy counter × ``seconds``, where the samples span most of the
+    window; ``energy_j`` is their sum, present only if processors and all GPUs are known.
     """
     found: dict[str, Scalar] = {}
     columns: dict[str, list[tuple[float, float]]] = {}
@@ -104,6 +105,7 @@ def summarise(samples: Sequence[Sample], seconds: float) -> dict[str, Scalar]:
         match what:
             case "cpu_mhz" | "sm_mhz":
                 found[f"{name}_median"], found[f"{name}_min"] = statistics.median(values), min(values)
+                found |= _ends(name, _busy(name, samples))
             case "memory_mhz":
                 found[f"{name}_median"] = statistics.median(values)
             case "power_w":
@@ -127,6 +129,20 @@ def summarise(samples: Sequence[Sample], seconds: float) -> dict[str, Scalar]:
     ]
     known = [part for part in parts if isinstance(part, float)]
     return found | ({"energy_j": round(sum(known), 3)} if len(known) == len(parts) else {})
+
+
+def _busy(name: str, samples: Sequence[Sample]) -> list[float]:
+    """A clock in the samples that did not find its GPU idle; of a processor in all of them."""
+    reasons = f"{name.partition('_')[0]}_reasons"
+    return [s.values[name] for s in samples if name in s.values and not int(s.values.get(reasons, 0)) & nvml.IDLE]
+
+
+def _ends(name: str, values: Sequence[float]) -> dict[str, Scalar]:
+    """Medians of the first and the last third, where there are three samples at least."""
+    third = len(values) // 3
+    if not third:
+        return {}
+    return {f"{name}_start": statistics.median(values[:third]), f"{name}_end": statistics.median(values[-third:])}
 
 
 def _energy(points: Sequence[tuple[float, float]], seconds: float) -> float | None:

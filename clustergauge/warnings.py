@@ -217,10 +217,15 @@ def _exposed(record: Record, _samples: list[float]) -> Seen | None:
 
 
 def _unproven(record: Record, _samples: list[float]) -> Seen | None:
-    """Storage on another machine: this kernel's counters say nothing of its caches."""
-    if not record.counters.device_bytes or not accept.is_remote(record):
+    """Storage of which nothing proves that a device, and not a cache, did the work."""
+    if record.workload is None or record.workload.bound != "storage":
         return None
-    return Seen(1.0, f"{record.settings.get('fs_type')}: what its servers read from their caches cannot be seen from here")
+    kind = record.settings.get("fs_type") or "this file system"
+    if accept.is_remote(record):
+        return Seen(1.0, f"{kind}: what its servers read from their caches cannot be seen from here")
+    if any(metric.name == "device_fraction" for metric in metrics.derive([record])):
+        return None
+    return Seen(1.0, f"the kernel counts no device bytes on {kind}: a cache may have answered")
 
 
 def _is_throttle(name: str) -> bool:
@@ -249,6 +254,6 @@ DOUBTS = (
     Doubt("slowing clock", "look at power limit and cooling, or fix the clocks lower than the machine can hold", _slowing_clock),
     Doubt("throttled", "mend cooling or power supply; until then this is not what the part can do", _throttled),
     Doubt("launch gaps", "use a larger size, or an idle host: launching may be in the time", _exposed),
-    Doubt("unproven", "take files larger than the memory of the servers", _unproven),
+    Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),
     Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import msgspec
 from rich.cells import cell_len
 
 from clustergauge.model import Planned
@@ -16,9 +17,12 @@ from reports.layout import Page, compact, fit, fit_end, listed, pad, parts_of, p
 LABELS = ("case", "device", "ranks", "budget")
 
 
-def show(planned: Sequence[Planned]) -> None:
-    """Print the plan on stdout."""
-    put(page_of(planned, width_of(sys.stdout)))
+def show(planned: Sequence[Planned], form: str) -> None:
+    """Print the plan on stdout: a table, or one JSON document (a list of what ``planned`` holds in ``run.json``)."""
+    if form == "json":
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(planned)) + b"\n")
+    else:
+        put(page_of(planned, width_of(sys.stdout)))
 
 
 def page_of(planned: Sequence[Planned], width: int) -> Page:

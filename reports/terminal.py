@@ -137,9 +137,10 @@ class _View:
             self.page.wrap(remedy, "  → ", "dim")
         health: dict[str, list[str]] = {}
         for row in self.rows:
-            for record in row.records:
+            for record in [] if row.metrics else row.records:  # those with numbers have had their say as doubts
                 for counter, change in record.counters.health.items():
-                    health.setdefault(f"{counter}: {change}", []).append(self._where(row))
+                    if counter != "unknown":
+                        health.setdefault(f"{counter}: {change}", []).append(self._where(row))
         for change, places in health.items():
             self._warning("health", f"{change} during {listed(list(dict.fromkeys(places)), self.page.width)}")
         self._findings()
@@ -149,7 +150,8 @@ class _View:
 
     def _findings(self) -> None:
         found: dict[tuple[str, str, str], list[str]] = {}
-        unknown: dict[str, None] = {}
+        unread = {str(r.counters.health["unknown"]) for r in self.loaded.records if "unknown" in r.counters.health}
+        unknown = dict.fromkeys(name for names in sorted(unread) for name in names.split(","))
         for machine in self.loaded.machines.values():
             for finding in machine.findings:
                 if finding.state == "warning":

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from clustergauge.accept import exit_code, judge, parse_criteria, unmatched
 from clustergauge.ceilings import Ceiling
 from clustergauge.errors import UsageError
-from clustergauge.model import Criterion, Verdict, Workload
+from clustergauge.model import Counters, Criterion, Verdict, Workload
 from tests import made
 
 READ = Workload(bytes_read=10**9, bound="storage")
@@ -73,6 +73,16 @@ def test_one_failed_launch_spoils_the_case():
     assert verdict.verdict == "not measured"
 
 
+def test_a_case_with_fewer_launches_than_planned_never_passes():
+    launches = [made.record(launch=n) for n in range(3)]
+    plans = [made.planned(r) for r in launches]
+    assert one(launches, at_least(1), planned=plans).verdict == "pass"
+    verdict = one(launches[:1], at_least(1), planned=plans)
+    assert (verdict.verdict, verdict.reason) == ("inconclusive", "only 1 of 3 launches were measured")
+    assert one([*launches[:2], made.failed("skipped", "memory", launch=2)], at_least(1), planned=plans).verdict == "inconclusive"
+    assert one(launches[:1], at_least(9), planned=plans).verdict == "FAIL"
+
+
 def test_a_case_the_run_did_not_reach_is_not_measured_though_others_passed():
     reached, missed = made.record(shape="1"), made.record(shape="2")
     verdicts = judge([reached], [at_least(1)], planned=[made.planned(reached), made.planned(missed)])
@@ -120,6 +130,32 @@ def test_reads_that_a_cache_answered_are_invalid():
     assert one([read(0, fs_type="nfs4")], criterion).verdict == "pass"  # the device is on another machine
 
 
+@pytest.mark.parametrize(
+    ("health", "words"),
+    [
+        ({"gpu0.xid_79": 1}, "the hardware failed meanwhile: gpu0.xid_79 1"),
+        ({"gpu1.ecc_uncorrected": 3}, "the hardware failed meanwhile: gpu1.ecc_uncorrected 3"),
+        ({"gpu1.remap_failed": "no → yes"}, "the hardware failed meanwhile: gpu1.remap_failed no → yes"),
+        ({"memory.mc0.uncorrected": 1}, "the hardware failed meanwhile: memory.mc0.uncorrected 1"),
+        ({"gpu1.ecc_corrected": 3, "eth0.rx_errors": 1, "unknown": "gpu0.xid"}, ""),
+    ],
+)
+def test_numbers_taken_while_hardware_failed_are_invalid(health, words):
+    verdict = one([made.record(counters=Counters(health=health))], at_least(1))
+    assert (verdict.verdict, verdict.reason) == ("invalid" if words else "pass", words)
+
+
+def test_a_criterion_on_counted_bytes_can_pass_and_fail():
+    counted = {"read": 98, "written": 0, "asked_read": 100, "asked_written": 0}
+    records = [made.record("sequential", work=READ, device_bytes=counted)]
+    for floor, word in ((97.0, "pass"), (99.0, "FAIL")):
+        assert one(records, Criterion(case="*", metric="device_fraction", unit="%", floor=floor)).verdict == word
+
+
+def test_an_optional_criterion_without_a_number_is_silent():
+    assert judge([made.record()], [Criterion(case="matmul", metric="busbw", unit="GB/s", floor=1, required=False)]) == []
+
+
 def test_above_a_firm_ceiling_is_invalid_and_above_an_estimate_a_doubt():
     def limit(value: float, firm: bool):
         return lambda record, metric: Ceiling(value, "FLOP/s", firm, "a datasheet") if metric.name == "compute" else None
@@ -136,23 +172,30 @@ def test_above_a_firm_ceiling_is_invalid_and_above_an_estimate_a_doubt():
 
 
 @pytest.mark.parametrize(
-    ("statuses", "verdicts", "interrupted", "code"),
+    ("statuses", "verdicts", "code"),
     [
-        (["ok"], ["pass"], False, 0),
-        (["ok", "skipped", "verified"], ["unreferenced"], False, 0),
-        ([], [], False, 0),
-        (["ok"], ["pass", "inconclusive"], False, 4),
-        (["ok"], ["not measured"], False, 4),
-        (["ok"], ["FAIL", "not measured"], False, 1),
-        (["ok"], ["invalid", "FAIL"], False, 3),
-        (["wrong"], ["FAIL"], False, 3),
-        (["error"], [], False, 3),
-        (["error"], ["FAIL"], True, 130),
+        (["ok"], ["pass"], 0),
+        (["ok", "skipped", "verified"], ["unreferenced"], 0),
+        ([], [], 0),
+        (["ok"], ["pass", "inconclusive"], 4),
+        (["ok"], ["not measured"], 4),
+        (["ok"], ["FAIL", "not measured"], 1),
+        (["ok"], ["invalid", "FAIL"], 3),
+        (["wrong"], ["FAIL"], 3),
+        (["error"], [], 3),
     ],
 )
-def test_the_worst_decides_the_exit_code(statuses, verdicts, interrupted, code):
+def test_the_worst_decides_the_exit_code(statuses, verdicts, code):
     records = [made.failed(s, "") for s in statuses]
-    assert exit_code(records, [Verdict(case="c", verdict=v) for v in verdicts], interrupted) == code
+    assert exit_code(records, [Verdict(case="c", verdict=v) for v in verdicts]) == code
+
+
+def test_what_was_planned_and_has_no_record_is_not_success():
+    done, missing = made.record(shape="1"), made.record(shape="2")
+    plans = [made.planned(done), made.planned(missing)]
+    assert exit_code([done], [], plans) == 4
+    assert exit_code([done], [], [plans[0], made.planned(missing, skip="no GPU")]) == 0
+    assert exit_code([done], [], [plans[0], made.planned(done, launch=1)]) == 4
 
 
 # -- the file

@@ -25,6 +25,10 @@ phase = "run"
 """
 
 
+AGAIN = ("--probes", "tests.faults.misbehaving")
+"""What a run folder does not get to decide."""
+
+
 def start(*words: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "run_suite.py"), *words],
@@ -116,8 +120,9 @@ def test_list_answers_without_device_libraries():
         (["-o", __file__], "test_cli.py"),
         (["--target", "/no/such/folder"], "--target /no/such/folder: not a folder"),
         (["--max-time", "soon"], "not a duration: 'soon'"),
-        (["--launches", "0"], "must be at least 1"),
-        (["--launches", "many"], "--launches"),
+        (["--launches", "0"], "must be a number from 1 to 100000, not '0'"),
+        (["--launches", "many"], "must be a number from 1 to 100000, not 'many'"),
+        (["--resume", "x", "--suite", "full"], "--resume takes its cases from the run"),
         (["--probes", "no_such_module"], "cannot import probe module no_such_module"),
         (["--accept", "no-such.toml"], "cannot read no-such.toml"),
         (["--resume", "no-such-run"], "no-such-run"),
@@ -209,7 +214,7 @@ def test_resume_measures_only_what_is_missing(tmp_path, faulty):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     first = records(tmp_path)
-    done = suite("--resume", "latest", "-o", str(tmp_path / "results"))
+    done = suite("--resume", "latest", *AGAIN, "-o", str(tmp_path / "results"))
     assert done.returncode == 3, done.stderr
     assert [r["status"] for r in records(tmp_path)] == ["ok", "error", "error"]
     assert records(tmp_path)[: len(first)] == first
@@ -223,7 +228,7 @@ def test_kill_9_loses_the_case_in_flight_at_most_and_leaves_nobody(tmp_path, fau
     process.communicate(timeout=10)
     wait_for(lambda: not living(f"CLUSTERGAUGE_TEST={tmp_path}"), 10)
     assert [r["status"] for r in records(tmp_path)] == ["ok"]
-    done = suite("--resume", "latest", "-o", str(tmp_path / "results"))
+    done = suite("--resume", "latest", *AGAIN, "-o", str(tmp_path / "results"))
     assert done.returncode == 3, done.stderr
     assert [r["status"] for r in records(tmp_path)] == ["ok", "error"]
 
@@ -231,10 +236,33 @@ def test_kill_9_loses_the_case_in_flight_at_most_and_leaves_nobody(tmp_path, fau
 def test_max_time_starts_no_more_cases_and_says_how_to_go_on(tmp_path, faulty):
     done = suite(*faulty("well", "print"), "--max-time", "1ms")
     assert "2 cases not reached in the time given" in done.stderr
+    assert done.returncode == 4
     assert "--resume" in done.stderr
-    done = suite("--resume", "latest", "-o", str(tmp_path / "results"))
+    done = suite("--resume", "latest", *AGAIN, "-o", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     assert len(records(tmp_path)) == 2
+
+
+def test_a_run_folder_does_not_choose_what_is_executed_imported_or_written_to(tmp_path, faulty):
+    process = start(*faulty("well", "hang"))
+    wait_for(lambda: (tmp_path / "results").exists() and records(tmp_path), 30)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    path, results = only_run(tmp_path), ("-o", str(tmp_path / "results"))
+    done = suite("--resume", "latest", *results)
+    assert done.returncode == 2
+    assert "say --probes tests.faults.misbehaving again" in done.stderr
+    (path / "SHA256SUMS").unlink()
+    text = (path / "run.json").read_text()
+    (path / "run.json").write_text(text.replace('"launcher": ""', f'"launcher": "touch {tmp_path}/hacked"'))
+    done = suite("--resume", "latest", *AGAIN, *results)
+    assert done.returncode == 2
+    assert "that run used --launcher" in done.stderr
+    (path / "run.json").write_text(text.replace('"target": ""', '"target": "/etc"'))
+    done = suite("--resume", "latest", *AGAIN, *results)
+    assert done.returncode == 2
+    assert "that run wrote to '/etc'" in done.stderr
+    assert not (tmp_path / "hacked").exists()
 
 
 def test_only_the_failed_cases_run_again(tmp_path, faulty):

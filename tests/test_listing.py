@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from rich.cells import cell_len
 
-from clustergauge.run import predict
+from clustergauge.model import Planned
+from clustergauge.plan import predict
 from reports import listing
 from tests import strategies
 from tests.made_up import COPY, MATMUL, REDUCE, TINY, TRITON, planned, record
@@ -88,8 +89,13 @@ def test_names_and_reasons_cannot_steer_the_terminal(text):
     assert ("[red]x[/red]" in page) == text.startswith("[red]")
 
 
+def test_a_plan_is_one_json_document(capfdbinary):
+    listing.show(PLAN, "json")
+    assert msgspec.json.decode(capfdbinary.readouterr().out, type=list[Planned]) == list(PLAN)
+
+
 def test_head_may_hang_up():
-    code = "from tests.test_listing import PLAN; from reports import listing; listing.show(PLAN)"
+    code = "from tests.test_listing import PLAN; from reports import listing; listing.show(PLAN, str())"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -c '{code}' | head -n 1"], cwd=ROOT, capture_output=True, text=True
     )

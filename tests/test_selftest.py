@@ -1,5 +1,6 @@
 """The gauge gauges itself: for real, and with lies planted where it could not miss them."""
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import selftest, selftest_probe
+from clustergauge import selftest, selftest_probe, stats
 from clustergauge.messages import Facts, Outcome
 from clustergauge.model import Measurement, Workload
 from clustergauge.node import Died
@@ -155,6 +156,15 @@ def test_a_lie_is_a_problem(name):
     assert len(result.problems) == len(told), joined
     for pattern in told:
         assert any(re.fullmatch(pattern, problem) for problem in result.problems), (pattern, joined)
+
+
+def test_a_gauge_that_never_decides_is_a_problem(monkeypatch):
+    """Everything compares as inconclusive: nothing is contradicted, and nothing shown."""
+    real = stats.compare_launches
+    undecided = lambda a, b: dataclasses.replace(real(a, b), word="inconclusive")  # noqa: E731
+    monkeypatch.setattr(stats, "compare_launches", undecided)
+    result, _ = examined(Honest())
+    assert any(re.fullmatch(r"a slowdown of 5% was not shown, though one of [\d.]+% can be, twice", p) for p in result.problems)
 
 
 def test_what_fresh_launches_do_not_confirm_is_no_problem():

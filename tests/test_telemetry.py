@@ -17,7 +17,8 @@ from clustergauge.code import ROOT
 from clustergauge.model import Gpu
 from clustergauge.sensors import CLOCKS_READ, Sensors
 from clustergauge.telemetry import KEPT, Sample, Sidecar, summarise
-from tests import fake_nvml
+from clustergauge.warnings import doubts
+from tests import fake_nvml, made
 from tests.fake_nvml import NO_PERMISSION, Card
 from tests.trees import pci, processors, write
 
@@ -135,6 +136,8 @@ def test_a_window_names_what_was_readable(tmp_path: Path) -> None:
     assert summarise(samples, 1.5) == {
         "cpu_mhz_median": 2900.0,
         "cpu_mhz_min": 2000.0,
+        "cpu_mhz_start": 3000.0,
+        "cpu_mhz_end": 2900.0,
         "load1_max": 2.0,
         "memory_available_bytes_min": 5,
         "cpu_temperature_c_max": 70.0,
@@ -249,3 +252,14 @@ def test_a_sidecar_ends_with_its_agent() -> None:
         return now is None or now.start != born.start or now.state == "Z"
 
     until(gone)
+
+
+def test_a_falling_clock_shows_at_both_ends_without_the_idle_samples() -> None:
+    clocks = [(300.0, 1), (1980.0, 0), (1980.0, 0), (1700.0, 0), (1500.0, 0), (1200.0, 0), (1190.0, 0), (300.0, 1)]
+    samples = [Sample(0.5 * i, 1, {"gpu0_sm_mhz": mhz, "gpu0_reasons": float(idle)}) for i, (mhz, idle) in enumerate(clocks)]
+    found = summarise(samples, 4.0)
+    assert (found["gpu0_sm_mhz_start"], found["gpu0_sm_mhz_end"]) == (1980.0, 1195.0)
+    assert found["gpu0_sm_mhz_min"] == 300.0
+    assert "gpu0_sm_mhz_start" not in summarise(samples[:3], 1.5)  # two busy samples say nothing of a trend
+    record = made.record(telemetry=found)
+    assert [w.name for w in doubts([record]) if "clock" in w.name] == ["slowing clock"]

@@ -312,9 +312,14 @@ def test_doubts_are_of_the_measured_launches_of_a_case_together(monkeypatch):
     assert asked == [[0, 1, 2]]
 
 
-def test_health_that_changed_during_a_case_is_shown():
-    run = loaded(record("memory", COPY, health={"ecc_corrected": 3}), record("matmul", MATMUL))
-    assert "warning: health: ecc_corrected: 3 during memory/torch/copy/256MiB\n" in shown(run)
+def test_health_that_changed_during_a_case_is_shown_once():
+    counted = {"ecc_corrected": 3, "unknown": "gpu0.xid"}
+    run = loaded(record("memory", COPY, health=counted), record("matmul", MATMUL, "error", "died", health={"gpu0.xid_79": 1}))
+    text = shown(run)
+    assert text.count("ecc_corrected") == 1
+    assert "warning: health: memory/torch/copy/256MiB: ecc_corrected: +3\n" in text
+    assert "warning: health: gpu0.xid_79: 1 during matmul/torch/fp32/1024\n" in text
+    assert "unknown, because unreadable here: gpu0.xid\n" in text
 
 
 def test_an_interrupted_run_says_how_to_go_on():
