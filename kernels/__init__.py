@@ -1,4 +1,11 @@
 """Compute and memory probes."""
 
-PROBES = ("kernels.matmul", "kernels.memory")
+PROBES = (
+    "kernels.matmul",
+    "kernels.memory",
+    "kernels.normalise",
+    "kernels.matvec",
+    "kernels.launch",
+    "kernels.transfer",
+)
 """Modules of this folder that define probes."""
