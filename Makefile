@@ -1,5 +1,5 @@
 # make install   the environment in .venv (reused when nothing changed)
-# make run       that, then the quick suite:  make run ARGS="--suite full"
+# make run       that, then the quick suite:  make run ARGS="--target /scratch"
 # make test      that, then the tests
 # make check     formatting, lint, types, layers
 # make clean     remove .venv and what tools leave behind

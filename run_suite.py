@@ -6,21 +6,27 @@ The command line; the only file that knows every room.  It imports no device lib
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` can say what became of the run
+
 import argparse
 import contextlib
 import os
-import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100,PTH120 (python -P and -I leave it out)
 
 from clustergauge import __version__
 from clustergauge.errors import UsageError
 
 if TYPE_CHECKING:
     from clustergauge.ceilings import Ceiling
-    from clustergauge.model import Criterion, Metric, Planned, Record, Run
+    from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Run
     from clustergauge.plan import Wish
     from clustergauge.store import LoadedRun, RunFolder
 
@@ -54,7 +60,7 @@ def make_parser() -> Parser:
     """All verbs and flags."""
     parser = Parser(
         prog="run_suite.py",
-        description=__doc__.splitlines()[0],
+        description="Measures what this machine reaches and says what is bad.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -133,9 +139,13 @@ def _count(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in (*VERBS, "-h", "--help", "--version"):
-        words.insert(0, "run")
+    _open_closed()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
+            words.insert(0, "run")
+        elif words[0] not in (*VERBS, "-h", "--help", "--version"):
+            raise UsageError(f"unknown verb {words[0]!r} (there are {', '.join(VERBS)}; flags go after it)")
         options = make_parser().parse_args(words)
         command = {
             "run": do_run,
@@ -156,10 +166,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return OK
         _say(f"run_suite.py: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
         return BROKEN
+    except MemoryError:
+        _say("run_suite.py: out of memory (is there a limit? ulimit -v)")
+        return BROKEN
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
     return code
+
+
+def _open_closed() -> None:
+    """Streams that were closed for us (``>&-``) lead nowhere; otherwise our own files would get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123,SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123,SIM115
 
 
 def _say(text: str) -> None:
@@ -197,7 +221,7 @@ def do_run(options: argparse.Namespace) -> int:
         suite=str(options.suite),
         code=code.digest(),
         planned=planned,
-        settings={"launcher": options.launcher, "version": __version__},
+        settings={"launcher": options.launcher, "version": __version__, "probes": code.digest_of(options.probes)},
     )
     return _measure(store.RunFolder.create(output, run), run, planned, options, criteria)
 
@@ -225,10 +249,14 @@ def _resume(options: argparse.Namespace, output: Path, criteria: list[Criterion]
     todo = [p for p in run.planned if (p.case, p.device, p.launch) not in done]
     if options.dry_run:
         return _show_plan(todo, options.format)
+    if not todo and run.finished:
+        _say(f"nothing is missing in {run.run_id}")
+        return _report(loaded, criteria, options.format)
     folder = store.reopen(path)
     if folder.repaired:
         _say(f"repaired: {folder.repaired}")
-    return _measure(folder, msgspec.structs.replace(run, finished="", interrupted=False), todo, options, criteria)
+    run = msgspec.structs.replace(run, finished="", interrupted=False)
+    return _measure(folder, run, todo, options, criteria, loaded.machines)
 
 
 def do_list(options: argparse.Namespace) -> int:
@@ -283,15 +311,22 @@ def do_schema(_options: argparse.Namespace) -> int:
 # their steps
 
 
-def _measure(folder: RunFolder, run: Run, todo: list[Planned], options: argparse.Namespace, criteria: list[Criterion]) -> int:
+def _measure(
+    folder: RunFolder,
+    run: Run,
+    todo: list[Planned],
+    options: argparse.Namespace,
+    criteria: list[Criterion],
+    earlier: Mapping[str, Machine] | None = None,
+) -> int:
     """Take the cases through a supervisor; whatever happens, what was measured is kept and reported."""
     from clustergauge import store
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
     from reports.progress import Progress
 
-    supervisor = Supervisor(options.launcher, _python_path())
-    came = conduct(folder, run, todo, supervisor, Progress(), _duration(options.max_time))
+    supervisor = Supervisor(options.launcher, _python_path(options))
+    came = conduct(folder, run, todo, supervisor, Progress(), _duration(options.max_time), earlier)
     for note in came.notes:
         _say(note)
     if came.interrupted:
@@ -300,7 +335,11 @@ def _measure(folder: RunFolder, run: Run, todo: list[Planned], options: argparse
         _say(f"{len(came.not_reached)} cases not reached in the time given; run_suite.py run --resume {run.run_id} goes on")
     if came.problem:
         _say(f"run_suite.py: {came.problem}")
-    code = _report(store.load(folder.path), criteria, options.format)
+    try:
+        code = _report(store.load(folder.path), criteria, options.format)
+    except KeyboardInterrupt:
+        _say(f"interrupted: the run is kept in {folder.path}")
+        return INTERRUPTED
     return INTERRUPTED if came.interrupted else BROKEN if came.problem else code
 
 
@@ -327,7 +366,7 @@ def _planned(options: argparse.Namespace, output: Path) -> list[Planned]:
     """The cases the flags ask for, on this machine."""
     from clustergauge import machine, plan
 
-    sys.path.extend(_python_path())
+    sys.path.extend(_python_path(options))
     probes = plan.load_probes([*_own_probe_modules(), *options.probes])
     return plan.plan(plan.load_suite(_suite_path(options.suite)), probes, machine.describe(), _wish(options, output))
 
@@ -340,7 +379,9 @@ def _wish(options: argparse.Namespace, output: Path) -> Wish:
         axis, equals, given = text.partition("=")
         if not equals or not axis or not given:
             raise UsageError(f"--set {text}: write AXIS=VALUE, for example --set size=1GiB")
-        values[axis] = given.split(",")
+        values.setdefault(axis, []).extend(given.split(","))
+    if "" in options.globs:
+        raise UsageError("-k: an empty glob chooses nothing; leave it out to choose everything")
     return Wish(options.globs, options.device, values, _target(options, output), getattr(options, "launches", 1), options.ranks)
 
 
@@ -358,6 +399,8 @@ def _target(options: argparse.Namespace, output: Path) -> Path:
 def _failed_cases(options: argparse.Namespace, output: Path) -> list[Planned]:
     from clustergauge import store
 
+    if options.globs or options.values or options.suite != "quick" or options.launches > 1:
+        raise UsageError("--rerun-failed takes its cases from the run: leave out -k, --suite, --set, --launches")
     loaded = store.load(store.find_run(options.rerun_failed, output))
     failed = {(r.case, r.device, r.launch) for r in loaded.records if r.status in ("wrong", "error")}
     if not failed:
@@ -369,6 +412,9 @@ def _failed_cases(options: argparse.Namespace, output: Path) -> list[Planned]:
 
 def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, output: Path) -> None:
     """A run folder may come from anywhere: it never chooses what is executed, imported or written to.  This command line does."""
+    from clustergauge import code
+
+    sys.path.extend(_python_path(options))
     launcher = str(run.settings.get("launcher", ""))
     if launcher != options.launcher:
         raise UsageError(f"that run used --launcher {launcher!r}: say so again, if you mean it")
@@ -379,6 +425,8 @@ def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, ou
             raise UsageError(f"that run used probes of {p.module!r}: say --probes {p.module} again, if you mean it")
         if p.target and Path(p.target) != target:
             raise UsageError(f"that run wrote to {p.target!r}: say --target again, if you mean it")
+    if run.settings.get("probes", "") != code.digest_of(options.probes):
+        raise UsageError("that run used other probes, or other code of them, than --probes names now: start a new run")
 
 
 def _show_plan(planned: list[Planned], form: str) -> int:
@@ -394,9 +442,9 @@ def _own_probe_modules() -> list[str]:
     return [name for folder in FOLDERS for name in importlib.import_module(folder).PROBES]
 
 
-def _python_path() -> list[str]:
-    """The caller's folder, for `--probes`."""
-    return [str(Path.cwd())]
+def _python_path(options: argparse.Namespace) -> list[str]:
+    """The caller's folder, where `--probes` wants something of it: nothing else there may stand in for a library."""
+    return [str(Path.cwd())] if options.probes else []
 
 
 def _suite_path(name: str) -> Path:

@@ -64,7 +64,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_criteria(text: str, path: str) -> list[Criterion]:
     """The ``[[criteria]]`` of a TOML file.  Every mistake is a `UsageError` naming file and field (``criteria[1].unit``)."""
     try:
-        raw = tomllib.loads(text)
+        raw = tomllib.loads(text.removeprefix("\ufeff"))
         file = msgspec.convert(raw, _File)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not TOML: {error}") from None

@@ -61,20 +61,15 @@ def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(live.close)
-            return live.run(job, probe)
+            outcome = live.run(job, probe)
+        msgspec.json.decode(msgspec.json.encode(outcome), type=Outcome)  # what cannot be said is the case's fault
     except Ended as ended:
         said = ended.said
     except Exception as error:  # noqa: BLE001 (whatever a probe raises costs one case)
         said = _explain(error, world.rank, world.size)
-    return Outcome(
-        said.status,
-        said.reason,
-        said.detail,
-        workload=live.work.workload if live.work else None,
-        settings=context.settings,
-        device_bytes=context.device_bytes,
-        broken=said.broken,
-    )
+    else:
+        return outcome
+    return Outcome(said.status, said.reason, said.detail, broken=said.broken)
 
 
 class _Live:
@@ -133,7 +128,11 @@ class _Live:
             self.work.close()
 
     def _prepare(self, job: Job, probe: Probe) -> None:
-        self.work = probe.function(self.context, **job.params)
+        returned: object = probe.function(self.context, **job.params)
+        if not isinstance(returned, Work):
+            raise TypeError(f"probe {probe.name!r} returned {type(returned).__name__}, not a Work: is a return missing?")
+        self.work = returned
+        msgspec.convert(msgspec.to_builtins(returned.workload), type(returned.workload))  # counts are whole numbers
         if self.work.check is None and self.work.exact is None:
             raise TypeError(f"probe {probe.name!r} checks nothing: its Work needs check or exact")
 
@@ -166,7 +165,7 @@ def _explain(error: BaseException, rank: int, size: int) -> Said:
     if isinstance(error, Wrong) and error.rank is not None:
         rank = error.rank
     who = f"rank {rank}: " if size > 1 else ""
-    text = " ".join(str(error).split())[:500]
+    text = " ".join(str(error).encode(errors="replace").decode().split())[:500]
     if isinstance(error, Skip):
         return Said("skipped", who + text)
     if isinstance(error, Wrong):
@@ -175,4 +174,4 @@ def _explain(error: BaseException, rank: int, size: int) -> Said:
     memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
     broken = memory or "CUDA error" in text or "HIP error" in text or name == "AcceleratorError"
     reason = f"{who}out of memory{f' ({text})' if text else ''}" if memory else f"{who}{name}: {text}" if text else f"{who}{name}"
-    return Said("error", reason, "".join(traceback.format_exception(error))[-16384:], broken)
+    return Said("error", reason, "".join(traceback.format_exception(error))[-16384:].encode(errors="replace").decode(), broken)

@@ -267,7 +267,7 @@ def changed_files(path: Path, but: Collection[str] = ()) -> dict[str, str]:
 def content_of(path: Path) -> bytes:
     """A regular file of reasonable size.  Raises `UsageError`."""
     with open_plain(path) as file:
-        content = file.read(LINE_BYTES + 1)
+        content = file.read(min(LINE_BYTES, os.fstat(file.fileno()).st_size) + 1)  # read() takes the memory it is told
     if len(content) > LINE_BYTES:
         raise UsageError(f"{located(path)}: longer than {LINE_BYTES >> 20} MiB")
     return content

@@ -68,7 +68,7 @@ class Wish:
 def load_suite(path: Path) -> Suite:
     """Read a suite file.  Every mistake in it is a `UsageError` naming file and field."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(f"no suite file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -85,11 +85,11 @@ def load_suite(path: Path) -> Suite:
         raise UsageError(f"{path}: {error}") from None
     if suite.schema != 1:
         raise UsageError(f"{path}: schema {suite.schema} is not known (this version reads 1)")
-    for number, selection in enumerate(suite.cases, 1):
+    for where, table in [("", suite), *((f"cases[{number}].", selection) for number, selection in enumerate(suite.cases, 1))]:
         for name in ("budget_s", "timeout_s"):
-            value = getattr(selection, name)
+            value = getattr(table, name)
             if value is not None and not 0 < value < 1e7:
-                raise UsageError(f"{path}: cases[{number}].{name} must be a positive number of seconds")
+                raise UsageError(f"{path}: {where}{name} must be a positive number of seconds")
     return suite
 
 
@@ -108,8 +108,11 @@ def load_probes(modules: Iterable[str]) -> dict[str, Probe]:
     for name in modules:
         try:
             module = importlib.import_module(name)
-        except ImportError as error:
-            raise UsageError(f"cannot import probe module {name}: {error}") from None
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever is wrong with the user's module)
+            why = " ".join(str(error).split())
+            raise UsageError(f"cannot import probe module {name!r}: {type(error).__name__}: {why[:300]}") from None
+        if not probes_in(module):
+            raise UsageError(f"the module {name!r} defines no probe")
         for probe in probes_in(module):
             if probe.name in found:
                 raise UsageError(f"probe {probe.name!r} is defined by both {found[probe.name].module} and {name}")

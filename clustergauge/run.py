@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import signal
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from clustergauge import preflight
-from clustergauge.model import Counters, Machine, Place, Planned, Record, Run, Scalar
+from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
 from clustergauge.node import Died
 from clustergauge.plan import cache_bytes, predict
 from clustergauge.store import RunFolder, StoreError
@@ -75,15 +75,19 @@ def conduct(
     supervisor: Supervisor,
     watcher: Watcher,
     stop_after_s: float | None = None,
+    earlier: Mapping[str, Machine] | None = None,
 ) -> Progress:
     """Measure ``todo``, from the start of the supervisor to the end of the last process; what was measured is kept in any case.
 
-    ``stop_after_s``: no case starts later than that.  Once this returns the folder is finished and closed.
+    ``stop_after_s``: no case starts later than that.  ``earlier``: the machines that a resumed run has described; what was found
+    then stays found.  Once this returns the folder is finished and closed.
     """
     came, began = Progress(), time.monotonic()
     try:
         machine = supervisor.start()
         findings = preflight.findings(machine, Path(next((p.target for p in todo if p.target), folder.path)), supervisor.scratch)
+        if earlier and machine.machine_id in earlier:
+            findings = _worst(earlier[machine.machine_id].findings, findings)
         machine = msgspec.structs.replace(machine, findings=findings)
         folder.write_machine(machine)
         watcher.start(sum(not p.skip for p in todo), predict(todo))
@@ -138,6 +142,16 @@ def carry_out(
             name = folder.write_log(f"{planned.case}-{planned.launch}", result.log)
             record = msgspec.structs.replace(record, settings=record.settings | {"log": name})
         watcher.done(_keep(folder, record))
+
+
+def _worst(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
+    """What was found in both parts of a run: of each check the worse."""
+    worst: dict[str, Finding] = {}
+    for finding in (*before, *now):
+        known = worst.setdefault(finding.name, finding)
+        if (finding.state == "warning") > (known.state == "warning"):
+            worst[finding.name] = finding
+    return list(worst.values())
 
 
 def _keep(folder: RunFolder, record: Record) -> Record:

@@ -19,7 +19,8 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _TIME = f"^{valid.TIME.pattern}$"
 _NAME: JsonSchema = {"minLength": 1, "maxLength": valid.NAME_LENGTH}
 _COUNT: JsonSchema = {"minimum": 0, "maximum": valid.MOST}
-_TIMES: JsonSchema = {"items": {"type": "number", "exclusiveMinimum": 0}}
+_SECONDS: JsonSchema = {"minimum": valid.SHORTEST_S, "maximum": valid.LONGEST_S}
+_TIMES: JsonSchema = {"items": {"type": "number", **_SECONDS}}
 _ID: JsonSchema = {"pattern": f"^{valid.FILE_NAME.pattern}$"}
 _VERSION: JsonSchema = {"pattern": rf"^{SCHEMA.partition('.')[0]}\.\d+$"}
 
@@ -41,15 +42,15 @@ RULES: dict[str, dict[str, JsonSchema]] = {
         "device": _NAME,
         "launch": {"minimum": 0},
         "ranks": {"minimum": 1, "maximum": valid.MOST_RANKS},
-        "budget_s": {"exclusiveMinimum": 0},
-        "timeout_s": {"exclusiveMinimum": 0},
+        "budget_s": _SECONDS,
+        "timeout_s": _SECONDS,
     },
     "Run": {"schema": _VERSION, "run_id": _ID, "started": {"pattern": _TIME}, "finished": {"pattern": f"^$|{_TIME}"}},
     "Machine": {"schema": _VERSION, "machine_id": _ID, "host": _NAME, "memory_bytes": _COUNT},
     "Workload": dict.fromkeys(("flops", "ops", "bytes_read", "bytes_written", "message_bytes"), _COUNT),
     "Measurement": {
         "samples_s": _TIMES,
-        "loop_mean_s": {"exclusiveMinimum": 0},
+        "loop_mean_s": _SECONDS,
         "iterations_per_sample": {"minimum": 1},
         "warmup_cut": {"minimum": 0},
     },

@@ -24,6 +24,8 @@ D = TypeVar("D", bound=Data)
 
 MOST = 10**24
 """No count is larger: 10²⁴ FLOP are twelve days of an exaflop machine.  (Beyond 10³⁰⁸ an integer is no float any more.)"""
+SHORTEST_S, LONGEST_S = 1e-15, 1e9
+"""No time is shorter or longer (a femtosecond, thirty years): rates and logarithms of what lies between are finite."""
 MOST_RANKS = 10**7
 NAME_LENGTH = 1000
 TEXT_LENGTH = 100_000
@@ -115,9 +117,9 @@ def _finite(field: str, values: Iterable[float]) -> None:
 
 
 def _positive(field: str, values: list[float]) -> None:
-    if values and not (min(values) > 0 and all(map(math.isfinite, values))):
-        index = next(i for i, v in enumerate(values) if not (v > 0 and math.isfinite(v)))
-        raise Invalid(f"{field}[{index}] is {values[index]}: a time is more than 0 s")
+    if values and not all(SHORTEST_S <= value <= LONGEST_S for value in values):
+        index = next(i for i, v in enumerate(values) if not SHORTEST_S <= v <= LONGEST_S)
+        raise Invalid(f"{field}[{index}] is {values[index]}: a time is more than 0 s, and believable")
 
 
 def _scalars(field: str, values: Mapping[str, Scalar]) -> None:

@@ -110,7 +110,13 @@ def test_list_answers_without_device_libraries():
     ("words", "said"),
     [
         (["--colour"], "unrecognized arguments: --colour"),
-        (["rnu"], "unrecognized arguments: rnu"),
+        (["rnu"], "unknown verb 'rnu' (there are run, list, report, verify, selftest, schema; flags go after it)"),
+        (["-k", ""], "-k: an empty glob chooses nothing"),
+        (["--probes", "../x"], "cannot import probe module '../x'"),
+        (["--probes", ""], "cannot import probe module ''"),
+        (["--probes", "tests.faults.broken"], "cannot import probe module 'tests.faults.broken': ZeroDivisionError: planned"),
+        (["--probes", "os"], "the module 'os' defines no probe"),
+        (["--rerun-failed", "x", "-k", "y"], "--rerun-failed takes its cases from the run"),
         (["--suite", "nothing"], "unknown suite 'nothing' (there are "),
         (["--suite", "no/such.toml"], "no suite file no/such.toml"),
         (["--set", "size=huge"], "not a size: 'huge'"),
@@ -123,7 +129,7 @@ def test_list_answers_without_device_libraries():
         (["--launches", "0"], "must be a number from 1 to 100000, not '0'"),
         (["--launches", "many"], "must be a number from 1 to 100000, not 'many'"),
         (["--resume", "x", "--suite", "full"], "--resume takes its cases from the run"),
-        (["--probes", "no_such_module"], "cannot import probe module no_such_module"),
+        (["--probes", "no_such_module"], "cannot import probe module 'no_such_module'"),
         (["--accept", "no-such.toml"], "cannot read no-such.toml"),
         (["--resume", "no-such-run"], "no-such-run"),
         (["report", "no-such-run"], "no-such-run"),
@@ -193,6 +199,55 @@ def test_head_may_hang_up(tmp_path, faulty):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["list"], ["schema"], ["report", "latest"], ["report", "latest", "--format", "json"]])
+def test_a_closed_stdout_is_no_failure(tmp_path, faulty, words):
+    suite(*faulty("well"))
+    where = [] if words == ["schema"] else ["-o", str(tmp_path / "results")]
+    line = " ".join([sys.executable, "run_suite.py", *words, *where])
+    done = subprocess.run(["bash", "-c", f"{line} >&-"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("switch", ["-P", "-I", "-OO"])
+def test_switches_of_the_interpreter_change_nothing(switch):
+    done = subprocess.run([sys.executable, switch, "run_suite.py", "list"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("case ")
+
+
+def test_a_plan_can_be_had_as_json():
+    cases = json.loads(suite("list", "--format", "json").stdout)
+    assert json.loads(suite("--dry-run", "--format", "json").stdout) == cases
+    assert {"case", "device", "skip"} <= set(cases[0])
+
+
+def test_files_of_the_current_folder_do_not_stand_in_for_libraries(tmp_path):
+    for name in ("random", "msgspec", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('hijacked {name}')")
+    words = ["-k", "normalise/backend=torch/*softmax*", "--set", "shape=64x64", "-o", str(tmp_path / "results"), "--format", "json"]
+    done = suite(*words, cwd=tmp_path, env={"PYTHONPATH": ""})
+    assert {r["status"] for r in json.loads(done.stdout)["records"] if r["device"] == "cpu:0"} == {"ok"}, done
+
+
+def test_resume_with_nothing_missing_changes_nothing(tmp_path, faulty):
+    suite(*faulty("well"))
+    before = {file: file.read_bytes() for file in only_run(tmp_path).rglob("*") if file.is_file()}
+    done = suite("--resume", "latest", *AGAIN, "-o", str(tmp_path / "results"))
+    assert done.returncode == 0
+    assert "nothing is missing" in done.stderr
+    assert {file: file.read_bytes() for file in only_run(tmp_path).rglob("*") if file.is_file()} == before
+
+
+def test_what_a_probe_may_not_return_is_named(tmp_path, faulty):
+    suite(*faulty("nothing", "number", "nan", "surrogate", "well"))
+    reasons = [r["reason"] for r in records(tmp_path)]
+    assert "returned NoneType, not a Work: is a return missing?" in reasons[0]
+    assert "returned int, not a Work" in reasons[1]
+    assert "ValidationError" in reasons[2]
+    assert reasons[3] == "not ? text"
+    assert [r["status"] for r in records(tmp_path)] == ["error", "error", "error", "skipped", "ok"]
 
 
 def test_ctrl_c_keeps_and_reports_what_was_measured(tmp_path, faulty):

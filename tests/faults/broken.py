@@ -1,0 +1,3 @@
+"""A probe module that cannot be imported."""
+
+raise ZeroDivisionError("planned")
