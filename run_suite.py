@@ -72,6 +72,7 @@ def make_parser() -> Parser:
     )
     _selection_flags(run)
     run.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
+    run.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), instead of what the suite says")
     run.add_argument("--max-time", metavar="TIME", help="start no case after this time: 90s, 10m, 1h")
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
     run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
@@ -203,7 +204,7 @@ def do_run(options: argparse.Namespace) -> int:
 
     output = Path(options.output).absolute()
     criteria = _criteria(options.accept)
-    _duration(options.max_time)
+    _duration("--max-time", options.max_time)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
             signal.signal(number, _terminate)
@@ -326,7 +327,7 @@ def _measure(
     from reports.progress import Progress
 
     supervisor = Supervisor(options.launcher, _python_path(options))
-    came = conduct(folder, run, todo, supervisor, Progress(), _duration(options.max_time), earlier)
+    came = conduct(folder, run, todo, supervisor, Progress(), _duration("--max-time", options.max_time), earlier)
     for note in came.notes:
         _say(note)
     if came.interrupted:
@@ -382,7 +383,15 @@ def _wish(options: argparse.Namespace, output: Path) -> Wish:
         values.setdefault(axis, []).extend(given.split(","))
     if "" in options.globs:
         raise UsageError("-k: an empty glob chooses nothing; leave it out to choose everything")
-    return Wish(options.globs, options.device, values, _target(options, output), getattr(options, "launches", 1), options.ranks)
+    return Wish(
+        options.globs,
+        options.device,
+        values,
+        _target(options, output),
+        getattr(options, "launches", 1),
+        options.ranks,
+        _duration("--duration", getattr(options, "duration", None)),
+    )
 
 
 def _target(options: argparse.Namespace, output: Path) -> Path:
@@ -469,13 +478,13 @@ def _criteria(path: str | None) -> list[Criterion]:
     return accept.parse_criteria(text, path)
 
 
-def _duration(text: str | None) -> float | None:
+def _duration(flag: str, text: str | None) -> float | None:
     from clustergauge.units import parse_duration
 
     try:
         return parse_duration(text) if text else None
     except ValueError as error:
-        raise UsageError(f"--max-time: {error}") from None
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def _terminate(_number: int, _frame: object) -> NoReturn:

@@ -21,6 +21,8 @@ from clustergauge.world import World
 NEAR = 100
 LOOKS_AGAIN = 20
 """Within the factor ``NEAR`` of the shortest sample there is, calibration takes so many more, for their least."""
+BURN_IN_SAMPLES, BURN_IN_BATCH = 5000, 20
+"""Of work that runs for its whole budget: about the samples taken in all, and the most between two looks at the output."""
 MARGIN = 1.5
 """Samples are made so much longer than the shortest there is: they may run faster later."""
 CHECK_SHARE = 0.2
@@ -143,6 +145,8 @@ class Sampler:
     def _calibrate(self) -> float:
         """Find the iterations that make a sample long enough; returns the seconds a whole sample costs, reset included."""
         enough = stats.TICKS_PER_SAMPLE * self.clock.tick_s
+        if self.work.whole_budget:
+            enough = max(enough, self.plan.budget_s / BURN_IN_SAMPLES)
         most = min(self.clock.max_calls, self.work.max_iterations or self.clock.max_calls)
         while True:
             began = self.clock.now()
@@ -174,7 +178,9 @@ class Sampler:
 
     def _next(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
         taken = len(self.merged)
-        if at_a_look and stats.converged(self.merged[stats.warmup_cut(self.merged) :], self.plan.target):
+        if self.work.whole_budget:
+            look = taken + BURN_IN_BATCH
+        elif at_a_look and stats.converged(self.merged[stats.warmup_cut(self.merged) :], self.plan.target):
             return Decision(0, "converged")
         if taken >= self.plan.most:
             return Decision(0, "samples")

@@ -21,6 +21,9 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "loop_time": ("s",),
     "loop_busbw": ("B/s",),
     "device_fraction": ("1",),
+    "first_window": ("FLOP/s", "OP/s"),
+    "last_window": ("FLOP/s", "OP/s"),
+    "sustained": ("1",),
 }
 """Every metric there is, and the bare units it comes in."""
 
@@ -34,6 +37,10 @@ HEADLINES: Mapping[str, str] = {
 }
 """The metric that says most about a case, by what bounds it."""
 
+WINDOW = 0.1
+"""Share of a burn-in's samples that its first and its last window hold."""
+WINDOW_SAMPLES = 20
+"""The fewest samples of a window."""
 P99_SAMPLES = 100
 """The fewest samples that have a 99th percentile."""
 
@@ -109,6 +116,8 @@ def _all(records: Sequence[Record]) -> Iterator[Metric]:
         yield _time("loop_time", loop)
         if workload and comparable:
             yield from _rate("loop_busbw", workload.message_bytes * _factor(workload, ranks), "B/s", loop)
+    if workload and comparable and all(r.settings.get("burn_in") for r in records):
+        yield from _windows(workload, launches)
     yield from _device_fraction(records)
 
 
@@ -139,6 +148,21 @@ def _rate(name: str, work: float, unit: str, interval: stats.Interval) -> Iterat
             low=work / interval.high if interval.high else None,
             high=work / interval.low if interval.low else None,
         )
+
+
+def _windows(workload: Workload, launches: Sequence[Sequence[float]]) -> Iterator[Metric]:
+    """Rates at the start and at the end of a burn-in, and the second over the first; absent where it was too short."""
+    sizes = [int(WINDOW * len(launch)) for launch in launches]
+    if min(sizes) < WINDOW_SAMPLES:
+        return
+    first = stats.judging_interval([launch[:size] for launch, size in zip(launches, sizes, strict=True)])
+    last = stats.judging_interval([launch[-size:] for launch, size in zip(launches, sizes, strict=True)])
+    work, unit = workload.flops or workload.ops, "FLOP/s" if workload.flops else "OP/s"
+    yield from _rate("first_window", work, unit, first)
+    yield from _rate("last_window", work, unit, last)
+    if first.low and first.high and last.low and last.high and last.median > 0:
+        worst, best = first.low / last.high, first.high / last.low
+        yield Metric(name="sustained", value=first.median / last.median, unit="1", low=worst, high=best)
 
 
 def _device_fraction(records: Sequence[Record]) -> Iterator[Metric]:

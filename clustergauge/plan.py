@@ -63,6 +63,8 @@ class Wish:
     target: Path | None = None
     launches: int = 1
     ranks: int | None = None
+    duration_s: float | None = None
+    """Seconds of measuring for each case, instead of what the suite says."""
 
 
 def load_suite(path: Path) -> Suite:
@@ -149,7 +151,7 @@ def predict(todo: Sequence[Planned]) -> float:
     """Seconds that cases will take: their budgets, what preparing and checking add, and a start of workers for each group."""
     running = [p for p in todo if not p.skip]
     pools = {(p.world, p.interpret, p.ranks, p.device, p.launch) for p in running}
-    return sum(1.3 * p.budget_s + 0.3 for p in running) + 3.0 * len(pools)
+    return sum(p.budget_s + min(0.3 * p.budget_s, 2.0) + 0.3 for p in running) + 3.0 * len(pools)
 
 
 def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
@@ -248,7 +250,7 @@ def _on_devices(
             world=needs.world,
             interpret=interpret,
             target=str(wish.target) if needs.target and wish.target else "",
-            budget_s=selection.budget_s or suite.budget_s,
+            budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
             skip=_why_not(needs, kind, ranks, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
         )

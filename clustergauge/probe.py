@@ -112,6 +112,7 @@ class Work:
     ``cache``: ``cold`` if ``run`` rotates through sets larger than the last-level cache (or a single set is), ``hot`` if it
     reuses a cached one, ``none`` where the word has no meaning.
     ``loop``: also time one unsynchronised loop of calls (collectives).  ``sync``: ranks meet untimed before each sample.
+    ``whole_budget``: do not stop when the interval is narrow, and compare digests every few samples (burn-in).
     ``max_iterations``: the most runs one sample may hold (in-place work whose values grow), ``None`` for no limit.
     ``last``: set by the timing loop: index of the callable that ran last, for ``check``, ``digest`` and ``reset`` to look at.
     Buffer sets hold the same inputs, so the digest does not depend on which of them ran.
@@ -128,6 +129,7 @@ class Work:
     cache: Literal["cold", "hot", "none"] = "none"
     loop: bool = False
     sync: bool = False
+    whole_budget: bool = False
     max_iterations: int | None = None
     last: int = 0
 

@@ -7,5 +7,6 @@ PROBES = (
     "kernels.matvec",
     "kernels.launch",
     "kernels.transfer",
+    "kernels.burnin",
 )
 """Modules of this folder that define probes."""

@@ -246,3 +246,13 @@ def test_launches_exposed_while_warming_up_do_not_count():
     one = sampler(clock)
     one.measure()
     assert one.exposed == 0
+
+
+def test_a_burn_in_takes_all_its_time_in_samples_of_a_fair_length_and_looks_often():
+    clock, looks = FakeClock(always(0.001)), []
+    work = Work(run=lambda: None, digest=lambda: looks.append(1) or "same", whole_budget=True, workload=Workload())
+    measured = sampler(clock, work, budget_s=100.0).measure()
+    assert measured.stop_reason == "budget"
+    assert 99 < clock.time_s < 103
+    assert 3000 < len(measured.samples_s) < 5000
+    assert len(looks) >= len(measured.samples_s) / 20

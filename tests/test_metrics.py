@@ -55,8 +55,9 @@ def test_every_metric_is_declared_with_its_unit():
         record = made.record(
             work=work,
             ranks=2,
-            measurement=measured([1.0] * 100, loop_mean_s=1.0),
+            measurement=measured([1.0] * 200, loop_mean_s=1.0),
             device_bytes={"read": 1, "asked_read": 1},
+            settings={"burn_in": True},
         )
         seen |= {(metric.name, metric.unit) for metric in metrics.derive([record])}
     assert seen == {(name, unit) for name, units in metrics.UNITS.items() for unit in units}
@@ -154,6 +155,16 @@ def test_the_device_fraction_is_absent_where_a_launch_does_not_know():
     assert "device_fraction" not in by_name(made.record(device_bytes={"read": 0, "asked_read": 0}))
     only_reads = {"read": 100, "asked_read": 100, "written": 4096, "asked_written": 0}
     assert by_name(made.record(device_bytes=only_reads))["device_fraction"].value == 1.0
+
+
+def test_a_burn_in_tells_its_first_and_last_window():
+    samples = [1.0] * 100 + [1.1] * 800 + [1.25] * 100
+    found = by_name(made.record(samples=samples, settings={"burn_in": True}))
+    assert (found["first_window"].value, found["last_window"].value) == (2e12, pytest.approx(1.6e12))
+    assert found["sustained"].value == pytest.approx(0.8)
+    assert found["sustained"].low < 0.8 < found["sustained"].high
+    assert "sustained" not in by_name(made.record(samples=samples))
+    assert "sustained" not in by_name(made.record(samples=samples[:190], settings={"burn_in": True}))
 
 
 def test_launches_that_did_different_work_have_no_rate_together():
