@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from clustergauge import warnings
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Verdict, Warning_
-from clustergauge.units import format_duration
+from clustergauge.units import format_duration, format_rate
 from clustergauge.valid import printable
 from reports import heading
 from reports.again import again
@@ -80,6 +80,7 @@ class _View:
                 self.page.add((self._place(*place), "bold"))
             for row in members:
                 self.page.add(*self.table.line(row))
+                self._held(row)
                 if row.word in BAD:
                     self._why(row)
 
@@ -87,6 +88,13 @@ class _View:
         several = len({machine for machine, _ in self.places}) > 1
         words = [self.hosts.get(machine_id, machine_id)] if several and machine_id else []
         return fit_end(" · ".join(map(printable, [*words, device or "any device"])), self.page.width)
+
+    def _held(self, row: Row) -> None:
+        """What a burn-in held from its first to its last window."""
+        first, last, held = (row.metric(name) for name in ("first_window", "last_window", "sustained"))
+        if first and last and held:
+            rates = (format_rate(metric.value, metric.unit) for metric in (first, last))
+            self.page.add(f"  sustained {held.value:.1%}: ", (" → ".join(rates), "dim"))
 
     def _why(self, row: Row) -> None:
         """Reasons of a bad row, and how to run it again."""

@@ -583,3 +583,11 @@ def test_a_report_loads_no_device_library():
     code = "import sys; from reports import document, listing, progress, selfcheck, terminal; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     assert not set(out) & {"torch", "scipy", "triton", "mpi4py", "pynvml", "cupy", "kernels", "collectives", "storage_io"}
+
+
+def test_a_burn_in_tells_what_it_held():
+    burn = record("matmul", MATMUL, settings={"burn_in": True})
+    times = [1e-3] * 200 + [1.25e-3] * 200
+    burn = msgspec.structs.replace(burn, measurement=msgspec.structs.replace(burn.measurement, samples_s=times))
+    assert "\n  sustained 80.0%: 2.00 TFLOP/s → 1.60 TFLOP/s\n" in shown(loaded(burn))
+    assert "sustained" not in shown(loaded(record("matmul", MATMUL)))
