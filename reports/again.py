@@ -35,7 +35,7 @@ def again(run: Run, case: str, broken: bool) -> list[str]:
         if source == "latest":
             return []
         parts.append(_part("--rerun-failed", source))
-        kept = ("launcher", "target", "output")
+        kept = ("launcher", "target", "probes", "output")
     else:
         parts.append(_part("-k", glob_of(case, (p.case for p in run.planned))))
         kept = _KEPT
