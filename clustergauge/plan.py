@@ -211,7 +211,7 @@ def _first_that_run(planned: list[Planned], axis: str) -> list[Planned]:
 
 def axis_is_open(axis: str) -> bool:
     """Axes whose declared values are a ladder of examples rather than all that is allowed."""
-    return axis in {"size", "shape"}
+    return axis in {"size", "shape", "heads", "seq", "batch"}
 
 
 def _value(axis: str, value: Scalar, where: str) -> Scalar:

@@ -2,6 +2,7 @@
 
 PROBES = (
     "kernels.matmul",
+    "kernels.attention",
     "kernels.memory",
     "kernels.normalise",
     "kernels.matvec",

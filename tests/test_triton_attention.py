@@ -1,0 +1,328 @@
+"""The Triton attention kernels in the interpreter: outputs and gradients are right, and every planted error is caught.
+
+As in `tests.test_triton_kernels`, this file, run as a program, executes all cases in a process that interprets.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clustergauge.code import ROOT
+from clustergauge.execute import execute
+from clustergauge.messages import Job
+from clustergauge.probe import Skip, Wrong
+from clustergauge.worker import load_probe
+from clustergauge.world import Serial
+from kernels import attended, attended_exact
+from kernels.attended import Shape, Tensors
+from kernels.triton import attention as kernel
+
+CASES = [
+    {"mode": mode, "mask": mask, "dtype": dtype, "head_dim": head_dim, "heads": heads, "seq": seq}
+    for mode in ("forward", "backward")
+    for mask in ("causal", "full")
+    for dtype, head_dim, heads, seq in (("bf16", 64, "2x1", 70), ("fp16", 128, "1x1", 64))
+] + [
+    {"mode": "decode", "mask": "full", "dtype": dtype, "head_dim": head_dim, "heads": heads, "seq": seq}
+    for dtype, head_dim, heads, seq in (("bf16", 64, "6x2", 101), ("fp16", 128, "2x2", 256), ("bf16", 128, "20x1", 33))
+]
+SMALL = kernel.CONFIGS["interpreter"][64]
+
+
+def _tiled(bm, bn):
+    return replace(SMALL, forward=kernel.Tile(bm, bn, 4, 2), keys=kernel.Tile(bm, bn, 4, 2), queries=kernel.Tile(bm, bn, 4, 2))
+
+
+WAYS = {
+    "pointers": (SMALL, (0, 1, 2, 3, 4)),
+    "TMA": (replace(SMALL, tma=True), (0, 1, 2, 3, 4)),
+    "TMA, warp-specialised": (replace(SMALL, tma=True, ws=True), (0,)),
+    "wide and low": (_tiled(16, 64), (0, 3)),
+    "narrow and high": (_tiled(64, 16), (0, 3)),
+}
+"""Name: configuration, and which of the shapes it is tried on."""
+SHAPES = [
+    Shape(1, 2, 1, 37, 70, 64, True),
+    Shape(1, 2, 2, 5, 41, 64, True),
+    Shape(2, 1, 1, 32, 32, 64, True),
+    Shape(1, 2, 1, 37, 70, 64, False),
+    Shape(1, 1, 1, 1, 1, 64, True),
+]
+SPLITS = [(101, 1), (101, 2), (101, 4), (33, 2), (20, 4)]
+
+FORWARD, BACKWARD, DECODE = "attention_forward", "attention_backward", "attention_decode"
+MUTANTS = {
+    "rows past the end are written": (
+        FORWARD,
+        "value.to(target.dtype.element_ty), mask=rows < length)",
+        "value.to(target.dtype.element_ty))",
+    ),
+    "keys past the end are read": (FORWARD, "if CLAMP:", "if False:"),
+    "rows of padding count": (BACKWARD, 'other=float("inf"))\n        p =', "other=0.0)\n        p ="),
+    "a key too many is seen": (FORWARD, "tl.arange(0, BM) + (N - M), N - 1)", "tl.arange(0, BM) + (N - M) + 1, N - 1)"),
+    "the last block of keys is lost": (
+        FORWARD,
+        "return last, full // BN * BN, end",
+        "return last, full // BN * BN, end // BN * BN",
+    ),
+    "the mask is off before full blocks end": (
+        FORWARD,
+        "full = min(tile * BM + N - M + 1, N)",
+        "full = min((tile + 1) * BM + N - M, N)",
+    ),
+    "sums are not brought to the new peak": (FORWARD, "acc = acc * shrink[:, None]", "acc = acc"),
+    "the peak is not scaled": (FORWARD, "tl.max(s, 1) * scale)", "tl.max(s, 1))"),
+    "heads of keys are not shared": (FORWARD, "row = head // G", "row = head * 0"),
+    "a tile of keys is lost": (BACKWARD, "steps = tl.cdiv(M - first, BM)", "steps = tl.cdiv(M - first, BM) - 1"),
+    "one query head of a group is left out": (BACKWARD, "range(G * steps)", "range(steps)"),
+    "delta is forgotten": (BACKWARD, "tl.trans(do)) - delta[None, :]", "tl.trans(do))"),
+    "dK is not scaled": (BACKWARD, "store_tile(dk * sm_scale", "store_tile(dk"),
+    "dQ is not scaled": (BACKWARD, "store_tile(dq * sm_scale", "store_tile(dq"),
+    "the backward mask is off by one": (
+        BACKWARD,
+        "keys[:, None] <= queries[None, :] + (N - M)",
+        "keys[:, None] < queries[None, :] + (N - M)",
+    ),
+    "splits overlap": (DECODE, "low = split * per_split", "low = split * per_split // 2"),
+    "splits weigh alike": (DECODE, "weight = tl.math.exp2(lse - tl.max(lse, 0))", "weight = tl.math.exp2(lse * 0)"),
+    "the tail of the cache is lost": (DECODE, "high = min(low + per_split, N)", "high = min(low + per_split, N // BN * BN)"),
+    "padding heads are written": (DECODE, "acc / seen[:, None], mask=group[:, None] < G)", "acc / seen[:, None])"),
+}
+"""Name: module, what is there, what is planted."""
+MODE = {FORWARD: "forward", BACKWARD: "backward", DECODE: "decode"}
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# in the process that interprets
+
+
+def outcomes() -> dict[str, object]:
+    """What came of every case, by name."""
+    from kernels.triton import interpreter
+
+    torch.set_num_threads(1)
+    interpreter.install()
+    _by_position()
+    found: dict[str, object] = {f"case {i}": _case(**case) for i, case in enumerate(CASES)}
+    for way, (config, shapes) in WAYS.items():
+        for i in shapes:
+            dtype = torch.bfloat16 if (i + len(way)) % 2 else torch.float16
+            found[f"{way} {i}"] = _against_float64(config, SHAPES[i], dtype)
+    found |= {f"decode {keys} {splits}": _decode(keys, splits) for keys, splits in SPLITS}
+    for name, (room, old, new) in MUTANTS.items():
+        _plant(room, old, new)
+        mask = "full" if room == DECODE else "causal"
+        found[name] = _case(mode=MODE[room], mask=mask, dtype="bf16", head_dim=64, heads="4x2", seq=40)
+    return found
+
+
+def _by_position() -> None:
+    """Triton's own code loads tiles of descriptors with arguments by name."""
+    from triton.runtime.interpreter import InterpreterBuilder as Builder
+
+    load, store = Builder.create_masked_load, Builder.create_masked_store
+
+    def create_masked_load(self, pointers, mask, other, cache_modifier, eviction_policy, is_volatile):
+        return load(self, pointers, mask, other, cache_modifier, eviction_policy, is_volatile)
+
+    def create_masked_store(self, pointers, value, mask, cache_modifier, eviction_policy):
+        return store(self, pointers, value, mask, cache_modifier, eviction_policy)
+
+    Builder.create_masked_load = create_masked_load
+    Builder.create_masked_store = create_masked_store
+
+
+def _case(**params: object) -> list[str]:
+    job = Job(
+        number=1,
+        case="attention",
+        module="kernels.attention",
+        probe="attention",
+        params={"backend": "triton", "batch": 1, **params},
+        device="cpu",
+        budget_s=0.1,
+        seed=1,
+        interpret=True,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        done = execute(job, load_probe("kernels.attention", "attention"), Serial(), Path(scratch), lambda _: None)
+    return [done.status, done.reason, str(done.settings.get("config"))]
+
+
+def _plant(room: str, old: str, new: str) -> None:
+    """Puts copies in the place of the attention modules, one of them mutated."""
+    import kernels.triton
+
+    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+    for name in (FORWARD, DECODE, BACKWARD, "attention"):
+        source = (ROOT / "kernels" / "triton" / f"{name}.py").read_text(encoding="utf-8")
+        if name == room:
+            assert source.count(old) == 1, f"{source.count(old)} places to mutate: {old}"
+            source = source.replace(old, new)
+        path = folder / f"{name}.py"
+        path.write_text(source, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(f"kernels.triton.{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        setattr(kernels.triton, name, module)
+
+
+def _random(shape: Shape, dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    of_q = (shape.batch, shape.heads, shape.queries, shape.head_dim)
+    of_k = (shape.batch, shape.kv_heads, shape.keys, shape.head_dim)
+    return [torch.randn(size, generator=generator).to(dtype) for size in (of_q, of_k, of_k, of_q)]
+
+
+def _against_float64(config: kernel.Config, shape: Shape, dtype: torch.dtype) -> str:
+    """Forward and backward on random data and on codes; the saved sums against those of float64."""
+    q, k, v, do = _random(shape, dtype)
+    o, lse = torch.empty_like(q), torch.empty(q.shape[:3])
+    grads = tuple(torch.empty_like(x) for x in (q, k, v))
+    made = Tensors(q, k, v, o, do, grads)
+    forward = kernel.forward(config, q, k, v, o, lse, shape.causal)
+    backward = kernel.backward(config, (q, k, v), o, do, lse, grads, shape.causal)
+
+    def run() -> Tensors:
+        attended.poison([o, lse, *grads])
+        forward()
+        backward()
+        return made
+
+    try:
+        run()
+        scores = q.double() @ k.double().repeat_interleave(shape.group, 1).transpose(2, 3) * shape.head_dim**-0.5
+        scores.masked_fill_(~shape.sees(torch.arange(shape.queries)), -float("inf"))
+        error = float((lse.double() * torch.log(torch.tensor(2.0, dtype=torch.float64)) - scores.logsumexp(3)).abs().max())
+        if not error < 1e-5:
+            raise Wrong(f"lse is off by {error}")
+        attended.check_rows(shape, made, 1)
+        attended.check_gradients(shape, made, 1)
+        attended_exact.check_exact(shape, made, run, 1)
+        if config == SMALL:
+            attended_exact.check_counts(shape, made, run, 1)
+    except Exception as error:  # noqa: BLE001 (the interpreter wraps them all)
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _decode(keys: int, splits: int) -> str:
+    """As many splits as told, whatever the kernel's own choice; one may have no keys."""
+    shape = Shape(1, 3, 1, 1, keys, 64, causal=False)
+    q, k, v, _ = _random(shape, torch.bfloat16)
+    o = torch.full_like(q, float("nan"))
+    kernel.decode(SMALL, q, k, v, o, splits)()
+    try:
+        attended.check_rows(shape, Tensors(q, k, v, o), 1)
+    except Wrong as error:
+        return str(error)
+    return ""
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# in the process that tests
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What came of every case in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_triton_attention"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=115,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("i", range(len(CASES)))
+def test_every_mode_and_dtype_is_verified(found, i):
+    status, reason, config = found[f"case {i}"]
+    assert (status, reason) == ("verified", "checked in the Triton interpreter, not timed")
+    assert config == SMALL.describe(CASES[i]["mode"])
+
+
+@pytest.mark.parametrize(("way", "i"), [(way, i) for way, (_, shapes) in WAYS.items() for i in shapes])
+def test_outputs_gradients_and_saved_sums_agree_with_float64(found, way, i):
+    """Ragged lengths, more keys than queries, groups of heads; each way to move tiles, tiles of all proportions."""
+    assert found[f"{way} {i}"] == ""
+
+
+@pytest.mark.parametrize(("keys", "splits"), SPLITS)
+def test_splits_of_the_cache_come_together_again(found, keys, splits):
+    assert found[f"decode {keys} {splits}"] == ""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_kernel_with_a_planted_error_is_caught(found, name):
+    status, reason, _ = found[name]
+    assert status in {"wrong", "error"}
+    assert status == "wrong" or "of a tensor of" in reason
+
+
+# -- which configuration, and how many splits
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_every_architecture_has_a_configuration(arch, head_dim):
+    config = kernel.configuration(arch, head_dim)
+    assert config.tma == (arch in {"sm_90", "sm_100", "sm_103"})
+    assert config.ws == (arch in {"sm_100", "sm_103"})
+    assert arch.startswith("sm") or config.forward.stages == 2
+
+
+@pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_110", "gfx90a", "gfx1100", ""])
+def test_an_unknown_architecture_is_skipped_by_name(arch):
+    with pytest.raises(Skip, match=f"no configuration for head size 64 on {arch}"):
+        kernel.configuration(arch, 64)
+
+
+def test_a_configuration_says_what_runs():
+    config = kernel.configuration("sm_100", 128)
+    assert config.describe("forward") == "128x128, 8 warps, 2 stages by TMA, warp-specialised"
+    assert config.describe("backward") == "dK dV 64x128, 8 warps, 2 stages; dQ 128x64, 8 warps, 2 stages by TMA"
+    assert config.describe("decode") == "16x64, 4 warps, 3 stages"
+
+
+@pytest.mark.parametrize(
+    ("keys", "programs", "units", "splits"),
+    [(8192, 8, 132, 64), (8192, 64, 132, 8), (8192, 1024, 132, 1), (64, 1, 132, 1), (129, 1, 132, 2), (65536, 1, 132, 64)],
+)
+def test_the_cache_is_split_until_the_device_is_full(keys, programs, units, splits):
+    tile = kernel.Tile(16, 64, 4, 3)
+    assert kernel.splits(tile, keys, programs, units) == splits
+
+
+def test_no_split_is_left_without_keys():
+    tile = kernel.Tile(16, 64, 4, 3)
+    for keys in range(1, 2000, 7):
+        parts = kernel.splits(tile, keys, 1, 132)
+        each = math.ceil(math.ceil(keys / parts) / tile.bn) * tile.bn
+        assert (parts - 1) * each < keys
+
+
+def test_every_entry_of_the_code_gate_is_declared_once():
+    entries = kernel.gate_entries()
+    names = [(entry.id, *entry.targets) for entry in entries]
+    assert len(names) == len(set(names))
+    assert {entry.kernel for entry in entries} == {
+        f"attention_{name}" for name in ("forward", "keys", "queries", "decode", "combine", "delta")
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(outcomes()))
