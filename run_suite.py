@@ -326,7 +326,8 @@ def _measure(
     from clustergauge.supervise import Supervisor
     from reports.progress import Progress
 
-    supervisor = Supervisor(options.launcher, _python_path(options))
+    sweep = [sys.executable, "-P", "-m", "storage_io.workspace"]
+    supervisor = Supervisor(options.launcher, _python_path(options), sweep=sweep)
     came = conduct(folder, run, todo, supervisor, Progress(), _duration("--max-time", options.max_time), earlier)
     for note in came.notes:
         _say(note)

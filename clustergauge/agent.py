@@ -15,8 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +23,14 @@ import msgspec
 
 from clustergauge import code, health, machine, messages as m, processes, telemetry
 from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener, connect
+from clustergauge.output import TAIL_BYTES, Command
 
-TAIL_BYTES = 64 << 10
-"""How much of what workers print is kept."""
 STATE_CHECK_S = 1.0
 """How often the kernel is asked whether a worker is stopped."""
+SEND_S = 4.0
+"""How long a worker may leave a message untaken: then it is stuck, and the agent must not be."""
+INSPECT_S = 2.0
+"""How long all workers together have to write their stacks."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,7 @@ class Worker:
     rank: int
     channel: Channel
     stopped: bool = False
-
-
-@dataclass
-class Command:
-    """One started command of the pool, with the end of what it printed."""
-
-    process: subprocess.Popen[bytes]
-    tail: deque[bytes] = field(default_factory=deque[bytes])
-    kept: int = 0
-
-    def drain(self) -> None:
-        """Read until the end, keeping the last `TAIL_BYTES`: a flood costs no memory and blocks nobody."""
-        assert self.process.stdout
-        while chunk := os.read(self.process.stdout.fileno(), 1 << 16):
-            self.tail.append(chunk)
-            self.kept += len(chunk)
-            while self.kept - len(self.tail[0]) > TAIL_BYTES:
-                self.kept -= len(self.tail.popleft())
-
-    def words(self) -> str:
-        """The last words as text."""
-        return b"".join(self.tail).decode("utf-8", "replace")[-TAIL_BYTES:]
+    deaf: bool = False
 
 
 class Agent:
@@ -84,6 +65,8 @@ class Agent:
         self.commands: list[Command] = []
         self.health_before: dict[str, Any] = {}
         self.began = 0.0
+        self.pool = 0
+        self.states_at = 0.0
         self.oom_kills = 0
         self.children = threading.Event()
         self.sidecar = telemetry.Sidecar()
@@ -112,10 +95,12 @@ class Agent:
             self.listener.close()
 
     def _step(self) -> bool:
-        try:
-            event = self.events.get(timeout=STATE_CHECK_S if self.workers else None)
-        except queue.Empty:
+        if self.workers and time.monotonic() >= self.states_at:
             self._report_stopped()
+            self.states_at = time.monotonic() + STATE_CHECK_S
+        try:
+            event = self.events.get(timeout=max(0.0, self.states_at - time.monotonic()) if self.workers else None)
+        except queue.Empty:
             return True
         if isinstance(event, Ended):
             self._child_ended(event)
@@ -133,28 +118,31 @@ class Agent:
         match message:
             case m.To(pid, body):
                 if worker := self.workers.get(pid):
-                    with contextlib.suppress(ChannelError):  # its end is reported by its reader
-                        worker.channel.send(body)
+                    self._pass_on(worker, body)
             case m.StartPool():
                 self._start_pool(message)
             case m.EndPool(grace_s):
-                self.boss.send(m.PoolEnded(self.end_pool(grace_s)))
+                self.boss.send(m.PoolEnded(self.end_pool(grace_s), number=message.number))
             case m.Begin():
                 self.health_before = health.read()
+                self.oom_kills = _oom_kills()
                 self.began = time.monotonic()
-                self.boss.send(m.Began())
+                self.boss.send(m.Began(number=message.number))
             case m.Finish():
                 ended = time.monotonic()
                 changes = health.changes(self.health_before, health.read())
-                self.boss.send(m.Facts(changes, self.sidecar.window(self.began, ended)))
+                self.boss.send(m.Facts(changes, self.sidecar.window(self.began, ended), number=message.number))
             case m.Inspect():
-                self.boss.send(m.Inspected([self._inspect(w) for w in self.workers.values()], self._tail()))
+                self.boss.send(m.Inspected(self._inspect(), self._tail(), number=message.number))
             case m.Quit():
                 pass
 
     def _start_pool(self, pool: m.StartPool) -> None:
         self.exits.clear()
         self.oom_kills = _oom_kills()
+        self.pool = pool.number
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(tuple(pool.drop))}
+        env = inherited | pool.env | {"CLUSTERGAUGE_POOL": str(pool.number)}
         for command, extra in zip(pool.commands, pool.rank_env, strict=True):
             try:
                 process = subprocess.Popen(
@@ -162,12 +150,12 @@ class Agent:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | pool.env | extra,
+                    env=env | extra,
                     cwd=self.scratch,
                     start_new_session=True,
                 )
-            except OSError as error:
-                self.boss.send(m.AgentFailed("start", f"cannot start {command[0]}: {error.strerror}"))
+            except (OSError, ValueError) as error:
+                self.boss.send(m.AgentFailed("start", f"cannot start {command[0]}: {getattr(error, 'strerror', error)}"))
                 return
             started = Command(process)
             self.commands.append(started)
@@ -177,8 +165,9 @@ class Agent:
     def end_pool(self, grace_s: float) -> list[str]:
         """End all processes of the pool; returns those the kernel would not release."""
         for worker in self.workers.values():
-            with contextlib.suppress(ChannelError):
-                worker.channel.send(m.Leave())
+            if not worker.deaf:
+                worker.channel.limit_sending(0.05)  # one that does not even take this is stuck, and will be killed
+                self._pass_on(worker, m.Leave())
         until = time.monotonic() + grace_s
         while self.workers and self._processes() and time.monotonic() < until:
             time.sleep(0.02)  # workers that are well leave when told to; only the others are signalled
@@ -194,24 +183,33 @@ class Agent:
         """All processes of the pool that still live."""
         return [p for p in processes.descendants(os.getpid()) if p.pid != self.sidecar.pid]
 
-    def _inspect(self, worker: Worker) -> m.WorkerState:
-        """State, phase and stack of one worker; a stopped one is woken so that it can write its stack."""
-        process = processes.read(worker.pid)
-        stacks = self.scratch / f"stack.{worker.pid}"
-        if process and process.state not in "ZXx":
-            before = _size(stacks)
+    def _pass_on(self, worker: Worker, body: m.ToWorker) -> None:
+        try:
+            worker.channel.send(body)
+        except ChannelError:  # its end is reported by its reader, who hears it now if not before
+            worker.deaf = True
+            worker.channel.hang_up()
+
+    def _inspect(self) -> list[m.WorkerState]:
+        """State, phase and stack of all workers; stopped ones are woken so that they can write theirs."""
+        found = {worker.pid: processes.read(worker.pid) for worker in self.workers.values()}
+        before = {pid: _size(self._stacks(pid)) for pid, process in found.items() if process and process.state not in "ZXx"}
+        for pid in before:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGUSR1)
-                if process.state == "T":
-                    os.kill(worker.pid, signal.SIGCONT)
-            until = time.monotonic() + 1.0
-            while _size(stacks) == before and time.monotonic() < until:
-                time.sleep(0.02)
-            time.sleep(0.05)
-        state = process.state if process else "gone"
-        return m.WorkerState(
-            worker.pid, worker.rank, os.uname().nodename, self._phase(worker.pid), state, self._stack(worker.pid)
-        )
+                os.kill(pid, signal.SIGUSR1)
+        for pid in before:
+            process = found[pid]
+            if process and process.state == "T":
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        until = time.monotonic() + INSPECT_S
+        while time.monotonic() < until and any(_size(self._stacks(pid)) == size for pid, size in before.items()):
+            time.sleep(0.02)
+        time.sleep(0.05)  # what has begun to come, comes
+        return [
+            m.WorkerState(w.pid, w.rank, os.uname().nodename, self._phase(w.pid), process.state if process else "gone", stack)
+            for w, process, stack in ((w, found[w.pid], self._stack(w.pid)) for w in self.workers.values())
+        ]
 
     # -- what workers and the kernel say
 
@@ -223,19 +221,21 @@ class Agent:
                 self._worker_gone(worker, event.reason)
         elif worker:
             self.boss.send(m.From(worker.pid, message))
-        elif isinstance(message, m.Hello):
+        elif isinstance(message, m.Hello) and message.pool == self.pool:
+            event.channel.limit_sending(SEND_S)
             worker = Worker(message.pid, message.rank, event.channel)
             self.workers[worker.pid] = worker
             self.by_channel[event.channel] = worker
             self.boss.send(m.From(worker.pid, message))
+        else:
+            event.channel.hang_up()  # of an earlier pool, or it spoke before its Hello
 
     def _worker_gone(self, worker: Worker, reason: str) -> None:
         del self.by_channel[worker.channel]
         self.workers.pop(worker.pid, None)
-        how = self._how(worker.pid, reason)
-        if "SIGKILL" in how and _oom_kills() > self.oom_kills:
-            how += " (out of memory: the kernel's OOM killer struck)"
-        self.boss.send(m.WorkerGone(worker.pid, worker.rank, self._phase(worker.pid), how, self._stack(worker.pid)))
+        how = self._how(worker.pid, "takes no messages" if worker.deaf else reason)
+        oom = _oom_kills() > self.oom_kills
+        self.boss.send(m.WorkerGone(worker.pid, worker.rank, self._phase(worker.pid), how, self._stack(worker.pid), oom))
 
     def _how(self, pid: int, reason: str) -> str:
         """How a worker ended; its channel closes a moment before the kernel tells its parent."""
@@ -278,10 +278,13 @@ class Agent:
             return (self.scratch / f"phase.{pid}").read_bytes().rstrip(b"\0").decode("ascii", "replace")
         return "start"
 
+    def _stacks(self, pid: int) -> Path:
+        return self.scratch / f"stack.{pid}"
+
     def _stack(self, pid: int) -> str:
         """What a worker wrote about itself: on our signal, or while crashing."""
         with contextlib.suppress(OSError):
-            return (self.scratch / f"stack.{pid}").read_text(errors="replace")[-16384:]
+            return self._stacks(pid).read_text(errors="replace")[-16384:]
         return ""
 
     def _tail(self) -> str:

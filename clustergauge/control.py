@@ -12,6 +12,7 @@ import hmac
 import os
 import queue
 import secrets
+import select
 import selectors
 import socket
 import struct
@@ -50,6 +51,7 @@ class Channel:
         self._key = key
         self._ours = ours
         self._theirs = theirs
+        self._patience_s: float | None = None
         self._sent = 0
         self._heard = 0
         self._lock = threading.Lock()
@@ -67,10 +69,28 @@ class Channel:
             raise ChannelError(f"message of {len(body)} bytes is over the limit of {MAX_FRAME}")
         with self._lock:
             try:
-                self.sock.sendall(_HEAD.pack(len(body)) + self._tag(self._ours, self._sent, body) + body)
+                self._send_all(_HEAD.pack(len(body)) + self._tag(self._ours, self._sent, body) + body)
             except (OSError, ValueError) as error:
                 raise ChannelError(f"connection lost while sending: {error}") from None
             self._sent += 1
+
+    def _send_all(self, frame: bytes) -> None:
+        if self._patience_s is None:
+            self.sock.sendall(frame)
+            return
+        rest, writable = memoryview(frame), select.poll()
+        writable.register(self.sock, select.POLLOUT)
+        while rest:
+            try:
+                rest = rest[self.sock.send(rest, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                if not writable.poll(self._patience_s * 1e3):
+                    self.hang_up()
+                    raise ChannelError("the other side takes no messages") from None
+
+    def limit_sending(self, seconds: float) -> None:
+        """From now on, `send` fails once the other side has taken nothing for so long; a message cut short ends the channel."""
+        self._patience_s = seconds
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take received bytes, return the bodies now complete.  Raises `ChannelError` for a bad length or tag."""

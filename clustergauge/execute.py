@@ -129,7 +129,7 @@ class _Live:
 
     def _prepare(self, job: Job, probe: Probe) -> None:
         returned: object = probe.function(self.context, **job.params)
-        if not isinstance(returned, Work):
+        if not isinstance(returned, Work):  # pyright: ignore[reportUnnecessaryIsInstance] (what a user's probe returns)
             raise TypeError(f"probe {probe.name!r} returned {type(returned).__name__}, not a Work: is a return missing?")
         self.work = returned
         msgspec.convert(msgspec.to_builtins(returned.workload), type(returned.workload))  # counts are whole numbers

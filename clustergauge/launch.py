@@ -15,6 +15,26 @@ from clustergauge.errors import UsageError
 from clustergauge.messages import StartPool
 from clustergauge.model import Machine, Place, Planned
 
+_SYS = Path("/sys")
+
+THREADS: tuple[str, ...] = (
+    "OMP_",
+    "GOMP_",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "KMP_HW_SUBSET",
+    "KMP_LIBRARY",
+    "KMP_PLACE_THREADS",
+    "MKL_NUM_THREADS",
+    "MKL_DOMAIN_NUM_THREADS",
+    "MKL_DYNAMIC",
+    "OPENBLAS_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "CLUSTERGAUGE_RANK",
+)
+"""Beginnings of variables that workers don't inherit: how many threads there are and where is ours to say, and recorded."""
+
 
 @dataclass(frozen=True)
 class PoolKey:
@@ -33,12 +53,18 @@ def key_of(planned: Planned) -> PoolKey:
 
 
 def places(key: PoolKey, machine: Machine) -> list[Place]:
-    """Where each rank goes: beside its GPU, or an equal share of the cores; a lone CPU worker gets all cores."""
+    """Where each rank goes: beside its GPU, or an equal share of the cores; a lone CPU worker gets all cores.
+
+    Raises `UsageError` where the machine has fewer GPUs.
+    """
     if key.device.startswith("cuda"):
+        index = int(key.device.partition(":")[2]) if key.world == "serial" else key.ranks - 1
+        if index >= len(machine.gpus):
+            wanted = f"the case is for {key.device}" if key.world == "serial" else f"the case needs {key.ranks} GPUs"
+            raise UsageError(f"{wanted}, {machine.host} has {len(machine.gpus)} GPUs: choose --ranks and --device to fit")
         of_gpus = placement.place(machine, len(machine.gpus), "cuda")
         if key.world != "serial":
             return of_gpus[: key.ranks]
-        index = int(key.device.partition(":")[2])
         return [
             Place(
                 rank=0,
@@ -54,34 +80,57 @@ def places(key: PoolKey, machine: Machine) -> list[Place]:
     return placement.place(machine, key.ranks, "cpu")
 
 
-def start_message(key: PoolKey, machine: Machine, scratch: Path, launcher: str, python_path: list[str]) -> StartPool:
-    """The agent's order for this pool.  ``launcher``: command that starts MPI ranks, ``{ranks}`` replaced; empty for our own."""
+def start_message(
+    key: PoolKey, machine: Machine, scratch: Path, launcher: str, python_path: list[str], number: int = 0, sys_root: Path = _SYS
+) -> StartPool:
+    """The agent's order for this pool, the run's ``number``-th.
+
+    ``launcher``: command that starts MPI ranks, ``{ranks}`` replaced; empty for our own.  ``sys_root``: where the kernel tells
+    which processors share a core.  Raises `UsageError` for a launcher that is none, and as `places` does.
+    """
     worker = [sys.executable, "-P", "-m", "clustergauge.worker"]
     where = places(key, machine)
     env = {
         "CLUSTERGAUGE_SCRATCH": str(scratch),
         "TMPDIR": str(scratch),  # launchers leave files behind when they are killed
         "CLUSTERGAUGE_CPUS": ";".join(p.cpus for p in where),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *python_path, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "CLUSTERGAUGE_PATH": os.pathsep.join(python_path),  # goes last: nothing there may stand in for a library
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts: cuda:3 is the GPU that the machine's description calls 3
+        "OMP_NUM_THREADS": str(max(1, min(_cores(p, sys_root) for p in where))),
+        "TRITON_DEFAULT_FP_FUSION": "1",  # the default of most versions, and what the code gate compiles with
         "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for huge pages for large CPU buffers; read when torch is imported
     }
     if key.interpret:
         env["TRITON_INTERPRET"] = "1"
     if key.ranks > 1:
-        env["OMP_NUM_THREADS"] = str(max(1, machine.cpu.cores // key.ranks))
         env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this node
     if key.world == "mpi":
         env["MPI4PY_RC_THREAD_LEVEL"] = "funneled"  # multiple costs an 8 B all-reduce more than 1 µs
+        drop = list(THREADS)
         start = mpi_launcher(launcher, key.ranks)
-        return StartPool([[*start, sys.executable, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]], env, [{}])
-    return StartPool([worker] * key.ranks, env, [{"CLUSTERGAUGE_RANK": str(rank)} for rank in range(key.ranks)])
+        if not launcher:  # all ranks are on this node: inside an allocation Hydra would start them with srun, and wait for ever
+            drop.append("HYDRA_")
+            env |= {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}
+        command = [*start, sys.executable, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]
+        return StartPool([command], env, [{}], drop, number)
+    ranks = [{"CLUSTERGAUGE_RANK": str(rank)} for rank in range(key.ranks)]
+    return StartPool([worker] * key.ranks, env, ranks, list(THREADS), number)
+
+
+def _cores(place: Place, sys_root: Path) -> int:
+    return len(placement.cores(placement.parse_cpus(place.cpus), sys_root))
 
 
 def mpi_launcher(launcher: str, ranks: int) -> list[str]:
     """The command that starts MPI ranks: the user's, or the one of the MPI installed beside this Python (by absolute path)."""
     if launcher:
-        words = shlex.split(launcher)
+        try:
+            words = shlex.split(launcher)
+        except ValueError as error:
+            raise UsageError(f"--launcher {launcher!r} is no command ({error}): close its quotes") from None
+        if not words or not words[0]:
+            raise UsageError(f"--launcher {launcher!r} is no command: write for example 'mpiexec -n {{ranks}}'")
         if any("{ranks}" in w for w in words):
             return [w.replace("{ranks}", str(ranks)) for w in words]
         return [*words, "-n", str(ranks)]

@@ -17,8 +17,12 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 
 
 class Hello(Message, frozen=True):
-    """First words of a worker, before it touches MPI or a device.  ``rank``: as the launcher's environment says, or −1."""
+    """First words of a worker, before it touches MPI or a device.
 
+    ``rank``: as the launcher's environment says, or −1.  ``pool``: the number of the pool it was started for.
+    """
+
+    pool: int
     pid: int
     host: str
     rank: int
@@ -27,25 +31,31 @@ class Hello(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """The worker's world stands: what it really is, as its own library says."""
+    """The worker's world stands: what it really is, as its own library says.
+
+    ``cpus``: the processors that the kernel lets it use now, as a kernel list.
+    """
 
     rank: int
     size: int
     host: str
     pid: int
     library: str = ""
+    cpus: str = ""
 
 
 class Gather(Message, frozen=True):
-    """This rank's part of a gather to rank 0."""
+    """This rank's part of a gather to rank 0, within the job of that number (0: while the world is made)."""
 
     value: Json
+    job: int = 0
 
 
 class Share(Message, frozen=True):
-    """Rank 0's value, to be given to every other rank."""
+    """Rank 0's value, to be given to every other rank, within the job of that number."""
 
     value: Json
+    job: int = 0
 
 
 class Outcome(Message, frozen=True):
@@ -61,6 +71,8 @@ class Outcome(Message, frozen=True):
     device_bytes: dict[str, int] = {}
     broken: bool = False
     """The process should not be used again (a device error, memory exhausted)."""
+    job: int = 0
+    """The number of the `Job` that ended."""
 
 
 FromWorker = Hello | Ready | Gather | Share | Outcome
@@ -70,7 +82,7 @@ FromWorker = Hello | Ready | Gather | Share | Outcome
 
 
 class Job(Message, frozen=True):
-    """One case to execute."""
+    """One case to execute.  ``number``: counts from 1; whatever is said within the case carries it."""
 
     case: str
     module: str
@@ -82,18 +94,21 @@ class Job(Message, frozen=True):
     target: str = ""
     interpret: bool = False
     llc_bytes: int = 32 << 20
+    number: int = 0
 
 
 class Gathered(Message, frozen=True):
     """All ranks' values, to rank 0."""
 
     values: list[Json]
+    job: int = 0
 
 
 class Shared(Message, frozen=True):
     """Rank 0's value, to the other ranks."""
 
     value: Json
+    job: int = 0
 
 
 class Leave(Message, frozen=True):
@@ -116,29 +131,41 @@ ToWorker = Go | Job | Gathered | Shared | Leave
 # -- supervisor to agent
 
 
+class Request(Message, frozen=True, kw_only=True):
+    """What is answered.  ``number``: the answer carries it too, so that a late one is not taken for that of the next request."""
+
+    number: int = 0
+
+
 class StartPool(Message, frozen=True):
-    """Start worker processes: one command (a launcher that starts all ranks), or one per rank."""
+    """Start worker processes: one command (a launcher that starts all ranks), or one per rank.
+
+    ``drop``: names of environment variables begin so that workers must not inherit.  ``number``: of the pool; workers say it in
+    their `Hello`, so that a late one of an earlier pool is known.
+    """
 
     commands: list[list[str]]
     env: dict[str, str]
     rank_env: list[dict[str, str]]
+    drop: list[str] = []
+    number: int = 0
 
 
-class EndPool(Message, frozen=True):
+class EndPool(Request, frozen=True):
     """End every process of the pool: ask, then kill."""
 
     grace_s: float
 
 
-class Inspect(Message, frozen=True):
+class Inspect(Request, frozen=True):
     """Collect stacks, states and phases of all workers of the pool."""
 
 
-class Begin(Message, frozen=True):
+class Begin(Request, frozen=True):
     """A case begins: note health counters and the time."""
 
 
-class Finish(Message, frozen=True):
+class Finish(Request, frozen=True):
     """A case ended: answer with `Facts`."""
 
 
@@ -159,6 +186,12 @@ ToAgent = StartPool | EndPool | Inspect | Begin | Finish | To | Quit
 # -- agent to supervisor
 
 
+class Answer(Message, frozen=True, kw_only=True):
+    """What answers a `Request`, with its number."""
+
+    number: int = 0
+
+
 class AgentHello(Message, frozen=True):
     """First words of an agent: its node."""
 
@@ -176,13 +209,17 @@ class From(Message, frozen=True):
 
 
 class WorkerGone(Message, frozen=True):
-    """A worker's process or channel ended.  ``how``: ``killed by SIGKILL``, ``exited with 0``, ``closed its channel``."""
+    """A worker's process or channel ended.  ``how``: ``killed by SIGKILL``, ``exited with 0``, ``closed its channel``.
+
+    ``oom``: the kernel's OOM killer struck somewhere on the node since the case began.
+    """
 
     pid: int
     rank: int
     phase: str
     how: str
     stack: str = ""
+    oom: bool = False
 
 
 class LauncherGone(Message, frozen=True):
@@ -204,7 +241,7 @@ class WorkerState(Message, frozen=True):
     stack: str
 
 
-class Inspected(Message, frozen=True):
+class Inspected(Answer, frozen=True):
     """Answer to `Inspect`."""
 
     workers: list[WorkerState]
@@ -219,18 +256,18 @@ class Stopped(Message, frozen=True):
     phase: str
 
 
-class Began(Message, frozen=True):
+class Began(Answer, frozen=True):
     """Answer to `Begin`."""
 
 
-class Facts(Message, frozen=True):
+class Facts(Answer, frozen=True):
     """Answer to `Finish`: what the node's counters and sensors say of the case."""
 
     health: dict[str, Scalar]
     telemetry: dict[str, Scalar]
 
 
-class PoolEnded(Message, frozen=True):
+class PoolEnded(Answer, frozen=True):
     """Answer to `EndPool`: every process is gone but those in ``survivors`` (``pid 12 python, state D in nfs_wait``)."""
 
     survivors: list[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import secrets
@@ -24,27 +25,37 @@ from clustergauge.model import Machine
 AGENT_START_S = 30.0
 AGENT_END_S = 14.0
 """How long an agent may take to end its pool and itself: its own limit for processes that will not go, and a margin."""
-_T = TypeVar("_T", bound=m.Message)
+SEND_S = 5.0
+"""How long an agent may leave a message of ours untaken."""
+SOCKET_PATH = 107
+"""Bytes of the longest path of a Unix socket (``sun_path`` in unix(7) has 108, the last is zero)."""
+_SOCKET = "supervisor.sock"
+_T = TypeVar("_T", bound=m.Answer)
 
 
 class Died(Exception):
     """A worker, launcher or agent failed; the text names rank, host and phase."""
 
 
+class Silent(Died):
+    """An agent lives and does not answer: stopped, or hung in the kernel or a driver."""
+
+
 class Node:
-    """This machine's agent, started by us.  `start` once, `close` once."""
+    """This machine's agent, started by us.  `start` once, `close` once.  Raises `Died` if there is no place for its sockets."""
 
     def __init__(self) -> None:
-        self.scratch = Path(tempfile.mkdtemp(prefix="clustergauge-"))
+        self.scratch = _scratch()
         key = self.scratch / "key"
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(32))
         self._events: queue.Queue[Heard[m.FromAgent]] = queue.Queue()
         self._kept: deque[m.FromAgent] = deque()
         self._ears = Ears(msgspec.json.Decoder(m.FromAgent).decode, self._events)
-        self._listener = Listener(str(self.scratch / "supervisor.sock"), key.read_bytes(), self._ears.add)
+        self._listener = Listener(str(self.scratch / _SOCKET), key.read_bytes(), self._ears.add)
         self._agent: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
+        self._numbers = itertools.count(1)
 
     def start(self) -> Machine:
         """Start the agent; what it says of its machine.  Raises `Died` if it does not come up."""
@@ -70,13 +81,17 @@ class Node:
         if heard.message.code != code.digest():
             raise Died(f"the agent on {heard.message.host} runs other code ({heard.message.code}, here {code.digest()})")
         self._channel = heard.channel
+        self._channel.limit_sending(SEND_S)
         return heard.message.machine
 
-    def close(self) -> list[str]:
-        """End the agent and everything it started; what the kernel would not release, in words."""
+    def close(self, ask: bool = True) -> list[str]:
+        """End the agent and everything it started; what the kernel would not release, in words.
+
+        ``ask``: the agent is told to leave in good order and given the time; otherwise it is killed at once.
+        """
         survivors: list[str] = []
         try:
-            if self._channel and self._agent:
+            if ask and self._channel and self._agent:
                 with contextlib.suppress(ChannelError):
                     self._channel.send(m.Quit())
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -116,17 +131,22 @@ class Node:
             if heard.channel is self._channel:
                 raise Died(f"the node agent died ({heard.reason}): {self._agent_words()}")
 
-    def ask(self, message: m.ToAgent, kind: type[_T], within_s: float) -> _T | None:
-        """Send a request and wait for its answer, ``None`` if there is none in time; what else is heard is kept for `hear`."""
-        self.send(message)
+    def ask(self, message: m.Inspect | m.Begin | m.Finish | m.EndPool, kind: type[_T], within_s: float) -> _T:
+        """Send a request and wait for its answer; what else is heard is kept for `hear`, but not the late answers to others.
+
+        Raises `Silent` if there is none in time, `Died` when the agent is gone.
+        """
+        number = next(self._numbers)
+        self.send(msgspec.structs.replace(message, number=number))
         until = time.monotonic() + within_s
         others: list[m.FromAgent] = []
         try:
             while (heard := self.hear(until)) is not None:
-                if isinstance(heard, kind):
+                if not isinstance(heard, m.Answer):
+                    others.append(heard)
+                elif isinstance(heard, kind) and heard.number == number:
                     return heard
-                others.append(heard)
-            return None
+            raise Silent(f"the node agent did not answer{self._agent_state()}")
         finally:
             self._kept.extend(others)
 
@@ -134,8 +154,23 @@ class Node:
         """Let go of what was kept for `hear`: it concerns processes that are gone."""
         self._kept.clear()
 
+    def _agent_state(self) -> str:
+        agent = self._agent and processes.read(self._agent.pid)
+        return f" ({agent.describe()})" if agent else ""
+
     def _agent_words(self) -> str:
         with contextlib.suppress(OSError):
             lines = (self.scratch / "agent.log").read_text(errors="replace").strip().splitlines()
             return lines[-1] if lines else "it said nothing"
         return "it said nothing"
+
+
+def _scratch() -> Path:
+    """A folder for sockets, phases and stacks: where temporary files go, in /tmp if a socket's path would be too long there."""
+    usual = ""
+    try:
+        usual = tempfile.gettempdir()
+        longest = os.path.join(os.fsencode(usual), b"clustergauge-........", _SOCKET.encode())  # noqa: PTH118 (bytes)
+        return Path(tempfile.mkdtemp(prefix="clustergauge-", dir=usual if len(longest) <= SOCKET_PATH else "/tmp"))  # noqa: S108
+    except OSError as error:
+        raise Died(f"no folder for sockets (TMPDIR {usual[:40] or 'and /tmp'}, {len(usual)} characters): {error}") from None

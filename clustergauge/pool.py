@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from clustergauge import code, messages as m
 from clustergauge.launch import PoolKey
 from clustergauge.model import Place
@@ -31,16 +33,24 @@ class Rank:
 
 @dataclass
 class Pool:
-    """Workers of one world.  ``dead``: why it cannot be used any more.  ``crash``: what a crashing worker wrote."""
+    """Workers of one world.
+
+    ``number``: of the pool, as its workers say in their `Hello`.  ``where``: planned, and once they are ready, real.
+    ``dead``: why it cannot be used any more.  ``crash``: what a crashing worker wrote.  ``job``: the one in hand, 0 before the
+    first.  ``early``: the first outcome in it that is not good.
+    """
 
     node: Node
     host: str
     key: PoolKey
     where: list[Place]
+    number: int = 0
     ranks: dict[int, Rank] = field(default_factory=dict[int, Rank])
     """By process id."""
     dead: str = ""
     crash: str = ""
+    job: int = 0
+    early: m.Outcome | None = None
 
     def start(self, order: m.StartPool, start_s: float) -> None:
         """Have the workers started and make their world.  Raises `Died` naming who is missing or does not fit."""
@@ -54,6 +64,10 @@ class Pool:
         """The workers by rank."""
         return sorted(self.ranks.values(), key=lambda r: r.rank)
 
+    def outcomes(self) -> list[tuple[Rank, m.Outcome]]:
+        """The ranks that have ended the case, in order, and how."""
+        return [(rank, rank.outcome) for rank in self.in_order() if rank.outcome]
+
     def note_the_dead(self) -> None:
         """Hear what happened since the last case; a worker that left meanwhile is no fault of the next case."""
         while (heard := self.node.hear(time.monotonic())) is not None:
@@ -62,20 +76,24 @@ class Pool:
 
     def pass_on(self, sender: Rank, said: m.Gather | m.Share) -> None:
         """The hub of the ranks' `gather` and `from_root`."""
+        if said.job != self.job:
+            return
         if isinstance(said, m.Share):
             for rank in self.ranks.values():
-                if rank.pid != sender.pid:
-                    self.node.send(m.To(rank.pid, m.Shared(said.value)))
+                if rank.pid != sender.pid and not rank.outcome:
+                    self.node.send(m.To(rank.pid, m.Shared(said.value, self.job)))
             return
         sender.parts.append(said.value)
         if all(r.parts for r in self.ranks.values()):
             in_order = self.in_order()
-            self.node.send(m.To(in_order[0].pid, m.Gathered([r.parts.popleft() for r in in_order])))
+            self.node.send(m.To(in_order[0].pid, m.Gathered([r.parts.popleft() for r in in_order], self.job)))
 
     def blame(self, gone: m.WorkerGone) -> str:
         """Who is gone, how and when, in words."""
         rank = self.ranks.get(gone.pid) or Rank(gone.pid, gone.rank, self.host)
         how = (gone.how == "ended" and self._launcher_tells(gone.pid)) or gone.how
+        if gone.oom and re.search(r"SIGKILL|signal 9\b", how):
+            how += " (out of memory: the kernel's OOM killer struck)"
         self.crash = gone.stack
         return f"{rank} {how} in phase {gone.phase!r}"
 
@@ -87,7 +105,7 @@ class Pool:
             match heard:
                 case None:
                     raise Died(f"{self._missing()} never connected within {start_s:.0f} s")
-                case m.From(pid, m.Hello() as hello):
+                case m.From(pid, m.Hello() as hello) if hello.pool == self.number:
                     self.ranks[pid] = Rank(pid, hello.rank, hello.host)
                     if hello.code != code.digest():
                         raise Died(f"{self.ranks[pid]} runs other code ({hello.code}, here {code.digest()})")
@@ -147,6 +165,7 @@ class Pool:
         for pid, said in ready.items():
             self.ranks[pid].rank = said.rank
             self.ranks[pid].library = said.library
+            self.where[said.rank] = msgspec.structs.replace(self.where[said.rank], cpus=said.cpus)
 
     def _launcher_tells(self, pid: int) -> str:
         """How a rank ended, in the words of the launcher that is its parent (MPICH's Hydra names the process)."""

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from clustergauge import messages as m
+from clustergauge.errors import UsageError
 from clustergauge.launch import PoolKey, key_of, places, start_message
 from clustergauge.model import Machine, Place, Planned
-from clustergauge.node import Died, Node
+from clustergauge.node import Died, Node, Silent
 from clustergauge.pool import Pool, quote
+from clustergauge.sweep import sweep
 
 STARTS_TRIED = 2
 """How often in a row a pool may fail to start before its remaining cases are given up."""
+UNKNOWN = m.Facts({"unknown": "the node agent did not answer"}, {})
+"""What is known of the health of a node that says nothing: not that it is well."""
+GOOD = ("ok", "verified")
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,19 @@ class Supervisor:
     """Owner of one node and of at most one pool.  ``notes``: what a person should hear at the end of the run."""
 
     def __init__(
-        self, launcher: str = "", python_path: list[str] | None = None, start_s: float = 60.0, peer_grace_s: float = 5.0
+        self,
+        launcher: str = "",
+        python_path: list[str] | None = None,
+        start_s: float = 60.0,
+        peer_grace_s: float = 5.0,
+        answer_s: float = 10.0,
+        sweep: Sequence[str] = (),
     ) -> None:
-        """``start_s``: how long a pool may take to start; ``peer_grace_s``: how long ranks may go on after one failed."""
+        """``start_s``: time for a pool to start, ``peer_grace_s``: ranks to go on after one ended early, ``answer_s``: the
+        agent to answer.  ``sweep``: command that removes what killed workers left in the target that is appended to it.
+        """
+        self.answer_s = answer_s
+        self.sweep = sweep
         self.launcher = launcher
         self.python_path = python_path or []
         self.start_s = start_s
@@ -57,6 +75,9 @@ class Supervisor:
         self.pool: Pool | None = None
         self._retired: dict[str, str] = {}
         self._failed_starts: dict[PoolKey, list[str]] = {}
+        self._pools = itertools.count(1)
+        self._jobs = itertools.count(1)
+        self._unswept = ""
 
     @property
     def scratch(self) -> Path:
@@ -70,26 +91,27 @@ class Supervisor:
         self.machine = self.node.start()
         return self.machine
 
-    def close(self) -> None:
-        """End the pool, the agent and everything they started."""
-        node, self.node, self.pool = self.node, None, None
+    def close(self, ask: bool = True) -> None:
+        """End the pool, the agent and everything they started.  ``ask``: an agent that is well; otherwise it is killed."""
+        node, pool, self.node, self.pool = self.node, self.pool, None, None
         if node:
-            self.notes += [f"could not be ended: {text}" for text in node.close()]
+            self._note_survivors(node.close(ask), pool)
+        self._sweep()
 
     def run(self, planned: Planned, seed: int, llc_bytes: int) -> CaseResult:
         """Run one case to its end, whatever that is.  Never raises for what the case or its processes did."""
         key = key_of(planned)
         tried = self._failed_starts.setdefault(key, [])
-        if reason := self._retired.get(planned.device):
-            return _failed(f"{planned.device} was retired: {reason}")
         if len(tried) >= STARTS_TRIED:
             return _failed(f"not tried again: {tried[-1]}")
         try:
+            if reason := self._why_retired(key):
+                return _failed(reason)
             node, pool = self._ensure_pool(key)
             tried.clear()
-        except Died as died:
-            tried.append(str(died))
-            return _failed(str(died))
+        except (Died, UsageError, ValueError) as error:  # the last: no processor or GPU to place a rank on
+            tried.append(str(error))
+            return _failed(str(error))
         job = m.Job(
             planned.case,
             planned.module,
@@ -101,12 +123,19 @@ class Supervisor:
             planned.target,
             planned.interpret,
             llc_bytes,
+            next(self._jobs),
         )
         began = time.monotonic()
+        self._unswept = planned.target
         try:
             result = self._run_in(node, pool, planned, job)
+            self._unswept = ""
+        except Silent as silent:
+            self._close_silent()
+            result = _failed(str(silent), where=pool.where, facts=UNKNOWN)
         except Died as died:
             result = self._autopsy(node, pool, str(died))
+            self._sweep()
         return dataclasses.replace(result, seconds=time.monotonic() - began)
 
     # -- pools
@@ -119,15 +148,16 @@ class Supervisor:
             except Died as died:
                 self.notes.append(f"started again: {died}")
                 self.close()
+        if self.node and self.pool and (self.pool.key != key or self.pool.dead):
+            self._end_pool(self.node, self.pool)
         if self.node is None:
             self.start()
         assert self.node
         assert self.machine
-        if self.pool and (self.pool.key != key or self.pool.dead):
-            self._end_pool(self.node, self.pool)
         if self.pool is None:
-            self.pool = Pool(self.node, self.machine.host, key, places(key, self.machine))
-            order = start_message(key, self.machine, self.node.scratch, self.launcher, self.python_path)
+            number = next(self._pools)
+            order = start_message(key, self.machine, self.node.scratch, self.launcher, self.python_path, number)
+            self.pool = Pool(self.node, self.machine.host, key, places(key, self.machine), number)
             try:
                 self.pool.start(order, self.start_s)
             except Died as died:
@@ -137,32 +167,57 @@ class Supervisor:
     def _failed_start(self, node: Node, pool: Pool, reason: str) -> str:
         """End a pool that did not start; the reason with the last words of its workers."""
         with contextlib.suppress(Died):
-            inspected = node.ask(m.Inspect(), m.Inspected, 10.0)
-            if inspected and "last words" not in reason:
+            inspected = node.ask(m.Inspect(), m.Inspected, self.answer_s)
+            if "last words" not in reason:
                 reason += quote(inspected.tail)
         self._end_pool(node, pool)
         return reason
 
     def _end_pool(self, node: Node, pool: Pool) -> None:
-        """End the pool's processes; those the kernel will not release are noted, and their GPU is retired."""
-        self.pool = None
+        """End the pool's processes, with an agent that cannot do it if need be; what then still lives is noted."""
         try:
-            ended = node.ask(m.EndPool(2.0), m.PoolEnded, 15.0)
+            ended = node.ask(m.EndPool(2.0), m.PoolEnded, self.answer_s + 5.0)
+        except Silent:
+            self._close_silent()
         except Died:
             self.close()
-            return
-        node.forget()  # the agent says nothing of a pool after its end
-        survivors = ended.survivors if ended else ["the agent did not answer"]
-        if survivors:
-            self.notes.append(f"could not be ended after its case: {'; '.join(survivors)}")
-            if pool.key.device.startswith("cuda"):
-                self._retired[pool.key.device] = survivors[0]
+        else:
+            self.pool = None
+            node.forget()  # the agent says nothing of a pool after its end
+            self._note_survivors(ended.survivors, pool)
+
+    def _close_silent(self) -> None:
+        """An agent that did not answer once may answer late for ever: the next case gets a fresh one."""
+        self.notes.append("the node agent did not answer and was replaced")
+        self.close(ask=False)
+
+    def _note_survivors(self, survivors: list[str], pool: Pool | None) -> None:
+        """Processes that the kernel will not release are noted, and the GPUs that they hold are retired."""
+        self.notes += [f"could not be ended: {text}" for text in survivors]
+        for text in survivors:
+            pid = re.match(r"pid (\d+) ", text)
+            rank = pool.ranks.get(int(pid[1])) if pool and pid else None
+            for place in pool.where if pool else []:
+                if place.device.startswith("cuda") and (rank is None or rank.rank == place.rank):
+                    self._retired.setdefault(place.device, text)
+
+    def _why_retired(self, key: PoolKey) -> str:
+        """Why a pool must not be started: one of its GPUs is held by a process that could not be ended; empty if it may."""
+        devices = [p.device for p in places(key, self.machine)] if self._retired and self.machine else []
+        return next((f"{d} was retired: {self._retired[d]}" for d in devices if d in self._retired), "")
+
+    def _sweep(self) -> None:
+        """Sweep the target of a case whose workers died."""
+        target, self._unswept = self._unswept, ""
+        if self.sweep and target and (note := sweep(self.sweep, target)):
+            self.notes.append(note)
 
     # -- cases
 
     def _run_in(self, node: Node, pool: Pool, planned: Planned, job: m.Job) -> CaseResult:
         """Give the job to every rank and wait for all their outcomes.  Raises `Died` when one is gone, stopped or too late."""
-        node.ask(m.Begin(), m.Began, 10.0)
+        node.ask(m.Begin(), m.Began, self.answer_s)
+        pool.job, pool.early = job.number, None
         for rank in pool.ranks.values():
             rank.outcome = None
             rank.parts.clear()
@@ -173,10 +228,11 @@ class Supervisor:
             heard = node.hear(until)
             match heard:
                 case None:
-                    raise Died(_who_hangs(pool, planned))
-                case m.From(pid, m.Outcome() as outcome) if pid in pool.ranks:
+                    raise Died(f"no end after {planned.timeout_s + planned.budget_s:.0f} s")
+                case m.From(pid, m.Outcome() as outcome) if pid in pool.ranks and outcome.job == job.number:
                     pool.ranks[pid].outcome = outcome
-                    if outcome.status == "error":
+                    if outcome.status not in GOOD:
+                        pool.early = pool.early or outcome
                         until = min(until, time.monotonic() + self.peer_grace_s)
                 case m.From(pid, m.Gather() | m.Share() as said) if pid in pool.ranks:
                     pool.pass_on(pool.ranks[pid], said)
@@ -186,41 +242,58 @@ class Supervisor:
                     raise Died(f"{pool.ranks[pid]} is stopped (SIGSTOP or a debugger) in phase {phase!r}")
                 case _:
                     pass
-        facts = node.ask(m.Finish(), m.Facts, 10.0) or m.Facts({}, {})
-        outcomes = [r.outcome for r in pool.in_order() if r.outcome]
-        worst = next((o for o in outcomes if o.status == "error"), outcomes[0])
+        outcomes = [outcome for _, outcome in pool.outcomes()]
+        outcome = pool.early or outcomes[0]
         if any(o.broken for o in outcomes):
             pool.dead = "a worker asked to be replaced"
-        return CaseResult(worst, facts, pool.where, pool.in_order()[0].library, worst.detail)
+        if len({(o.status, o.reason) for o in outcomes}) > 1:
+            pool.dead = "its ranks did not end the case together"  # a message of one may wait for another
+        library = pool.in_order()[0].library
+        return CaseResult(outcome, self._facts(node), pool.where, library, outcome.detail)
+
+    def _facts(self, node: Node) -> m.Facts:
+        """What the node says of the case."""
+        try:
+            return node.ask(m.Finish(), m.Facts, self.answer_s)
+        except Silent:
+            self._close_silent()
+        except Died as died:
+            self.notes.append(f"started again: {died}")
+            self.close()
+        return UNKNOWN
 
     def _autopsy(self, node: Node, pool: Pool, reason: str) -> CaseResult:
-        """Collect stacks and states of all ranks, end the pool, and say what happened."""
-        lines = [reason, *(r.outcome.detail for r in pool.in_order() if r.outcome and r.outcome.detail)]
+        """Collect stacks and states of all ranks, end the pool, and say what happened.
+
+        The first rank that ended early is the result of the case: that its peers waited for it in vain is no news.  But where it
+        failed with an error and a peer died, either may have caused the other, and both are named.
+        """
+        late = reason.startswith("no end after")
+        outcome = pool.early or m.Outcome("error", reason)
+        if outcome.status == "error" and pool.early and not late:
+            outcome = msgspec.structs.replace(outcome, reason=f"{outcome.reason}; then {reason}")
+        lines = [reason, *(f"{rank}: {o.reason}\n{o.detail}" for rank, o in pool.outcomes() if o.status not in GOOD)]
         if pool.crash:
             lines += ["", "what the dead rank wrote while crashing:", pool.crash]
         try:
-            inspected = node.ask(m.Inspect(), m.Inspected, 10.0 + 2.0 * len(pool.ranks))
-            for worker in inspected.workers if inspected else []:
+            inspected = node.ask(m.Inspect(), m.Inspected, self.answer_s)
+            for worker in inspected.workers:
                 rank = pool.ranks.get(worker.pid)
                 lines += ["", f"{rank}, pid {worker.pid}, phase {worker.phase}, state {worker.state}", worker.stack]
-                if rank and rank.outcome is None and reason.startswith("no end after"):
-                    reason += f"; {rank} in phase {worker.phase!r} (state {worker.state})"
-            lines += ["", "last words of the workers:", inspected.tail if inspected else ""]
-            facts = node.ask(m.Finish(), m.Facts, 10.0) or m.Facts({}, {})
+                if rank and rank.outcome is None and late and not pool.early:
+                    blamed = f"{outcome.reason}; {rank} in phase {worker.phase!r} (state {worker.state})"
+                    outcome = msgspec.structs.replace(outcome, reason=blamed)
+            lines += ["", "last words of the workers:", inspected.tail]
+            facts = node.ask(m.Finish(), m.Facts, self.answer_s)
             self._end_pool(node, pool)
         except Died as died:
             lines.append(str(died))
-            facts = m.Facts({}, {})
-            self.close()
-        return _failed(reason, "\n".join(lines), pool.where, facts)
-
-
-def _who_hangs(pool: Pool, planned: Planned) -> str:
-    """At the deadline: the rank that reported an error if there is one, else only that it did not end."""
-    for rank in pool.in_order():
-        if rank.outcome and rank.outcome.status == "error":
-            return rank.outcome.reason
-    return f"no end after {planned.timeout_s + planned.budget_s:.0f} s"
+            facts = UNKNOWN
+            if isinstance(died, Silent):
+                self._close_silent()
+            else:
+                self.close()
+        return CaseResult(outcome, facts, pool.where, log="\n".join(lines))
 
 
 def _failed(reason: str, log: str = "", where: list[Place] | None = None, facts: m.Facts | None = None) -> CaseResult:

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 
@@ -36,6 +36,7 @@ from clustergauge.world import Mpi, Serial, TorchDistributed, World
 OWN_FOLDERS = ("kernels", "collectives", "storage_io")
 """Names that other packages use too: what is imported under them must come from our checkout."""
 _PHASE_BYTES = 64
+_T = TypeVar("_T", m.Gathered, m.Shared)
 
 
 class Phase:
@@ -57,6 +58,7 @@ class Mouth:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.rank = 0
+        self.job = 0
         self._heard: queue.SimpleQueue[m.ToWorker] = queue.SimpleQueue()
         self._decoder = msgspec.json.Decoder(m.ToWorker)
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
@@ -82,21 +84,24 @@ class Mouth:
 
     def gather(self, value: Json) -> list[Json] | None:
         """See `world.Hub`."""
-        self.say(m.Gather(value))
-        if self.rank != 0:
-            return None
-        answer = self.hear()
-        assert isinstance(answer, m.Gathered), answer
-        return answer.values
+        self.say(m.Gather(value, self.job))
+        return self._answer(m.Gathered).values if self.rank == 0 else None
 
     def from_root(self, value: Json) -> Json:
         """See `world.Hub`."""
         if self.rank == 0:
-            self.say(m.Share(value))
+            self.say(m.Share(value, self.job))
             return value
-        answer = self.hear()
-        assert isinstance(answer, m.Shared), answer
-        return answer.value
+        return self._answer(m.Shared).value
+
+    def _answer(self, kind: type[_T]) -> _T:
+        """The answer within this job.  Told to leave meanwhile, this process does, by way of every ``finally``."""
+        while True:
+            message = self.hear()
+            if isinstance(message, m.Leave):
+                sys.exit(0)
+            if isinstance(message, kind) and message.job == self.job:
+                return message
 
 
 def launcher_rank() -> int:
@@ -132,13 +137,15 @@ def load_probe(module_name: str, probe_name: str) -> Probe:
 
 
 def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Path) -> None:
-    """Execute cases until told to leave."""
+    """Execute cases until told to leave.  What was meant for this rank within a case that it has left is not for it any more."""
     while True:
         phase("idle")
         message = mouth.hear()
         if isinstance(message, m.Leave):
             return
-        assert isinstance(message, m.Job), message
+        if not isinstance(message, m.Job):
+            continue
+        mouth.job = message.number
         phase("import")
         folder = Path(tempfile.mkdtemp(prefix="case-", dir=scratch))
         try:
@@ -148,14 +155,21 @@ def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Pat
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         phase("report")
-        mouth.say(outcome)
+        mouth.say(msgspec.structs.replace(outcome, job=message.number))
 
 
-def _bind(rank: int) -> None:
-    """Keep to this rank's processors: ``CLUSTERGAUGE_CPUS`` has a kernel list for each rank, ``;`` between them."""
+def bind(rank: int) -> str:
+    """Keep to this rank's processors: ``CLUSTERGAUGE_CPUS`` has a kernel list for each rank, ``;`` between them.
+
+    Returns the processors that it really keeps to now, as a kernel list: a control group of the launcher may forbid ours.
+    """
     lists = os.environ.get("CLUSTERGAUGE_CPUS", "").split(";")
-    if 0 <= rank < len(lists) and lists[rank]:
-        os.sched_setaffinity(0, placement.parse_cpus(lists[rank]))
+    wanted = placement.parse_cpus(lists[rank]) if 0 <= rank < len(lists) else set[int]()
+    if wanted and os.sched_getaffinity(0) != wanted:
+        for thread in Path("/proc/self/task").iterdir():  # those that a library started meanwhile, too
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(int(thread.name), wanted)
+    return placement.format_cpus(os.sched_getaffinity(0))
 
 
 def _leave(_number: int, _frame: object) -> NoReturn:
@@ -165,6 +179,7 @@ def _leave(_number: int, _frame: object) -> NoReturn:
 
 def main() -> int:
     """Entry point of the process."""
+    sys.path.extend(filter(None, os.environ.get("CLUSTERGAUGE_PATH", "").split(os.pathsep)))
     scratch = Path(os.environ["CLUSTERGAUGE_SCRATCH"])
     phase = Phase(scratch / f"phase.{os.getpid()}")
     stacks = (scratch / f"stack.{os.getpid()}").open("w")
@@ -174,18 +189,20 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     processes.die_with_parent()
     rank = launcher_rank()
-    _bind(rank)
+    bind(rank)
     phase("connect")
     mouth = Mouth(connect(str(scratch / "agent.sock"), (scratch / "key").read_bytes()))
     host = os.uname().nodename
-    mouth.say(m.Hello(os.getpid(), host, rank, code.digest(), platform.python_version()))
+    pool = int(os.environ.get("CLUSTERGAUGE_POOL", "-1"))
+    mouth.say(m.Hello(pool, os.getpid(), host, rank, code.digest(), platform.python_version()))
     go = mouth.hear()
     if isinstance(go, m.Leave):
         return 0
     assert isinstance(go, m.Go), go
     phase(f"make {go.world} world")
     world = make_world(go, mouth)
-    mouth.say(m.Ready(world.rank, world.size, host, os.getpid(), getattr(world, "library", "")))
+    cpus = bind(world.rank)  # again: the environment may have named another rank
+    mouth.say(m.Ready(world.rank, world.size, host, os.getpid(), getattr(world, "library", ""), cpus))
     serve(mouth, world, phase, scratch)
     phase("leave")
     world.close()

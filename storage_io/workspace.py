@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import secrets
+import sys
 import time
 from pathlib import Path
 
@@ -172,3 +173,17 @@ def _empty(folder: int, lock: int) -> None:
 def _names(folder: int, pattern: re.Pattern[str]) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if pattern.fullmatch(entry.name))
+
+
+def main() -> int:
+    """``python -m storage_io.workspace TARGET``: sweep a target, as the next storage case would."""
+    try:
+        sweep(Path(sys.argv[1]))
+    except OSError as error:
+        sys.stderr.write(f"cannot sweep {sys.argv[1]}: {error.strerror}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -226,7 +226,8 @@ def test_a_plan_can_be_had_as_json():
 def test_files_of_the_current_folder_do_not_stand_in_for_libraries(tmp_path):
     for name in ("random", "msgspec", "numpy"):
         (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('hijacked {name}')")
-    words = ["-k", "normalise/backend=torch/*softmax*", "--set", "shape=64x64", "-o", str(tmp_path / "results"), "--format", "json"]
+    words = ["-k", "normalise/backend=torch/*softmax*", "--set", "shape=64x64", "--format", "json"]
+    words += ["-o", str(tmp_path / "results")]
     done = suite(*words, cwd=tmp_path, env={"PYTHONPATH": ""})
     assert {r["status"] for r in json.loads(done.stdout)["records"] if r["device"] == "cpu:0"} == {"ok"}, done
 

@@ -172,3 +172,14 @@ def test_a_client_that_trickles_bytes_is_dropped_at_the_deadline(server):
             sock.sendall(b"x")
             time.sleep(0.1)
     sock.close()
+
+
+def test_sending_to_one_that_reads_nothing_fails_at_the_limit():
+    left, right = pair()
+    left.limit_sending(0.1)
+    with pytest.raises(ChannelError, match="takes no messages"):
+        left.send("x" * (16 << 20))
+    with pytest.raises(ChannelError):
+        left.send("a second frame must not follow half a frame")
+    left.close()
+    right.close()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from clustergauge.model import Workload
+from clustergauge.placement import format_cpus
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 
 HOW = (
@@ -30,8 +31,17 @@ HOW = (
     "print",
     "unequal",
     "steer",
+    "nothing",
+    "number",
+    "nan",
+    "surrogate",
+    "where",
+    "deaf",
+    "litter",
 )
 
+PLANTED = ("MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "OMP_PLACES", "CUDA_DEVICE_ORDER")
+"""Variables that a test plants: which of them a worker inherits."""
 OOM_GROUPS = Path("/sys/fs/cgroup/memory")
 """Control groups (version 1) that can limit memory; writable by root only."""
 
@@ -91,13 +101,30 @@ def misbehaving(ctx: Context, how: str, world: str, phase: str) -> Work:
         nonlocal runs
         runs += 1
         if victim and phase == "run" and runs == 10:
-            misbehave(how)
+            misbehave("stop" if how == "deaf" else how)
+        if how == "deaf" and runs == 10 and not victim:
+            time.sleep(0.2)
+            ctx.world.from_root("x" * (8 << 20))  # more than any socket holds, to a rank that is stopped
         time.sleep(0.001)
 
     def check() -> None:
         if victim and phase == "check":
             misbehave(how)
 
+    if how == "where":
+        ctx.set("cpus", format_cpus(os.sched_getaffinity(0)))
+        ctx.set("threads", os.environ["OMP_NUM_THREADS"])
+        ctx.set("inherited", " ".join(name for name in PLANTED if name in os.environ))
+    if how == "litter":
+        assert ctx.target
+        (ctx.target / "litter").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how in ("nothing", "number"):
+        return {"nothing": None, "number": 42}[how]  # type: ignore[return-value]
+    if how == "nan":
+        return Work(run=run, check=check, workload=Workload(bytes_read=float("nan")))  # type: ignore[arg-type]
+    if how == "surrogate":
+        raise Skip("not \udc80 text")
     if how == "steer":
         ctx.set("\x1b[2J", "a key that would clear the screen")
     if victim and phase == "prepare":
