@@ -1,18 +1,18 @@
 """All-reduce: the sum over all ranks, through MPI (host buffers) or torch.distributed (gloo, NCCL).
 
-Every timed sum is over inputs whose result is exact (`exact`) and is compared bit for bit.  MPI sums from one buffer into
-another, so a sample may hold any number of runs.  torch.distributed sums in place: a second run on the same buffer would sum
-sums, which grow beyond what the dtype holds exactly.  So its inputs are refreshed before every sample, a sample holds no more
-runs than there are buffers, and each buffer is summed once.  (The loop that is timed for comparison with peers does sum sums;
-its outputs are not looked at, and its time does not depend on the values.)
+Timed sums are compared bit for bit, on inputs whose result is exact (`exact`): the last of a batch of samples while the time for
+it lasts, and the last of all.  MPI sums from one buffer into another, so a sample may hold any number of runs.  torch.distributed
+sums in place: a second run on the same buffer would sum sums, which grow beyond what the dtype holds exactly.  So its inputs are
+refreshed before every sample, a sample holds no more runs than there are buffers, and each buffer is summed once.  (Its loop that
+is timed for comparison with peers does sum sums; the outputs are not looked at, and the time does not depend on the values.)
 """
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clustergauge import memory
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
 from clustergauge.units import format_size
@@ -116,9 +116,7 @@ def _over_torch(ctx: Context, work: Work, backend: str, dtype: str, count: int, 
 
 
 def _require_memory(bytes_per_rank: int, ranks: int) -> None:
-    """`Skip` unless this machine's free memory holds the buffers of all ranks twice over (libraries have buffers too)."""
-    meminfo = Path("/proc/meminfo")
-    lines = meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else []
-    free = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    if free and 2 * bytes_per_rank * ranks > free:
-        raise Skip(f"{ranks} ranks need about {2 * bytes_per_rank * ranks >> 20} MiB of memory, {free >> 20} MiB are available")
+    """`Skip` unless the memory available holds the buffers of all ranks twice over (libraries have buffers too)."""
+    wanted, available = 2 * bytes_per_rank * ranks, memory.available_bytes()
+    if available is not None and wanted > available:
+        raise Skip(f"{ranks} ranks need about {wanted >> 20} MiB of memory, {available >> 20} MiB are available")

@@ -27,31 +27,32 @@ GROWTH = 4
 """Of the parts of rows."""
 SPEND_S = 0.5
 """No larger part is tried once the tries of one as fast would take longer than this."""
+_ROWS_SPEND_S = 0.1
+"""For what goes on although its first part tells that it is not hopeless."""
 
 
-def at_least(parts: Iterable[Part], enough: float) -> float:
+def at_least(parts: Iterable[Part], enough: float, spend_s: float = 0.0) -> float:
     """Seconds of a call of the whole case, were it as efficient as the best of its parts.
 
     ``parts``: in order of size, the last may be the whole.  Stops at an estimate of at most ``enough``, or where the next part
-    would cost too much.
+    would cost too much; a part that does not suffice is tried for at least ``spend_s``.
     """
     least = math.inf
     for share, start in parts:
         if math.isfinite(least) and TRIES * least * share > SPEND_S:
             break
-        least = min(least, least_seconds(start(), TRIES, enough * share) / share)
+        least = min(least, least_seconds(start(), TRIES, enough * share, spend_s) / share)
         if least <= enough:
             break
     return least
 
 
-def refuse_hopeless(ctx: Context, seconds: float) -> None:
-    """Raises `Skip` if a call that takes ``seconds`` by `at_least` would take longer than the budget, however generous one is."""
-    if seconds > GENEROUS * ctx.budget_s:
-        raise Skip(
-            f"one call would take about {format_time(seconds)}, far beyond the budget of {format_duration(ctx.budget_s)}: "
-            "a smaller shape fits"
-        )
+def refuse_hopeless(ctx: Context, parts: Iterable[Part]) -> None:
+    """Raises `Skip` if a call would take longer than the budget even if it were `GENEROUS` times as efficient as its parts.
+
+    To refuse, tries go on for half of the budget: a busy moment is no reason.
+    """
+    _refuse(ctx, at_least(parts, GENEROUS * ctx.budget_s, ctx.budget_s / 2))
 
 
 def foresee(start: Callable[[int], Call], rows: int, width: int, enough: float) -> float:
@@ -68,10 +69,18 @@ def foresee(start: Callable[[int], Call], rows: int, width: int, enough: float) 
                 return
             some = min(rows, GROWTH * some)
 
-    return at_least(parts(), enough)
+    return at_least(parts(), enough, _ROWS_SPEND_S)
 
 
 def fit(ctx: Context, seconds: float, sets: int) -> int:
-    """``sets``, whose number never depends on time; as `refuse_hopeless`."""
-    refuse_hopeless(ctx, seconds)
+    """``sets``, whose number never depends on time.  Raises `Skip` if a call that takes ``seconds`` by `foresee` is hopeless."""
+    _refuse(ctx, seconds)
     return sets
+
+
+def _refuse(ctx: Context, seconds: float) -> None:
+    if seconds > GENEROUS * ctx.budget_s:
+        raise Skip(
+            f"one call would take about {format_time(seconds)}, far beyond the budget of {format_duration(ctx.budget_s)}: "
+            "a smaller shape fits"
+        )

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Literal
 
 import torch
 
-from clustergauge.probe import Skip
+from clustergauge import memory
+from clustergauge.probe import Context, Skip
 from clustergauge.units import format_size
 
 ALIGNMENT = 256
 """Bytes to which every set is aligned, as CUDA's own allocations are."""
-_KIB = 1024
 
 
 def free_bytes(device: str) -> int:
-    """Memory that can be had now: the device's own, or what the kernel estimates as available (``MemAvailable``)."""
+    """Memory that can be had now: the device's own, or what the kernel and control groups leave (`memory.available_bytes`)."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    match = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
-    if not match:
-        raise RuntimeError("/proc/meminfo has no MemAvailable")
-    return int(match[1]) * _KIB
+    available = memory.available_bytes()
+    if available is None:
+        raise RuntimeError(
+            "cannot tell how much memory is available: /proc/meminfo has no MemAvailable, and no control group a limit"
+        )
+    return available
 
 
 def require(wanted: int, device: str) -> None:
@@ -31,6 +33,26 @@ def require(wanted: int, device: str) -> None:
     free = free_bytes(device)
     if wanted > 0.8 * free:
         raise Skip(f"needs {format_size(_round(wanted))} of memory, {format_size(_round(free))} is free on {device}")
+
+
+def rotation(ctx: Context, per_set: int, most: int) -> tuple[int, Literal["cold", "hot", "none"]]:
+    """How many buffer sets of ``per_set`` bytes to rotate through, and the cache policy that this is.
+
+    So many that they defeat the cache, in half of the free memory and ``most`` at most; where they cannot, one that stays in the
+    cache, with the reason in the record.  In the interpreter one, where the word has no meaning.  Never depends on time: what
+    else the machine does must not change what is measured.
+    """
+    wanted = ctx.buffer_sets(per_set)
+    affordable = max(1, min(most, free_bytes(ctx.device) // 2 // per_set))
+    cold = wanted <= affordable
+    sets = wanted if cold and not ctx.interpret else 1
+    ctx.set("buffer_sets", sets)
+    if ctx.interpret:
+        return sets, "none"
+    if not cold:
+        holder = "no more are made" if affordable == most else "half of the free memory holds no more"
+        ctx.set("cache_reason", f"{wanted} buffer sets would defeat the cache, at most {affordable} are to be had: {holder}")
+    return sets, "cold" if cold else "hot"
 
 
 def stack(sets: int, rows: int, columns: int, dtype: torch.dtype, device: str) -> torch.Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from clustergauge.errors import UsageError
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
-from clustergauge.units import format_duration, format_time
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +21,8 @@ Call = Callable[[], object]
 MOST_SETS = 512
 INTERPRETED = 512**3
 """Most multiply-adds that are worth sending through the interpreter (a few seconds)."""
+PIECE = 256**3
+"""Multiply-adds of the first part that is tried: a mid-size product."""
 _LONGEST = 1 << 20
 _LONGEST_INT8_SUM = 1 << 17
 """Beyond this K, sums of int8 products can leave int32 (and reach the poison)."""
@@ -72,10 +73,9 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     start = _starter(ctx, backend, dtype, (m, n, k))
     per_set = (m * k + n * k) * operand.itemsize + m * n * output.itemsize
     buffers.require(per_set, ctx.device)
-    affordable = buffers.free_bytes(ctx.device) // 2 // per_set
-    sets = 1 if ctx.interpret else max(1, min(ctx.buffer_sets(per_set), MOST_SETS, affordable))
     if backend == "torch" and ctx.kind == "cpu":
-        sets = _within_budget(ctx, dtype, (m, n, k), sets)
+        _refuse_hopeless(ctx, dtype, (m, n, k))
+    sets, cache = buffers.rotation(ctx, per_set, MOST_SETS)
     a = buffers.stack(sets, m, k, operand, ctx.device)
     b = buffers.stack(sets, n, k, operand, ctx.device)
     c = buffers.stack(sets, m, n, output, ctx.device)
@@ -86,7 +86,6 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     b[1:] = b[0]
     products.poison(c)
     ctx.set("layout", "A MxK, B NxK, C MxN, row-major")
-    ctx.set("buffer_sets", sets)
 
     runs = [start(a[i], b[i], c[i]) for i in range(sets)]
     picks = torch.Generator().manual_seed(ctx.seed)
@@ -106,7 +105,7 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
         close=lambda: _set_precision("fp32"),
         workload=Workload(**{"ops" if dtype == "int8" else "flops": 2 * m * n * k}, dtype=dtype, bound="compute"),
         clock="device" if ctx.kind == "cuda" else "wall",
-        cache="none" if ctx.interpret else "cold" if sets * per_set >= 3 * ctx.llc_bytes else "hot",
+        cache=cache,
     )
     return work
 
@@ -180,50 +179,35 @@ def _triton_starter(ctx: Context, dtype: str, mnk: Shape) -> Callable[[torch.Ten
 
 
 # --------------------------------------------------------------------------------------------------------------------------
-# how long one call will take, before it is made
+# what is not worth starting
 
 
-def _within_budget(ctx: Context, dtype: str, mnk: Shape, sets: int) -> int:
-    """As many of the buffer sets as can be warmed up, beside the fewest samples that give an interval, within the budget.
-
-    Raises `Skip` if the samples alone would take longer.
-    """
+def _refuse_hopeless(ctx: Context, dtype: str, whole: Shape) -> None:
+    """Raises `Skip` if one call would take far longer than the budget, by ever larger parts of it."""
     import torch
 
-    from clustergauge.clocks import WallClock
-    from clustergauge.measure import Plan
+    from kernels import budget
 
     operand, output = _types(dtype)
-    clock = WallClock()
 
-    def cost(edge: int) -> float:
-        a, b = torch.ones((2, edge, edge), dtype=operand)
-        return clock.time([_torch_call(a, b, torch.empty((edge, edge), dtype=output))])
+    def start(shape: Shape) -> Call:
+        m, n, k = shape
+        a, b = torch.ones((m, k), dtype=operand), torch.ones((n, k), dtype=operand)
+        return _torch_call(a, b, torch.empty((m, n), dtype=output))
 
-    seconds = foresee(cost, math.prod(mnk) ** (1 / 3), ctx.budget_s / (Plan.least + sets))
-    fit = int(ctx.budget_s / seconds)
-    if fit < Plan.least:
-        raise Skip(
-            f"one call would take about {format_time(seconds)}, and {Plan.least} must fit the budget of "
-            f"{format_duration(ctx.budget_s)}: a smaller shape fits"
-        )
-    return max(1, min(sets, fit - Plan.least))
+    parts = ((math.prod(shape) / math.prod(whole), functools.partial(start, shape)) for shape in pieces(whole))
+    budget.refuse_hopeless(ctx, parts)
 
 
-def foresee(cost: Callable[[int], float], edge: float, enough: float, spend_s: float = 0.3) -> float:
-    """About the seconds of a product of the given edge, from ever larger ones (``cost``: edge → seconds), 8 × for each doubling.
-
-    Stops once that is well below ``enough``, at the largest power of two up to ``edge``, or before the products together would
-    take longer than ``spend_s``.
-    """
-    cost(64)  # threads start, libraries choose their kernels
-    spent = 0.0
-    for rung in itertools.count(6):
-        took = cost(1 << rung)
-        spent += took
-        if spent + 8 * took > spend_s:  # the last word, unless something else had the processor: ask again
-            took = min(took, cost(1 << rung), cost(1 << rung))
-        foreseen = took * 8 ** max(0.0, math.log2(edge) - rung)
-        if foreseen < enough / 2 or 2 << rung > edge or spent + 8 * took > spend_s:
-            return foreseen
-    raise AssertionError
+def pieces(whole: Shape) -> Iterator[Shape]:
+    """Products of at most `PIECE` multiply-adds, of eight times as many, and so on up to the whole; long edges are cut first."""
+    most = PIECE
+    while True:
+        edges = list(whole)
+        while math.prod(edges) > most:
+            longest = edges.index(max(edges))
+            edges[longest] = -(-edges[longest] // 2)
+        yield edges[0], edges[1], edges[2]
+        if most >= math.prod(whole):
+            return
+        most *= 8

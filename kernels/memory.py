@@ -43,10 +43,12 @@ def _needs(backend: str, op: str, size: int) -> Needs:
         return Needs(modules=("torch", "triton"), arch=80, interpreter=True, working_set=streamed)
     if backend == "cupy":
         return Needs(modules=("torch", "cupy"), device="cuda", working_set=streamed)
+    if backend == "native":
+        return Needs(modules=("torch", "llvmlite"), device="cpu", working_set=streamed)
     return Needs(modules=("torch",), working_set=streamed)
 
 
-@probe("memory", needs=_needs, backend=("torch", "triton", "cupy"), op=tuple(READS), size=(256 << 20, 1 << 30, 4 << 30))
+@probe("memory", needs=_needs, backend=("torch", "native", "triton", "cupy"), op=tuple(READS), size=(256 << 20, 1 << 30, 4 << 30))
 def memory(ctx: Context, backend: str, op: str, size: int) -> Work:
     """Streams through memory in float64, far beyond the caches.  size: bytes per array.
 
@@ -61,8 +63,7 @@ def memory(ctx: Context, backend: str, op: str, size: int) -> Work:
     arrays = inputs + written
     _refuse_unfit(ctx, backend, size)
     buffers.require(arrays * size, ctx.device)
-    # Zeroed first, in the kernels' own division of work: each page settles near the thread that will use it.
-    memory = [torch.empty(size // ITEM, dtype=torch.float64, device=ctx.device).zero_() for _ in range(arrays)]
+    memory = [_zeros(ctx, backend, size // ITEM) for _ in range(arrays)]
     sources = memory[:inputs]
     blocks = _blocks(ctx, inputs)
     for source, block in zip(sources, blocks, strict=True):
@@ -72,7 +73,7 @@ def memory(ctx: Context, backend: str, op: str, size: int) -> Work:
     watch = _Summed(out, sources[0]) if op == "read" else _Streamed(out, _expected(op, blocks, ctx.device), ctx.seed)
     watch.poison()
 
-    _describe(ctx, memory)
+    _describe(ctx, backend, memory)
     return Work(
         run=run,
         reset=watch.poison,
@@ -86,7 +87,13 @@ def memory(ctx: Context, backend: str, op: str, size: int) -> Work:
 
 
 def _refuse_unfit(ctx: Context, backend: str, size: int) -> None:
-    """Raises `Skip` for a Triton kernel on a processor, unless it is to be checked in the interpreter and fits there."""
+    """Raises `Skip` where native code cannot be made, and for a Triton kernel on a processor, unless it is to be checked in the
+    interpreter and fits there."""
+    if backend == "native":
+        from kernels import native
+
+        if reason := native.available():
+            raise Skip(reason)
     if backend == "triton" and ctx.kind == "cpu":
         if not ctx.interpret:
             raise Skip("Triton kernels run on a processor in the interpreter only")
@@ -94,14 +101,25 @@ def _refuse_unfit(ctx: Context, backend: str, size: int) -> None:
             raise Skip(f"too large for the interpreter: up to {format_size(INTERPRETED)} fits")
 
 
-def _describe(ctx: Context, arrays: list[Values]) -> None:
+def _zeros(ctx: Context, backend: str, n: int) -> Values:
+    """Zeroed first, in the kernels' own division of work: each page settles near the thread that will use it."""
+    import torch
+
+    if backend == "native":
+        from kernels import native
+
+        return torch.from_numpy(native.team().array(n))
+    return torch.empty(n, dtype=torch.float64, device=ctx.device).zero_()
+
+
+def _describe(ctx: Context, backend: str, arrays: list[Values]) -> None:
     """Note what matters to the result."""
     if ctx.kind == "cpu" and not ctx.interpret:
         import torch
 
         from kernels import buffers
 
-        ctx.set("threads", torch.get_num_threads())
+        ctx.set("threads", _partials(ctx, backend, 0)[0] if backend == "native" else torch.get_num_threads())
         try:
             smaps = Path("/proc/self/smaps").read_text(encoding="ascii", errors="replace")
         except OSError:
@@ -147,6 +165,10 @@ def _partials(ctx: Context, backend: str, n: int) -> tuple[int, ...]:
         from kernels import cuda
 
         return (cuda.readers(n, ctx.device),)
+    if backend == "native":
+        from kernels import native
+
+        return (len(native.team().processors),)
     from kernels.triton import memory as kernel
 
     return (kernel.readers(n, ctx.device),)
@@ -161,6 +183,10 @@ def _call(backend: str, op: str, out: Values, sources: list[Values]) -> Callable
         from kernels import cuda
 
         return cuda.stream(op, out, b, c, SCALAR)
+    if backend == "native":
+        from kernels import native
+
+        return native.team().call(op, out.numpy(), [source.numpy() for source in sources], SCALAR)
     import torch
 
     return {

@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from clustergauge.probe import Skip
+from clustergauge import memory
+from clustergauge.probe import Context, Skip
+from clustergauge.world import Serial
 from kernels import buffers
 
 MAPPING = """\
@@ -72,15 +74,41 @@ def test_arrays_of_this_process_are_found():
     assert share is None or 0 <= share <= 1
 
 
-def test_free_memory_is_what_the_kernel_calls_available(tmp_path, monkeypatch):
+def test_free_memory_is_what_the_kernel_and_control_groups_leave(monkeypatch):
     assert 0 < buffers.free_bytes("cpu") < 1 << 60
-    fake = tmp_path / "meminfo"
-    monkeypatch.setattr(buffers, "Path", lambda _: fake)
-    fake.write_text("MemTotal:  2000 kB\nMemFree:  900 kB\nMemAvailable:    1000 kB\n", encoding="ascii")
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000 << 10)
     assert buffers.free_bytes("cpu") == 1000 << 10
-    fake.write_text("MemTotal:  2000 kB\n", encoding="ascii")
-    with pytest.raises(RuntimeError, match="no MemAvailable"):
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    with pytest.raises(RuntimeError, match="cannot tell how much memory is available"):
         buffers.free_bytes("cpu")
+
+
+@pytest.mark.parametrize(
+    ("free", "most", "interpret", "sets", "cache", "reason"),
+    [
+        (1 << 30, 512, False, 30, "cold", None),
+        (60 << 20, 30, False, 30, "cold", None),
+        (59 << 20, 512, False, 1, "hot", "at most 29 are to be had: half of the free memory holds no more"),
+        (1 << 20, 512, False, 1, "hot", "at most 1 are to be had: half of the free memory holds no more"),
+        (1 << 30, 29, False, 1, "hot", "at most 29 are to be had: no more are made"),
+        (1 << 30, 512, True, 1, "none", None),
+        (1 << 20, 512, True, 1, "none", None),
+    ],
+)
+def test_sets_defeat_the_cache_or_one_is_hot_and_the_record_says_why(
+    tmp_path, monkeypatch, free, most, interpret, sets, cache, reason
+):
+    monkeypatch.setattr(buffers, "free_bytes", lambda _: free)
+    ctx = Context(Serial(), "cpu", 1, tmp_path, interpret=interpret, llc_bytes=10 << 20)
+    assert buffers.rotation(ctx, 1 << 20, most) == (sets, cache)
+    assert ctx.settings["buffer_sets"] == sets
+    assert ctx.settings.get("cache_reason") == (reason and f"30 buffer sets would defeat the cache, {reason}")
+
+
+def test_a_set_that_no_cache_holds_is_cold_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(buffers, "free_bytes", lambda _: 31 << 20)  # half of it is less than the set
+    ctx = Context(Serial(), "cpu", 1, tmp_path, llc_bytes=1 << 20)
+    assert buffers.rotation(ctx, 20 << 20, 512) == (1, "cold")
 
 
 def test_more_than_four_fifths_of_the_free_memory_is_refused(monkeypatch):

@@ -75,40 +75,6 @@ def test_memory_is_read_or_unknown():
     assert memory.meminfo("AnonHugePages", "7f00-7f01 ---p 00000000 00:00 0  [rollup]\nAnonHugePages:   2048 kB\n") == 2 << 20
 
 
-def test_the_lowest_limit_of_the_control_groups_counts(tmp_path):
-    own = tmp_path / "own"
-    for folder, name, text in [
-        ("memory/job", "memory.limit_in_bytes", "9000\n"),
-        ("memory", "memory.limit_in_bytes", "9223372036854771712\n"),  # how version 1 says none
-        ("a/b", "memory.max", "max\n"),
-        ("a", "memory.max", "7000\n"),
-    ]:
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        (tmp_path / folder / name).write_text(text)
-    for lines, limit in [
-        ("4:memory:/job\n0::/\n", 9000),
-        ("4:cpu:/job\n", None),
-        ("0::/a/b\n", 7000),
-        ("4:memory:/job/step\n0::/a/b\n", 7000),
-        ("4:memory:/\n0::/x\n", None),
-        ("broken\n", None),
-        ("", None),
-    ]:
-        own.write_text(lines)
-        assert memory.control_group_limit(tmp_path, own) == limit, lines
-
-
-def test_at_most_half_of_a_limit_is_taken(monkeypatch):
-    monkeypatch.setattr(memory, "control_group_limit", lambda: 8192)
-    assert memory.available() == 4096
-    monkeypatch.setattr(memory, "meminfo", lambda _: 1024)
-    assert memory.available() == 1024
-    monkeypatch.setattr(memory, "control_group_limit", lambda: None)
-    assert memory.available() == 1024
-    monkeypatch.setattr(memory, "meminfo", lambda _: None)
-    assert memory.available() is None
-
-
 def test_cached_bytes_are_seen_and_dropped(tmp_path):
     path = tmp_path / "data"
     path.write_bytes(os.urandom(1 << 20))

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from clustergauge.errors import UsageError
 from clustergauge.execute import execute
 from clustergauge.messages import Job
-from clustergauge.probe import Context, Skip, Wrong
+from clustergauge.probe import Context, Wrong
 from clustergauge.world import Serial
 from kernels import budget, buffers, normalise, rows
 from tests import interpreted
