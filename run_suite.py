@@ -238,7 +238,7 @@ def _resume(options: argparse.Namespace, output: Path, criteria: list[Criterion]
         raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, --ranks, --launches")
     path = store.find_run(options.resume, output)
     loaded, _ = loading.read(path, "cut")  # nothing is changed before we know that we may go on
-    run, here = loaded.run, machine.describe()
+    run, here = loaded.run, machine.describe_apart()
     if run.code != code.digest():
         raise UsageError(f"run {run.run_id} was measured by other code ({run.code}, now {code.digest()}): start a new run")
     if loaded.machines and here.machine_id not in loaded.machines:
@@ -370,7 +370,7 @@ def _planned(options: argparse.Namespace, output: Path) -> list[Planned]:
 
     sys.path.extend(_python_path(options))
     probes = plan.load_probes([*_own_probe_modules(), *options.probes])
-    return plan.plan(plan.load_suite(_suite_path(options.suite)), probes, machine.describe(), _wish(options, output))
+    return plan.plan(plan.load_suite(_suite_path(options.suite)), probes, machine.describe_apart(), _wish(options, output))
 
 
 def _wish(options: argparse.Namespace, output: Path) -> Wish:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from clustergauge import code, health, machine, messages as m, processes, telemetry
+from clustergauge import code, health, machine, messages as m, preflight, processes, telemetry
 from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener, connect
 from clustergauge.output import TAIL_BYTES, Command
 
@@ -82,6 +82,8 @@ class Agent:
         self.sidecar.start()
         self.children.set()
         host = machine.describe()
+        target = Path(os.environ.get("CLUSTERGAUGE_TARGET") or self.scratch)
+        host = msgspec.structs.replace(host, findings=preflight.findings(host, target, self.scratch))
         self.boss.send(m.AgentHello(host.host, os.getpid(), code.digest(), host))
         self.boss_ears.add(self.boss)
         try:

@@ -12,10 +12,15 @@ import math
 import os
 import platform
 import re
+import subprocess
+import sys
 from collections.abc import Sequence, Set as AbstractSet
 from pathlib import Path
 
-from clustergauge import devices, nvml, processor, sysfs
+import msgspec
+
+from clustergauge import code, devices, nvml, processor, sysfs
+from clustergauge.errors import UsageError
 from clustergauge.model import Cpu, Gpu, Machine, Nic, Scalar
 
 PACKAGES = (
@@ -47,6 +52,25 @@ _HYPERVISORS = (
 _CONTAINERS = ("docker", "kubepods", "containerd", "podman", "libpod", "lxc", "slurm-container")
 _NO_UUID = re.compile(r"(0+|f+|03000200-0400-0500-0006-000700080009)", re.IGNORECASE)
 """Serial numbers that manufacturers left unset."""
+
+
+def describe_apart(limit_s: float = 30.0, command: Sequence[str] = ()) -> Machine:
+    """`describe`, in a process of its own where a GPU driver is loaded: one that hangs must not hang the supervisor.
+
+    Raises `UsageError` if it does not answer in time.  ``command``: instead of our own.
+    """
+    drivers = (Path("/proc/driver/nvidia/version"), Path("/dev/kfd"))
+    if not command and not any(driver.exists() for driver in drivers):
+        return describe()
+    try:
+        words = command or [sys.executable, "-P", "-m", "clustergauge.machine"]
+        path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(words, capture_output=True, timeout=limit_s, env=os.environ | {"PYTHONPATH": path}, check=True)
+        return msgspec.json.decode(done.stdout, type=Machine)
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"the GPU driver did not answer within {limit_s:.0f} s: see whether nvidia-smi does, or dmesg") from None
+    except (subprocess.CalledProcessError, OSError, msgspec.DecodeError) as error:
+        raise UsageError(f"this machine could not be described: {error}") from None
 
 
 def describe(
@@ -181,3 +205,7 @@ def _settings(root: Path, cpus: set[int]) -> dict[str, Scalar]:
     if hidden := len(nvml.all_devices()) - len(nvml.devices()):
         found["gpus_hidden"] = hidden
     return found
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(describe()))

@@ -90,6 +90,8 @@ class Sampler:
         with _quiet():
             self.phase("warm up")
             self._warm_up()
+            if self.work.digest:
+                self.digest = self.work.digest()  # what all samples must agree with
             self.phase("calibrate")
             cost = self._calibrate()
             exposed = self.clock.exposed

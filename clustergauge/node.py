@@ -57,8 +57,11 @@ class Node:
         self._channel: Channel | None = None
         self._numbers = itertools.count(1)
 
-    def start(self) -> Machine:
-        """Start the agent; what it says of its machine.  Raises `Died` if it does not come up."""
+    def start(self, target: Path | None = None) -> Machine:
+        """Start the agent; what it says of its machine, with what its preflight found (``target``: the folder of storage cases).
+
+        Raises `Died` if it does not come up.
+        """
         processes.adopt_orphans()
         python_path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (self.scratch / "agent.log").open("wb") as log:
@@ -67,7 +70,12 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"CLUSTERGAUGE_SCRATCH": str(self.scratch), "PYTHONPATH": python_path},
+                env=os.environ
+                | {
+                    "CLUSTERGAUGE_SCRATCH": str(self.scratch),
+                    "PYTHONPATH": python_path,
+                    "CLUSTERGAUGE_TARGET": str(target or ""),
+                },
                 start_new_session=True,
             )
         until = time.monotonic() + AGENT_START_S

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import msgspec
 
-from clustergauge import preflight
 from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
 from clustergauge.node import Died
 from clustergauge.plan import cache_bytes, predict
@@ -84,11 +83,10 @@ def conduct(
     """
     came, began = Progress(), time.monotonic()
     try:
-        machine = supervisor.start()
-        findings = preflight.findings(machine, Path(next((p.target for p in todo if p.target), folder.path)), supervisor.scratch)
+        machine = supervisor.start(Path(next((p.target for p in todo if p.target), folder.path)))
         if earlier and machine.machine_id in earlier:
-            findings = _worst(earlier[machine.machine_id].findings, findings)
-        machine = msgspec.structs.replace(machine, findings=findings)
+            findings = _worst(earlier[machine.machine_id].findings, machine.findings)
+            machine = msgspec.structs.replace(machine, findings=findings)
         folder.write_machine(machine)
         watcher.start(sum(not p.skip for p in todo), predict(todo))
         carry_out(folder, run, todo, supervisor, machine, watcher, came, began + stop_after_s if stop_after_s else None)

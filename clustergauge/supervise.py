@@ -69,6 +69,7 @@ class Supervisor:
         self.python_path = python_path or []
         self.start_s = start_s
         self.peer_grace_s = peer_grace_s
+        self.target: Path | None = None
         self.notes: list[str] = []
         self.node: Node | None = None
         self.machine: Machine | None = None
@@ -79,16 +80,14 @@ class Supervisor:
         self._jobs = itertools.count(1)
         self._unswept = ""
 
-    @property
-    def scratch(self) -> Path:
-        """Folder of the node's sockets, phases and stacks; there between `start` and `close`."""
-        assert self.node
-        return self.node.scratch
+    def start(self, target: Path | None = None) -> Machine:
+        """Start the agent of this node; what it says of the machine.  ``target``: folder of storage cases, for its preflight.
 
-    def start(self) -> Machine:
-        """Start the agent of this node; what it says of the machine.  Raises `Died` if it does not come up."""
+        Raises `Died` if it does not come up.
+        """
+        self.target = target or self.target
         self.node = Node()
-        self.machine = self.node.start()
+        self.machine = self.node.start(self.target)
         return self.machine
 
     def close(self, ask: bool = True) -> None:

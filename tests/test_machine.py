@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from clustergauge import machine, nvml, sysfs, valid
+from clustergauge.errors import UsageError
 from clustergauge.model import Machine
 from tests import fake_nvml
 from tests.fake_nvml import NO_PERMISSION, NOT_SUPPORTED, Card
@@ -365,3 +367,17 @@ def test_amd_accelerators_are_listed_and_display_adapters_are_not(monkeypatch: p
     assert (gpu.index, gpu.name, gpu.arch, gpu.pci) == (0, "AMD Instinct MI300X", "gfx942", "0000:2b:00.0")
     assert (gpu.uuid, gpu.memory_bytes, gpu.cpus, gpu.numa) == ("GPU-0123456789abcdef", 192 << 30, "48-95", 1)
     assert (gpu.power_limit_w, gpu.sm_clock_max_mhz, gpu.ecc) == (750.0, 2100.0, None)
+
+
+def test_a_driver_that_hangs_does_not_hang_us_and_is_named() -> None:
+    with pytest.raises(UsageError, match="the GPU driver did not answer within 0 s: see whether nvidia-smi does"):
+        machine.describe_apart(0.2, [sys.executable, "-c", "import time; time.sleep(60)"])
+    with pytest.raises(UsageError, match="this machine could not be described"):
+        machine.describe_apart(20, [sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(UsageError, match="this machine could not be described"):
+        machine.describe_apart(20, [sys.executable, "-c", "print('{}')"])
+
+
+def test_a_machine_described_in_another_process_is_the_same() -> None:
+    apart = machine.describe_apart(20, [sys.executable, "-m", "clustergauge.machine"])
+    assert apart.machine_id == machine.describe().machine_id

@@ -141,6 +141,13 @@ def test_outputs_that_change_between_samples_are_wrong():
         sampler(FakeClock(itertools.cycle([0.001, 0.003])), work, budget_s=1.0).measure()
 
 
+def test_outputs_that_change_within_a_case_of_one_batch_are_wrong_too():
+    digests = iter(["warm", "other"])
+    work = Work(run=lambda: None, digest=lambda: next(digests), workload=Workload())
+    with pytest.raises(Wrong, match="digests warm and other"):
+        sampler(FakeClock(always(0.001)), work).measure()
+
+
 def test_the_slowest_rank_makes_the_sample():
     class Pair(Serial):
         """Rank 0 of two; the other is twice as slow in every second sample."""
