@@ -20,7 +20,7 @@ run: install
 	.venv/bin/python run_suite.py $(ARGS)
 
 test: install
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: install
 	.venv/bin/ruff check .
