@@ -211,15 +211,15 @@ class Sampler:
         self.phase("check")
         began = self.clock.now()
         try:
+            self.checked_last = check and self.work.check is not None
+            if self.checked_last and self.work.check:
+                self.work.check()  # first, for it knows where the output is wrong
+                self.checked += 1
             if self.work.digest:
                 digest = self.work.digest()
                 if self.digest and digest != self.digest:
                     return f"two samples of a deterministic kernel differ (digests {self.digest} and {digest})"
                 self.digest = digest
-            self.checked_last = check and self.work.check is not None
-            if self.checked_last and self.work.check:
-                self.work.check()
-                self.checked += 1
         except Wrong as wrong:
             return str(wrong)
         finally:

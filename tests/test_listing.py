@@ -40,7 +40,7 @@ would be skipped
   2  no GPU: all_reduce/nccl/fp32/{8B,64KiB}
   1  no target folder: sequential/read
 
-5 cases on 3 devices would run, about 2 min 20 s · 3 would be skipped
+5 cases on 3 devices would run, about 1 min 55 s · 3 would be skipped
 """
 
 

@@ -319,7 +319,7 @@ def test_a_worker_of_an_earlier_pool_does_not_enter_the_next(node):
 def test_the_agent_refuses_a_worker_of_another_pool(supervisor):
     """A process that knows the key, and whose pool is over."""
     assert run(supervisor, "well").outcome.status == "ok"
-    scratch = supervisor.scratch
+    scratch = supervisor.node.scratch
     late = connect(str(scratch / "agent.sock"), (scratch / "key").read_bytes())
     late.send(m.Hello(supervisor.pool.number - 1, 1, "node-1", 0, code.digest(), "3.11"))
     late.sock.settimeout(10)
@@ -577,7 +577,7 @@ def test_a_long_tmpdir_does_not_keep_the_agent_from_starting(monkeypatch, tmp_pa
     owner = Supervisor(start_s=30)
     try:
         assert run(owner, "well").outcome.status == "ok"
-        assert str(owner.scratch).startswith("/tmp/clustergauge-")
+        assert str(owner.node.scratch).startswith("/tmp/clustergauge-")
     finally:
         owner.close()
     monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
