@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clustergauge import sysfs
-from clustergauge.sysfs import _groups as control_groups  # pyright: ignore[reportPrivateUsage]
+from clustergauge.sysfs import control_groups
 
 _LIMITS = {
     "memory.max": "memory.current",

@@ -61,7 +61,7 @@ def link_name(path: Path) -> str:
 # control groups
 
 
-def _groups(root: Path, controller: str) -> Iterator[Path]:
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
     """This process's control groups that may limit it, for version 2 and for ``controller`` of version 1, leaf first."""
     mount = root / "sys/fs/cgroup"
     for line in (text(root / "proc/self/cgroup") or "").splitlines():
@@ -79,7 +79,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 def cpu_quota(root: Path = ROOT) -> float | None:
     """Processors' worth of time that control groups allow this process; ``None`` if they set no limit."""
     limits: list[float] = []
-    for group in _groups(root, "cpu"):
+    for group in control_groups(root, "cpu"):
         quota, _, period = (text(group / "cpu.max") or "").partition(" ")
         if not quota:
             quota, period = text(group / "cpu.cfs_quota_us") or "", text(group / "cpu.cfs_period_us") or ""
@@ -91,7 +91,7 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 def memory_limit(root: Path = ROOT) -> int | None:
     """Bytes that control groups allow this process; ``None`` if they set no limit."""
     limits: list[int] = []
-    for group in _groups(root, "memory"):
+    for group in control_groups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             limit = number(group / name)
             if limit is not None and 0 < limit < _UNLIMITED:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clustergauge.errors import UsageError
-from clustergauge.measure import Plan
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 
@@ -74,26 +73,21 @@ def matvec(ctx: Context, backend: str, activations: str, shape: str) -> Work:
     start = _starter(ctx, backend, n, k)
     per_set = n * k
     buffers.require(per_set, ctx.device)
-    affordable = buffers.free_bytes(ctx.device) // 2 // per_set
-    sets = 1 if ctx.interpret else max(1, min(ctx.buffer_sets(per_set), MOST_SETS, affordable))
     generator = torch.Generator(ctx.device).manual_seed(ctx.seed)
     vector, step = quantise(torch.randn(k, generator=generator, device=ctx.device).to(kind))
     scales = step * (0.5 + torch.rand(n, generator=generator, device=ctx.device)) / 100
-    out = buffers.stack(sets, 1, n, kind, ctx.device)[:, 0]
     if backend == "torch" and ctx.kind == "cpu":
-        trial = torch.ones((n, k), dtype=torch.int8)
-        enough = ctx.budget_s / (Plan.least + sets)
-        seconds = budget.foresee(lambda r: start(trial[:r], vector, scales[:r], out[0, :r]), n, k, enough)
-        sets = budget.fit(ctx, seconds, sets)
-        out = out[:sets]
-        del trial
+        trial, some = torch.ones((n, k), dtype=torch.int8), torch.empty(n, dtype=kind)
+        budget.refuse_hopeless(ctx, budget.rows_of(lambda r: start(trial[:r], vector, scales[:r], some[:r]), n, k))
+        del trial, some
+    sets, cache = buffers.rotation(ctx, per_set, MOST_SETS)
+    out = buffers.stack(sets, 1, n, kind, ctx.device)[:, 0]
     weights = buffers.stack(sets, n, k, torch.int8, ctx.device)
     weights[0].random_(-128, 128, generator=generator)
     weights[1:] = weights[0]
     runs = [start(weights[i], vector, scales, out[i]) for i in range(sets)]
     right = expected(weights[0], vector, scales, kind)
     out.fill_(math.nan)
-    ctx.set("buffer_sets", sets)
 
     def exact() -> None:
         extremes(weights[0], vector, generator)
@@ -115,7 +109,7 @@ def matvec(ctx: Context, backend: str, activations: str, shape: str) -> Work:
             bound="memory",
         ),
         clock="graph" if ctx.kind == "cuda" else "wall",
-        cache="none" if ctx.interpret else "cold" if sets * per_set >= 3 * ctx.llc_bytes else "hot",
+        cache=cache,
     )
     return work
 

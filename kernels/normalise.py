@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clustergauge.errors import UsageError
-from clustergauge.measure import Plan
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
 
@@ -69,8 +68,6 @@ def normalise(ctx: Context, backend: str, op: str, dtype: str, shape: str) -> Wo
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     per_set = 2 * rows * columns * kind.itemsize
     buffers.require(per_set, ctx.device)
-    affordable = buffers.free_bytes(ctx.device) // 2 // per_set
-    sets = 1 if ctx.interpret else max(1, min(ctx.buffer_sets(per_set), MOST_SETS, affordable))
 
     generator = torch.Generator(ctx.device).manual_seed(ctx.seed)
     base = torch.randn((checks.period(rows, columns), columns), generator=generator, device=ctx.device).to(kind)
@@ -78,17 +75,15 @@ def normalise(ctx: Context, backend: str, op: str, dtype: str, shape: str) -> Wo
     if backend == "torch" and ctx.kind == "cpu":
         some = torch.ones((rows, columns), dtype=kind)
         like = torch.empty_like(some)
-        enough = ctx.budget_s / (Plan.least + sets)
-        seconds = budget.foresee(lambda n: start(some[:n], weight, [like[:n]], 0), rows, columns, enough)
-        sets = budget.fit(ctx, seconds, sets)
+        budget.refuse_hopeless(ctx, budget.rows_of(lambda n: start(some[:n], weight, [like[:n]], 0), rows, columns))
         del some, like
+    sets, cache = buffers.rotation(ctx, per_set, MOST_SETS)
     x = buffers.stack(sets, rows, columns, kind, ctx.device)
     checks.repeat(base, x)
     out = buffers.stack(sets, rows, columns, kind, ctx.device)
     outputs = list(out)
     runs = [start(x[i], weight, outputs, i) for i in range(sets)]
     bounds = checks.Bounds.of(op, base, weight, dtype, EPS)
-    ctx.set("buffer_sets", sets)
 
     def reset() -> None:
         checks.poison(out)
@@ -115,7 +110,7 @@ def normalise(ctx: Context, backend: str, op: str, dtype: str, shape: str) -> Wo
         digest=lambda: products.digest(outputs[work.last]),
         workload=Workload(bytes_read=read, bytes_written=moved, dtype=dtype, bound="memory"),
         clock="device" if ctx.kind == "cuda" else "wall",
-        cache="none" if ctx.interpret else "cold" if sets * per_set >= 3 * ctx.llc_bytes else "hot",
+        cache=cache,
     )
     return work
 

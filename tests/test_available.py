@@ -84,6 +84,11 @@ def test_unknown_is_not_zero_and_a_group_is_known_without_the_kernel(tmp_path):
     assert available_bytes(tmp_path) == 300 * MIB
 
 
+def test_no_limit_is_not_known_as_a_large_one(tmp_path):
+    tree(tmp_path, "4:memory:/job\n", v1("job", NONE_V1.strip(), 100 * MIB), meminfo="MemTotal:  2000 kB\n")
+    assert available_bytes(tmp_path) is None
+
+
 @given(*[st.integers(0, 1 << 62)] * 3)
 def test_never_negative_never_more_than_the_limit_or_the_machine(tmp_path_factory, limit, used, files):
     root = tmp_path_factory.mktemp("tree")

@@ -50,6 +50,9 @@ def outcomes() -> dict[str, object]:
     return found
 
 
+REFUSE = budget.refuse_hopeless
+
+
 @pytest.fixture(scope="module")
 def found():
     return interpreted.found_by("tests.test_matvec")
@@ -67,7 +70,7 @@ def one_thread():
 @pytest.fixture
 def outcome(tmp_path, monkeypatch):
     """Runs a case, however long a call takes here."""
-    monkeypatch.setattr(budget, "foresee", lambda start, many, width, enough: 1e-9)
+    monkeypatch.setattr(budget, "refuse_hopeless", lambda *_: None)
 
     def run(activations="bf16", shape="70x90", backend="torch", llc_bytes=4096, interpret=False):
         params = {"backend": backend, "activations": activations, "shape": shape}
@@ -125,7 +128,7 @@ def test_sets_are_as_many_as_defeat_the_cache_and_cold_is_said_only_then(outcome
     assert (done.settings["buffer_sets"], done.measurement.cache) == (30, "cold")
     monkeypatch.setattr(matvec, "MOST_SETS", 29)
     done = outcome(shape="64x64", llc_bytes=10 * 64 * 64)
-    assert (done.settings["buffer_sets"], done.measurement.cache) == (29, "hot")
+    assert (done.settings["buffer_sets"], done.measurement.cache) == (1, "hot")
 
 
 # -- planted errors
@@ -294,7 +297,8 @@ def test_more_than_the_memory_has_is_refused(outcome, monkeypatch):
 
 
 def test_a_call_too_long_for_its_budget_is_skipped(outcome, monkeypatch):
-    monkeypatch.setattr(budget, "foresee", lambda start, many, width, enough: 1.0)
+    monkeypatch.setattr(budget, "refuse_hopeless", REFUSE)
+    monkeypatch.setattr(budget, "least_seconds", lambda call, *_: 1.0)
     assert outcome().reason == "one call would take about 1.00 s, far beyond the budget of 20 ms: a smaller shape fits"
 
 
