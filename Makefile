@@ -1,6 +1,7 @@
 # make install   the environment in .venv (reused when nothing changed)
 # make run       that, then the quick suite:  make run ARGS="--target /scratch"
 # make test      that, then the tests
+# make gate      that, then every Triton kernel compiled for every GPU architecture, without one (minutes)
 # make check     formatting, lint, types, layers
 # make clean     remove .venv and what tools leave behind
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 ARGS ?=
 STAMP := .venv/.installed
 
-.PHONY: install run test check clean
+.PHONY: install run test gate check clean
 
 install: $(STAMP)
 
@@ -21,6 +22,9 @@ run: install
 
 test: install
 	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+gate: install
+	.venv/bin/python -m kernels.gate $(ARGS)
 
 check: install
 	.venv/bin/ruff check .

@@ -20,15 +20,15 @@ import triton.language as tl
 from clustergauge.errors import UsageError
 from kernels.gate import facts, golden, rules, table
 from kernels.gate.__main__ import gate, main
-from kernels.gate.compile import CompileError, compile_entry, reason, triton_version
-from kernels.gate.entries import SHAPES, entries as shipped, undeclared
+from kernels.gate.compile import CompileError, compile_entry, disassemble, reason, triton_version
+from kernels.gate.entries import SHAPES, entries as shipped, jit, undeclared
 from kernels.gate.entry import Descriptor, Entry, Expects, Pointer
 from kernels.gate.facts import Facts, Unreadable
 from kernels.gate.golden import Golden
 from kernels.gate.table import Report, Row
 from kernels.gate.targets import TARGETS, tensor_instruction
 from kernels.gate.worker import Answer, Job, compile_all, load_entries
-from kernels.triton import matmul
+from kernels.triton import matmul, normalise
 
 # --------------------------------------------------------------------------------------------------------------------------
 # kernels to compile
@@ -575,6 +575,22 @@ def test_tensors_beyond_2_gib_are_addressed_otherwise_on_amd():
     assert compiled(1 << 30) == compiled((1 << 31) - 1) != compiled(1 << 31)
 
 
+@pytest.mark.parametrize(("target", "default", "other"), [("sm90", 3, 2), ("gfx942", 2, 3)])
+def test_stages_that_a_launch_leaves_open_are_the_targets_own(target, default, other):
+    config = matmul.Config(64, 64, 32, 4, 2)
+
+    def compiled(stages):
+        return compile_entry(replace(_product("", target, config), stages=stages), TARGETS[target])
+
+    assert compiled(None) == compiled(default) != compiled(other)
+
+
+def test_a_disassembler_that_hangs_leaves_the_facts_unread(monkeypatch):
+    monkeypatch.setattr("kernels.gate.compile.SLOWEST_TOOL_S", 0)
+    with pytest.raises(Unreadable, match="nvdisasm was not done after 0 s"):
+        disassemble(b"")
+
+
 def test_compiling_leaves_nothing_behind(sound, monkeypatch, tmp_path):
     from triton import knobs
     from triton.runtime.driver import driver
@@ -718,6 +734,28 @@ def test_every_configuration_of_matmul_and_every_operation_on_memory_is_declared
     for op in ("read", "write", "copy", "scale", "add", "triad"):
         assert {(f"memory {op}", target) for target in TARGETS} <= declared
         assert (f"memory {op}, 4 GiB", "gfx950") in declared
+
+
+def test_every_kernel_is_declared_on_every_target():
+    everything = shipped()
+    assert undeclared(everything) == []
+    by_kernel = {(jit(e.function).fn.__name__, name) for e in everything for name in e.targets}
+    assert by_kernel == {(kernel, name) for kernel, _ in by_kernel for name in TARGETS}
+
+
+@pytest.mark.parametrize("op", ["softmax", "rmsnorm"])
+def test_the_longest_rows_that_are_held_and_both_passes_of_longer_ones_are_declared(op):
+    columns = {e.variant.partition(" ")[2] for e in shipped() if e.kernel == op}
+    assert columns >= {str(normalise.LONGEST), "131072", "131071", "1000"}
+
+
+def test_attention_is_declared_for_each_dtype_mask_and_kind_of_length():
+    for target in TARGETS:
+        for kernel in ("forward", "keys", "queries"):
+            for size in ("D64", "D128"):
+                said = {e.variant for e in shipped() if e.kernel == f"attention_{kernel}" and target in e.targets}
+                kinds = ("bf16 {} causal", "bf16 {} full", "bf16 {} causal ragged", "fp16 {} causal")
+                assert {kind.format(size) for kind in kinds} <= said
 
 
 def test_only_fp32_products_need_no_tensor_core():

@@ -111,7 +111,6 @@ def outcomes() -> dict[str, object]:
 
     torch.set_num_threads(1)
     interpreter.install()
-    _by_position()
     found: dict[str, object] = {f"case {i}": _case(**case) for i, case in enumerate(CASES)}
     for way, (config, shapes) in WAYS.items():
         for i in shapes:
@@ -123,22 +122,6 @@ def outcomes() -> dict[str, object]:
         mask = "full" if room == DECODE else "causal"
         found[name] = _case(mode=MODE[room], mask=mask, dtype="bf16", head_dim=64, heads="4x2", seq=40)
     return found
-
-
-def _by_position() -> None:
-    """Triton's own code loads tiles of descriptors with arguments by name."""
-    from triton.runtime.interpreter import InterpreterBuilder as Builder
-
-    load, store = Builder.create_masked_load, Builder.create_masked_store
-
-    def create_masked_load(self, pointers, mask, other, cache_modifier, eviction_policy, is_volatile):
-        return load(self, pointers, mask, other, cache_modifier, eviction_policy, is_volatile)
-
-    def create_masked_store(self, pointers, value, mask, cache_modifier, eviction_policy):
-        return store(self, pointers, value, mask, cache_modifier, eviction_policy)
-
-    Builder.create_masked_load = create_masked_load
-    Builder.create_masked_store = create_masked_store
 
 
 def _case(**params: object) -> list[str]:

@@ -259,9 +259,9 @@ def test_casts_and_products_of_bfloat16_are_those_of_torch(found):
 def test_every_architecture_has_a_configuration_or_says_so(arch, dtype):
     if (arch, dtype) == ("gfx950", "tf32"):
         with pytest.raises(Skip, match="the Triton matmul has no configuration for tf32 on gfx950"):
-            matmul.configuration(arch, dtype, 8192)
+            matmul.configuration(arch, dtype, 8192, 8192)
         return
-    config = matmul.configuration(arch, dtype, 8192)
+    config = matmul.configuration(arch, dtype, 8192, 8192)
     assert str(config) == f"{config.bm}x{config.bn}x{config.bk}, 8 warps, {config.stages} stages, groups of 8"
     assert config.stages == (3 if arch.startswith("sm") else 2)
 
@@ -269,16 +269,20 @@ def test_every_architecture_has_a_configuration_or_says_so(arch, dtype):
 @pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_110", "gfx90a", "gfx1100", ""])
 def test_an_unknown_architecture_is_skipped_by_name(arch):
     with pytest.raises(Skip, match=f"no configuration for bf16 on {arch}"):
-        matmul.configuration(arch, "bf16", 8192)
+        matmul.configuration(arch, "bf16", 8192, 8192)
 
 
 def test_rows_that_start_anywhere_get_small_tiles():
-    assert matmul.configuration("sm_90", "bf16", 8192) == matmul.configuration("sm_90", "bf16", 8208)
-    assert matmul.configuration("sm_90", "bf16", 8200) == matmul.configuration("interpreter", "bf16", 8192)
+    def chosen(n, k):
+        return matmul.configuration("sm_90", "bf16", n, k)
+
+    small = matmul.configuration("interpreter", "bf16", 8192, 8192)
+    assert chosen(8192, 8192) == chosen(8192, 8208) == chosen(8208, 8192) != small
+    assert chosen(8192, 8200) == chosen(8200, 8192) == chosen(8200, 8200) == small
 
 
 def test_the_mask_of_k_is_spared_only_where_k_is_a_multiple_of_the_step():
-    config = matmul.configuration("interpreter", "bf16", 64)
+    config = matmul.configuration("interpreter", "bf16", 64, 64)
     assert matmul.constants(config, "bf16", 64)["EVEN_K"]
     assert not matmul.constants(config, "bf16", 65)["EVEN_K"]
     assert matmul.constants(config, "int8", 64)["ACC"] == tl.int32

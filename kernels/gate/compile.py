@@ -41,7 +41,7 @@ def compile_entry(entry: Entry, target: Target) -> Facts:
     `CompileError` if it does not compile, `facts.Unreadable` if a fact cannot be read.
     """
     function = jit(entry.function)
-    options = {"num_warps": entry.warps, "num_stages": entry.stages, **entry.options}
+    options = {"num_warps": entry.warps, **({} if entry.stages is None else {"num_stages": entry.stages}), **entry.options}
     said = io.StringIO()
     with _settings(), _offline(target) as driver:
         try:
@@ -68,19 +68,22 @@ def reason(error: BaseException) -> str:
 
 
 def disassemble(cubin: bytes) -> str:
-    """SASS, by the nvdisasm that comes with triton."""
+    """SASS, by the nvdisasm that comes with triton.  Raises `facts.Unreadable` if it fails or hangs."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory(prefix="gate-") as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        done = subprocess.run(
-            [knobs.nvidia.nvdisasm.path, "-c", "-ndf", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SLOWEST_TOOL_S,
-        )
+        try:
+            done = subprocess.run(
+                [knobs.nvidia.nvdisasm.path, "-c", "-ndf", str(path)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=SLOWEST_TOOL_S,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise facts.Unreadable(f"nvdisasm was not done after {SLOWEST_TOOL_S:.0f} s") from error
     if done.returncode:
         raise facts.Unreadable(f"nvdisasm ended with {done.returncode}: {done.stderr.strip()[-200:]}")
     return done.stdout

@@ -20,11 +20,16 @@ from clustergauge.probe import Skip
 from kernels.gate.entry import Argument, Entry, Expects, Pointer
 from kernels.gate.targets import TARGETS
 
-DECLARING: tuple[str, ...] = ()
+DECLARING = (
+    "kernels.triton.attention",
+    "kernels.triton.launch",
+    "kernels.triton.matvec",
+    "kernels.triton.normalise",
+)
 """Modules with a function ``gate_entries``."""
 SHAPES = {"": (8192, 8192), "K masked": (8192, 8208), "K ragged": (8192, 8191), "N ragged": (8191, 8192)}
 """N and K for each way a launch specialises a product: both divisible by all tiles; K by 16 alone; rows of the operands that
-start anywhere; rows of the output that do.  M only counts rows."""
+start anywhere; rows of the output that do (both get small tiles).  M only counts rows."""
 _BOTH = frozenset({"loads", "stores"})
 
 
@@ -48,11 +53,15 @@ def _matmul(target: str, dtype: str, shape: str) -> Entry | None:
 
     n, k = SHAPES[shape]
     try:
-        config = matmul.configuration(target.replace("sm", "sm_"), dtype, k)
+        config = matmul.configuration(target.replace("sm", "sm_"), dtype, n, k)
     except Skip:
         return None
     operand, output = {"int8": ("int8", "int32"), "tf32": ("fp32", "fp32")}.get(dtype, (dtype, dtype))
-    wide = {"": ("loads",) if target.startswith("gfx") else ("loads", "stores"), "N ragged": ("loads",)}.get(shape, ())
+    wide = {"": {"loads", "stores"}, "N ragged": {"loads"}}.get(shape, set[str]())
+    if target.startswith("gfx"):
+        wide -= {"stores"}  # sums are stored as the products leave them
+        if dtype == "int8" and shape:
+            wide -= {"loads"}  # a small tile has 8 bytes for each of its 256 threads
     return Entry(
         kernel="matmul",
         variant=f"{dtype}, {shape}" if shape else dtype,
@@ -97,7 +106,7 @@ def memory_entries() -> list[Entry]:
                     arguments=arguments,
                     constants={"BLOCK": memory.BLOCK} if op == "read" else {"OP": op, "BLOCK": memory.BLOCK},
                     warps=memory.WARPS,
-                    stages=3,
+                    stages=None,
                     targets=targets,
                     expects=Expects(wide=wide),
                     config=f"blocks of {memory.BLOCK}, {memory.WARPS} warps",

@@ -51,7 +51,8 @@ class Entry:
 
     ``kernel``: what ``--kernel`` selects; ``variant``: what tells its entries apart on one target; ``config``: the configuration
     in words.  ``function``: the ``triton.jit`` function.  ``arguments``: what a launch passes, by name; integers are specialised
-    as a launch specialises them.  ``constants``: its ``tl.constexpr`` arguments.  ``options``: further options of the launch.
+    as a launch specialises them.  ``constants``: its ``tl.constexpr`` arguments.  ``stages``: None where a launch does
+    not say (the target's default).  ``options``: further options of the launch.
     """
 
     kernel: str
@@ -60,7 +61,7 @@ class Entry:
     arguments: Mapping[str, Argument]
     constants: Mapping[str, Any]
     warps: int
-    stages: int
+    stages: int | None
     targets: tuple[str, ...]
     expects: Expects = Expects()
     config: str = ""

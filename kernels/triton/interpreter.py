@@ -147,13 +147,13 @@ def _check_addresses(interpreter: Any) -> None:
             program = interpreter.interpreter_builder.grid_idx
             raise IndexError(f"program {program}: {what} at byte {bad - low} of a tensor of {high - low} bytes")
 
-    def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+    def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         inside("load", pointers, mask)
-        return stock_load(self, pointers, mask, *rest)
+        return stock_load(self, pointers, mask, *rest, **named)
 
-    def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         inside("store", pointers, mask)
-        return stock_store(self, pointers, value, mask, *rest)
+        return stock_store(self, pointers, value, mask, *rest, **named)
 
     interpreter.GridExecutor.__call__ = launch
     interpreter._implicit_cvt = argument

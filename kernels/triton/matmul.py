@@ -100,7 +100,8 @@ CONFIGS: dict[str, dict[str, Config]] = {
     "gfx942": _CDNA3,
     "gfx950": _CDNA4,
 }
-"""By architecture (for NVIDIA the major version of the capability) and dtype; all compile without spilling registers."""
+"""By architecture (for NVIDIA the major version of the capability) and dtype, where N and K are multiples of 16; all compile
+without spilling registers (`kernels.gate`)."""
 
 
 def architecture(device: str) -> str:
@@ -111,15 +112,16 @@ def architecture(device: str) -> str:
     return f"sm_{properties.major}{properties.minor}"
 
 
-def configuration(arch: str, dtype: str, k: int) -> Config:
-    """The configuration for an architecture and length of the sums.  Raises `Skip` if there is none.
+def configuration(arch: str, dtype: str, n: int, k: int) -> Config:
+    """The configuration for an architecture, columns of the output and length of the sums.  Raises `Skip` if there is none.
 
-    Where K is no multiple of 16, rows start anywhere, loads are narrow, and large tiles would spill registers.
+    Where K (N) is no multiple of 16, rows of the operands (the output) start anywhere, loads (stores) are narrow, and large tiles
+    would spill registers.
     """
     family = arch[:-1] if arch.startswith("sm_") else arch
     if dtype not in CONFIGS.get(family, {}):
         raise Skip(f"the Triton matmul has no configuration for {dtype} on {arch}")
-    return _SMALL if k % 16 else CONFIGS[family][dtype]
+    return _SMALL if n % 16 or k % 16 else CONFIGS[family][dtype]
 
 
 def constants(config: Config, dtype: str, k: int) -> dict[str, Any]:

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
+
+if TYPE_CHECKING:
+    from kernels.gate.entry import Entry
 
 ROWS = 4
 """Rows of the matrix a program takes: small, so that even short outputs fill the device."""
@@ -50,3 +54,30 @@ def call(weight: torch.Tensor, vector: torch.Tensor, scale: torch.Tensor, out: t
     launch = matvec_kernel[(triton.cdiv(n, ROWS),)]
     even = k % BLOCK == 0
     return lambda: launch(weight, vector, scale, out, n, k, ROWS=ROWS, BLOCK=BLOCK, EVEN_K=even, num_warps=WARPS)
+
+
+def gate_entries() -> list[Entry]:
+    """For the code gate: both types of the output, and each way K is specialised, on every target."""
+    from kernels.gate.entry import Entry, Pointer
+    from kernels.gate.targets import TARGETS
+
+    weight, scale = Pointer("int8"), Pointer("fp32")
+    return [
+        Entry(
+            kernel="matvec",
+            variant=variant,
+            function=matvec_kernel,
+            arguments={"weight_ptr": weight, "vector_ptr": weight, "scale_ptr": scale, "out_ptr": Pointer(out), "N": n, "K": k},
+            constants={"ROWS": ROWS, "BLOCK": BLOCK, "EVEN_K": k % BLOCK == 0},
+            warps=WARPS,
+            stages=None,
+            targets=tuple(TARGETS),
+            config=f"{ROWS}x{BLOCK}, {WARPS} warps",
+        )
+        for variant, out, n, k in (
+            ("bf16", "bf16", 14336, 4096),
+            ("fp32", "fp32", 14336, 4096),
+            ("bf16, K masked", "bf16", 14336, 4112),
+            ("bf16, K ragged", "bf16", 130, 1023),
+        )
+    ]

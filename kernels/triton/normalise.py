@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
+
+if TYPE_CHECKING:
+    from kernels.gate.entry import Argument, Entry
 
 LONGEST = 16384
 """Columns that a program holds in registers: 32 a thread with 16 warps of 32."""
@@ -18,6 +22,9 @@ TILE = 2048
 """Elements a program has at least, so that short rows share one."""
 LOWEST = tl.constexpr(-3.0e38)
 """Below every maximum, and finite: −∞ − (−∞) is no number, and blocks that hold nothing but −∞ are legal."""
+GATED = (("fp32", (1000, 4096, LONGEST, 131072)), ("bf16", (4096, 131071)), ("fp16", (8192,)))
+"""Types and columns that the code gate compiles: rows that share a program, that fill 8 and 16 warps, the longest that is held,
+and steps; where columns are no multiple of 16, rows start anywhere and accesses are narrow."""
 
 
 @triton.jit
@@ -136,3 +143,32 @@ def call(op: str, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, eps:
     launch = kernel[(rows,)]
     tensors = (x, weight, out) if op == "rmsnorm" else (x, out)
     return lambda: launch(*tensors, columns, *extra, STEP=config.block, num_warps=config.warps)
+
+
+def gate_entries() -> list[Entry]:
+    """For the code gate: both operations on rows as in `GATED`, on every target."""
+    return [_entry(op, dtype, n) for op in ("softmax", "rmsnorm") for dtype, lengths in GATED for n in lengths]
+
+
+def _entry(op: str, dtype: str, columns: int) -> Entry:
+    from kernels.gate.entry import Entry, Expects, Pointer
+    from kernels.gate.targets import TARGETS
+
+    config = configuration(columns)
+    kernels = {"softmax": (softmax_kernel, softmax_long_kernel), "rmsnorm": (rmsnorm_kernel, rmsnorm_long_kernel)}
+    array = Pointer(dtype)
+    arguments: dict[str, Argument] = {"x_ptr": array, "out_ptr": array, "columns": columns}
+    arguments |= {"weight_ptr": array, "eps": 1e-6} if op == "rmsnorm" else {}
+    arguments |= {"rows": 8192} if config.whole else {}
+    return Entry(
+        kernel=op,
+        variant=f"{dtype} {columns}",
+        function=kernels[op][not config.whole],
+        arguments=arguments,
+        constants={"ROWS": config.rows, "BLOCK": config.block} if config.whole else {"STEP": config.block},
+        warps=config.warps,
+        stages=None,
+        targets=tuple(TARGETS),
+        expects=Expects(wide=frozenset({"loads", "stores"} if columns % 16 == 0 else ())),
+        config=str(config),
+    )
