@@ -707,7 +707,13 @@ def test_markdown_is_a_table_with_advisories_below():
         Row("x", "sm90", "", None, ("does not compile",), golden=False),
     )
     assert table.markdown(Report("3.7.1", rows)).splitlines() == [
-        "Compiled with triton 3.7.1. 1 as golden · 1 FAIL",
+        "# Triton kernels as they are compiled",
+        "",
+        "What the compiler makes of the Triton kernels for each target, without a GPU: the configuration each gets, but not with "
+        "every type, mask and length that a launch may bring. Made with triton 3.7.1 by "
+        "`python -m kernels.gate --format markdown`.",
+        "",
+        "1 as golden · 1 FAIL",
         "",
         "| kernel | target | configuration | tensor core | regs | spilled | shared | TMEM | loads | stores | copies |",
         "|---|---|---|---|---|---|---|---|---|---|---|",

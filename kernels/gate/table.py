@@ -46,14 +46,17 @@ def text(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The same table for the docs; advisories of the compiler below it."""
+    """The same table as a page for the docs; advisories of the compiler below it."""
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in report.rows]
     advisories = [f"- {row.entry}, {row.target}: {said}" for row in report.rows if row.facts for said in row.facts.advisories]
     wrong = [f"- {line}" for line in _wrong(report)]
-    notes = [f"Compiled with triton {report.triton}.", *report.notes, _summary(report)]
     parts = [
-        " ".join(notes),
+        "# Triton kernels as they are compiled",
+        "What the compiler makes of the Triton kernels for each target, without a GPU: the configuration each gets, but not with "
+        f"every type, mask and length that a launch may bring. Made with triton {report.triton} by "
+        "`python -m kernels.gate --format markdown`.",
+        " ".join([*report.notes, _summary(report)]),
         "\n".join(lines),
         *(["\n".join(advisories)] if advisories else []),
         *(["\n".join(wrong)] if wrong else []),
