@@ -1,8 +1,11 @@
 """Attention in Triton: the configuration each architecture gets, and how its kernels are launched.
 
-Configurations are pinned, and each compiles without spilling registers (`gate_entries`): tiles moved by the copy engine (TMA)
-from Hopper on, warp specialisation in Blackwell's forward kernel, pointers with cp.async on Ampere, Ada and consumer Blackwell
-(99 KiB of shared memory), pointers with two stages on AMD.
+Configurations are pinned, and compile without spilling registers as `gate_entries` lists them: tiles moved by the copy engine
+(TMA) from Hopper on, warp specialisation in Blackwell's forward kernel, pointers with cp.async on Ampere, Ada and consumer
+Blackwell (99 KiB of shared memory), pointers with two stages on AMD.
+
+Two launches that are not listed do spill: the dK, dV kernel with the full mask and a length that is no multiple of its tile, on
+sm90 with heads of 128 (4 bytes) and on sm120 with heads of 64 (36 to 40 bytes).
 """
 
 from __future__ import annotations
