@@ -173,7 +173,7 @@ def _triton_starter(ctx: Context, dtype: str, mnk: Shape) -> Callable[[torch.Ten
         raise Skip("Triton kernels run on a processor in the interpreter only")
     from kernels.triton import matmul as kernel
 
-    config = kernel.configuration("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype, *mnk[1:])
+    config = kernel.chosen("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype, *mnk[1:])
     ctx.set("config", str(config))
     return lambda a, b, c: kernel.call(config, dtype, a, b, c)
 

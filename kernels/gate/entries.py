@@ -23,6 +23,7 @@ from kernels.gate.targets import TARGETS
 DECLARING = (
     "kernels.triton.attention",
     "kernels.triton.launch",
+    "kernels.triton.matmul_tma",
     "kernels.triton.matvec",
     "kernels.triton.normalise",
 )

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from clustergauge.probe import Skip
+from kernels.triton import matmul_tma
 
 
 @triton.jit
@@ -124,6 +125,14 @@ def configuration(arch: str, dtype: str, n: int, k: int) -> Config:
     return _SMALL if n % 16 or k % 16 else CONFIGS[family][dtype]
 
 
+def chosen(arch: str, dtype: str, n: int, k: int) -> Config | matmul_tma.Config:
+    """What runs a product: tiles moved by the copy engine where there is one and it can (`matmul_tma`), else by pointers.
+
+    Raises `Skip` if there is neither.
+    """
+    return matmul_tma.configuration(arch, dtype, n, k) or configuration(arch, dtype, n, k)
+
+
 def constants(config: Config, dtype: str, k: int) -> dict[str, Any]:
     """The compile-time arguments of `matmul_kernel`."""
     return {
@@ -137,8 +146,12 @@ def constants(config: Config, dtype: str, k: int) -> dict[str, Any]:
     }
 
 
-def call(config: Config, dtype: str, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Callable[[], object]:
+def call(
+    config: Config | matmul_tma.Config, dtype: str, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
+) -> Callable[[], object]:
     """A callable that computes c = a·bᵀ; a (m×k), b (n×k), c (m×n), all row-major without gaps."""
+    if isinstance(config, matmul_tma.Config):
+        return matmul_tma.call(config, dtype, a, b, c)
     (m, k), n = a.shape, b.shape[0]
     launch = matmul_kernel[(triton.cdiv(m, config.bm) * triton.cdiv(n, config.bn),)]
     fixed = constants(config, dtype, k)
