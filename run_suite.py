@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clustergauge.store import LoadedRun, RunFolder
 
 ROOT = Path(__file__).resolve().parent
-VERBS = ("run", "list", "report", "verify", "selftest", "schema")
+VERBS = ("run", "list", "report", "compare", "verify", "selftest", "schema")
 FOLDERS = ("kernels", "collectives", "storage_io")
 OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
 
@@ -43,7 +43,7 @@ examples:
   run_suite.py run --resume latest      measure only what is missing
   run_suite.py list                     what would run here, and what not and why
 
-exit codes: 0 all well · 1 a criterion failed · 2 wrong usage or input · 3 wrong, error or invalid result
+exit codes: 0 all well · 1 a criterion failed, or slower · 2 wrong usage or input · 3 wrong, error or invalid result
             4 required but not measured or inconclusive · 130 interrupted (what was measured is kept)
 """
 
@@ -91,6 +91,16 @@ def make_parser() -> Parser:
     report.add_argument("--accept", metavar="FILE", help="hold the results against the criteria of FILE")
     report.add_argument("--format", choices=("text", "json"), default="text")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
+
+    compare = verbs.add_parser("compare", help="two runs case by case, or many side by side")
+    compare.add_argument(
+        "runs", nargs="+", metavar="RUN", help="A and B (what changed in B), or more: run folders, ids, 'latest'"
+    )
+    compare.add_argument(
+        "--anyway", action="store_true", help="compare runs that differ in parts, drivers, libraries or settings"
+    )
+    compare.add_argument("--format", choices=("text", "md", "json"), default="text")
+    compare.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     verify = verbs.add_parser("verify", help="check the checksums of a run")
     verify.add_argument("run", metavar="RUN")
@@ -152,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "run": do_run,
             "list": do_list,
             "report": do_report,
+            "compare": do_compare,
             "verify": do_verify,
             "selftest": do_selftest,
             "schema": do_schema,
@@ -271,6 +282,26 @@ def do_report(options: argparse.Namespace) -> int:
 
     loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
     return _report(loaded, _criteria(options.accept), options.format)
+
+
+def do_compare(options: argparse.Namespace) -> int:
+    """Two runs: what changed.  More: a column each."""
+    from clustergauge import compare, store
+    from reports import comparison
+
+    output = Path(options.output).absolute()
+    if len(options.runs) < 2:
+        raise UsageError("compare needs two runs or more: compare A B")
+    paths = [store.find_run(run, output) for run in options.runs]
+    if len(set(paths)) < len(paths):
+        raise UsageError("compare: the same run is named twice")
+    runs = [store.load(path) for path in paths]
+    if len(runs) > 2:
+        comparison.show_many(runs, options.format)
+        return OK
+    report = compare.compare(*runs, anyway=options.anyway)
+    comparison.show(report, options.format)
+    return compare.exit_code(report)
 
 
 def do_verify(options: argparse.Namespace) -> int:

@@ -110,7 +110,8 @@ def test_list_answers_without_device_libraries():
     ("words", "said"),
     [
         (["--colour"], "unrecognized arguments: --colour"),
-        (["rnu"], "unknown verb 'rnu' (there are run, list, report, verify, selftest, schema; flags go after it)"),
+        (["rnu"], "unknown verb 'rnu' (there are run, list, "),
+        (["compare", "latest"], "compare needs two runs or more: compare A B"),
         (["-k", ""], "-k: an empty glob chooses nothing"),
         (["--probes", "../x"], "cannot import probe module '../x'"),
         (["--probes", ""], "cannot import probe module ''"),

@@ -1,0 +1,291 @@
+"""Two runs side by side, the largest slowdown last; or many, one column each.  Terminal, Markdown and JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from rich.cells import cell_len
+
+from clustergauge import metrics
+from clustergauge.compare import Pair, Report
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Metric, Scalar
+from clustergauge.units import format_rate
+from clustergauge.valid import printable
+from reports.layout import Page, Part, listed, pad, put, short_names, squeezed, width_of
+from reports.markdown import cell
+from reports.table import percent
+
+WORDS = ("broken", "slower", "faster", "same", "inconclusive", "incomparable")
+STYLES = {"broken": "bold red", "slower": "bold red", "faster": "green", "inconclusive": "yellow", "incomparable": "yellow"}
+WEAK = "a weak word: below 4 launches a side the spread between launches is assumed; measure both with --launches 5"
+LEAST_NAME = 16
+
+
+def show(report: Report, form: str) -> None:
+    """Print a comparison on stdout as ``text``, ``md`` or ``json``."""
+    if form == "json":
+        sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+    elif form == "md":
+        sys.stdout.write(markdown(report))
+    else:
+        put(page_of(report, width_of(sys.stdout)))
+
+
+def word_of(pair: Pair) -> str:
+    """The pair's word as people read it: *changed* says in which direction."""
+    return ("slower" if pair.slower else "faster") if pair.word == "changed" else pair.word
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# two runs
+
+
+def page_of(report: Report, width: int) -> Page:
+    """The comparison as lines of at most ``width`` cells."""
+    page = Page(width)
+    page.add((f"B {report.run_b} against A {report.run_a}", "bold"))
+    for d in report.differences:
+        page.wrap(f"{d.name}: {d.a} → {d.b}", f"  {d.kind}  ", "yellow" if d.bars else "dim")
+    if barred := [d for d in report.differences if d.bars]:
+        words = (
+            "compared anyway" if report.anyway else "they differ in what decides results: --anyway compares them in spite of it"
+        )
+        page.wrap(words if barred else "", "→ ", "yellow")
+    page.gap()
+    compared = [p for p in report.pairs if p.word != "incomparable"]
+    names = _names(report.pairs)
+    if compared:
+        _table(page, compared, names)
+        page.gap()
+    _incomparable(page, report, names)
+    for letter, cases in (("A", report.only_a), ("B", report.only_b)):
+        if cases:
+            page.add((f"only in {letter}  {len(cases)}: ", ""), (listed([printable(c) for c in cases], width - 16), "dim"))
+    if any(p.shift and p.shift.weak for p in compared):
+        page.wrap(WEAK, "note: ", "dim")
+    page.gap()
+    page.add(*_summary(report))
+    return page
+
+
+def _table(page: Page, pairs: Sequence[Pair], names: dict[Pair_, str]) -> None:
+    labels = ["A", "B", "time", "95 %", "launches"]
+    cells = [_cells(p) for p in pairs]
+    widths = [max(cell_len(row[i]) for row in [*cells, labels]) for i in range(len(labels))]
+    last = max(cell_len(word_of(p)) for p in pairs)
+    shown = [names[_key(p)] for p in pairs]
+    room = page.width - sum(widths) - 2 * len(widths) - 2 - last
+    if room < LEAST_NAME:  # the launches give way first: they are alike in most rows
+        labels, widths, cells = labels[:-1], widths[:-1], [row[:-1] for row in cells]
+        room = page.width - sum(widths) - 2 * len(widths) - 2 - last
+    name = min(max(map(cell_len, [*shown, "case"])), max(room, LEAST_NAME))
+    short = squeezed(shown, name)
+    page.add((_join("case", labels, name, widths), "bold"))
+    for pair, full, row in zip(pairs, shown, cells, strict=True):
+        page.add(_join(short[full], row, name, widths), "  ", (word_of(pair), STYLES.get(word_of(pair), "")))
+        if pair.why:
+            page.wrap(pair.why, "  ", "dim" if pair.word != "broken" else "red")
+
+
+def _join(name: str, texts: Sequence[str], width: int, widths: Sequence[int]) -> str:
+    return "  ".join([pad(name, width), *(pad(text, w, right=True) for text, w in zip(texts, widths, strict=True))])
+
+
+def _cells(pair: Pair) -> list[str]:
+    shift = pair.shift
+    return [
+        _number(pair.a),
+        _number(pair.b),
+        percent(shift.shift) if shift else "–",
+        f"{percent(shift.low)} … {percent(shift.high)}" if shift else "–",
+        f"{pair.launches[0]}+{pair.launches[1]}",
+    ]
+
+
+def _number(metric: Metric | None) -> str:
+    return format_rate(metric.value, metric.unit) if metric else "–"
+
+
+def _incomparable(page: Page, report: Report, names: dict[Pair_, str]) -> None:
+    reasons: dict[str, list[Pair]] = {}
+    for pair in report.having("incomparable"):
+        reasons.setdefault(pair.why, []).append(pair)
+    for reason, pairs in reasons.items():
+        cases = [names[_key(p)] for p in pairs]
+        page.add((f"incomparable  {len(pairs)}: ", "yellow"), (listed(cases, page.width - 22), "dim"))
+        page.wrap(reason, "  ")
+
+
+def _summary(report: Report) -> list[Part]:
+    parts: list[Part] = []
+    for word in WORDS:
+        if number := sum(word_of(p) == word for p in report.pairs):
+            parts += [" · "] if parts else []
+            parts.append((f"{number} {word}", STYLES.get(word, "")))
+    return parts or ["nothing to compare: no case was measured in both runs"]
+
+
+Pair_ = tuple[str, str, str, str]
+
+
+def _key(pair: Pair) -> Pair_:
+    return (*pair.hosts, pair.case, pair.device)
+
+
+def _names(pairs: Sequence[Pair]) -> dict[Pair_, str]:
+    """What tables call each pair: host and device where there are several."""
+    short = short_names({p.case: p.params for p in pairs})
+    places = {(p.hosts, p.device) for p in pairs}
+    several = len(places) > 1
+    return {_key(p): short[p.case] + (f" {_place(p, places)}" if several else "") for p in pairs}
+
+
+def _place(pair: Pair, places: set[tuple[tuple[str, str], str]]) -> str:
+    hosts = {hosts for hosts, _ in places}
+    return printable(f"{pair.hosts[1]} {pair.device}" if len(hosts) > 1 else pair.device)
+
+
+def markdown(report: Report) -> str:
+    """The comparison for a pull request: the largest slowdown first, what did not change folded away."""
+    lines = [f"**{_words(report)}** — B {cell(report.run_b)} against A {cell(report.run_a)}", ""]
+    names = _names(report.pairs)
+    if report.differences:
+        lines += ["| what differs | A | B |", "|---|---|---|"]
+        lines += [f"| {cell(f'{d.kind} {d.name}')} | {cell(d.a)} | {cell(d.b)} |" for d in report.differences]
+        lines += [""]
+    loud = [p for p in reversed(report.pairs) if p.word not in ("same", "incomparable")]
+    quiet = [p for p in reversed(report.pairs) if p.word == "same"]
+    lines += _markdown_table(loud, names) if loud else []
+    if quiet:
+        lines += ["<details>", f"<summary>{len(quiet)} same</summary>", "", *_markdown_table(quiet, names), "</details>", ""]
+    lines += [f"- {cell(names[_key(p)])}: {cell(p.word)}: {cell(p.why)}" for p in report.having("incomparable")]
+    for letter, cases in (("A", report.only_a), ("B", report.only_b)):
+        lines += [f"- only in {letter}: {', '.join(f'{cell(c)}' for c in cases)}"] if cases else []
+    if any(p.shift and p.shift.weak for p in report.pairs):
+        lines += ["", f"_{WEAK}_"]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _markdown_table(pairs: Sequence[Pair], names: dict[Pair_, str]) -> list[str]:
+    lines = ["| case | A | B | time | 95 % | launches | |", "|---|--:|--:|--:|--:|--:|---|"]
+    for pair in pairs:
+        word = f"**{word_of(pair)}**" if word_of(pair) in ("slower", "broken") else word_of(pair)
+        why = f": {cell(pair.why)}" if pair.why else ""
+        lines.append(f"| {' | '.join(cell(t) for t in (names[_key(pair)], *_cells(pair)))} | {word}{why} |")
+    return [*lines, ""]
+
+
+def _words(report: Report) -> str:
+    return "".join(p if isinstance(p, str) else p[0] for p in _summary(report))
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# many runs
+
+
+@dataclass(frozen=True)
+class Line:
+    """One case over many runs: its headline in each (``None``: not measured there) and the index of the best."""
+
+    case: str
+    params: dict[str, Scalar]
+    device: str
+    values: list[Metric | None]
+
+    @property
+    def best(self) -> int | None:
+        """Index of the run that is best; ``None`` where fewer than two runs have a number in the same unit."""
+        known = {i: m for i, m in enumerate(self.values) if m}
+        if len(known) < 2 or len({(m.unit, m.better) for m in known.values()}) > 1:
+            return None
+        lower = next(iter(known.values())).better == "lower"
+        return min(known, key=lambda i: known[i].value * (1 if lower else -1))
+
+    def ratio(self, index: int) -> float | None:
+        """How much of the best this run reaches, 1 for the best itself; ``None`` where unknown."""
+        best, metric = self.best, self.values[index]
+        if best is None or metric is None or (top := self.values[best]) is None or top.value <= 0 or metric.value <= 0:
+            return None
+        return top.value / metric.value if top.better == "lower" else metric.value / top.value
+
+
+def lines_of(runs: Sequence[LoadedRun]) -> list[Line]:
+    """One line for each case and device kind; of the machines and devices of one run the median one speaks for it."""
+    found: dict[tuple[str, str], list[Metric | None]] = {}
+    params: dict[str, dict[str, Scalar]] = {}
+    for index, loaded in enumerate(runs):
+        groups: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
+        for number, record in enumerate(loaded.records):
+            kind = (record.case, record.device.partition(":")[0])
+            groups.setdefault(kind, {}).setdefault((record.machine_id, record.device), []).append(number)
+            params[record.case] = record.params
+        for kind, members in groups.items():
+            heads = [metrics.headline([loaded.records[n] for n in numbers]) for numbers in members.values()]
+            known = sorted((m for m in heads if m), key=lambda m: m.value)
+            found.setdefault(kind, [None] * len(runs))[index] = known[len(known) // 2] if known else None
+    return [Line(case, params[case], device, values) for (case, device), values in found.items() if any(values)]
+
+
+def many_page(runs: Sequence[LoadedRun], width: int) -> Page:
+    """Many runs, a column each: the best is marked, the others say which share of it they reach."""
+    page = Page(width)
+    labels = [chr(ord("A") + i) if i < 26 else f"R{i}" for i in range(len(runs))]
+    for label, loaded in zip(labels, runs, strict=True):
+        hosts = [printable(m.host) for m in loaded.machines.values()]
+        page.add((f"{label}  ", "bold"), f"{printable(loaded.run.run_id)}  ", (listed(hosts, max(10, width - 40)), "dim"))
+    page.gap()
+    lines = lines_of(runs)
+    names = short_names({line.case: line.params for line in lines})
+    cells = [[_share(line, i) for i in range(len(runs))] for line in lines]
+    widths = [max(cell_len(row[i]) for row in [*cells, labels]) for i in range(len(runs))]
+    room = max(LEAST_NAME, width - sum(widths) - 2 * len(widths))
+    shown = [names[line.case] for line in lines]
+    name = min(max(map(cell_len, [*shown, "case"])), room)
+    short = squeezed(shown, name)
+    page.add((_join("case", labels, name, widths), "bold"))
+    for full, row, line in zip(shown, cells, lines, strict=True):
+        parts: list[Part] = [pad(short[full], name)]
+        for index, (text, cells_wide) in enumerate(zip(row, widths, strict=True)):
+            parts += ["  ", (pad(text, cells_wide, right=True), "bold green" if line.best == index else "")]
+        page.add(*parts)
+    if not lines:
+        page.add("nothing was measured in these runs")
+    page.gap()
+    page.wrap("* best; otherwise the share of the best. Medians side by side: whether two differ, compare two runs for that.")
+    return page
+
+
+def _share(line: Line, index: int) -> str:
+    metric = line.values[index]
+    if metric is None:
+        return "–"
+    ratio = line.ratio(index)
+    mark = "" if ratio is None else "    *" if line.best == index else f" {ratio:>3.0%}".replace("%", " %")
+    return format_rate(metric.value, metric.unit) + mark
+
+
+def show_many(runs: Sequence[LoadedRun], form: str) -> None:
+    """Print many runs on stdout as ``text``, ``md`` or ``json``."""
+    if form == "json":
+        lines = [{"case": line.case, "device": line.device, "best": line.best, "values": line.values} for line in lines_of(runs)]
+        sys.stdout.buffer.write(msgspec.json.encode({"runs": [r.run.run_id for r in runs], "cases": lines}) + b"\n")
+    elif form == "md":
+        sys.stdout.write(many_markdown(runs))
+    else:
+        put(many_page(runs, width_of(sys.stdout)))
+
+
+def many_markdown(runs: Sequence[LoadedRun]) -> str:
+    """Many runs as a Markdown table."""
+    lines = [f"| case | {' | '.join(cell(r.run.run_id) for r in runs)} |", f"|---|{'--:|' * len(runs)}"]
+    found = lines_of(runs)
+    names = short_names({line.case: line.params for line in found})
+    for line in found:
+        texts = [_share(line, i).replace("    *", "") for i in range(len(runs))]
+        shown = [f"**{cell(t)}**" if line.best == i else cell(t) for i, t in enumerate(texts)]
+        lines.append(f"| {cell(names[line.case])} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,233 @@
+"""Comparing runs: planted samples with known shifts, planted differences, and what is said of them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clustergauge import compare, differ
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Gpu, Measurement, Workload
+from reports import comparison
+from reports.markdown import cell
+from tests import made
+
+
+def launches(time: float, count: int = 5, spread: float = 0.001, seed: int = 0, **more):
+    """Launches whose samples lie around ``time`` (s), each with a shift of its own."""
+    rng = random.Random(seed)
+    found = []
+    for launch in range(count):
+        own = time * (1 + spread * rng.uniform(-1, 1))
+        samples = [own * (1 + spread * rng.gauss(0, 1)) for _ in range(30)]
+        found.append(made.record(samples=samples, launch=launch, **{"shape": "1024"} | more))
+    return found
+
+
+def loaded(records, machine=None, run_id="run", **more) -> LoadedRun:
+    machine = machine or made.machine()
+    records = [msgspec.structs.replace(r, run_id=run_id, machine_id=machine.machine_id) for r in records]
+    return LoadedRun(made.run(records, run_id=run_id, **more), {machine.machine_id: machine}, records, Path("x"), [])
+
+
+def words(report):
+    return [comparison.word_of(pair) for pair in report.pairs]
+
+
+@pytest.mark.parametrize(("factor", "word", "code"), [(1.05, "slower", 1), (0.95, "faster", 0), (1.0, "same", 0)])
+def test_a_planted_shift_is_found_with_its_direction_and_exit_code(factor, word, code):
+    report = compare.compare(loaded(launches(1.0)), loaded(launches(factor, seed=1)))
+    assert words(report) == [word]
+    assert compare.exit_code(report) == code
+    shift = report.pairs[0].shift
+    assert shift.low <= factor - 1 <= shift.high
+    assert not shift.weak
+
+
+def test_one_launch_a_side_is_a_weak_word():
+    report = compare.compare(loaded(launches(1.0, 1)), loaded(launches(1.2, 1, seed=1)))
+    assert report.pairs[0].shift.weak
+    assert "weak" in comparison.page_of(report, 120).text()
+
+
+def test_noise_that_hides_a_change_is_inconclusive_and_exits_4():
+    report = compare.compare(loaded(launches(1.0, spread=0.2)), loaded(launches(1.02, spread=0.2, seed=1)))
+    assert words(report) == ["inconclusive"]
+    assert compare.exit_code(report) == 4
+
+
+def other_machine(**more):
+    return made.machine(machine_id="m2", host="node-2", **more)
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind", "name"),
+    [
+        (other_machine(cores=4), "device", "processor"),
+        (other_machine(versions={"torch": "2.14"}), "library", "torch"),
+        (other_machine(versions={"nvidia_driver": "570"}), "driver", "nvidia_driver"),
+        (other_machine(settings={"governor": "powersave"}), "setting", "governor"),
+        (other_machine(kernel="6.1"), "driver", "kernel"),
+    ],
+)
+def test_machines_that_differ_are_not_compared_unless_somebody_insists(machine, kind, name):
+    a, b = loaded(launches(1.0)), loaded(launches(1.05, seed=1), machine)
+    refused = compare.compare(a, b)
+    assert [(d.kind, d.name) for d in refused.differences if d.bars] == [(kind, name)]
+    assert words(refused) == ["incomparable"]
+    assert name in refused.pairs[0].why
+    assert compare.exit_code(refused) == 4
+    assert "--anyway" in comparison.page_of(refused, 120).text()
+    anyway = compare.compare(a, b, anyway=True)
+    assert words(anyway) == ["slower"]
+    assert "compared anyway" in comparison.page_of(anyway, 120).text()
+
+
+def test_gpus_that_run_at_another_clock_or_power_limit_are_other_machines():
+    gpu = Gpu(index=0, name="H100", uuid="GPU-0", sm_clock_max_mhz=1980, power_limit_w=700, ecc=True)
+    one = made.machine(gpus=0)
+    a, b = (msgspec.structs.replace(one, gpus=[g]) for g in (gpu, msgspec.structs.replace(gpu, power_limit_w=500, ecc=False)))
+    assert {(d.kind, d.name) for d in differ.of_machines(a, b)} == {("clock", "gpu 0 power limit, W"), ("setting", "gpu 0 ECC")}
+
+
+def test_other_code_of_the_suite_is_told_and_forbids_nothing():
+    report = compare.compare(loaded(launches(1.0), code="aaa"), loaded(launches(1.0, seed=1), code="bbb"))
+    assert [d.kind for d in report.differences] == ["code"]
+    assert words(report) == ["same"]
+
+
+def test_other_threads_forbid_and_other_observations_do_not():
+    a = loaded(launches(1.0, settings={"threads": 2, "huge_page_share": 0.9, "exposed_samples": 1}))
+    seen = loaded(launches(1.0, seed=1, settings={"threads": 2, "huge_page_share": 0.1, "exposed_samples": 7}))
+    chosen = loaded(launches(1.0, seed=1, settings={"threads": 4, "huge_page_share": 0.9, "exposed_samples": 1}))
+    assert words(compare.compare(a, seen)) == ["same"]
+    refused = compare.compare(a, chosen)
+    assert words(refused) == ["incomparable"]
+    assert "threads: 2 against 4" in refused.pairs[0].why
+
+
+def test_other_work_is_never_compared_whoever_insists():
+    a = loaded(launches(1.0))
+    b = loaded(launches(1.0, work=Workload(flops=10**12, dtype="fp32", bound="compute")))
+    report = compare.compare(a, b, anyway=True)
+    assert words(report) == ["incomparable"]
+    assert "flops" in report.pairs[0].why
+
+
+def test_another_cache_policy_is_other_work():
+    hot = Measurement(clock="wall", cache="hot", samples_s=[1.0] * 30)
+    report = compare.compare(loaded(launches(1.0)), loaded(launches(1.0, measurement=hot)), anyway=True)
+    assert words(report) == ["incomparable"]
+
+
+def test_what_broke_in_b_is_broken_and_exits_3():
+    broken = [made.failed("wrong", "element 3", shape="1024")]
+    report = compare.compare(loaded(launches(1.0)), loaded(broken))
+    assert words(report) == ["broken"]
+    assert "element 3" in report.pairs[0].why
+    assert report.pairs[0].b is None
+    assert compare.exit_code(report) == 3
+
+
+def test_what_was_broken_in_a_is_incomparable():
+    broken = [made.failed("error", "it died", shape="1024")]
+    report = compare.compare(loaded(broken), loaded(launches(1.0)))
+    assert words(report) == ["incomparable"]
+    assert "in A: error: it died" in report.pairs[0].why
+
+
+def test_a_number_that_cannot_be_true_is_not_compared():
+    device_bytes = {"read": 1, "asked_read": 100}
+    report = compare.compare(loaded(launches(1.0)), loaded(launches(0.1, device_bytes=device_bytes)))
+    assert words(report) == ["broken"]
+    assert "invalid" in report.pairs[0].why
+
+
+def test_cases_of_one_run_alone_are_listed():
+    both, one, two = launches(1.0), launches(1.0, shape="512"), launches(1.0, shape="256")
+    report = compare.compare(loaded([*both, *one]), loaded([*both, *two]))
+    assert (report.only_a, report.only_b) == (["matmul/shape=512"], ["matmul/shape=256"])
+    assert words(report) == ["same"]
+
+
+def test_skipped_cases_say_nothing_and_two_empty_runs_are_unknown():
+    skipped = [made.failed("skipped", "no GPU", shape="1024")]
+    report = compare.compare(loaded(skipped), loaded(skipped))
+    assert report.pairs == []
+    assert compare.exit_code(report) == 4
+
+
+def test_the_largest_slowdown_comes_last_and_first_in_markdown():
+    a = loaded([*launches(1.0, shape="1"), *launches(1.0, shape="2"), *launches(1.0, shape="3")])
+    b = loaded([*launches(1.2, seed=1, shape="1"), *launches(0.8, seed=1, shape="2"), *launches(1.1, seed=1, shape="3")])
+    report = compare.compare(a, b)
+    assert [p.params["shape"] for p in report.pairs] == ["2", "3", "1"]
+    text = comparison.markdown(report)
+    assert text.index("matmul/1") < text.index("matmul/3") < text.index("matmul/2")
+
+
+def two_machines(run_id):
+    machines = [made.machine(machine_id=f"m{i}", host=f"node-{i}") for i in (1, 2)]
+    records = [msgspec.structs.replace(r, machine_id=m.machine_id) for m in machines for r in launches(1.0)]
+    return LoadedRun(made.run(records, run_id=run_id), {m.machine_id: m for m in machines}, records, Path("x"), [])
+
+
+def test_machines_of_a_fleet_are_matched_each_with_itself():
+    report = compare.compare(two_machines("a"), two_machines("b"))
+    assert words(report) == ["same", "same"]
+    assert {pair.hosts for pair in report.pairs} == {("node-1", "node-1"), ("node-2", "node-2")}
+    assert "node-2" in comparison.page_of(report, 120).text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_is_wider_than_the_page(width):
+    a = loaded([*launches(1.0, shape="1"), *launches(1.0, shape="2" * 90)])
+    b = loaded([*launches(1.2, seed=1, shape="1"), *launches(0.8, seed=1, shape="2" * 90)])
+    text = comparison.page_of(compare.compare(a, b), width).text()
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_table_of_two_runs_as_it_is_printed():
+    flat = [made.record(samples=[1e-3] * 30, launch=n, shape="1") for n in range(5)]
+    late = [made.record(samples=[1.1e-3] * 30, launch=n, shape="1") for n in range(5)]
+    report = compare.compare(loaded(flat, run_id="r1"), loaded(late, run_id="r2"))
+    assert comparison.page_of(report, 100).text() == (
+        "B r2 against A r1\n"
+        "\n"
+        "case                 A             B     time               95 %  launches\n"
+        "matmul/1  2.00 PFLOP/s  1.82 PFLOP/s  +10.0 %  +10.0 % … +10.0 %       5+5  slower\n"
+        "\n"
+        "1 slower\n"
+    )
+
+
+def test_many_runs_mark_the_best_and_say_how_much_of_it_the_others_reach():
+    runs = [loaded(launches(t, spread=0.0), run_id=f"r{i}") for i, t in enumerate((1.0, 0.5, 2.0))]
+    (line,) = comparison.lines_of(runs)
+    assert line.best == 1
+    assert [line.ratio(i) for i in range(3)] == pytest.approx([0.5, 1.0, 0.25])
+    text = comparison.many_page(runs, 120).text()
+    assert "4.00 TFLOP/s    *" in text
+    assert "1.00 TFLOP/s 25 %" in text
+    assert "**4.00 TFLOP/s**" in comparison.many_markdown(runs)
+
+
+def test_a_run_that_lacks_a_case_shows_none():
+    runs = [loaded(launches(1.0)), loaded(launches(1.0, shape="2"))]
+    assert [line.values.count(None) for line in comparison.lines_of(runs)] == [1, 1]
+    assert all(line.best is None for line in comparison.lines_of(runs))
+
+
+def test_names_from_a_foreign_run_are_no_markup():
+    evil = "<script>alert(1)</script>|`x`\n# heading"
+    assert "<script>" not in cell(evil)
+    assert "\n" not in cell(evil)
+    assert "\\|" in cell(evil)
+    a = loaded(launches(1.0), made.machine(versions={"torch": evil}))
+    b = loaded(launches(1.0), made.machine(versions={"torch": "2"}))
+    text = comparison.markdown(compare.compare(a, b))
+    assert "<script>" not in text
+    assert text.count("heading") == text.count("\\# heading") > 0
