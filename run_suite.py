@@ -15,7 +15,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,13 +26,13 @@ from clustergauge import __version__
 from clustergauge.errors import UsageError
 
 if TYPE_CHECKING:
-    from clustergauge.ceilings import Ceiling
-    from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Run
+    from clustergauge.criteria import Acceptance
+    from clustergauge.model import Machine, Planned, Record, Run
     from clustergauge.plan import Wish
     from clustergauge.store import LoadedRun, RunFolder
 
 ROOT = Path(__file__).resolve().parent
-VERBS = ("run", "list", "report", "compare", "verify", "selftest", "schema")
+VERBS = ("run", "list", "report", "compare", "accept", "verify", "selftest", "schema")
 FOLDERS = ("kernels", "collectives", "storage_io")
 OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
 
@@ -76,7 +77,7 @@ def make_parser() -> Parser:
     run.add_argument("--max-time", metavar="TIME", help="start no case after this time: 90s, 10m, 1h")
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
     run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
-    run.add_argument("--accept", metavar="FILE", help="hold the results against the criteria of FILE")
+    _acceptance_flags(run)
     run.add_argument("--dry-run", action="store_true", help="show what would run and how long, measure nothing")
     run.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders go (default: results)")
     run.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
@@ -88,7 +89,7 @@ def make_parser() -> Parser:
 
     report = verbs.add_parser("report", help="show a run again, from its records")
     report.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
-    report.add_argument("--accept", metavar="FILE", help="hold the results against the criteria of FILE")
+    _acceptance_flags(report)
     report.add_argument("--format", choices=("text", "json"), default="text")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
@@ -102,6 +103,11 @@ def make_parser() -> Parser:
     compare.add_argument("--format", choices=("text", "md", "json"), default="text")
     compare.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
+    drafting = verbs.add_parser("accept", help="accept init RUN: an acceptance file from a good run, on stdout")
+    drafting.add_argument("what", choices=("init",))
+    drafting.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
+    drafting.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
+
     verify = verbs.add_parser("verify", help="check the checksums of a run")
     verify.add_argument("run", metavar="RUN")
     verify.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
@@ -112,6 +118,11 @@ def make_parser() -> Parser:
 
     verbs.add_parser("schema", help="JSON Schema of a record")
     return parser
+
+
+def _acceptance_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--accept", metavar="FILE", help="hold the results against the criteria of FILE (or of a known machine)")
+    parser.add_argument("--baseline", metavar="RUN", help="hold the results against those of an earlier run")
 
 
 def _selection_flags(parser: argparse.ArgumentParser) -> None:
@@ -163,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "list": do_list,
             "report": do_report,
             "compare": do_compare,
+            "accept": do_accept,
             "verify": do_verify,
             "selftest": do_selftest,
             "schema": do_schema,
@@ -209,20 +221,20 @@ def _say(text: str) -> None:
 
 def do_run(options: argparse.Namespace) -> int:
     """Measure, keep, judge, report."""
-    from clustergauge import accept, code, store
+    from clustergauge import code, criteria, store
     from clustergauge.model import Run
     from clustergauge.run import now_text
 
     output = Path(options.output).absolute()
-    criteria = _criteria(options.accept)
+    asked = _asked(options, output)
     _duration("--max-time", options.max_time)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
             signal.signal(number, _terminate)
     if options.resume:
-        return _resume(options, output, criteria)
+        return _resume(options, output, asked)
     planned = _failed_cases(options, output) if options.rerun_failed else _planned(options, output)
-    for glob in accept.unmatched(criteria, [p.case for p in planned]):
+    for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
         return _show_plan(planned, options.format)
@@ -235,10 +247,10 @@ def do_run(options: argparse.Namespace) -> int:
         planned=planned,
         settings={"launcher": options.launcher, "version": __version__, "probes": code.digest_of(options.probes)},
     )
-    return _measure(store.RunFolder.create(output, run), run, planned, options, criteria)
+    return _measure(store.RunFolder.create(output, run), run, planned, options, asked)
 
 
-def _resume(options: argparse.Namespace, output: Path, criteria: list[Criterion]) -> int:
+def _resume(options: argparse.Namespace, output: Path, asked: Asked) -> int:
     """Go on with a run: on the same machine, with the same code, only what has no record yet."""
     import msgspec
 
@@ -263,12 +275,12 @@ def _resume(options: argparse.Namespace, output: Path, criteria: list[Criterion]
         return _show_plan(todo, options.format)
     if not todo and run.finished:
         _say(f"nothing is missing in {run.run_id}")
-        return _report(loaded, criteria, options.format)
+        return _report(loaded, asked, options.format)
     folder = store.reopen(path)
     if folder.repaired:
         _say(f"repaired: {folder.repaired}")
     run = msgspec.structs.replace(run, finished="", interrupted=False)
-    return _measure(folder, run, todo, options, criteria, loaded.machines)
+    return _measure(folder, run, todo, options, asked, loaded)
 
 
 def do_list(options: argparse.Namespace) -> int:
@@ -281,7 +293,7 @@ def do_report(options: argparse.Namespace) -> int:
     from clustergauge import store
 
     loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
-    return _report(loaded, _criteria(options.accept), options.format)
+    return _report(loaded, _asked(options, Path(options.output).absolute()), options.format)
 
 
 def do_compare(options: argparse.Namespace) -> int:
@@ -302,6 +314,22 @@ def do_compare(options: argparse.Namespace) -> int:
     report = compare.compare(*runs, anyway=options.anyway)
     comparison.show(report, options.format)
     return compare.exit_code(report)
+
+
+def do_accept(options: argparse.Namespace) -> int:
+    """An acceptance file from a good run."""
+    from clustergauge import criteria, draft, store
+
+    loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
+    acceptance = draft.acceptance_of(loaded)
+    if not acceptance.criteria:
+        raise UsageError(f"run {loaded.run.run_id} has no case with a number")
+    lines = [
+        "What a good run reached, for others to be held against: edit what you know better.",
+        f"From run {loaded.run.run_id}.",
+    ]
+    print(criteria.to_toml(acceptance, lines), end="")
+    return OK
 
 
 def do_verify(options: argparse.Namespace) -> int:
@@ -348,18 +376,34 @@ def _measure(
     run: Run,
     todo: list[Planned],
     options: argparse.Namespace,
-    criteria: list[Criterion],
-    earlier: Mapping[str, Machine] | None = None,
+    asked: Asked,
+    earlier: LoadedRun | None = None,
 ) -> int:
     """Take the cases through a supervisor; whatever happens, what was measured is kept and reported."""
-    from clustergauge import store
+    from clustergauge import retry, store, verdicts
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
     from reports.progress import Progress
 
     sweep = [sys.executable, "-P", "-m", "storage_io.workspace"]
     supervisor = Supervisor(options.launcher, _python_path(options), sweep=sweep)
-    came = conduct(folder, run, todo, supervisor, Progress(), _duration("--max-time", options.max_time), earlier)
+    before = earlier.records if earlier else []
+
+    def again(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
+        everything = [*before, *records]
+        found = verdicts.judge(everything, planned, {machine.machine_id: machine}, asked.acceptance, asked.baseline)
+        return retry.again(planned, everything, found)
+
+    came = conduct(
+        folder,
+        run,
+        todo,
+        supervisor,
+        Progress(),
+        _duration("--max-time", options.max_time),
+        earlier.machines if earlier else None,
+        again if asked.acceptance.criteria or asked.baseline else None,
+    )
     for note in came.notes:
         _say(note)
     if came.interrupted:
@@ -369,30 +413,27 @@ def _measure(
     if came.problem:
         _say(f"run_suite.py: {came.problem}")
     try:
-        code = _report(store.load(folder.path), criteria, options.format)
+        code = _report(store.load(folder.path), asked, options.format)
     except KeyboardInterrupt:
         _say(f"interrupted: the run is kept in {folder.path}")
         return INTERRUPTED
     return INTERRUPTED if came.interrupted else BROKEN if came.problem else code
 
 
-def _report(loaded: LoadedRun, criteria: list[Criterion], form: str) -> int:
+def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
     """Judge and show; the exit code of the results."""
-    from clustergauge import accept, ceilings
+    from clustergauge import accept, verdicts
 
-    def ceiling(record: Record, metric: Metric) -> Ceiling | None:
-        return ceilings.ceiling(record, loaded.machines[record.machine_id], metric)
-
-    verdicts = accept.judge(loaded.records, criteria, ceiling, loaded.run.planned)
+    found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked.acceptance, asked.baseline)
     if form == "json":
         from reports import document
 
-        sys.stdout.buffer.write(document.document(loaded, verdicts))
+        sys.stdout.buffer.write(document.document(loaded, found))
     else:
         from reports import terminal
 
-        terminal.show(loaded, verdicts)
-    return accept.exit_code(loaded.records, verdicts, loaded.run.planned)
+        terminal.show(loaded, found)
+    return accept.exit_code(loaded.records, found, loaded.run.planned)
 
 
 def _planned(options: argparse.Namespace, output: Path) -> list[Planned]:
@@ -498,16 +539,40 @@ def _suite_path(name: str) -> Path:
     return path
 
 
-def _criteria(path: str | None) -> list[Criterion]:
-    if not path:
-        return []
-    from clustergauge import accept
+@dataclass(frozen=True)
+class Asked:
+    """What the results are held against."""
 
+    acceptance: Acceptance
+    baseline: LoadedRun | None
+
+
+def _asked(options: argparse.Namespace, output: Path) -> Asked:
+    from clustergauge import criteria, store
+
+    baseline = store.load(store.find_run(options.baseline, output)) if options.baseline else None
+    if not options.accept:
+        return Asked(criteria.NOTHING, baseline)
+    path = _accept_path(options.accept)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
-    return accept.parse_criteria(text, path)
+        raise UsageError(f"cannot read {options.accept}: {getattr(error, 'strerror', None) or error}") from None
+    acceptance = criteria.parse(text, options.accept)
+    if baseline is None and any(c.of_baseline for c in acceptance.criteria):
+        raise UsageError(f"{options.accept} asks for a share of a baseline: name one with --baseline RUN")
+    return Asked(acceptance, baseline)
+
+
+def _accept_path(name: str) -> Path:
+    """A file, or the name of one that comes along."""
+    own = ROOT / "suites" / "machines"
+    if name.endswith(".toml") or "/" in name or Path(name).exists():
+        return Path(name)
+    if not (own / f"{name}.toml").exists():
+        known = ", ".join(sorted(p.stem for p in own.glob("*.toml")))
+        raise UsageError(f"--accept {name}: no such file, and no machine of that name (there are {known or 'none'})")
+    return own / f"{name}.toml"
 
 
 def _duration(flag: str, text: str | None) -> float | None:

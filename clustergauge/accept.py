@@ -8,19 +8,19 @@ has no number is *not measured*, never a pass.  A number that cannot be true is 
 from __future__ import annotations
 
 import math
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
-from clustergauge import metrics
-from clustergauge.errors import UsageError
+from clustergauge import metrics, stats
+from clustergauge.bounds import Asked, absolute, fraction
+from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
-from clustergauge.model import Criterion, Metric, Outcome, Planned, Record, Verdict
-from clustergauge.units import format_rate, parse_rate
+from clustergauge.model import Criterion, Metric, Planned, Record, Verdict
+from clustergauge.units import format_rate
 
 if TYPE_CHECKING:
     from clustergauge.ceilings import Ceiling
@@ -31,6 +31,8 @@ OK, FAILED, BROKEN, UNKNOWN = 0, 1, 3, 4
 """Exit codes of results; `exit_code` chooses."""
 LEAST_DEVICE_FRACTION = 0.95
 """Below it a cache answered in the device's place."""
+LEAST_PEERS = 3
+"""Fewer others say nothing of what is usual."""
 REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "fuse", "9p", "virtiofs", "afs", "pvfs", "wekafs")
 """File systems (by the start of their type) whose device is not this machine's: the kernel's counters prove nothing there."""
 
@@ -50,100 +52,68 @@ Group = tuple[str, str, str]
 
 
 # --------------------------------------------------------------------------------------------------------------------------
-# criteria
-
-
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A criteria file."""
-
-    criteria: list[Criterion]
-    schema: int = 1
-    title: str = ""
-
-
-def parse_criteria(text: str, path: str) -> list[Criterion]:
-    """The ``[[criteria]]`` of a TOML file.  Every mistake is a `UsageError` naming file and field (``criteria[1].unit``)."""
-    try:
-        raw = tomllib.loads(text.removeprefix("\ufeff"))
-        file = msgspec.convert(raw, _File)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {error}") from None
-    if file.schema != 1:
-        raise UsageError(f"{path}: schema {file.schema} is not known (this version reads 1)")
-    if not file.criteria:
-        raise UsageError(f"{path}: holds no [[criteria]]")
-    for number, criterion in enumerate(file.criteria):
-        _check(criterion, f"{path}: criteria[{number}]")
-    return file.criteria
-
-
-def _check(criterion: Criterion, where: str) -> None:
-    if (criterion.floor is None) == (criterion.limit is None):
-        raise UsageError(f"{where}: needs either floor (at least) or limit (at most)")
-    field = "floor" if criterion.limit is None else "limit"
-    bound = _bound(criterion)
-    if not (math.isfinite(bound) and bound > 0):
-        raise UsageError(f"{where}.{field} is {bound:g}: must be more than 0")
-    unit = metrics.UNITS.get(criterion.metric)
-    if unit is None:
-        raise UsageError(f"{where}.metric: unknown metric {criterion.metric!r} (there are {', '.join(metrics.UNITS)})")
-    try:
-        bare = parse_rate(bound, criterion.unit)[1]
-    except ValueError as error:
-        raise UsageError(f"{where}.unit: {error}") from None
-    if bare not in unit:
-        raise UsageError(f"{where}.unit: {criterion.metric} is not measured in {criterion.unit} (but in {' or '.join(unit)})")
-
-
-def _bound(criterion: Criterion) -> float:
-    bound = criterion.floor if criterion.limit is None else criterion.limit
-    assert bound is not None
-    return bound
-
-
-def unmatched(criteria: Iterable[Criterion], cases: Sequence[str]) -> list[str]:
-    """The globs of criteria that no case answers to."""
-    return [c.case for c in criteria if not any(matches(c.case, case) for case in cases)]
-
-
-# --------------------------------------------------------------------------------------------------------------------------
 # verdicts
+
+
+@dataclass(frozen=True)
+class Standards:
+    """What verdicts lean on beside the criteria.
+
+    ``ceiling``: what physics allows a metric (``None`` where unknown).  ``baseline``: the records of a run to be as good as;
+    ``barred``: why it cannot serve, by machine of this run.  ``classes``: the peer class of every machine.
+    """
+
+    ceiling: CeilingOf | None = None
+    baseline: Sequence[Record] = ()
+    barred: Mapping[str, str] = field(default_factory=dict[str, str])
+    classes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def judge(
     records: Sequence[Record],
     criteria: Sequence[Criterion] = (),
-    ceiling: CeilingOf | None = None,
+    standards: Standards | None = None,
     planned: Sequence[Planned] = (),
 ) -> list[Verdict]:
     """One verdict for each case that was measured and each criterion on it, in the order of the records.
 
-    ``ceiling``: what physics allows a metric (``None`` where unknown).  ``planned``: what should have been measured: a case of it
-    that a criterion requires and that has no record is *not measured*, and one with fewer launches than planned never passes.
+    ``planned``: what should have been measured: a case of it that a criterion requires and that has no record is *not measured*,
+    and one with fewer launches than planned never passes.
     """
+    standards = standards or Standards()
     groups: dict[Group, list[Record]] = {}
     for record in records:
         groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
-    launches = Counter((p.case, p.device) for p in planned if not p.skip)
+    launches = Counter((p.case, p.device, p.confirms) for p in planned if not p.skip)
+    judges = _Judges(criteria, standards, groups)
     verdicts = [
         verdict
         for (_, case, device), group in groups.items()
-        for verdict in _of_group(group, launches[case, device], criteria, ceiling)
+        for verdict in judges.of(group, launches[case, device, any(r.confirms for r in group)])
     ]
     recorded = {(record.case, record.device) for record in records}
     missing = dict.fromkeys((p.case, p.device) for p in planned if (p.case, p.device) not in recorded)
     for case, device in missing:
         absent = Verdict(case=case, device=device, verdict="not measured", reason="the run did not get to it")
         verdicts += _not_measured(absent, criteria)
-    everything = [case for case, _ in [*recorded, *missing]]
+    everything = [*recorded, *missing]
     verdicts += [
         Verdict(case=c.case, metric=c.metric, verdict="not measured", reason="no case of this run matches", source=c.source)
         for c in criteria
-        if c.required and not any(matches(c.case, case) for case in everything)
+        if c.required and not any(applies(c, *key) for key in everything)
     ]
     return verdicts
+
+
+def applies(criterion: Criterion, case: str, device: str) -> bool:
+    """Whether a criterion is about this case on this device."""
+    return criterion.device in ("", device.partition(":")[0]) and matches(criterion.case, case)
+
+
+def deciding(records: Sequence[Record]) -> list[Record]:
+    """Of the launches of one case those that its verdict and its numbers come from: the fresh ones, where there are such."""
+    fresh = [record for record in records if record.confirms]
+    return fresh or list(records)
 
 
 def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: Iterable[Planned] = ()) -> int:
@@ -160,39 +130,142 @@ def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: I
     return UNKNOWN if outcomes & {"not measured", "inconclusive"} else OK
 
 
-def _of_group(group: list[Record], launches: int, criteria: Sequence[Criterion], ceiling: CeilingOf | None) -> Iterator[Verdict]:
-    """The verdicts of one case on one device of one machine.  ``launches``: how many were planned, 0 where that is not known."""
-    first = group[0]
-    verdict = Verdict(case=first.case, device=first.device, machine_id=first.machine_id, verdict="not measured")
-    bad = next((r for r in group if r.status in ("wrong", "error")), None)
-    measured = [r for r in group if r.status == "ok"]
-    if bad or not measured:
-        bad = bad or first
-        yield from _not_measured(replace(verdict, reason=f"{bad.status}: {bad.reason}"), criteria)
-        return
-    found = {metric.name: metric for metric in metrics.derive(measured)}
-    lie, doubt = _contradiction(measured, found.values(), ceiling)
-    if lie:
-        yield replace(verdict, verdict="invalid", reason=lie)
-        return
-    asked = [c for c in criteria if matches(c.case, first.case)]
-    for criterion in asked:
-        judged = _verdict(replace(verdict, reason=doubt), criterion, found)
-        if judged.verdict == "pass" and len(measured) < launches:
-            judged = replace(judged, verdict="inconclusive", reason=f"only {len(measured)} of {launches} launches were measured")
-        if judged.verdict != "not measured" or criterion.required:
-            yield judged
-    if not asked and found:
-        headline = next(iter(found.values()))
-        yield replace(
-            verdict, verdict="unreferenced", metric=headline.name, unit=headline.unit, value=headline.value, reason=doubt
+@dataclass(frozen=True)
+class _Judges:
+    """Criteria, and what they are held against."""
+
+    criteria: Sequence[Criterion]
+    standards: Standards
+    groups: Mapping[Group, list[Record]]
+
+    def of(self, group: list[Record], launches: int) -> Iterator[Verdict]:
+        """The verdicts of one case on one device of one machine.
+
+        ``launches``: how many were planned of the kind that decides, 0 where that is not known.
+        """
+        first = group[0]
+        verdict = Verdict(case=first.case, device=first.device, machine_id=first.machine_id, verdict="not measured")
+        bad = next((r for r in group if r.status in ("wrong", "error")), None)
+        measured = [r for r in deciding(group) if r.status == "ok"]
+        if bad or not measured:
+            bad = bad or first
+            yield from _not_measured(replace(verdict, reason=f"{bad.status}: {bad.reason}"), self.criteria)
+            return
+        found = metrics.derive(measured)
+        lie, doubt = _contradiction(measured, found, self.standards.ceiling)
+        if lie:
+            yield replace(verdict, verdict="invalid", reason=lie)
+            return
+        asked = [c for c in self.criteria if applies(c, first.case, first.device)]
+        for criterion in asked:
+            judged = self._verdict(replace(verdict, reason=doubt), criterion, measured, found)
+            if judged.verdict == "pass" and len(measured) < launches:
+                few = f"only {len(measured)} of {launches} launches were measured"
+                judged = replace(judged, verdict="inconclusive", reason=few)
+            if measured[0].confirms:
+                judged = _confirmed(judged, [r for r in group if not r.confirms and r.status == "ok"])
+            if judged.verdict != "not measured" or criterion.required:
+                yield judged
+        if not asked and found:
+            yield replace(
+                verdict, verdict="unreferenced", metric=found[0].name, unit=found[0].unit, value=found[0].value, reason=doubt
+            )
+
+    def _verdict(self, verdict: Verdict, criterion: Criterion, measured: list[Record], found: Sequence[Metric]) -> Verdict:
+        """One criterion on one measured case; ``verdict`` names the case, and what is doubtful about it."""
+        metric = next((m for m in found if m.name == criterion.metric), None) if criterion.metric else found[0]
+        verdict = replace(verdict, metric=criterion.metric or found[0].name, source=criterion.source)
+        if metric is None:
+            return replace(verdict, reason=f"this case has no {criterion.metric}")
+        asked = self._asked(criterion, metric, measured)
+        if isinstance(asked, str):
+            return replace(verdict, reason=asked)
+        if asked.unit != metric.unit:
+            return replace(verdict, reason=f"this case has no {criterion.metric} in {asked.unit}")
+        bound, at_least = asked.bound_for(metric.value)
+        outcome, reason = asked.side_of(metric)
+        return replace(
+            verdict,
+            verdict=outcome,
+            reason=reason or verdict.reason,
+            remark=asked.remark,
+            value=metric.value,
+            unit=metric.unit,
+            bound=bound,
+            margin=(metric.value / bound - 1) * (1 if at_least else -1),
         )
+
+    def _asked(self, c: Criterion, metric: Metric, measured: list[Record]) -> Asked | str:
+        """The bounds of a criterion for this metric; in words why there are none."""
+        match kind_of(c):
+            case "floor":
+                return Asked(*absolute(c.floor, c.unit), None)
+            case "limit":
+                limit, unit = absolute(c.limit, c.unit)
+                return Asked(None, unit, limit)
+            case "reference":
+                value, unit = absolute(c.reference, c.unit)
+                low, high = (None if part is None else value * (1 + part) for part in (c.lower, c.upper))
+                return Asked(low or None, unit, high)
+            case "of_ceiling":
+                limit = self.standards.ceiling(measured[0], metric) if self.standards.ceiling else None
+                if limit is None or limit.unit != metric.unit:
+                    return "no ceiling is known for it"
+                remark = f"{c.of_ceiling:.0%} of {'' if limit.firm else 'an estimated '}{format_rate(limit.value, limit.unit)}"
+                return fraction(c.of_ceiling, limit.value, metric, remark)
+            case "of_baseline":
+                return self._of_baseline(c, metric, measured[0])
+            case _:
+                return self._of_peers(c, metric, measured[0])
+
+    def _of_baseline(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
+        if barred := self.standards.barred.get(record.machine_id):
+            return f"the baseline cannot serve: {barred}"
+        kind = record.device.partition(":")[0]
+        same = [r for r in self.standards.baseline if r.case == record.case and r.status == "ok"]
+        own = [r for r in same if r.machine_id == record.machine_id and r.device == record.device]
+        groups: dict[Group, list[Record]] = {}
+        for r in own or [r for r in same if r.device.partition(":")[0] == kind]:
+            groups.setdefault((r.machine_id, r.case, r.device), []).append(r)
+        values = [m for group in groups.values() for m in metrics.derive(deciding(group)) if m.name == metric.name]
+        if not values:
+            return "the baseline has no number for it"
+        middle = stats.median([m.value for m in values])
+        widths = [(m.high - m.low) / 2 / m.value for m in values if m.low is not None and m.high is not None and m.value > 0]
+        if not widths:
+            return "the baseline has too few samples for an interval"
+        remark = f"{c.of_baseline:.0%} of the baseline's {format_rate(middle, metric.unit)}"
+        return fraction(c.of_baseline, middle, metric, remark, stats.median(widths) / math.sqrt(len(widths)))
+
+    def _of_peers(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
+        """Against the median of all others of its class: devices of this kind on machines with the same parts."""
+        kind, classes = record.device.partition(":")[0], self.standards.classes
+        values: list[float] = []
+        for (machine_id, case, device), group in self.groups.items():
+            other = (machine_id, device) != (record.machine_id, record.device)
+            alike = device.partition(":")[0] == kind and classes.get(machine_id) == classes.get(record.machine_id)
+            if case == record.case and other and alike and all(r.status == "ok" for r in group):
+                values += [m.value for m in metrics.derive(deciding(group)) if m.name == metric.name]
+        if len(values) < LEAST_PEERS:
+            return f"{len(values)} peers in this run, {LEAST_PEERS} are needed to be held against"
+        middle = stats.median(values)
+        remark = f"{c.of_peers:.0%} of the {format_rate(middle, metric.unit)} of {len(values)} peers"
+        return fraction(c.of_peers, middle, metric, remark)
+
+
+def _confirmed(judged: Verdict, before: list[Record]) -> Verdict:
+    """A verdict on fresh launches, with what was found before them."""
+    metric = next((m for m in metrics.derive(before) if m.name == judged.metric), None)
+    if metric is None:
+        return judged
+    words = f"measured again: {format_rate(metric.value, metric.unit)} before"
+    return replace(judged, remark="; ".join(filter(None, (judged.remark, words))))
 
 
 def _not_measured(verdict: Verdict, criteria: Iterable[Criterion]) -> Iterator[Verdict]:
     """The verdict for each criterion that required a number."""
     for c in criteria:
-        if c.required and matches(c.case, verdict.case):
+        if c.required and applies(c, verdict.case, verdict.device):
             yield replace(verdict, metric=c.metric, source=c.source)
 
 
@@ -225,35 +298,3 @@ def _surely_above(metric: Metric, limit: float) -> bool:
 def is_remote(record: Record) -> bool:
     """Whether a storage case ran on a file system whose device is not this machine's."""
     return str(record.settings.get("fs_type", "")).startswith(REMOTE)
-
-
-def _verdict(verdict: Verdict, criterion: Criterion, found: Mapping[str, Metric]) -> Verdict:
-    """One criterion on one measured case; ``verdict`` names the case, and what is doubtful about it."""
-    bound, unit = parse_rate(_bound(criterion), criterion.unit)
-    metric = found.get(criterion.metric)
-    verdict = replace(verdict, metric=criterion.metric, source=criterion.source)
-    if metric is None or metric.unit != unit:
-        return replace(verdict, reason=f"this case has no {criterion.metric} in {unit}")
-    at_least = criterion.floor is not None
-    outcome, reason = _side(metric, bound, at_least)
-    return replace(
-        verdict,
-        verdict=outcome,
-        reason=reason or verdict.reason,
-        value=metric.value,
-        unit=unit,
-        bound=bound,
-        margin=(metric.value / bound - 1) * (1 if at_least else -1),
-    )
-
-
-def _side(metric: Metric, bound: float, at_least: bool) -> tuple[Outcome, str]:
-    """On which side of the bound the interval lies."""
-    if metric.low is None or metric.high is None:
-        return "inconclusive", "too few samples for an interval"
-    if metric.low >= bound if at_least else metric.high <= bound:
-        return "pass", ""
-    if metric.high < bound if at_least else metric.low > bound:
-        return "FAIL", ""
-    low, high = (format_rate(end, metric.unit) for end in (metric.low, metric.high))
-    return "inconclusive", f"the bound lies inside the interval: {low} … {high}"

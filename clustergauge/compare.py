@@ -173,7 +173,7 @@ def _trouble(loaded: LoadedRun, records: Sequence[Record]) -> str:
     def ceiling(record: Record, metric: Metric) -> Ceiling | None:
         return ceilings.ceiling(record, loaded.machines[record.machine_id], metric)
 
-    verdicts = accept.judge(records, (), ceiling)
+    verdicts = accept.judge(records, (), accept.Standards(ceiling))
     return next((f"invalid: {v.reason}" for v in verdicts if v.verdict == "invalid"), "")
 
 

@@ -111,6 +111,8 @@ class Record(Data, frozen=True, kw_only=True):
     probe: str
     params: dict[str, Scalar]
     launch: int = 0
+    confirms: bool = False
+    """Of a case that would have failed and was measured again, fresh: it is judged on such launches alone."""
     machine_id: str
     device: str = "cpu:0"
     ranks: int = 1
@@ -234,6 +236,8 @@ class Planned(Data, frozen=True, kw_only=True):
     timeout_s: float = 60.0
     """Seconds after which the case counts as hung."""
     skip: str = ""
+    confirms: bool = False
+    """Measured again, fresh, because it would fail: it is judged on such launches alone."""
 
 
 class Run(Data, frozen=True, kw_only=True):
@@ -277,13 +281,27 @@ class Warning_(Data, frozen=True, kw_only=True):
 
 
 class Criterion(Data, frozen=True, kw_only=True):
-    """What a case must reach.  ``case`` is a glob over case ids; exactly one of ``floor`` and ``limit`` is set (in ``unit``)."""
+    """What a case must reach.  ``case`` is a glob over case ids; ``metric`` empty: the headline of the case.
+
+    Exactly one of: ``floor`` (at least) and ``limit`` (at most), in ``unit``; ``of_ceiling``, at least this fraction of what
+    physics allows; ``reference``, in ``unit``, from ``1 + lower`` to ``1 + upper`` times as much; ``of_baseline``, at least this
+    fraction of a baseline run's; ``of_peers``, at least this fraction of the median of the other devices of its kind in the run.
+    Of what is better when lower (times), fractions are of the speed: 0.95 allows 1/0.95 of the time.
+    """
 
     case: str
-    metric: str
-    unit: str
+    device: Literal["", "cpu", "cuda"] = ""
+    """Only on devices of this kind; empty: on all."""
+    metric: str = ""
+    unit: str = ""
     floor: float | None = None
     limit: float | None = None
+    of_ceiling: float | None = None
+    reference: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    of_baseline: float | None = None
+    of_peers: float | None = None
     required: bool = True
     source: str = ""
 
@@ -302,6 +320,8 @@ class Verdict(Data, frozen=True, kw_only=True):
     bound: float | None = None
     margin: float | None = None
     """Distance from the bound as a fraction of it; negative is worse than asked."""
+    remark: str = ""
+    """What the bound is made of, and what was measured before; no doubt."""
     source: str = ""
 
 

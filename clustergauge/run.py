@@ -46,15 +46,21 @@ class Watcher(Protocol):
 class Progress:
     """What a run did; filled while it goes, so that an interruption leaves what is known.
 
+    ``records``: of the cases that ran.
     ``not_reached``: cases for which the time did not suffice.  ``interrupted``: by Ctrl-C or SIGTERM.  ``problem``: why the run
     could not go on.  ``notes``: what a person should hear at its end.
     """
 
     case_seconds: float = 0.0
+    records: list[Record] = field(default_factory=list[Record])
     not_reached: list[Planned] = field(default_factory=list[Planned])
     interrupted: bool = False
     problem: str = ""
     notes: list[str] = field(default_factory=list[str])
+
+
+Again = Callable[[Sequence[Planned], Machine, Sequence[Record]], list[Planned]]
+"""From all that was planned, the machine and the records so far to what else is to be measured."""
 
 
 def now_text() -> str:
@@ -75,11 +81,13 @@ def conduct(
     watcher: Watcher,
     stop_after_s: float | None = None,
     earlier: Mapping[str, Machine] | None = None,
+    again: Again | None = None,
 ) -> Progress:
     """Measure ``todo``, from the start of the supervisor to the end of the last process; what was measured is kept in any case.
 
     ``stop_after_s``: no case starts later than that.  ``earlier``: the machines that a resumed run has described; what was found
-    then stays found.  Once this returns the folder is finished and closed.
+    then stays found.  ``again``: what else to measure, asked when everything is, until it names nothing more or the time is over.
+    Once this returns the folder is finished and closed.
     """
     came, began = Progress(), time.monotonic()
     try:
@@ -89,7 +97,15 @@ def conduct(
             machine = msgspec.structs.replace(machine, findings=findings)
         folder.write_machine(machine)
         watcher.start(sum(not p.skip for p in todo), predict(todo))
-        carry_out(folder, run, todo, supervisor, machine, watcher, came, began + stop_after_s if stop_after_s else None)
+        stop_at = began + stop_after_s if stop_after_s else None
+        carry_out(folder, run, todo, supervisor, machine, watcher, came, stop_at)
+        while again and not came.not_reached and not (stop_at and time.monotonic() >= stop_at):
+            if not (more := again(run.planned, machine, came.records)):
+                break
+            run = msgspec.structs.replace(run, planned=[*run.planned, *more])
+            folder.update(run)
+            watcher.start(len(more), predict(more))
+            carry_out(folder, run, more, supervisor, machine, watcher, came, stop_at)
     except KeyboardInterrupt:
         came.interrupted = True
     except (Died, StoreError) as error:
@@ -139,7 +155,9 @@ def carry_out(
         if result.log:
             name = folder.write_log(f"{planned.case}-{planned.launch}", result.log)
             record = msgspec.structs.replace(record, settings=record.settings | {"log": name})
-        watcher.done(_keep(folder, record))
+        kept = _keep(folder, record)
+        progress.records.append(kept)
+        watcher.done(kept)
 
 
 def _worst(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
@@ -203,6 +221,7 @@ def _record(run: Run, machine: Machine, planned: Planned, started: str, result: 
         probe=planned.probe,
         params=planned.params,
         launch=planned.launch,
+        confirms=planned.confirms,
         machine_id=machine.machine_id,
         device=planned.device,
         ranks=planned.ranks,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clustergauge import ceilings, metrics
+from clustergauge import accept, ceilings, metrics
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, Record, Scalar, Verdict
@@ -45,8 +45,8 @@ class Row:
 
     @property
     def measured(self) -> list[Record]:
-        """The launches with a believed number."""
-        return [r for r in self.records if r.status == "ok"]
+        """The launches with a believed number: those that the verdict comes from."""
+        return [r for r in accept.deciding(self.records) if r.status == "ok"]
 
     def metric(self, name: str) -> Metric | None:
         """The metric of this name."""
@@ -68,7 +68,7 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict]) -> list[Row]:
         judged.setdefault((verdict.machine_id, verdict.case, verdict.device), []).append(verdict)
     rows = [_row(loaded, records, judged.get(key, [])) for key, records in groups.items()]
     rows += [
-        Row(case, device, machine_id, {}, [], absent, "not measured")
+        Row(case, device, machine_id, {}, [], absent, _word([], absent))
         for (machine_id, case, device), absent in judged.items()
         if (machine_id, case, device) not in groups
     ]
@@ -90,7 +90,7 @@ def _word(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Word:
     statuses, outcomes = {r.status for r in records}, {v.verdict for v in verdicts}
     if "error" in statuses or "wrong" in statuses:
         return "error" if "error" in statuses else "wrong"
-    if "ok" in statuses:
+    if "ok" in statuses or not records:
         worst: list[Word] = [word for word in _JUDGED if word in outcomes]
         return worst[0] if worst else "unreferenced"
     if "not measured" in outcomes:

@@ -247,7 +247,7 @@ def _reasons(row: Row, full: bool) -> Iterable[str]:
             elif verdict.verdict == "not measured":
                 asked = f"{verdict.metric} is required".strip()
             source = f"source: {verdict.source}" if verdict.source else ""
-            found["; ".join(filter(None, (asked, verdict.reason, source)))] = None
+            found["; ".join(filter(None, (asked, verdict.reason, verdict.remark, source)))] = None
     return [reason for reason in found if reason]
 
 

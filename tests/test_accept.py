@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge.accept import exit_code, judge, parse_criteria, unmatched
+from clustergauge.accept import Standards, exit_code, judge
 from clustergauge.ceilings import Ceiling
-from clustergauge.errors import UsageError
+from clustergauge.criteria import unmatched
 from clustergauge.model import Counters, Criterion, Verdict, Workload
 from tests import made
 
@@ -158,14 +158,16 @@ def test_an_optional_criterion_without_a_number_is_silent():
 
 def test_above_a_firm_ceiling_is_invalid_and_above_an_estimate_a_doubt():
     def limit(value: float, firm: bool):
-        return lambda record, metric: Ceiling(value, "FLOP/s", firm, "a datasheet") if metric.name == "compute" else None
+        return Standards(
+            lambda record, metric: Ceiling(value, "FLOP/s", firm, "a datasheet") if metric.name == "compute" else None
+        )
 
-    verdict = one([made.record()], at_least(1), ceiling=limit(1e12, firm=True))
+    verdict = one([made.record()], at_least(1), standards=limit(1e12, firm=True))
     assert (verdict.verdict, verdict.reason) == ("invalid", "above the ceiling of 1.00 TFLOP/s (a datasheet)")
-    verdict = one([made.record()], at_least(1), ceiling=limit(1e12, firm=False))
+    verdict = one([made.record()], at_least(1), standards=limit(1e12, firm=False))
     assert (verdict.verdict, verdict.reason) == ("pass", "above the estimated ceiling of 1.00 TFLOP/s")
-    assert one([made.record()], at_least(1), ceiling=limit(3e12, firm=True)).reason == ""
-    assert one([made.record()], at_least(1), ceiling=limit(1.999e12, firm=True)).verdict == "pass"  # not surely above
+    assert one([made.record()], at_least(1), standards=limit(3e12, firm=True)).reason == ""
+    assert one([made.record()], at_least(1), standards=limit(1.999e12, firm=True)).verdict == "pass"  # not surely above
 
 
 # -- exit codes: the worst wins
@@ -198,47 +200,144 @@ def test_what_was_planned_and_has_no_record_is_not_success():
     assert exit_code([done], [], [plans[0], made.planned(done, launch=1)]) == 4
 
 
-# -- the file
-
-GOOD = '[[criteria]]\ncase = "matmul/*"\nmetric = "compute"\nfloor = 700\nunit = "TFLOP/s"\nsource = "a good run"\n'
+# -- parts of something else: a ceiling, a reference, a baseline, peers
 
 
-def test_criteria_are_read():
-    (criterion,) = parse_criteria(GOOD, "a.toml")
-    assert criterion == Criterion(case="matmul/*", metric="compute", unit="TFLOP/s", floor=700, source="a good run")
+def part(**more) -> Criterion:
+    return Criterion(**{"case": "matmul", "metric": "compute"} | more)
+
+
+def ceiling_of(value: float, firm: bool = True):
+    return Standards(lambda _record, metric: Ceiling(value, "FLOP/s", firm, "a datasheet") if metric.name == "compute" else None)
+
+
+@pytest.mark.parametrize(("fraction", "word"), [(0.4, "pass"), (0.5, "inconclusive"), (0.6, "FAIL")])
+def test_a_share_of_the_ceiling(fraction, word):
+    verdict = one([made.record()], part(of_ceiling=fraction), standards=ceiling_of(4e12))
+    assert (verdict.verdict, verdict.bound) == (word, fraction * 4e12)
+    assert verdict.remark == f"{fraction:.0%} of 4.00 TFLOP/s"
+
+
+def test_without_a_known_ceiling_a_share_of_it_is_not_measured():
+    verdict = one([made.record()], part(of_ceiling=0.1))
+    assert (verdict.verdict, verdict.reason) == ("not measured", "no ceiling is known for it")
+    time = one([made.record()], part(metric="time", of_ceiling=0.1), standards=ceiling_of(4e12))
+    assert time.verdict == "not measured"
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("reference", "word", "bound"),
     [
-        ("[[criteria]", "a.toml: not TOML"),
-        ("", "criteria"),
-        ("criteria = []", "holds no [[criteria]]"),
-        (GOOD.replace("floor", "flor"), "flor"),
-        (GOOD.replace("700", '"700"'), "criteria[0].floor"),
-        (GOOD.replace("floor = 700\n", ""), "needs either floor (at least) or limit (at most)"),
-        (GOOD + "limit = 3\n", "needs either floor"),
-        (GOOD.replace("700", "-1"), "criteria[0].floor is -1: must be more than 0"),
-        (GOOD.replace("700", "nan"), "criteria[0].floor is nan"),
-        (GOOD.replace("700", "inf"), "criteria[0].floor is inf"),
-        (GOOD.replace("TFLOP/s", "parsec"), "criteria[0].unit: unknown unit 'parsec'"),
-        (GOOD.replace("TFLOP/s", "GB/s"), "compute is not measured in GB/s (but in FLOP/s or OP/s)"),
-        (GOOD.replace('"compute"', '"speed"'), "unknown metric 'speed' (there are time"),
-        ("schema = 2\n" + GOOD, "schema 2 is not known"),
+        (2.05, "pass", 1.845),
+        (2.5, "FAIL", 2.25),
+        (1.5, "FAIL", 1.65),
+        (2.22, "inconclusive", 1.998),
+        (1.82, "inconclusive", 2.002),
     ],
 )
-def test_a_mistake_names_file_and_field(text, words):
-    with pytest.raises(UsageError) as caught:
-        parse_criteria(text, "a.toml")
-    assert words in str(caught.value)
-    assert str(caught.value).startswith("a.toml")
-    assert "\n" not in str(caught.value)
+def test_a_reference_has_two_sides(reference, word, bound):
+    verdict = one([made.record()], part(reference=reference, unit="TFLOP/s", lower=-0.1, upper=0.1))
+    assert verdict.verdict == word
+    assert verdict.bound == pytest.approx(bound * 1e12)
 
 
-@given(st.text(max_size=200))
-def test_no_text_breaks_the_reader(text):
-    with pytest.raises(UsageError):
-        parse_criteria(text, "a.toml")
+def test_a_reference_with_one_side_forgives_the_other():
+    assert one([made.record()], part(reference=1.0, unit="TFLOP/s", lower=-0.1)).verdict == "pass"
+    assert one([made.record()], part(reference=9.0, unit="TFLOP/s", upper=0.1)).verdict == "pass"
+
+
+@pytest.mark.parametrize(("theirs", "word"), [(1.0, "pass"), (0.8, "FAIL"), (0.95, "inconclusive")])
+@pytest.mark.parametrize("metric", ["compute", "time"])
+def test_a_share_of_a_baseline_is_one_of_speed(theirs, word, metric):
+    standards = Standards(baseline=[made.record(samples=[theirs] * 30, machine_id="golden")])
+    verdict = one([made.record()], part(metric=metric, of_baseline=0.95), standards=standards)
+    assert verdict.verdict == word
+    if metric == "time":
+        assert verdict.bound == pytest.approx(theirs / 0.95)
+
+
+def test_a_baseline_that_cannot_serve_is_not_measured():
+    standards = Standards(baseline=[made.record()], barred={"m1": "library torch: 1 there, 2 here"})
+    verdict = one([made.record()], part(of_baseline=0.5), standards=standards)
+    assert (verdict.verdict, verdict.reason) == ("not measured", "the baseline cannot serve: library torch: 1 there, 2 here")
+    nothing = one([made.record()], part(of_baseline=0.5), standards=Standards(baseline=[made.record(shape="9")]))
+    assert nothing.reason == "the baseline has no number for it"
+
+
+def test_the_doubt_of_the_baseline_widens_the_interval():
+    rough = Standards(baseline=[made.record(samples=[0.93, 1.07] * 20)])
+    steady = Standards(baseline=[made.record()])
+    assert one([made.record()], part(of_baseline=0.98), standards=steady).verdict == "pass"
+    assert one([made.record()], part(of_baseline=0.98), standards=rough).verdict == "inconclusive"
+
+
+def test_the_own_device_serves_before_others_of_its_kind():
+    baseline = [made.record(device="cuda:0", samples=[0.5] * 30), made.record(device="cuda:1")]
+    standards = Standards(baseline=baseline)
+    criterion = part(of_baseline=0.95)
+    found = judge([made.record(device="cuda:0"), made.record(device="cuda:1")], [criterion], standards)
+    assert [v.verdict for v in found] == ["FAIL", "pass"]
+
+
+def test_a_device_below_its_peers_is_named_and_the_peers_are_not():
+    records = [made.record(device=f"cuda:{n}", samples=[1.2 if n == 3 else 1.0] * 30) for n in range(8)]
+    found = judge(records, [part(of_peers=0.95)])
+    assert [v.verdict for v in found] == ["pass"] * 3 + ["FAIL"] + ["pass"] * 4
+    assert found[3].remark == "95% of the 2.00 TFLOP/s of 7 peers"
+
+
+def test_two_cannot_tell_which_of_them_is_bad():
+    records = [made.record(device=f"cuda:{n}", samples=[1.0 + n] * 30) for n in range(2)]
+    assert {v.verdict for v in judge(records, [part(of_peers=0.95)])} == {"not measured"}
+
+
+def test_machines_of_another_class_are_no_peers():
+    records = [made.record(machine_id=f"m{n}", samples=[1.2 if n == 3 else 1.0] * 30) for n in range(4)]
+    standards = Standards(classes={"m0": "a", "m1": "a", "m2": "a", "m3": "b"})
+    assert {v.verdict for v in judge(records, [part(of_peers=0.95)], standards)} == {"not measured"}
+
+
+def test_no_metric_named_means_the_headline():
+    verdict = one([made.record()], Criterion(case="*", of_ceiling=0.1), standards=ceiling_of(4e12))
+    assert (verdict.verdict, verdict.metric) == ("pass", "compute")
+
+
+def test_a_criterion_may_be_about_one_kind_of_device():
+    records = [made.record(device="cpu:0"), made.record(device="cuda:0")]
+    found = judge(records, [at_least(1, device="cuda")])
+    assert [v.verdict for v in found] == ["unreferenced", "pass"]
+    (_, absent) = judge(records[:1], [at_least(1, device="cuda")])
+    assert absent.verdict == "not measured"
+
+
+# -- measured again
+
+
+def fresh(*times: float, first: int = 1):
+    return [made.record(samples=[t] * 30, launch=first + n, confirms=True) for n, t in enumerate(times)]
+
+
+@pytest.mark.parametrize(("times", "word"), [((1.0, 1.0), "pass"), ((1.5, 1.5), "FAIL")])
+def test_what_would_fail_is_judged_on_fresh_launches_alone(times, word):
+    verdict = one([made.record(samples=[1.5] * 30), *fresh(*times)], at_least(1.5))
+    assert (verdict.verdict, verdict.value) == (word, pytest.approx(2e12 / times[0]))
+    assert verdict.remark == "measured again: 1.33 TFLOP/s before"
+
+
+def test_a_fresh_launch_that_dies_is_no_pass():
+    group = [
+        made.record(samples=[1.5] * 30),
+        made.record(launch=1, confirms=True),
+        made.failed("error", "died", launch=2, confirms=True),
+    ]
+    assert one(group, at_least(1.5)).verdict == "not measured"
+
+
+def test_fewer_fresh_launches_than_planned_never_pass():
+    group = [made.record(samples=[1.5] * 30), *fresh(1.0, 1.0)]
+    plans = [made.planned(r, confirms=r.confirms) for r in group]
+    assert one(group, at_least(1.5), planned=plans).verdict == "pass"
+    assert one(group[:2], at_least(1.5), planned=plans).verdict == "inconclusive"
 
 
 @given(st.floats(0.5, 8), st.lists(st.floats(0.5, 2), min_size=20, max_size=60))

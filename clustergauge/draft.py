@@ -1,0 +1,62 @@
+"""An acceptance file from a good run: every case's headline as its reference, and what its machine is.  Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from clustergauge import accept, metrics, stats
+from clustergauge.criteria import Acceptance, Expect
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Criterion, Machine, Metric, Record
+from clustergauge.units import format_rate
+
+TOLERANCE = 0.05
+"""What a case may fall short of its reference, at least."""
+WIDTHS = 2.0
+"""Half-widths of its interval that the tolerance holds, at least: a case that cannot be measured well is not asked for more."""
+
+
+def acceptance_of(loaded: LoadedRun) -> Acceptance:
+    """References for all cases with a number; of several devices of one kind their median, with room for how they differ."""
+    groups: dict[tuple[str, str], dict[tuple[str, str], list[Record]]] = {}
+    for record in loaded.records:
+        kind = record.device.partition(":")[0]
+        groups.setdefault((record.case, kind), {}).setdefault((record.machine_id, record.device), []).append(record)
+    criteria = [c for key, devices in groups.items() if (c := _criterion(loaded, *key, devices.values()))]
+    machines = list(loaded.machines.values())
+    return Acceptance(criteria=criteria, expect=_expect(machines[0]) if machines else None, title=f"as run {loaded.run.run_id}")
+
+
+def _criterion(loaded: LoadedRun, case: str, kind: str, devices: Iterable[list[Record]]) -> Criterion | None:
+    heads: list[Metric] = []
+    for records in devices:
+        chosen = accept.deciding(records)
+        head = metrics.headline(chosen) if all(r.status == "ok" for r in chosen) else None
+        heads += [head] if head else []
+    if not heads or any(h.name != heads[0].name or h.unit != heads[0].unit for h in heads):
+        return None
+    middle = stats.median([h.value for h in heads])
+    number, _, unit = format_rate(middle, heads[0].unit).partition(" ")
+    widths = [(h.high - h.low) / 2 / h.value for h in heads if h.low is not None and h.high is not None and h.value > 0]
+    spread = max(abs(h.value / middle - 1) for h in heads)
+    room = math.ceil(round(100 * max(TOLERANCE, WIDTHS * max(widths, default=0.0), spread), 6)) / 100
+    source = f"run {loaded.run.run_id} of {loaded.run.started}, {', '.join(m.host for m in loaded.machines.values())[:200]}"
+    if room >= 1:
+        return None  # so restless a case says nothing
+    lower, upper = (-room, None) if heads[0].better == "higher" else (None, room)
+    return Criterion(case=case, metric=heads[0].name, reference=float(number), unit=unit, lower=lower, upper=upper, source=source)
+
+
+def _expect(machine: Machine) -> Expect:
+    gpus = machine.gpus
+    names = {gpu.name for gpu in gpus}
+    ecc, mig = ({getattr(gpu, name) for gpu in gpus} for name in ("ecc", "mig"))
+    return Expect(
+        gpus=len(gpus) or None,
+        gpu=names.pop() if len(names) == 1 else "",
+        ecc=ecc.pop() if len(ecc) == 1 else None,
+        mig=mig.pop() if len(mig) == 1 else None,
+        cores=machine.cpu.cores,
+        memory=f"{int(0.95 * machine.memory_bytes) >> 30}GiB" if machine.memory_bytes >> 30 > 1 else "",
+    )

@@ -1,0 +1,196 @@
+"""Machines against what is expected, runs against baselines, what is measured again, and files drafted from good runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clustergauge import criteria, draft, inventory, retry, verdicts
+from clustergauge.criteria import Acceptance, Expect
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Criterion, Finding, Nic, Verdict
+from tests import made
+
+
+def answers(expect: Expect, machine=None):
+    found = inventory.judge([machine or made.machine(gpus=8)], expect)
+    return [(v.metric, v.verdict) for v in found]
+
+
+def gpus(count: int = 8, **more):
+    machine = made.machine(gpus=count)
+    return msgspec.structs.replace(machine, gpus=[msgspec.structs.replace(g, **more) for g in machine.gpus])
+
+
+def test_a_machine_that_is_as_expected_passes_once():
+    assert answers(Expect(gpus=8, gpu="a100", cores=2, memory="16GiB")) == [("", "pass")]
+
+
+@pytest.mark.parametrize(
+    ("expect", "metric", "word"),
+    [
+        (Expect(gpus=7), "gpus", "FAIL"),
+        (Expect(cores=3), "cores", "FAIL"),
+        (Expect(memory="17GiB"), "memory", "FAIL"),
+        (Expect(versions={"nvidia_driver": ">=550"}), "version nvidia_driver", "not measured"),
+        (Expect(settings={"governor": "performance"}), "setting governor", "not measured"),
+        (Expect(nics=1), "nics", "FAIL"),
+        (Expect(ready=["memlock"]), "preflight memlock", "not measured"),
+    ],
+)
+def test_what_is_missing_fails_and_what_is_unknown_is_not_measured(expect, metric, word):
+    assert answers(expect) == [(metric, word)]
+
+
+@pytest.mark.parametrize(
+    ("more", "expect", "word"),
+    [
+        ({"ecc": False}, Expect(ecc=True), "FAIL"),
+        ({"ecc": None}, Expect(ecc=True), "not measured"),
+        ({"mig": True}, Expect(mig=False), "FAIL"),
+        ({"power_limit_w": 500.0}, Expect(power_limit_w=700), "FAIL"),
+        ({"power_limit_w": None}, Expect(power_limit_w=700), "not measured"),
+        ({"memory_bytes": 40 << 30}, Expect(gpu_memory="80GiB"), "FAIL"),
+        ({"name": "NVIDIA H100"}, Expect(gpu="A100"), "FAIL"),
+    ],
+)
+def test_every_gpu_is_asked(more, expect, word):
+    found = answers(expect, gpus(2, **more))
+    assert [verdict for _, verdict in found] == [word, word]
+    assert found[0][0].startswith("gpu 0")
+
+
+def ports(*states: str, rate: float | None = 400.0):
+    return made.machine(nics=[Nic(name=f"mlx5_{n}", kind="infiniband", state=s, rate_gbit_s=rate) for n, s in enumerate(states)])
+
+
+def test_ports_that_are_down_or_slow_are_named():
+    expect = Expect(nics=2, nic_kind="infiniband", nic_rate_gbit_s=400)
+    assert answers(expect, ports("ACTIVE", "active")) == [("", "pass")]
+    (verdict,) = inventory.judge([ports("active", "down")], expect)
+    assert verdict.verdict == "FAIL"
+    assert verdict.reason == "1 of 2 infiniband ports up at 400 Gbit/s (not so: mlx5_1)"
+    assert answers(expect, ports("active", "active", rate=200.0)) == [("nics", "FAIL")]
+    assert answers(expect, ports("active", "active", rate=None)) == [("nics", "not measured")]
+
+
+def test_preflight_is_asked_by_name_or_as_a_whole():
+    machine = made.machine(
+        findings=[
+            Finding(name="memlock", state="warning", detail="64 KiB"),
+            Finding(name="shm", state="ok", detail=""),
+            Finding(name="persistence", state="unknown", detail=""),
+        ]
+    )
+    assert answers(Expect(ready=["shm"]), machine) == [("", "pass")]
+    assert answers(Expect(ready=["*"]), machine) == [("preflight memlock", "FAIL"), ("preflight persistence", "not measured")]
+
+
+# -- measured again
+
+
+def verdict(word: str, record, bound: float | None = 1.0) -> Verdict:
+    return Verdict(case=record.case, device=record.device, machine_id="m1", verdict=word, bound=bound)
+
+
+def launches(count: int, **more):
+    return [made.record(launch=n, **more) for n in range(count)]
+
+
+def again(records, word, **more):
+    found = retry.again([made.planned(r, confirms=r.confirms) for r in records], records, [verdict(word, records[0], **more)])
+    return [(p.launch, p.confirms) for p in found]
+
+
+def test_the_undecided_are_measured_more_in_two_steps():
+    assert again(launches(1), "inconclusive") == [(1, False), (2, False)]
+    assert again(launches(3), "inconclusive") == [(3, False), (4, False)]
+    assert again(launches(5), "inconclusive") == []
+
+
+def test_what_would_fail_is_measured_afresh_once():
+    assert again(launches(1), "FAIL") == [(1, True), (2, True)]
+    confirmed = [*launches(1), *(made.record(launch=n, confirms=True) for n in (1, 2))]
+    assert again(confirmed, "FAIL") == []
+
+
+def test_an_undecided_confirmation_is_taken_further_with_fresh_launches():
+    confirmed = [*launches(1), *(made.record(launch=n, confirms=True) for n in (1, 2))]
+    assert again(confirmed, "inconclusive") == [(3, True)]
+
+
+def test_what_passed_broke_or_has_no_bound_is_left_alone():
+    assert again(launches(1), "pass") == []
+    assert again([made.failed("error", "died")], "FAIL") == []
+    assert again(launches(1), "inconclusive", bound=None) == []
+
+
+# -- a baseline
+
+
+def loaded(records, machine=None, run_id="run") -> LoadedRun:
+    machine = machine or made.machine()
+    return LoadedRun(made.run(records, run_id=run_id), {machine.machine_id: machine}, records, Path("x"), [])
+
+
+def test_a_baseline_asks_every_case_for_95_percent():
+    baseline = loaded([made.record(), made.record("memory")])
+    slow = made.record(samples=[1.2] * 30)
+    found = verdicts.judge([slow, made.record("launch")], [], {"m1": made.machine()}, baseline=baseline)
+    assert [v.verdict for v in found] == ["FAIL"]  # what only one of them has is no matter
+    assert found[0].source == "baseline run"
+
+
+def test_a_baseline_of_another_machine_cannot_serve():
+    other = made.machine(machine_id="m9", versions={"torch": "1"})
+    baseline = loaded([made.record(machine_id="m9")], other)
+    acceptance = Acceptance(criteria=[Criterion(case="*", of_baseline=0.5)])
+    (found,) = verdicts.judge([made.record()], [], {"m1": made.machine()}, acceptance, baseline)
+    assert (found.verdict, found.reason) == ("not measured", "the baseline cannot serve: library torch: 1 there, – here")
+
+
+def test_another_machine_of_the_same_parts_can():
+    other = made.machine(machine_id="m9", host="golden")
+    baseline = loaded([made.record(machine_id="m9")], other)
+    (found,) = verdicts.judge([made.record()], [], {"m1": made.machine()}, baseline=baseline)
+    assert found.verdict == "pass"
+
+
+def test_machines_and_cases_are_judged_together():
+    acceptance = Acceptance(expect=Expect(gpus=8))
+    found = verdicts.judge([made.record()], [], {"m1": made.machine(gpus=7)}, acceptance)
+    assert [v.verdict for v in found] == ["unreferenced", "FAIL"]
+
+
+# -- a draft
+
+
+def test_a_good_run_becomes_a_file_that_it_passes():
+    records = [made.record(samples=[1.0 + 0.001 * n] * 30, shape="1", launch=n) for n in range(3)]
+    run = loaded([*records, made.failed("skipped", "no GPU", shape="2")])
+    text = criteria.to_toml(draft.acceptance_of(run))
+    acceptance = criteria.parse(text, "a.toml")
+    (criterion,) = acceptance.criteria
+    assert (criterion.case, criterion.reference, criterion.unit, criterion.lower) == ("matmul/shape=1", 2.0, "TFLOP/s", -0.05)
+    found = verdicts.judge(records, [], run.machines, acceptance)
+    assert [v.verdict for v in found] == ["pass", "pass"]
+    slow = [made.record(samples=[1.2] * 30, shape="1")]
+    assert [v.verdict for v in verdicts.judge(slow, [], run.machines, acceptance)] == ["FAIL", "pass"]
+
+
+def test_devices_that_differ_get_the_room_they_need():
+    records = [made.record(device=f"cuda:{n}", samples=[1.0 + 0.1 * n] * 30) for n in range(3)]
+    (criterion,) = draft.acceptance_of(loaded(records)).criteria
+    assert criterion.lower == pytest.approx(-0.1)
+    assert {v.verdict for v in verdicts.judge(records, [], {"m1": made.machine()}, Acceptance(criteria=[criterion]))} <= {
+        "pass",
+        "inconclusive",
+    }
+
+
+def test_latencies_get_an_upper_side():
+    record = made.record(samples=[1e-6] * 30, work=made.Workload(bound="latency"))
+    (criterion,) = draft.acceptance_of(loaded([record])).criteria
+    assert (criterion.metric, criterion.unit, criterion.upper, criterion.lower) == ("time", "µs", 0.05, None)
