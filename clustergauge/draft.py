@@ -45,7 +45,16 @@ def _criterion(loaded: LoadedRun, case: str, kind: str, devices: Iterable[list[R
     if room >= 1:
         return None  # so restless a case says nothing
     lower, upper = (-room, None) if heads[0].better == "higher" else (None, room)
-    return Criterion(case=case, metric=heads[0].name, reference=float(number), unit=unit, lower=lower, upper=upper, source=source)
+    return Criterion(
+        case=case,
+        device="cuda" if kind == "cuda" else "cpu",
+        metric=heads[0].name,
+        reference=float(number),
+        unit=unit,
+        lower=lower,
+        upper=upper,
+        source=source,
+    )
 
 
 def _expect(machine: Machine) -> Expect:
