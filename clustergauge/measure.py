@@ -113,7 +113,7 @@ class Sampler:
             clock=self.clock.name,
             cache=self.work.cache,
             warmup_cut=stats.warmup_cut(self.merged) if self.merged else 0,
-            iterations_per_sample=self.iterations,
+            iterations_per_sample=self.iterations * self.work.steps,
             samples_s=self.merged,
             sample_start_s=[start - self.starts[0] for start in self.starts],
             stop_reason=decision.reason or "budget",
@@ -126,10 +126,10 @@ class Sampler:
             self.phase("loop")
             calls = 1
             if self.world.rank == 0:
-                affordable = share * self.plan.budget_s / max(stats.median(self.merged), self.clock.tick_s)
+                affordable = share * self.plan.budget_s / max(stats.median(self.merged) * self.work.steps, self.clock.tick_s)
                 calls = int(min(most, self.clock.max_calls, max(1.0, affordable)))
             calls = self.world.from_root(calls)
-            took = self._sample(calls) / calls
+            took = self._sample(calls) / (calls * self.work.steps)
             everybody = self.world.gather(took)
         return max(everybody) if everybody else took
 
@@ -199,7 +199,7 @@ class Sampler:
         fresh: list[float] = []
         for _ in range(decision.batch):
             self.starts.append(self.clock.now() - began)
-            fresh.append(self._sample(self.iterations) / self.iterations)
+            fresh.append(self._sample(self.iterations) / (self.iterations * self.work.steps))
         self.mine += fresh
         everybody = self.world.gather([fresh, self._problem(decision.check)])
         if everybody:

@@ -32,7 +32,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Workload(Data, frozen=True, kw_only=True):
-    """The work of ONE run of a case, counted by the probe's author; what turns a time into a rate.
+    """The work of ONE iteration of a case, counted by the probe's author; what turns a time into a rate.
 
     ``flops``/``ops``: floating-point / integer operations (a multiply-add is two).  ``bytes_read``/``bytes_written``: as STREAM
     counts them for memory, application bytes for storage.  ``message_bytes``: S of nccl-tests.  ``collective``: name of the
@@ -59,6 +59,7 @@ class Series(Data, frozen=True, kw_only=True):
 class Measurement(Data, frozen=True, kw_only=True):
     """Raw times of one case in one launch.
 
+    An iteration is one run of the case, or one of the equal steps that a run takes (a load of a pointer chase).
     ``samples_s``: seconds of one iteration (a sample's time over ``iterations_per_sample``), in the order taken, the maximum
     over ranks; the first ``warmup_cut`` of them are warm-up.  ``sample_start_s``: start of each sample, seconds since the
     first.  ``loop_mean_s``: mean seconds of a call in one unsynchronised loop, comparable with OSU and nccl-tests.

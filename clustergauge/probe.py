@@ -114,6 +114,8 @@ class Work:
     ``loop``: also time one unsynchronised loop of calls (collectives).  ``sync``: ranks meet untimed before each sample.
     ``whole_budget``: do not stop when the interval is narrow, and compare digests every few samples (burn-in).
     ``max_iterations``: the most runs one sample may hold (in-place work whose values grow), ``None`` for no limit.
+    ``steps``: equal steps that one run takes, each after the one before (the loads of a pointer chase): times and ``workload``
+    are then of one step.
     ``last``: set by the timing loop: index of the callable that ran last, for ``check``, ``digest`` and ``reset`` to look at.
     Buffer sets hold the same inputs, so the digest does not depend on which of them ran.
     """
@@ -131,6 +133,7 @@ class Work:
     sync: bool = False
     whole_budget: bool = False
     max_iterations: int | None = None
+    steps: int = 1
     last: int = 0
 
     @property

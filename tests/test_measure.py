@@ -82,6 +82,25 @@ def test_work_may_limit_its_iterations():
     assert sampler(FakeClock(always(1e-9), tick_s=1e-6), work).measure().iterations_per_sample == 3
 
 
+def test_times_are_of_one_step_where_a_run_is_steps():
+    clock = FakeClock(always(2e-6), tick_s=1e-6)
+    one = sampler(clock, Work(run=lambda: None, workload=Workload(), steps=1000))
+    measured = one.measure()
+    calls = int(clock.log[-2].removeprefix("start "))
+    assert 50 <= calls <= 80
+    assert measured.iterations_per_sample == 1000 * calls
+    assert measured.samples_s == pytest.approx([2e-9] * 20)
+    assert measured.sample_start_s[1] == pytest.approx(calls * 2e-6)
+
+
+def test_a_loop_of_runs_that_are_steps_holds_as_many_runs_as_its_share_affords():
+    clock = FakeClock(always(2e-3))
+    one = sampler(clock, Work(run=lambda: None, workload=Workload(), steps=1000), budget_s=2.0)
+    one.measure()
+    assert one.loop_mean() == pytest.approx(2e-6)
+    assert clock.log[-2] == "start 200"
+
+
 def test_the_budget_ends_a_restless_case_and_says_so():
     noise = itertools.cycle([0.01, 0.03, 0.02, 0.05, 0.04])
     measured = sampler(FakeClock(noise), budget_s=1.0).measure()
