@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence, Set as AbstractSet
 from pathlib import Path
+from typing import NamedTuple
 
 from clustergauge import sysfs
 from clustergauge.model import Cpu, Scalar
@@ -53,7 +54,7 @@ def describe(cpus: AbstractSet[int], root: Path = sysfs.ROOT) -> Cpu:
         cores=len(cores(cpus, root / "sys")),
         threads=len(cpus),
         allowed=format_cpus(cpus),
-        llc_bytes=_last_level(cpus, folder),
+        llc_bytes=_last_level(cpus, root),
         clock_max_mhz=max(known_clocks) / 1000 if known_clocks else None,
         vector=_vector(own),
         numa=_numa(cpus, root),
@@ -63,6 +64,42 @@ def describe(cpus: AbstractSet[int], root: Path = sysfs.ROOT) -> Cpu:
 def flags(root: Path = sysfs.ROOT) -> set[str]:
     """Flags that all processors have."""
     return _flags(list(_cpuinfo(root).values()))
+
+
+class Cache(NamedTuple):
+    """A cache that holds data.  ``shared``: the processors that use it."""
+
+    level: int
+    bytes: int
+    shared: frozenset[int]
+
+
+def caches(cpu: int, root: Path = sysfs.ROOT) -> list[Cache]:
+    """The data caches of a processor, the nearest first; those that do not tell level and size are left out."""
+    found: list[Cache] = []
+    for index in sysfs.entries(root / f"sys/devices/system/cpu/cpu{cpu}/cache", "index*"):
+        level, size = sysfs.number(index / "level"), _size(sysfs.text(index / "size"))
+        if level and size and sysfs.text(index / "type") != "Instruction":
+            found.append(Cache(level, size, frozenset(read_list(index / "shared_cpu_list") or {cpu})))
+    return sorted(found, key=lambda cache: cache.level)
+
+
+def cache_level(size: int, cpus: Sequence[int], root: Path = sysfs.ROOT) -> str:
+    """The nearest cache with room for ``size`` bytes of each of the processors: ``L1`` …, or ``memory``; empty where unknown.
+
+    Processors that share a cache share its room.  Where they have different caches it is the farthest that one of them needs.
+    """
+    farthest = 0
+    for cpu in cpus:
+        own = caches(cpu, root)
+        if not own:
+            return ""
+        holding = (c.level for c in own if c.bytes >= size * max(1, len(c.shared.intersection(cpus))))
+        level = next(holding, None)
+        if level is None:
+            return "memory"
+        farthest = max(farthest, level)
+    return f"L{farthest}" if farthest else ""
 
 
 def settings(cpus: AbstractSet[int], root: Path = sysfs.ROOT) -> dict[str, Scalar]:
@@ -123,21 +160,17 @@ def _vector(blocks: list[dict[str, str]]) -> str:
     return next((name for name, flag in _VECTORS if flag in common), "")
 
 
-def _last_level(cpus: AbstractSet[int], folder: Path) -> int | None:
+def _last_level(cpus: AbstractSet[int], root: Path) -> int | None:
     """Bytes of all caches of the highest level that the processors use, each counted once."""
     found: dict[tuple[int, frozenset[int]], int] = {}
     covered: set[int] = set()
     for cpu in sorted(cpus):
         if cpu in covered:
             continue
-        best: tuple[int, frozenset[int], int] | None = None
-        for index in sysfs.entries(folder / f"cpu{cpu}/cache", "index*"):
-            level, size = sysfs.number(index / "level"), _size(sysfs.text(index / "size"))
-            if level and size and sysfs.text(index / "type") != "Instruction" and (best is None or level > best[0]):
-                best = (level, frozenset(read_list(index / "shared_cpu_list") or {cpu}), size)
-        if best:
-            found[best[0], best[1]] = best[2]
-            covered |= best[1]
+        if own := caches(cpu, root):
+            last = max(own, key=lambda cache: cache.level)
+            found[last.level, last.shared] = last.bytes
+            covered |= last.shared
     top = max((level for level, _ in found), default=0)
     return sum(size for (level, _), size in found.items() if level == top) or None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import machine, nvml, sysfs, valid
+from clustergauge import machine, nvml, processor, sysfs, valid
 from clustergauge.errors import UsageError
 from clustergauge.model import Machine
 from tests import fake_nvml
@@ -93,6 +93,30 @@ def test_the_last_level_is_the_highest_that_any_core_has(tmp_path: Path) -> None
     write(tmp_path, "sys/devices/system/cpu/cpu2/cache/index2/level", "2\n")
     write(tmp_path, "sys/devices/system/cpu/cpu2/cache/index2/size", "2048K\n")
     assert machine.describe(tmp_path, {0, 1, 2}).cpu.llc_bytes == 8192 << 10
+
+
+def test_the_cache_that_holds_a_set_is_found_and_shared_room_is_shared(tmp_path: Path) -> None:
+    processors(tmp_path, cores=[[0, 4], [1], [2], [3]], caches=[("0-1,4", "8192K"), ("2-3", "4096K")])
+
+    def level(kib: int, *cpus: int) -> str:
+        return processor.cache_level(kib << 10, cpus, tmp_path)
+
+    assert [level(kib, 0) for kib in (16, 32, 33, 8192, 8193)] == ["L1", "L1", "L3", "L3", "memory"]
+    assert [level(kib, 0, 1) for kib in (32, 4096, 4097)] == ["L1", "L3", "memory"]
+    assert [level(kib, 0, 4) for kib in (16, 17)] == ["L1", "L3"]  # two threads of one core
+    assert [level(kib, 0, 2) for kib in (4096, 4097)] == ["L3", "memory"]  # the farthest that one of them needs
+    assert level(16, 0, 7) == ""  # of processor 7 nothing is known
+    assert level(16) == ""
+    assert processor.caches(3, tmp_path) == [(1, 32 << 10, {3}), (3, 4096 << 10, {2, 3})]
+
+
+def test_caches_of_instructions_and_of_unknown_size_hold_nothing(tmp_path: Path) -> None:
+    processors(tmp_path, cores=[[0]])
+    for number, field, content in ((1, "type", "Instruction"), (2, "size", "?")):
+        folder = f"sys/devices/system/cpu/cpu0/cache/index{number}"
+        for name, usual in {"level": "2", "type": "Unified", "size": "1024K", field: content}.items():
+            write(tmp_path, f"{folder}/{name}", usual + "\n")
+    assert processor.cache_level(64 << 10, [0], tmp_path) == "memory"
 
 
 def test_what_the_kernel_does_not_say_is_unknown(tmp_path: Path) -> None:
