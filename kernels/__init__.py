@@ -4,6 +4,8 @@ PROBES = (
     "kernels.matmul",
     "kernels.attention",
     "kernels.memory",
+    "kernels.cache",
+    "kernels.latency",
     "kernels.normalise",
     "kernels.matvec",
     "kernels.launch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -80,6 +81,20 @@ def huge_share(tensors: Iterable[torch.Tensor], smaps: str) -> float | None:
             resident += int(fields["Rss"])
             huge += int(fields["AnonHugePages"])
     return round(huge / resident, 3) if resident else None
+
+
+def note_huge_pages(ctx: Context, tensors: Iterable[torch.Tensor]) -> None:
+    """Record `huge_share` of the tensors, where /proc tells of this process's mappings."""
+    try:
+        smaps = Path("/proc/self/smaps").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return
+    ctx.set("huge_page_share", huge_share(tensors, smaps))
+
+
+def l2_bytes(device: str) -> int | None:
+    """Bytes of a GPU's L2; ``None`` if torch does not tell."""
+    return getattr(torch.cuda.get_device_properties(torch.device(device)), "L2_cache_size", None) or None
 
 
 def _round(size: int) -> int:

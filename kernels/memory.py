@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustergauge.errors import UsageError
@@ -120,11 +119,7 @@ def _describe(ctx: Context, backend: str, arrays: list[Values]) -> None:
         from kernels import buffers
 
         ctx.set("threads", _partials(ctx, backend, 0)[0] if backend == "native" else torch.get_num_threads())
-        try:
-            smaps = Path("/proc/self/smaps").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return
-        ctx.set("huge_page_share", buffers.huge_share(arrays, smaps))
+        buffers.note_huge_pages(ctx, arrays)
 
 
 def _blocks(ctx: Context, inputs: int) -> list[Values]:

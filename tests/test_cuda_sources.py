@@ -26,7 +26,7 @@ import torch
 from clustergauge.code import ROOT
 from clustergauge.errors import UsageError
 from clustergauge.probe import Skip
-from kernels import cuda
+from kernels import cuda, latency
 from kernels.cuda import nvrtc
 
 SHIM = Path(__file__).parent / "cuda_shim" / "shim.hpp"
@@ -69,7 +69,10 @@ MUTANTS = {
     "chase": (
         ("a step too many", "i < steps", "i <= steps"),
         ("a step too few", "i < steps", "i + 1 < steps"),
-        ("does not move", "at = reinterpret_cast<const unsigned long long*>(*at)", "at = start"),
+        ("does not move", "at = reinterpret_cast<const unsigned long long*>(*at)", "at = at"),
+        ("does not go on", "cell[0] = reinterpret_cast<unsigned long long>(at);", ""),
+        ("does not count", "cell[1] += steps;", ""),
+        ("forgets what it counted", "cell[1] += steps;", "cell[1] = steps;"),
     ),
     "launch": (("counts twice", "+= 1", "+= 2"), ("does not count", "+= 1", "+= 0")),
     "sgemm": (
@@ -287,11 +290,15 @@ def cached(level, words, rounds):
 
 
 def chased(nodes, stride, steps):
-    memory, order = cuda.chain(nodes, stride, "cpu", torch.Generator().manual_seed(nodes))
+    memory, _ = guarded(np.zeros(nodes * stride // 8, np.int64))
+    order = latency.link(memory, stride, torch.Generator().manual_seed(nodes))
     assert set(order.tolist()) == {memory.data_ptr() + i * stride for i in range(nodes)}
-    end = torch.zeros(1, dtype=torch.int64)
-    cuda.chase(memory, order, steps, end)()
-    assert int(end) == int(order[steps % nodes])
+    cell, slack = guarded(np.array([int(order[0]), 5]))
+    run = cuda.chase(memory, cell, steps)
+    for turn in (1, 2, 3):
+        run()
+        assert cell.tolist() == [int(order[turn * steps % nodes]), 5 + turn * steps]
+    untouched(slack)
 
 
 def counted(launches):

@@ -185,27 +185,12 @@ def cache_read(level: str, data: Values, sums: Values, rounds: int) -> Call:
     return launcher("cache", f"cache_{level}", sums.numel(), CACHE_THREADS, data.device, sums, data, share, rounds)
 
 
-def chain(nodes: int, stride: int, device: str, generator: torch.Generator) -> tuple[Values, Values]:
-    """One random cycle of addresses through all nodes, ``stride`` bytes (a multiple of 8) apart; and the addresses in its order.
+def chase(memory: Values, cell: Values, steps: int) -> Call:
+    """A callable that follows ``steps`` addresses in ``memory``, each from the load before.
 
-    Both are int64 on the device: the memory that `chase` walks, and ``order``, in which walk i ends at ``order[i % nodes]``.
-    Sattolo's cycle: a random order of the nodes, each pointing to the next, the last to the first.
+    ``cell``: two int64 on the device: the address to go on from, and how many steps were taken; both are brought up to date.
     """
-    import torch
-
-    memory = torch.zeros(nodes * stride // 8, dtype=torch.int64, device=device)
-    places = torch.randperm(nodes, generator=generator, device=device) * (stride // 8)
-    order = memory.data_ptr() + 8 * places
-    memory[places] = order.roll(-1)
-    return memory, order
-
-
-def chase(memory: Values, order: Values, steps: int, end: Values) -> Call:
-    """A callable that follows ``steps`` addresses of a `chain`, each from the load before; ``end`` (int64): where it arrived.
-
-    The latency of a load is the time by the number of steps.
-    """
-    return launcher("chase", "chase", 1, 1, memory.device, int(order[0]), steps, end, keep=memory)
+    return launcher("chase", "chase", 1, 1, memory.device, cell, steps, keep=memory)
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from kernels.gate.targets import TARGETS
 
 DECLARING = (
     "kernels.triton.attention",
+    "kernels.triton.cache",
     "kernels.triton.launch",
     "kernels.triton.matmul_tma",
     "kernels.triton.matvec",

@@ -48,9 +48,12 @@ def processors() -> list[int]:
     return [min(core) for core in cores(os.sched_getaffinity(0))]
 
 
-def team() -> Team:
-    """This process's threads on its `processors`: started once, asleep between calls.  Raises what `Team` raises."""
-    return _team(os.getpid(), tuple(processors()))
+def team(most: int | None = None) -> Team:
+    """This process's threads on its `processors`, the first ``most`` of them if given: started once, asleep between calls.
+
+    Raises what `Team` raises.
+    """
+    return _team(os.getpid(), tuple(processors()[:most]))
 
 
 @functools.cache
@@ -138,9 +141,19 @@ class Team:
             self._threads.clear()
 
     def _runner(self, op: str, arrays: Sequence[Values], scalar: float) -> Callable[[], object]:
-        a, b, c = (values.ctypes.data for values in [*arrays, *arrays[:1] * 2][:3])
         blocks, beyond = divmod(arrays[-1].size, code.PER_BLOCK)
-        job = np.array([code.address(op), a, b, c, blocks, beyond, 0], np.int64)
+        return self.job(op, arrays, blocks, beyond, scalar)
+
+    def job(
+        self, name: str, arrays: Sequence[np.ndarray[Any, Any]], blocks: int, beyond: int = 0, scalar: float = 0.0
+    ) -> Callable[[], object]:
+        """What has all threads run compiled code, each on its equal share of the blocks.
+
+        ``arrays``: up to three, kept alive, whose addresses the code gets as a, b, c (the first again where there are fewer).
+        Checks nothing: what fits the code is known to those who call it.
+        """
+        a, b, c = (values.ctypes.data for values in [*arrays, *arrays[:1] * 2][:3])
+        job = np.array([code.address(name), a, b, c, blocks, beyond, 0], np.int64)
         job[6:].view(np.float64)[0] = scalar
         start, team, address = self._start, self._address, job.ctypes.data
 

@@ -84,8 +84,13 @@ def host() -> Any:
 def text(triple: str) -> str:
     """All of the program.  ``triple``: of the processor, as LLVM writes it (``x86_64-unknown-linux-gnu``)."""
     own = PROCESSORS[triple.split("-", maxsplit=1)[0]]
-    team = Template(Path(__file__).with_name("team.ll").read_text(encoding="ascii")).substitute(own, mask=MASK, spins=SPINS)
-    return "\n".join([f'target triple = "{triple}"', team, *map(kernel, OPS), "!0 = !{i32 1}", ""])
+    team = Template(_beside("team.ll")).substitute(own, mask=MASK, spins=SPINS)
+    return "\n".join([f'target triple = "{triple}"', team, _beside("caches.ll"), *map(kernel, OPS), "!0 = !{i32 1}", ""])
+
+
+def _beside(name: str) -> str:
+    """A file of this folder."""
+    return Path(__file__).with_name(name).read_text(encoding="ascii")
 
 
 def kernel(op: str) -> str:
