@@ -30,7 +30,7 @@ def digest() -> str:
     total = hashlib.sha256()
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in {".py", ".toml", ".cu"} and path.is_file():
+            if path.suffix in {".py", ".toml", ".cu", ".ll"} and path.is_file():
                 content = path.read_bytes()
                 total.update(f"{path.relative_to(ROOT)}\0{len(content)}\0".encode() + content)
     return total.hexdigest()[:16]

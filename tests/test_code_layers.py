@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from clustergauge import code
+
 ROOT = Path(__file__).parent.parent
 DEVICE_LIBRARIES = {"torch", "mpi4py", "triton", "pynvml", "cupy"}
 JUDGEMENT = [f"clustergauge.{name}" for name in ("model", "stats", "metrics", "accept", "warnings", "ceilings")]
@@ -87,3 +89,14 @@ def test_no_module_names_what_its_room_must_not_know(folder, forbidden):
     assert files
     found = {str(f.relative_to(ROOT)): sorted(forbidden & set(imports_in(ast.parse(f.read_text())))) for f in files}
     assert {file: names for file, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("name", ["a.py", "a.toml", "a.cu", "a.ll"])
+def test_the_digest_of_the_code_knows_every_kind_of_source(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    (tmp_path / "kernels").mkdir()
+    digests = {code.digest.__wrapped__()}
+    for content in ("", "1", "2"):
+        (tmp_path / "kernels" / name).write_text(content)
+        digests.add(code.digest.__wrapped__())
+    assert len(digests) == 4
