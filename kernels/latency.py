@@ -84,7 +84,7 @@ def latency(ctx: Context, backend: str, size: int) -> Work:
 
 def steps_of(size: int | None, nodes: int) -> int:
     """Loads of a run: fewer where they are slower (``size``: of a processor's set), never so many that it ends where it began."""
-    loads = LEAST_STEPS if size is None else max(LEAST_STEPS, min(MOST_STEPS, (1 << 41) // size))
+    loads = LEAST_STEPS if size is None else max(LEAST_STEPS, min(MOST_STEPS, (1 << 40) // size))
     turns = loads // TURN | 1
     while TURN * turns % nodes == 0:
         turns += 2

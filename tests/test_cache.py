@@ -14,7 +14,7 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Context, Skip, Wrong
 from clustergauge.world import Serial
-from kernels import cache, native, working_sets
+from kernels import buffers, cache, native, working_sets
 from kernels.native import caches
 from tests import interpreted
 
@@ -116,6 +116,21 @@ def test_a_set_that_no_cache_holds_is_called_cold(outcome):
 
 def test_the_ladder_goes_from_16_kib_to_256_mib():
     assert tuple(n << 10 for n in (16, 64, 256, 1024, 4096, 16384, 65536, 262144)) == working_sets.LADDER
+
+
+def test_of_a_gpu_only_what_it_tells_is_recorded(tmp_path, monkeypatch):
+    """No GPU here: its L2 is made up."""
+
+    def said(words, *, past_l1=False, second=64 * KIB):
+        monkeypatch.setattr(buffers, "l2_bytes", lambda device: second)
+        ctx = Context(Serial(), "cuda:0", 1, tmp_path)
+        working_sets.describe(ctx, torch.zeros(words, dtype=torch.int32), 4 * words, (), past_l1=past_l1)
+        return ctx.settings
+
+    assert said(16 * KIB, past_l1=True) == {"l2_bytes": 64 * KIB, "cache_level": "L2"}
+    assert said(16 * KIB) == {"l2_bytes": 64 * KIB}  # whether L1 holds it is not known
+    assert said(16 * KIB + 1) == {"l2_bytes": 64 * KIB, "cache_level": "memory"}
+    assert said(16 * KIB, past_l1=True, second=None) == {"l2_bytes": None}
 
 
 @pytest.mark.parametrize(("total", "cores"), [(16 * KIB, 1), (48 * KIB, 2), (1 << 40, 132), (256 << 20, 132)])
