@@ -20,6 +20,7 @@ ALIGNMENT = 256
 def free_bytes(device: str) -> int:
     """Memory that can be had now: the device's own, or what the kernel and control groups leave (`memory.available_bytes`)."""
     if device.startswith("cuda"):
+        torch.cuda.empty_cache()  # what torch keeps of memory that nobody uses any more is free too
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
     available = memory.available_bytes()
     if available is None:

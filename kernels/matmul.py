@@ -1,21 +1,22 @@
-"""Probe ``matmul``: C = A·Bᵀ on torch and Triton."""
+"""Probe ``matmul``: C = A·Bᵀ on torch, Triton and CUDA."""
 
 from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from clustergauge.errors import UsageError
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
+from kernels.shapes import Shape, format_shape, parse_shape
 
 if TYPE_CHECKING:
     import torch
 
-Shape = tuple[int, int, int]
+    Scales = tuple[torch.Tensor, torch.Tensor]
+
 Call = Callable[[], object]
 
 MOST_SETS = 512
@@ -23,28 +24,24 @@ INTERPRETED = 512**3
 """Most multiply-adds that are worth sending through the interpreter (a few seconds)."""
 PIECE = 256**3
 """Multiply-adds of the first part that is tried: a mid-size product."""
-_LONGEST = 1 << 20
 _LONGEST_INT8_SUM = 1 << 17
 """Beyond this K, sums of int8 products can leave int32 (and reach the poison)."""
-
-
-def parse_shape(text: str) -> Shape:
-    """``2048`` is square, ``200x136x96`` is M×N×K.  Raises `UsageError` with an example."""
-    if not re.fullmatch(r"[1-9]\d{0,6}(x[1-9]\d{0,6}x[1-9]\d{0,6})?", text, re.ASCII):
-        raise UsageError(f"not a shape: {text!r} (write 2048, or MxNxK: 200x136x96)")
-    edges = [int(edge) for edge in text.split("x")]
-    if max(edges) > _LONGEST:
-        raise UsageError(f"shape {text}: no edge may be longer than {_LONGEST}")
-    return (edges[0], edges[-2], edges[-1]) if len(edges) == 3 else (edges[0],) * 3
+_LONGEST_FP8_SUM = 1 << 16
+"""From this K on, sums kept in 14 bits mean little (`products`)."""
+DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
+TRITON = ("fp32", "tf32", "fp16", "bf16", "int8")
+"""What the Triton kernel computes in."""
 
 
 def _needs(backend: str, dtype: str, shape: str) -> Needs:
     k = parse_shape(str(shape))[2]
     if dtype == "int8" and k >= _LONGEST_INT8_SUM:
         raise UsageError(f"shape {shape}: with int8, K must be below {_LONGEST_INT8_SUM}, or sums leave int32")
+    if dtype.startswith("fp8") and k >= _LONGEST_FP8_SUM:
+        raise UsageError(f"shape {shape}: with {dtype}, K must be below {_LONGEST_FP8_SUM}, or sums of 14 bits mean little")
     if backend == "triton":
         return Needs(modules=("torch", "triton"), arch=80, interpreter=True)
-    arch = {"tf32": 80, "bf16": 80, "int8": 75}.get(dtype, 0)
+    arch = {"tf32": 80, "bf16": 80, "fp8": 89, "fp8_fast": 89, "int8": 75}.get(dtype, 0)
     if backend in {"cupy", "cuda"}:
         return Needs(modules=("torch", "cupy"), device="cuda", arch=arch)
     return Needs(modules=("torch",), arch=arch, device="cuda" if dtype == "tf32" else "any")
@@ -54,14 +51,15 @@ def _needs(backend: str, dtype: str, shape: str) -> Needs:
     "matmul",
     needs=_needs,
     backend=("torch", "triton", "cupy", "cuda"),
-    dtype=("fp32", "tf32", "fp16", "bf16", "int8"),
+    dtype=DTYPES,
     shape=("256", "512", "1024", "2048", "4096", "8192"),
 )
 def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
-    """Matrix product with B stored N×K, as the weight of a linear layer.  shape: edge of a square, or MxNxK.
+    """Matrix product with B stored N×K, as the weight of a linear layer.  shape: edge of a square, MxNxK, or a name.
 
-    Random normal data (uniform for int8), output in the dtype (int32 for int8, fp32 for tf32), sums in fp32.  On a processor the
-    Triton kernel is checked in the interpreter and not timed.
+    2·M·N·K operations.  Random normal data (uniform for int8), sums in fp32 (fp64 in fp64), output in the dtype (int32 for int8,
+    fp32 for tf32, bf16 for fp8).  fp8: e4m3, one scale a tensor, quantised beforehand; fp8_fast lets tensor cores sum in fewer
+    bits.  Names are in `kernels.shapes`.  On a processor the Triton kernel is checked in the interpreter and not timed.
     """
     import torch
 
@@ -69,8 +67,8 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
 
     m, n, k = parse_shape(str(shape))
     operand, output = _types(dtype)
-    _set_precision(dtype)
-    start = _starter(ctx, backend, dtype, (m, n, k))
+    scales = _scales(ctx)
+    start = _starter(ctx, backend, dtype, (m, n, k), scales)
     per_set = (m * k + n * k) * operand.itemsize + m * n * output.itemsize
     buffers.require(per_set, ctx.device)
     if backend == "torch" and ctx.kind == "cpu":
@@ -80,34 +78,59 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     b = buffers.stack(sets, n, k, operand, ctx.device)
     c = buffers.stack(sets, m, n, output, ctx.device)
     generator = torch.Generator(ctx.device).manual_seed(ctx.seed)
-    products.fill(a[0], dtype, generator)
-    products.fill(b[0], dtype, generator)
+    scale = _fill(ctx, dtype, (a[0], b[0]), scales, generator)
     a[1:] = a[0]
     b[1:] = b[0]
     products.poison(c)
     ctx.set("layout", "A MxK, B NxK, C MxN, row-major")
+    ctx.set("mnk", format_shape((m, n, k)))
 
+    set_precision(dtype)
     runs = [start(a[i], b[i], c[i]) for i in range(sets)]
     picks = torch.Generator().manual_seed(ctx.seed)
     rows = sorted({0, m - 1, *torch.randint(m, (products.ROWS - 2,), generator=picks).tolist()})
-    precision = products.PRECISION[dtype]
+    kind = dtype.removesuffix("_fast")
+    precision = products.PRECISION[kind]
 
     def check() -> None:
-        products.check_rows(a[work.last], b[work.last], c[work.last], precision, rows)
-        products.check_whole(a[work.last], b[work.last], c[work.last], precision, generator)
+        products.check_rows(a[work.last], b[work.last], c[work.last], precision, rows, scale)
+        products.check_whole(a[work.last], b[work.last], c[work.last], precision, generator, scale)
 
     work = Work(
         run=runs,
         reset=lambda: products.poison(c),
         check=check,
-        exact=lambda: products.check_exact(a[0], b[0], c[0], runs[0], generator),
+        exact=lambda: products.check_exact(a[0], b[0], c[0], runs[0], generator, scale),
         digest=lambda: products.digest(c[work.last]),
-        close=lambda: _set_precision("fp32"),
-        workload=Workload(**{"ops" if dtype == "int8" else "flops": 2 * m * n * k}, dtype=dtype, bound="compute"),
+        close=lambda: set_precision("fp32"),
+        workload=Workload(**{"ops" if dtype == "int8" else "flops": 2 * m * n * k}, dtype=kind, bound="compute"),
         clock="device" if ctx.kind == "cuda" else "wall",
         cache=cache,
     )
     return work
+
+
+def trial(ctx: Context, backend: str, dtype: str, shape: str) -> Call:
+    """One product on one set of buffers, ready to run, for trying it.  Raises `Skip` where the case has no meaning.
+
+    Whoever tries it puts the precision back (`set_precision`).
+    """
+    import torch
+
+    from kernels import buffers
+
+    m, n, k = parse_shape(shape)
+    operand, output = _types(dtype)
+    scales = _scales(ctx)
+    start = _starter(ctx, backend, dtype, (m, n, k), scales)
+    buffers.require((m * k + n * k) * operand.itemsize + m * n * output.itemsize, ctx.device)
+    a, b, c = (
+        buffers.stack(1, rows, columns, kind, ctx.device)[0]
+        for rows, columns, kind in ((m, k, operand), (n, k, operand), (m, n, output))
+    )
+    _fill(ctx, dtype, (a, b), scales, torch.Generator(ctx.device).manual_seed(ctx.seed))
+    set_precision(dtype)
+    return start(a, b, c)
 
 
 def _types(dtype: str) -> tuple[torch.dtype, torch.dtype]:
@@ -116,11 +139,40 @@ def _types(dtype: str) -> tuple[torch.dtype, torch.dtype]:
 
     if dtype == "int8":
         return torch.int8, torch.int32
-    operand = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype, torch.float32)
+    if dtype.startswith("fp8"):
+        return torch.float8_e4m3fn, torch.bfloat16
+    operand = {"fp64": torch.float64, "fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype, torch.float32)
     return operand, operand
 
 
-def _set_precision(dtype: str) -> None:
+def _scales(ctx: Context) -> Scales:
+    """Scales of A and of B, on the device, each in memory of its own: as aligned as a library may want them."""
+    import torch
+
+    return torch.ones((), device=ctx.device), torch.ones((), device=ctx.device)
+
+
+def _fill(
+    ctx: Context, dtype: str, operands: tuple[torch.Tensor, torch.Tensor], scales: Scales, generator: torch.Generator
+) -> float:
+    """Random data in both operands; for fp8 their scales too, whose product is returned (1 for all others)."""
+    from kernels import products
+
+    if not dtype.startswith("fp8"):
+        for operand in operands:
+            products.fill(operand, dtype, generator)
+        return 1.0
+    chosen = [products.quantise(operand, generator) for operand in operands]
+    for scale, value in zip(scales, chosen, strict=True):
+        scale.fill_(value)
+    ctx.set("format", "e4m3")
+    ctx.set("fast_accum", dtype == "fp8_fast")
+    ctx.set("scale_a", chosen[0])
+    ctx.set("scale_b", chosen[1])
+    return math.prod(chosen)
+
+
+def set_precision(dtype: str) -> None:
     """Let torch's GPU products use TF32 for ``tf32`` alone, and sum fp16 and bf16 in fp32 even where K is split."""
     import torch
 
@@ -129,8 +181,10 @@ def _set_precision(dtype: str) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
-def _starter(ctx: Context, backend: str, dtype: str, mnk: Shape) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
-    """What makes a callable for one set of buffers.  Raises `Skip` where the case has no meaning."""
+def _starter(
+    ctx: Context, backend: str, dtype: str, mnk: Shape, scales: Scales
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+    """What makes a callable for one set of buffers.  ``scales``: of A and B, for fp8.  Raises `Skip` without a meaning."""
     if backend in {"cupy", "cuda"}:
         from kernels import cuda
 
@@ -142,6 +196,9 @@ def _starter(ctx: Context, backend: str, dtype: str, mnk: Shape) -> Callable[[to
     import torch
 
     m, n, k = mnk
+    if dtype.startswith("fp8"):
+        _refuse_fp8(ctx, n, k)
+        return lambda a, b, c: _scaled_call(a, b, c, scales, fast=dtype == "fp8_fast")
     if ctx.kind == "cuda":
         if dtype == "int8" and (m <= 16 or n % 8 or k % 8):
             raise Skip("int8 on a GPU needs M above 16 and N and K divisible by 8")
@@ -162,7 +219,28 @@ def _torch_call(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Call:
     return lambda: torch.mm(a, right, out=c)
 
 
+def _scaled_call(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, scales: Scales, *, fast: bool) -> Call:
+    import torch
+
+    right, (of_a, of_b) = b.T, scales
+    return lambda: torch._scaled_mm(a, right, of_a, of_b, out_dtype=c.dtype, use_fast_accum=fast, out=c)
+
+
+def _refuse_fp8(ctx: Context, n: int, k: int) -> None:
+    """Raises `Skip` where torch has no fp8 product that is worth measuring."""
+    import torch
+
+    if ctx.kind == "cpu":
+        raise Skip("a processor has no fp8 arithmetic: torch converts, and that is what would be measured")
+    if torch.version.hip and torch.cuda.get_device_properties(torch.device(ctx.device)).gcnArchName.startswith("gfx94"):
+        raise Skip("this device multiplies e4m3 of a format of its own (fnuz), not the e4m3 of OCP that is measured here")
+    if n % 16 or k % 16:
+        raise Skip("fp8 needs N and K divisible by 16")
+
+
 def _triton_starter(ctx: Context, dtype: str, mnk: Shape) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+    if dtype not in TRITON:
+        raise Skip(f"the Triton matmul has no {dtype}: it has {', '.join(TRITON)}")
     if ctx.interpret:
         from kernels.triton import interpreter
 

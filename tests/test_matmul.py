@@ -3,6 +3,8 @@
 import math
 import re
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import given, strategies as st
 from clustergauge.errors import UsageError
 from clustergauge.execute import execute
 from clustergauge.messages import Job
-from clustergauge.probe import Context
+from clustergauge.probe import Context, Skip
 from clustergauge.world import Serial
 from kernels import buffers, matmul
 
@@ -37,24 +39,34 @@ def plant(monkeypatch):
     """Lets ``wrong(c, calls)`` spoil the output of every product; ``calls`` counts them."""
 
     def planting(wrong):
-        start, calls = matmul._torch_call, [0]
+        calls = [0]
 
-        def spoiled(a, b, c):
-            call = start(a, b, c)
+        def spoiling(start):
+            def spoiled(a, b, c, *scales, **options):
+                call = start(a, b, c, *scales, **options)
 
-            def run():
-                call()
-                calls[0] += 1
-                wrong(c, calls[0])
+                def run():
+                    call()
+                    calls[0] += 1
+                    wrong(c, calls[0])
 
-            return run
+                return run
 
-        monkeypatch.setattr(matmul, "_torch_call", spoiled)
+            return spoiled
+
+        monkeypatch.setattr(matmul, "_torch_call", spoiling(matmul._torch_call))
+        monkeypatch.setattr(matmul, "_scaled_call", spoiling(matmul._scaled_call))
 
     return planting
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
+@pytest.fixture
+def fp8_here(monkeypatch):
+    """Lets fp8 cases run here: torch's product for processors is right, if slow."""
+    monkeypatch.setattr(matmul, "_refuse_fp8", lambda *_: None)
+
+
+@pytest.mark.parametrize("dtype", ["fp64", "fp32", "fp16", "bf16", "int8"])
 @pytest.mark.parametrize("shape", ["64", "48x80x64", "33x17x5"])
 def test_every_dtype_of_a_processor_is_right_and_counted(outcome, dtype, shape):
     done = outcome(dtype, shape)
@@ -65,6 +77,7 @@ def test_every_dtype_of_a_processor_is_right_and_counted(outcome, dtype, shape):
     assert (done.measurement.clock, len(done.measurement.digest)) == ("wall", 32)
     assert done.settings["threads"] == torch.get_num_threads()
     assert {"mkl", "onednn", "vector", "layout", "buffer_sets"} <= set(done.settings)
+    assert done.settings["mnk"] == "x".join(map(str, matmul.parse_shape(shape)))
 
 
 def test_sets_are_as_many_as_defeat_the_cache_and_cold_is_said_only_then(outcome, monkeypatch):
@@ -125,11 +138,10 @@ def keep_a_tile(c, calls):
 
 
 def flip_a_bit(c, calls):
-    bits = c.view(torch.int16 if c.itemsize == 2 else torch.int32)
-    bits[33, 17] ^= 1
+    c.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[c.itemsize])[33, 17] ^= 1
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("dtype", ["fp64", "fp32", "bf16", "int8", "fp8", "fp8_fast"])
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
@@ -140,14 +152,14 @@ def flip_a_bit(c, calls):
         (flip_a_bit, "(small integers: )?row 33, column 17"),
     ],
 )
-def test_planted_errors_end_the_case_as_wrong(outcome, plant, dtype, wrong, reason):
+def test_planted_errors_end_the_case_as_wrong(outcome, plant, fp8_here, dtype, wrong, reason):
     plant(wrong)
     done = outcome(dtype, "64")
     assert (done.status, done.measurement) == ("wrong", None)
     assert re.match(reason, done.reason)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp64", "fp32", "bf16"])
 def test_one_flipped_bit_in_floats_is_left_to_the_exact_pass(outcome, plant, dtype):
     plant(flip_a_bit)
     assert outcome(dtype, "64").reason.startswith("small integers: row 33, column 17: ")
@@ -155,7 +167,7 @@ def test_one_flipped_bit_in_floats_is_left_to_the_exact_pass(outcome, plant, dty
 
 def test_a_run_that_does_nothing_is_caught(outcome, plant, monkeypatch):
     monkeypatch.setattr(matmul, "_torch_call", lambda a, b, c: lambda: None)
-    for dtype in ("fp32", "bf16", "int8"):
+    for dtype in ("fp64", "fp32", "bf16", "int8"):
         done = outcome(dtype, "64")
         assert done.status == "wrong"
         assert re.match(r"row \d+, column \d+: expected ", done.reason)
@@ -193,11 +205,86 @@ def test_the_digest_tells_outputs_apart_that_are_both_right(tmp_path):
     assert work.digest() != before
 
 
+# -- fp8
+
+
+@pytest.mark.parametrize(("dtype", "fast"), [("fp8", False), ("fp8_fast", True)])
+def test_fp8_declares_scales_and_accumulation_and_counts_as_fp8(outcome, fp8_here, monkeypatch, dtype, fast):
+    product, asked = torch._scaled_mm, []
+
+    def watched(*operands, **options):
+        asked.append(options["use_fast_accum"])
+        return product(*operands, **options)
+
+    monkeypatch.setattr(torch, "_scaled_mm", watched)
+    done = outcome(dtype, "48x80x64")
+    assert (done.status, done.reason) == ("ok", "")
+    assert (done.workload.dtype, done.workload.flops) == ("fp8", 2 * 48 * 80 * 64)
+    assert (done.settings["format"], done.settings["fast_accum"]) == ("e4m3", fast)
+    assert set(asked) == {fast}
+    for name in ("scale_a", "scale_b"):
+        assert math.frexp(done.settings[name])[0] == 0.5
+        assert 2**-8 <= done.settings[name] <= 2**-6
+
+
+def test_scales_that_do_not_belong_to_the_operands_are_caught(outcome, fp8_here, monkeypatch):
+    start = matmul._scaled_call
+    monkeypatch.setattr(matmul, "_scaled_call", lambda a, b, c, scales, **more: start(a, b, c, (torch.ones(()),) * 2, **more))
+    assert re.match(r"row \d+, column \d+: expected ", outcome("fp8", "64").reason)
+
+
+def test_an_fp8_run_that_does_nothing_is_caught(outcome, fp8_here, monkeypatch):
+    monkeypatch.setattr(matmul, "_scaled_call", lambda *_, **__: lambda: None)
+    assert re.match(r"row \d+, column \d+: expected .*, got nan", outcome("fp8", "64").reason)
+
+
+def test_fp8_is_refused_where_it_would_be_something_else(outcome, tmp_path, monkeypatch):
+    assert outcome("fp8").reason.startswith("a processor has no fp8 arithmetic")
+    ctx = Context(Serial(), "cuda:0", 1, tmp_path)
+    for n, k in ((24, 32), (32, 24)):
+        with pytest.raises(Skip, match="divisible by 16"):
+            matmul._refuse_fp8(ctx, n, k)
+    matmul._refuse_fp8(ctx, 16, 32)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    for arch, refused in (("gfx942:sramecc+", True), ("gfx950", False)):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, arch=arch: SimpleNamespace(gcnArchName=arch))
+        with pytest.raises(Skip, match="fnuz") if refused else nullcontext():
+            matmul._refuse_fp8(ctx, 16, 32)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "gfx942"])
+@pytest.mark.parametrize("mnk", [(4096, 4096, 4096), (512, 512, 500)])
+def test_triton_takes_what_the_architecture_moves_tiles_with(tmp_path, monkeypatch, arch, mnk):
+    from kernels.triton import matmul as kernel
+
+    calls = []
+    monkeypatch.setattr(kernel, "architecture", lambda _: arch)
+    monkeypatch.setattr(kernel, "call", lambda config, *_: calls.append(config))
+    ctx = Context(Serial(), "cuda:0", 1, tmp_path)
+    matmul._starter(ctx, "triton", "bf16", mnk, ())(None, None, None)
+    assert calls == [kernel.chosen(arch, "bf16", *mnk[1:])]
+    assert ctx.settings["config"] == str(calls[0])
+
+
+@pytest.mark.parametrize("interpret", [True, False])
+@pytest.mark.parametrize("dtype", ["fp64", "fp8", "fp8_fast"])
+def test_triton_says_what_it_has_not(outcome, dtype, interpret):
+    done = outcome(dtype, "64", backend="triton", interpret=interpret)
+    assert (done.status, done.reason) == ("skipped", f"the Triton matmul has no {dtype}: it has fp32, tf32, fp16, bf16, int8")
+
+
 # -- what is refused
 
 
 @pytest.mark.parametrize(
-    ("text", "shape"), [("2048", (2048,) * 3), ("1", (1,) * 3), ("200x136x96", (200, 136, 96)), ("1048576", (1 << 20,) * 3)]
+    ("text", "shape"),
+    [
+        ("2048", (2048,) * 3),
+        ("1", (1,) * 3),
+        ("200x136x96", (200, 136, 96)),
+        ("1048576", (1 << 20,) * 3),
+        ("llama3-8b-o-m8", (8, 4096, 4096)),
+    ],
 )
 def test_shapes_are_read(text, shape):
     assert matmul.parse_shape(text) == shape
@@ -205,7 +292,7 @@ def test_shapes_are_read(text, shape):
 
 @pytest.mark.parametrize("text", ["", "0", "x", "12x", "2x3", "1x2x3x4", "-1", "1e3", " 1", "1 ", "01", "٣", "12345678", "1\n"])
 def test_what_is_no_shape_is_the_users_mistake(text):
-    with pytest.raises(UsageError, match=r"not a shape: .* \(write 2048, or MxNxK: 200x136x96\)"):
+    with pytest.raises(UsageError, match=r"not a shape: .* \(write 2048, or MxNxK: 200x136x96, or a name: "):
         matmul.parse_shape(text)
 
 
@@ -227,12 +314,21 @@ def test_int8_sums_that_could_leave_int32_are_refused():
     assert 128 * 128 * 131071 < 2**31
 
 
+@pytest.mark.parametrize("dtype", ["fp8", "fp8_fast"])
+def test_fp8_sums_that_truncation_would_drown_are_refused(dtype):
+    params = {"backend": "torch", "dtype": dtype}
+    MM.needs_of({**params, "shape": "16x16x65520"})
+    with pytest.raises(UsageError, match=f"with {dtype}, K must be below 65536"):
+        MM.needs_of({**params, "shape": "16x16x65536"})
+
+
 def test_needs_name_device_architecture_and_interpreter():
     def needs(backend, dtype):
         return MM.needs_of({"backend": backend, "dtype": dtype, "shape": "256"})
 
     assert (needs("torch", "fp32").device, needs("torch", "tf32").device) == ("any", "cuda")
-    assert [needs("torch", dtype).arch for dtype in ("fp32", "tf32", "fp16", "bf16", "int8")] == [0, 80, 0, 80, 75]
+    assert [needs("torch", dtype).arch for dtype in matmul.DTYPES] == [0, 0, 80, 0, 80, 89, 89, 75]
+    assert matmul.DTYPES == ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
     assert (needs("triton", "bf16").modules, needs("triton", "bf16").interpreter) == (("torch", "triton"), True)
     assert not needs("torch", "bf16").interpreter
 
@@ -252,11 +348,11 @@ def test_more_than_the_memory_has_is_refused(outcome, monkeypatch):
 def test_tf32_of_torch_is_on_for_tf32_alone():
     before = torch.get_float32_matmul_precision()
     try:
-        matmul._set_precision("tf32")
+        matmul.set_precision("tf32")
         assert torch.get_float32_matmul_precision() == "high"
         for dtype in ("fp32", "bf16", "int8"):
-            matmul._set_precision("tf32")
-            matmul._set_precision(dtype)
+            matmul.set_precision("tf32")
+            matmul.set_precision(dtype)
             assert torch.get_float32_matmul_precision() == "highest"
             assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
     finally:
@@ -264,12 +360,22 @@ def test_tf32_of_torch_is_on_for_tf32_alone():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["torch", "triton"])
-@pytest.mark.parametrize("dtype", ["fp32", "tf32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        *(("torch", dtype) for dtype in matmul.DTYPES),
+        *(("triton", dtype) for dtype in matmul.TRITON),
+    ],
+)
 @pytest.mark.parametrize("shape", ["1024", "1000x760x520"])
 def test_products_on_a_gpu_are_right(tmp_path, backend, dtype, shape):
     params = {"backend": backend, "dtype": dtype, "shape": shape}
+    if torch.cuda.get_device_capability() < divmod(MM.needs_of(params).arch, 10):
+        pytest.skip(f"this GPU has no {dtype}")
     job = Job("matmul", "kernels.matmul", "matmul", params, "cuda:0", 0.2, 1, llc_bytes=64 << 20)
     done = execute(job, MM, Serial(), tmp_path, lambda _: None)
+    if dtype.startswith("fp8") and shape != "1024":
+        assert (done.status, done.reason) == ("skipped", "fp8 needs N and K divisible by 16")
+        return
     assert (done.status, done.reason) == ("ok", "")
     assert done.measurement.clock == "cuda_event"

@@ -1,6 +1,8 @@
 """The checks of matrix products: what is right passes, and every planted error is caught."""
 
 import hashlib
+import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -9,7 +11,15 @@ from hypothesis import given, settings, strategies as st
 from clustergauge.probe import Wrong
 from kernels import products
 
-TYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+TYPES = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+}
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def generator(seed=1):
@@ -27,7 +37,8 @@ def product(a, b):
     """a·bᵀ, summed in float32 (or exactly), rounded to the output."""
     if a.dtype == torch.int8:
         return (a.double() @ b.double().T).to(torch.int32)
-    return (a.float() @ b.float().T).to(a.dtype)
+    wide = torch.float64 if a.dtype == torch.float64 else torch.float32
+    return (a.to(wide) @ b.to(wide).T).to(a.dtype)
 
 
 def case(dtype, m=96, n=80, k=256):
@@ -52,7 +63,9 @@ def test_a_long_sum_in_float32_passes(dtype):
     products.check_whole(a, b, c, precision, generator())
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("fp32", 2**-14), ("tf32", 2**-12), ("fp16", 2**-9), ("bf16", 2**-6)])
+@pytest.mark.parametrize(
+    ("dtype", "error"), [("fp64", 2**-43), ("fp32", 2**-14), ("tf32", 2**-12), ("fp16", 2**-9), ("bf16", 2**-6)]
+)
 def test_rows_hold_every_element_to_a_few_roundings(dtype, error):
     a, b, c, precision = case(dtype)
     row, column = divmod(int(c.abs().argmax()), 80)
@@ -164,8 +177,7 @@ def test_one_flipped_bit_is_caught_by_the_exact_pass(dtype, bit):
 
     def run():
         c.copy_(product(a, b))
-        bits = c.view(torch.int16 if c.itemsize == 2 else torch.int32)
-        bits[41, 17] ^= 1 << bit
+        c.view(BITS[c.itemsize])[41, 17] ^= 1 << bit
 
     with pytest.raises(Wrong, match=r"small integers: row 41, column 17: .* \(1 of 7680 elements differ\)"):
         products.check_exact(a, b, c, run, generator())
@@ -249,7 +261,7 @@ def test_digests_tell_outputs_apart_by_one_bit_and_by_order(dtype):
     assert len(digest) == 32
     for flip in (1, 1 << 14):
         other = c.clone()
-        other.view(torch.int16 if c.itemsize == 2 else torch.int32)[41, 17] ^= flip
+        other.view(BITS[c.itemsize])[41, 17] ^= flip
         assert products.digest(other) != digest
     assert products.digest(c.flip(0).contiguous()) != digest
     assert products.digest(c.flip(1).contiguous()) != digest
@@ -259,3 +271,168 @@ def test_a_digest_is_the_same_everywhere():
     sums = torch.tensor([3, 12, 3, 5, 7])  # rows, then columns, of 0 1 2 / 3 4 5
     known = hashlib.blake2b(sums.numpy().tobytes(), digest_size=16).hexdigest()
     assert products.digest(torch.arange(6, dtype=torch.int32).reshape(2, 3)) == known
+
+
+# -- fp64: a reference without error
+
+
+def exactly(a, b):
+    """a·bᵀ in rational numbers."""
+    left, right = ([[Fraction(x) for x in row] for row in matrix.tolist()] for matrix in (a, b))
+    return [[sum(x * y for x, y in zip(row, column, strict=True)) for column in right] for row in left]
+
+
+@settings(max_examples=40, deadline=None)
+@given(*(st.integers(1, 6),) * 2, st.integers(1, 40), st.integers(0, 1000), st.integers(-300, 300), st.booleans())
+def test_the_reference_of_fp64_is_the_exact_product_rounded_once(m, n, k, seed, exponent, cancelling):
+    a, b = operands("fp64", m, n, 2 * k, seed)
+    a *= 2.0**exponent
+    if cancelling:  # the sum is far smaller than its terms
+        a[:, k:] = -a[:, :k]
+        b[:, k:] = b[:, :k]
+        b[:, -1] += 2.0**-40
+    got = products.exact_product(a, b).tolist()
+    magnitude = exactly(a.abs(), b.abs())
+    for i, row in enumerate(exactly(a, b)):
+        for j, exact in enumerate(row):
+            assert abs(Fraction(got[i][j]) - exact) <= abs(exact) / 2**53 + magnitude[i][j] / 2**60
+
+
+@given(st.integers(1, 30), st.integers(0, 1000))
+def test_slices_sum_to_the_matrix_and_have_few_bits(bits, seed):
+    matrix = operands("fp64", 3, 3, 5, seed)[0]
+    slices = list(products._slices(matrix, bits))
+    exact = [[Fraction(0)] * 5 for _ in range(3)]
+    for sliced in slices:
+        exact = [[x + Fraction(y) for x, y in zip(*rows, strict=True)] for rows in zip(exact, sliced.tolist(), strict=True)]
+    assert exact == [[Fraction(x) for x in row] for row in matrix.tolist()]
+    unit = 2.0 ** math.frexp(float(matrix.abs().max()))[1]
+    for sliced in slices:
+        unit *= 2.0**-bits
+        whole = sliced / unit
+        assert bool((whole == whole.round()).all())
+        assert float(whole.abs().max()) <= 2**bits
+
+
+def test_rows_of_fp64_are_held_against_that_reference():
+    a, b, c, _ = case("fp64")
+    precision = products.Precision(0.0, 2.0**-53)
+    products.check_rows(a, b, products.exact_product(a, b), precision, list(range(96)))
+    with pytest.raises(Wrong, match="row "):
+        products.check_rows(a, b, c, precision, list(range(96)))
+
+
+def test_operands_that_were_overwritten_end_the_slicing_too():
+    a, b, c, precision = case("fp64", 8, 8, 8)
+    for value in (math.nan, math.inf):
+        a[0, 0] = value
+        with pytest.raises(Wrong, match="row 0"):
+            products.check_rows(a, b, c, precision, [0])
+
+
+def test_fp64_summed_in_fp32_or_by_terms_of_fp32_is_caught_by_every_check():
+    a, b, _, precision = case("fp64")
+
+    def in_single(*_):
+        return (a.float() @ b.float().T).double()
+
+    with pytest.raises(Wrong, match="row 0, column"):
+        products.check_rows(a, b, in_single(), precision, [0])
+    with pytest.raises(Wrong, match=r"row \d+, column"):
+        products.check_whole(a, b, in_single(), precision, generator())
+    c = torch.empty(96, 80, dtype=torch.float64)
+    with pytest.raises(Wrong, match="small integers: row 0"):
+        products.check_exact(a, b, c, lambda: c.copy_(in_single()), generator())
+
+
+@pytest.mark.parametrize("k", [16, 4096, 1 << 17])
+def test_the_integers_of_fp64_use_its_bits_and_sums_still_fit(k):
+    a, b = torch.empty(4, k, dtype=torch.float64), torch.empty(4, k, dtype=torch.float64)
+    c = torch.empty(4, 4, dtype=torch.float64)
+    products.check_exact(a, b, c, lambda: c.copy_(product(a, b)), generator())
+    assert float(a.abs().max() * b.abs().max()) * k <= 2**53
+    assert float(a.abs().max()) > 2**10
+    assert bool((c.abs() > 2**24).any())
+
+
+# -- fp8: quantised operands, scales, and sums that lose bits
+
+
+def quantised(m=64, n=48, k=256):
+    a, b = (torch.empty(rows, k, dtype=torch.float8_e4m3fn) for rows in (m, n))
+    scale = products.quantise(a, generator(1)) * products.quantise(b, generator(2))
+    return a, b, scale, products.PRECISION["fp8"]
+
+
+def scaled(a, b, scale):
+    return (a.float() @ b.float().T * scale).bfloat16()
+
+
+def truncated(a, b, scale, step=32, bits=13):
+    """As tensor cores of Hopper sum: ``step`` products and the sum aligned to the largest of them, and cut after ``bits``."""
+    left, right = a.double() * scale, b.double()
+    total = torch.zeros(a.shape[0], b.shape[0], dtype=torch.float64)
+    for start in range(0, a.shape[1], step):
+        terms = left[:, None, start : start + step] * right[None, :, start : start + step]
+        terms = torch.cat([terms, total[..., None]], dim=2)
+        unit = torch.exp2(terms.abs().amax(2, keepdim=True).log2().floor() - bits)
+        total = ((terms / unit).trunc() * unit).sum(2)
+    return total.bfloat16()
+
+
+def test_quantised_data_uses_the_range_and_its_scale_is_a_power_of_two():
+    values = torch.empty(64, 300, dtype=torch.float8_e4m3fn)
+    scale = products.quantise(values, generator())
+    assert math.frexp(scale)[0] == 0.5
+    assert products.E4M3_MOST / 2 <= float(values.float().abs().max()) <= products.E4M3_MOST
+    assert 0.95 < float((values.float() * scale).std()) < 1.05
+    given = torch.empty(64, 300).normal_(generator=generator())
+    assert bool(((values.float() * scale - given).abs() <= given.abs() / 16 + scale / 512).all())  # no value was cut off
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(64, 48, 256), (16, 16, 16), (8, 8, 32768)])
+def test_right_fp8_products_pass_every_check(m, n, k):
+    a, b, scale, precision = quantised(m, n, k)
+    c = scaled(a, b, scale)
+    products.check_rows(a, b, c, precision, list(range(m)), scale)
+    products.check_whole(a, b, c, precision, generator(), scale)
+    products.check_exact(a, b, c, lambda: c.copy_(scaled(a, b, scale)), generator(), scale)
+
+
+@pytest.mark.parametrize("k", [256, 4096, 32768])
+def test_fp8_sums_that_tensor_cores_cut_short_pass_and_shorter_ones_do_not(k):
+    a, b, scale, precision = quantised(8, 8, k)
+    c = truncated(a, b, scale)
+    products.check_rows(a, b, c, precision, list(range(8)), scale)
+    products.check_whole(a, b, c, precision, generator(), scale)
+    with pytest.raises(Wrong):
+        products.check_rows(a, b, truncated(a, b, scale, bits=6), precision, list(range(8)), scale)
+
+
+def test_small_integers_in_fp8_are_exact_even_where_sums_are_cut_short():
+    a, b, scale, _ = quantised(32, 32, 1024)
+    c = torch.empty(32, 32, dtype=torch.bfloat16)
+    products.check_exact(a, b, c, lambda: c.copy_(truncated(a, b, scale)), generator(), scale)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda a, b, scale: scaled(a, b, 2 * scale), "row"),
+        (lambda a, b, scale: scaled(a, b, 1.0), "row"),
+        (lambda a, b, scale: scaled(a[:, :-1], b[:, :-1], scale), "small integers"),
+        (lambda a, b, scale: scaled(a, b.roll(1, 0), scale), "row"),
+        (lambda a, b, scale: scaled(a.roll(1, 0), b, scale), "row"),
+        (lambda a, b, scale: torch.zeros(64, 48, dtype=torch.bfloat16), "row"),
+    ],
+)
+def test_planted_errors_of_fp8_are_caught(wrong, reason):
+    a, b, scale, precision = quantised()
+    c = wrong(a, b, scale)
+    if reason == "row":
+        with pytest.raises(Wrong, match="row 0, column"):
+            products.check_rows(a, b, c, precision, [0], scale)
+        with pytest.raises(Wrong, match=r"row \d+"):
+            products.check_whole(a, b, c, precision, generator(), scale)
+    with pytest.raises(Wrong, match="small integers"):
+        products.check_exact(a, b, c, lambda: c.copy_(wrong(a, b, scale)), generator(), scale)
