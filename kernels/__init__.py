@@ -2,6 +2,7 @@
 
 PROBES = (
     "kernels.matmul",
+    "kernels.best",
     "kernels.attention",
     "kernels.memory",
     "kernels.cache",
