@@ -157,6 +157,7 @@ class _Judges:
             yield replace(verdict, verdict="invalid", reason=lie)
             return
         asked = [c for c in self.criteria if applies(c, first.case, first.device)]
+        apart = metrics.disagreement(measured)
         for criterion in asked:
             judged = self._verdict(replace(verdict, reason=doubt), criterion, measured, found)
             if judged.verdict == "pass" and len(measured) < launches:
@@ -166,17 +167,20 @@ class _Judges:
                 judged = _confirmed(judged, [r for r in group if not r.confirms and r.status == "ok"])
             if judged.verdict != "not measured" or criterion.required:
                 yield judged
-        if not asked and found:
+        if not asked and apart and {m.name for m in found} <= {"device_fraction"}:
+            yield replace(verdict, reason=f"nothing in common: {apart}")
+        elif not asked and found:
             yield replace(
                 verdict, verdict="unreferenced", metric=found[0].name, unit=found[0].unit, value=found[0].value, reason=doubt
             )
 
     def _verdict(self, verdict: Verdict, criterion: Criterion, measured: list[Record], found: Sequence[Metric]) -> Verdict:
         """One criterion on one measured case; ``verdict`` names the case, and what is doubtful about it."""
-        metric = next((m for m in found if m.name == criterion.metric), None) if criterion.metric else found[0]
-        verdict = replace(verdict, metric=criterion.metric or found[0].name, source=criterion.source)
+        metric = next((m for m in found if criterion.metric in ("", m.name)), None)
+        verdict = replace(verdict, metric=criterion.metric or (metric.name if metric else ""), source=criterion.source)
         if metric is None:
-            return replace(verdict, reason=f"this case has no {criterion.metric}")
+            apart = metrics.disagreement(measured)
+            return replace(verdict, reason=f"this case has no {criterion.metric or 'metric'}{apart and f': {apart}'}")
         asked = self._asked(criterion, metric, measured)
         if isinstance(asked, str):
             return replace(verdict, reason=asked)

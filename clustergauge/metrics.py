@@ -1,12 +1,15 @@
 """From counted work and measured times to rates: the only place that divides.
 
 Pure functions of records: a mended formula mends old runs.  A rate is work over the median time; its interval is that of the
-time, turned round (Hoefler and Belli, SC'15: summarise times, then divide).
+time, turned round (Hoefler and Belli, SC'15: summarise times, then divide).  Launches that did different amounts of work (each
+chose its own shape, say) have no time in common, but a rate: every launch's own work is divided by its own times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from msgspec import structs
 
 from clustergauge import stats
 from clustergauge.model import Metric, Record, Workload
@@ -80,16 +83,39 @@ def samples(record: Record) -> list[float]:
 def derive(records: Sequence[Record]) -> list[Metric]:
     """What the launches of one case (one device of one machine) say together, the headline first.
 
-    Records that are not *ok* or hold no samples say nothing: no number without its check.  Rates need launches that counted
-    the same work on as many ranks.  What can't be known is absent.
+    Records that are not *ok* or hold no samples say nothing: no number without its check.  Launches that did different amounts of
+    work have rates alone; what they did on different numbers of ranks, or of another kind, has nothing in common
+    (`disagreement`).  What can't be known is absent.
     """
-    measured = [record for record in records if record.status == "ok" and samples(record)]
+    measured = _measured(records)
     if not measured:
         return []
     found = list(_all(measured))
     workload = measured[0].workload
     first = HEADLINES[workload.bound if workload else ""]
     return sorted(found, key=lambda metric: metric.name != first)  # stable: the rest keeps its order
+
+
+def disagreement(records: Sequence[Record]) -> str:
+    """In which way measured launches of one case did different work, in words; empty where they did not."""
+    measured = _measured(records)
+    ranks = sorted({record.ranks for record in measured})
+    if len(ranks) > 1:
+        return f"launches ran on {' and '.join(map(str, ranks))} ranks"
+    if len({_kind(record.workload) for record in measured}) > 1:
+        return "launches did different kinds of work"
+    return "launches did different amounts of work" if len({record.workload for record in measured}) > 1 else ""
+
+
+def _measured(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.status == "ok" and samples(record)]
+
+
+def _kind(workload: Workload | None) -> tuple[object, ...]:
+    """What a work is, whatever its amounts."""
+    if workload is None:
+        return ()
+    return tuple(value > 0 if isinstance(value, int) else value for value in structs.astuple(workload))
 
 
 def headline(records: Sequence[Record]) -> Metric | None:
@@ -101,31 +127,57 @@ def headline(records: Sequence[Record]) -> Metric | None:
 def _all(records: Sequence[Record]) -> Iterator[Metric]:
     """Every metric of measured launches."""
     launches = [samples(record) for record in records]
-    interval = stats.judging_interval(launches)
-    yield _time("time", interval)
-    singles = all(r.measurement and r.measurement.iterations_per_sample == 1 for r in records)
-    if singles and min(len(launch) for launch in launches) >= P99_SAMPLES:  # the tail of means over iterations is another thing
-        yield _time("time_p99", stats.judging_interval(launches, quantile=0.99))
-    workload, ranks = records[0].workload, records[0].ranks
-    comparable = all(r.workload == workload and r.ranks == ranks for r in records)
-    if workload and comparable:
-        yield from _rates(workload, ranks, interval)
-    loops = [[r.measurement.loop_mean_s] for r in records if r.measurement and r.measurement.loop_mean_s is not None]
-    if loops:
-        loop = stats.judging_interval(loops)
-        yield _time("loop_time", loop)
-        if workload and comparable:
-            yield from _rate("loop_busbw", workload.message_bytes * _factor(workload, ranks), "B/s", loop)
-    if workload and comparable and all(r.settings.get("burn_in") for r in records):
-        yield from _windows(workload, launches)
+    looped = [record for record in records if record.measurement and record.measurement.loop_mean_s is not None]
+    loops = [[r.measurement.loop_mean_s] for r in looped if r.measurement and r.measurement.loop_mean_s is not None]
+    same = not disagreement(records)
+    alike = len({(_kind(record.workload), record.ranks) for record in records}) == 1
+    if same:
+        yield _time("time", stats.judging_interval(launches))
+        singles = all(r.measurement and r.measurement.iterations_per_sample == 1 for r in records)
+        if singles and min(map(len, launches)) >= P99_SAMPLES:  # the tail of means over iterations is another thing
+            yield _time("time_p99", stats.judging_interval(launches, quantile=0.99))
+    if alike:
+        for name, amount in AMOUNTS.items():
+            yield from _rate(name, [amount(record) for record in records], _unit(name, records[0]), launches)
+    if loops and same:
+        yield _time("loop_time", stats.judging_interval(loops))
+    if loops and alike:
+        yield from _rate("loop_busbw", [_bus_bytes(record) for record in looped], "B/s", loops)
+    if alike and all(r.settings.get("burn_in") for r in records):
+        yield from _windows(records, launches)
     yield from _device_fraction(records)
 
 
-def _rates(workload: Workload, ranks: int, interval: stats.Interval) -> Iterator[Metric]:
-    yield from _rate("compute", workload.flops or workload.ops, "FLOP/s" if workload.flops else "OP/s", interval)
-    yield from _rate("bandwidth", workload.bytes_read + workload.bytes_written, "B/s", interval)
-    yield from _rate("algbw", workload.message_bytes, "B/s", interval)
-    yield from _rate("busbw", workload.message_bytes * _factor(workload, ranks), "B/s", interval)
+def _operations(record: Record) -> float:
+    return record.workload.flops or record.workload.ops if record.workload else 0
+
+
+def _bytes(record: Record) -> float:
+    return record.workload.bytes_read + record.workload.bytes_written if record.workload else 0
+
+
+def _message_bytes(record: Record) -> float:
+    return record.workload.message_bytes if record.workload else 0
+
+
+def _bus_bytes(record: Record) -> float:
+    return record.workload.message_bytes * _factor(record.workload, record.ranks) if record.workload else 0
+
+
+AMOUNTS: Mapping[str, Callable[[Record], float]] = {
+    "compute": _operations,
+    "bandwidth": _bytes,
+    "algbw": _message_bytes,
+    "busbw": _bus_bytes,
+}
+"""Work of one iteration, by the rate that it gives."""
+
+
+def _unit(name: str, record: Record) -> str:
+    """The unit of a rate."""
+    if name != "compute":
+        return "B/s"
+    return "FLOP/s" if record.workload and record.workload.flops else "OP/s"
 
 
 def _factor(workload: Workload, ranks: int) -> float:
@@ -138,28 +190,38 @@ def _time(name: str, interval: stats.Interval) -> Metric:
     return Metric(name=name, value=interval.median, unit="s", low=interval.low, high=interval.high, better="lower")
 
 
-def _rate(name: str, work: float, unit: str, interval: stats.Interval) -> Iterator[Metric]:
-    """Work over time, where there was work and it took time."""
-    if work > 0 and interval.median > 0:
+def _rate(name: str, works: Sequence[float], unit: str, launches: Sequence[Sequence[float]]) -> Iterator[Metric]:
+    """Each launch's work over its times, where there was work and it took time."""
+    if min(works) <= 0:
+        return
+    interval = stats.judging_interval(_as_if_same(works, launches))
+    if interval.median > 0:
         yield Metric(
             name=name,
-            value=work / interval.median,
+            value=works[0] / interval.median,
             unit=unit,
-            low=work / interval.high if interval.high else None,
-            high=work / interval.low if interval.low else None,
+            low=works[0] / interval.high if interval.high else None,
+            high=works[0] / interval.low if interval.low else None,
         )
 
 
-def _windows(workload: Workload, launches: Sequence[Sequence[float]]) -> Iterator[Metric]:
+def _as_if_same(works: Sequence[float], launches: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The times that the first launch's work would have taken at the rates of each; as they are where nothing was counted."""
+    shares = [works[0] / work if work > 0 else 1.0 for work in works]
+    return [[seconds * share for seconds in launch] for share, launch in zip(shares, launches, strict=True)]
+
+
+def _windows(records: Sequence[Record], launches: Sequence[Sequence[float]]) -> Iterator[Metric]:
     """Rates at the start and at the end of a burn-in, and the second over the first; absent where it was too short."""
     sizes = [int(WINDOW * len(launch)) for launch in launches]
     if min(sizes) < WINDOW_SAMPLES:
         return
-    first = stats.judging_interval([launch[:size] for launch, size in zip(launches, sizes, strict=True)])
-    last = stats.judging_interval([launch[-size:] for launch, size in zip(launches, sizes, strict=True)])
-    work, unit = workload.flops or workload.ops, "FLOP/s" if workload.flops else "OP/s"
-    yield from _rate("first_window", work, unit, first)
-    yield from _rate("last_window", work, unit, last)
+    works, unit = [_operations(record) for record in records], _unit("compute", records[0])
+    firsts = [launch[:size] for launch, size in zip(launches, sizes, strict=True)]
+    lasts = [launch[-size:] for launch, size in zip(launches, sizes, strict=True)]
+    yield from _rate("first_window", works, unit, firsts)
+    yield from _rate("last_window", works, unit, lasts)
+    first, last = (stats.judging_interval(_as_if_same(works, windows)) for windows in (firsts, lasts))
     if first.low and first.high and last.low and last.high and last.median > 0:
         worst, best = first.low / last.high, first.high / last.low
         yield Metric(name="sustained", value=first.median / last.median, unit="1", low=worst, high=best)

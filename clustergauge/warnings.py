@@ -52,7 +52,7 @@ class Doubt:
 def doubts(records: Sequence[Record]) -> list[Warning_]:
     """The doubts about one case on one device: of each kind the worst launch, and how many launches show it."""
     timed = [(r, s) for r in records if r.status == "ok" and (s := metrics.samples(r))]
-    return [warning for doubt in DOUBTS for warning in _of_kind(doubt, timed)]
+    return [*_apart(records), *(warning for doubt in DOUBTS for warning in _of_kind(doubt, timed))]
 
 
 def of_run(records: Sequence[Record]) -> list[Warning_]:
@@ -73,6 +73,16 @@ def of_run(records: Sequence[Record]) -> list[Warning_]:
             remedy="--launches 5 measures every case in fresh processes",
         )
     ]
+
+
+def _apart(records: Sequence[Record]) -> Iterator[Warning_]:
+    """Launches that cannot be held against each other by their times."""
+    if apart := metrics.disagreement(records):
+        yield Warning_(
+            name="different work",
+            detail=f"{apart}: they have no time in common",
+            remedy="compare rates, or fix what the launches chose for themselves (settings of the records)",
+        )
 
 
 def _of_kind(doubt: Doubt, timed: Sequence[tuple[Record, list[float]]]) -> Iterator[Warning_]:

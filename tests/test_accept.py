@@ -192,6 +192,23 @@ def test_the_worst_decides_the_exit_code(statuses, verdicts, code):
     assert exit_code(records, [Verdict(case="c", verdict=v) for v in verdicts]) == code
 
 
+def test_launches_that_chose_different_work_are_judged_by_their_rate_and_have_no_time():
+    double = Workload(flops=4 * 10**12, dtype="fp32", bound="compute")
+    records = [made.record(), made.record(work=double, samples=[2.0] * 30, launch=1)]
+    assert one(records, at_least(1.9)).verdict == "pass"
+    assert one(records).value == pytest.approx(2e12)
+    verdict = one(records, Criterion(case="*", metric="time", unit="s", limit=9.0))
+    assert (verdict.verdict, verdict.value) == ("not measured", None)
+    assert verdict.reason == "this case has no time in s: launches did different amounts of work"
+
+
+def test_launches_with_nothing_in_common_are_not_measured_even_if_nothing_was_asked():
+    records = [made.record(work=READ, device_bytes={"read": 1, "asked_read": 1}, launch=n, ranks=n) for n in (1, 2)]
+    verdict = one(records)
+    assert (verdict.verdict, verdict.reason) == ("not measured", "nothing in common: launches ran on 1 and 2 ranks")
+    assert exit_code(records, [verdict]) == 4
+
+
 def test_what_was_planned_and_has_no_record_is_not_success():
     done, missing = made.record(shape="1"), made.record(shape="2")
     plans = [made.planned(done), made.planned(missing)]

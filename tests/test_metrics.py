@@ -167,11 +167,58 @@ def test_a_burn_in_tells_its_first_and_last_window():
     assert "sustained" not in by_name(made.record(samples=samples[:190], settings={"burn_in": True}))
 
 
-def test_launches_that_did_different_work_have_no_rate_together():
-    other = Workload(flops=3 * 10**12, dtype="fp32", bound="compute")
-    assert list(by_name(made.record(), made.record(work=other, launch=1))) == ["time"]
-    ranks = [made.record(work=NETWORK, ranks=n, launch=n) for n in (2, 4)]
-    assert list(by_name(*ranks)) == ["time"]
+def test_launches_that_did_different_amounts_of_work_have_the_rates_of_each_and_no_time():
+    """Three launches chose shapes of their own: 2, 3 and 8 TFLOP, at 2, 2.02 and 1.98 TFLOP/s."""
+    amounts, rates = (2e12, 3e12, 8e12), (2e12, 2.02e12, 1.98e12)
+    records = [
+        made.record(work=Workload(flops=int(work), dtype="fp32", bound="compute"), samples=[work / rate] * 200, launch=n)
+        for n, (work, rate) in enumerate(zip(amounts, rates, strict=True))
+    ]
+    (compute,) = metrics.derive(records)
+    assert (compute.name, compute.value) == ("compute", pytest.approx(2e12))
+    same = by_name(*(made.record(samples=[2e12 / rate] * 200, launch=n) for n, rate in enumerate(rates)))["compute"]
+    assert (compute.low, compute.high) == (pytest.approx(same.low), pytest.approx(same.high))
+    assert metrics.headline(records[::-1]).value == pytest.approx(2e12)
+    assert metrics.disagreement(records) == "launches did different amounts of work"
+    assert metrics.disagreement(records[:1]) == metrics.disagreement([]) == ""
+    assert metrics.disagreement([records[0], made.record(status="wrong", work=records[1].workload)]) == ""
+
+
+def test_loops_and_windows_of_different_amounts_of_work_have_rates_and_no_time():
+    works = [Workload(message_bytes=10**9 * n, collective="all_reduce", bound="network") for n in (1, 4)]
+    loops = [
+        made.record(work=work, ranks=2, launch=n, measurement=measured([seconds * 2] * 20, loop_mean_s=seconds))
+        for n, (work, seconds) in enumerate(zip(works, (0.5, 2.0), strict=True))
+    ]
+    found = by_name(*loops)
+    assert list(found) == ["busbw", "algbw", "loop_busbw"]
+    assert (found["busbw"].value, found["loop_busbw"].value) == (1e9, 2e9)
+    flops = [Workload(flops=10**12 * n, bound="compute") for n in (1, 4)]
+    burns = [
+        made.record(work=work, samples=[n] * 500 + [1.25 * n] * 500, launch=n, settings={"burn_in": True})
+        for n, work in zip((1, 4), flops, strict=True)
+    ]
+    found = by_name(*burns)
+    assert (found["first_window"].value, found["last_window"].value) == (1e12, pytest.approx(0.8e12))
+    assert found["sustained"].value == pytest.approx(0.8)
+    assert "time" not in found
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"work": Workload(ops=2 * 10**12, dtype="fp32", bound="compute")},
+        {"work": Workload(flops=2 * 10**12, dtype="bf16", bound="compute")},
+        {"work": Workload(flops=2 * 10**12, bytes_read=1, dtype="fp32", bound="compute")},
+        {"work": Workload(flops=10**12, dtype="fp32", bound="memory")},
+        {"ranks": 2},
+    ],
+)
+def test_launches_of_different_kinds_or_ranks_have_nothing_in_common(other):
+    records = [made.record(), made.record(launch=1, **other)]
+    assert metrics.derive(records) == []
+    ranks = "ranks" in other
+    assert metrics.disagreement(records) == ("launches ran on 1 and 2 ranks" if ranks else "launches did different kinds of work")
 
 
 def test_what_was_not_checked_and_timed_says_nothing():

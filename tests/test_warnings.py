@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clustergauge import warnings
-from clustergauge.model import Counters, Measurement, Record
+from clustergauge.model import Counters, Measurement, Record, Workload
 from tests import made
 from tests.test_stats import noise
 
@@ -44,6 +44,14 @@ def test_a_quiet_case_raises_no_doubt():
 
 def test_records_without_checked_times_raise_no_doubt():
     assert names(made.failed("error", "died"), made.record(status="wrong", samples=[1.0, 5.0])) == []
+
+
+def test_launches_that_did_different_work_are_named():
+    other = Workload(flops=10**12, dtype="fp32", bound="compute")
+    assert (
+        only(made.record(samples=steady()), made.record(samples=steady(), work=other, launch=1))
+        == "launches did different amounts of work: they have no time in common"
+    )
 
 
 def test_a_spread_over_five_percent_is_restless():
