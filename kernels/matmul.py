@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clustergauge.errors import UsageError
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 from kernels.shapes import Shape, format_shape, parse_shape
 
 if TYPE_CHECKING:
@@ -58,12 +58,13 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     """Matrix product with B stored N×K, as the weight of a linear layer.  shape: edge of a square, MxNxK, or a name.
 
     2·M·N·K operations.  Random normal data (uniform for int8), sums in fp32 (fp64 in fp64), output in the dtype (int32 for int8,
-    fp32 for tf32, bf16 for fp8).  fp8: e4m3, one scale a tensor, quantised beforehand; fp8_fast lets tensor cores sum in fewer
-    bits.  Names are in `kernels.shapes`.  On a processor the Triton kernel is checked in the interpreter and not timed.
+    fp32 for tf32, bf16 for fp8).  Names of shapes are in `kernels.shapes`.  On a processor the Triton kernel is checked in the
+    interpreter and not timed.  fp8: e4m3, one scale a tensor, quantised beforehand; fp8_fast lets tensor cores sum in fewer bits.
+    How they did sum is the setting ``accumulated``: ``fp32`` or ``reduced``, absent where K is too short to tell.
     """
     import torch
 
-    from kernels import buffers, products
+    from kernels import accumulation, buffers, products
 
     m, n, k = parse_shape(str(shape))
     operand, output = _types(dtype)
@@ -96,11 +97,16 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
         products.check_rows(a[work.last], b[work.last], c[work.last], precision, rows, scale)
         products.check_whole(a[work.last], b[work.last], c[work.last], precision, generator, scale)
 
+    def exact() -> None:
+        products.check_exact(a[0], b[0], c[0], runs[0], generator, scale)
+        if kind == "fp8":
+            _tell_accumulation(ctx, accumulation.kept(a[0], b[0], c[0], runs[0], scale), fast=dtype == "fp8_fast")
+
     work = Work(
         run=runs,
         reset=lambda: products.poison(c),
         check=check,
-        exact=lambda: products.check_exact(a[0], b[0], c[0], runs[0], generator, scale),
+        exact=exact,
         digest=lambda: products.digest(c[work.last]),
         close=lambda: set_precision("fp32"),
         workload=Workload(**{"ops" if dtype == "int8" else "flops": 2 * m * n * k}, dtype=kind, bound="compute"),
@@ -224,6 +230,15 @@ def _scaled_call(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, scales: Scal
 
     right, (of_a, of_b) = b.T, scales
     return lambda: torch._scaled_mm(a, right, of_a, of_b, out_dtype=c.dtype, use_fast_accum=fast, out=c)
+
+
+def _tell_accumulation(ctx: Context, kept: float | None, *, fast: bool) -> None:
+    """Record how sums were ``accumulated``, where that is known.  Raises `Wrong` if it was not as asked."""
+    if kept is None:
+        return
+    ctx.set("accumulated", "fp32" if kept == 1 else "reduced")
+    if not math.isfinite(kept) or (kept != 1 and not fast):
+        raise Wrong(f"sums kept {kept:.1%} of small terms beside a large one: fewer bits than fp32, which only fp8_fast allows")
 
 
 def _refuse_fp8(ctx: Context, n: int, k: int) -> None:
