@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clustergauge.clocks import WallClock
+from clustergauge.budget import least_seconds
 from clustergauge.errors import UsageError
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
@@ -24,6 +24,8 @@ PAGE = 4096 // ITEM
 SAMPLES = 4096
 TRIAL = 16 << 20
 """Bytes copied beforehand, to know how long the case's copy will take."""
+PATIENCE = 0.5
+"""Share of the budget for which it is tried while it seems too slow."""
 _FACTOR = 0x4F6C_DD1D
 """Odd and below 2^31: times any index below 2^32 it stays below 2^63."""
 _LARGEST = 16 << 30
@@ -161,13 +163,16 @@ def _refuse_long(ctx: Context, *, pinned: bool, size: int) -> None:
         far.copy_(near)
         near.copy_(far)
 
-    there_and_back()
-    refuse(ctx, WallClock().time([there_and_back]) / (2 * words * ITEM), size)
+    refuse(ctx, there_and_back, size / (2 * words * ITEM))
 
 
-def refuse(ctx: Context, seconds_per_byte: float, size: int) -> None:
-    """Raises `Skip` if a copy of ``size`` bytes would take longer than the budget."""
-    if (seconds := seconds_per_byte * size) > ctx.budget_s:
+def refuse(ctx: Context, trial: Call, times: float) -> None:
+    """Raises `Skip` if a copy would take longer than the budget that takes ``times`` as long as a smaller one, at its fastest.
+
+    A busy moment is no reason: the smaller one is tried a few times, and longer while it seems too slow.
+    """
+    seconds = times * least_seconds(trial, enough=ctx.budget_s / times, spend_s=PATIENCE * ctx.budget_s)
+    if seconds > ctx.budget_s:
         budget = format_duration(ctx.budget_s)
         raise Skip(f"one copy would take about {format_time(seconds)}, the budget is {budget}: a smaller size fits")
 

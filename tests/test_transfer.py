@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from clustergauge import budget
 from clustergauge.errors import UsageError
 from clustergauge.execute import execute
 from clustergauge.messages import Job
@@ -288,11 +289,39 @@ def test_pageable_copies_cannot_go_both_ways_at_once(tmp_path):
         transfer.transfer.function(Context(Serial(), "cuda:0", 1, tmp_path), direction="both", host="pageable", size=4096)
 
 
-def test_a_copy_longer_than_the_budget_is_skipped_with_the_reason(tmp_path):
+@pytest.fixture
+def trial(monkeypatch):
+    """Makes a smaller copy that takes given seconds one after the other, and then the last for ever; ``trials`` are counted."""
+
+    def taking(*seconds):
+        class Clock:
+            def time(self, calls):
+                trials.append(1)
+                calls[0]()
+                return seconds[min(len(trials), len(seconds)) - 1]
+
+        trials.clear()
+        monkeypatch.setattr(budget, "WallClock", Clock)
+        return lambda: None
+
+    trials = taking.trials = []
+    return taking
+
+
+def test_a_copy_longer_than_the_budget_is_skipped_with_the_reason(tmp_path, trial):
     ctx = Context(Serial(), "cuda:0", 1, tmp_path, budget_s=2.0)
-    transfer.refuse(ctx, 1e-10, 16 << 30)
+    transfer.refuse(ctx, trial(0.002), 1000.0)
+    assert len(trial.trials) == 1  # that was enough
     with pytest.raises(Skip, match=r"^one copy would take about 2\.15 s, the budget is 2 s: a smaller size fits$"):
-        transfer.refuse(ctx, 1e-9, 2 << 30)
+        transfer.refuse(ctx, trial(0.00215), 1000.0)
+
+
+@pytest.mark.parametrize("late", [1, 4, 90])
+def test_a_busy_moment_skips_no_copy(tmp_path, trial, late):
+    ctx = Context(Serial(), "cuda:0", 1, tmp_path, budget_s=2.0)
+    transfer.refuse(ctx, trial(*[0.01] * late, 0.001), 1000.0)
+    with pytest.raises(Skip):
+        transfer.refuse(ctx, trial(*[0.01] * 101, 0.001), 1000.0)  # longer than half of the budget
 
 
 @pytest.mark.parametrize("size", [0, 4, 12, (16 << 30) + 8])
