@@ -158,6 +158,8 @@ def _pair(
     bars = work if anyway else [d for d in differences if d.bars]
     if barred or bars:
         return pair("incomparable", "; ".join(filter(None, (barred, _barred(bars)))))
+    if apart := metrics.disagreement([*left, *right]):
+        return pair("incomparable", apart)
     shift = stats.compare_launches([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
     return pair(shift.word, _told(d for d in differences if d.kind != "work"), shift)
 

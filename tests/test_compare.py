@@ -117,6 +117,15 @@ def test_other_work_is_never_compared_whoever_insists():
     assert "flops" in report.pairs[0].why
 
 
+def test_launches_of_one_side_that_did_different_work_are_not_compared_by_their_times():
+    double = Workload(flops=4 * 10**12, dtype="fp32", bound="compute")
+    mixed = [*launches(1.0, 3), *(msgspec.structs.replace(r, launch=r.launch + 3) for r in launches(2.0, 2, work=double))]
+    report = compare.compare(loaded(mixed), loaded(launches(1.0, seed=1)), anyway=True)
+    assert words(report) == ["incomparable"]
+    assert report.pairs[0].why == "launches did different amounts of work"
+    assert report.pairs[0].a.name == "compute"
+
+
 def test_another_cache_policy_is_other_work():
     hot = Measurement(clock="wall", cache="hot", samples_s=[1.0] * 30)
     report = compare.compare(loaded(launches(1.0)), loaded(launches(1.0, measurement=hot)), anyway=True)
