@@ -4,7 +4,7 @@
     .venv/bin/python tests/faults/netns_pairs.py --trials 5          (root; iproute2; about 15 s a trial; not part of CI)
 
 Four hosts hang on a bridge, each link shaped to 1 Gbit/s both ways.  A trial degrades one of them, chosen by chance, to 200 Mbit/s
-in what it sends, in what it receives, or both; or it gives one ordered pair a path of its own that drops packets (a shaper with a
+in what it sends, in what it receives, or both; or it sends one ordered pair through a router that drops packets (a shaper with a
 queue of a few of them); or nothing.  Then run_suite.py runs in the first host, mpiexec reaches the others through this file as its
 ``ssh``, and the suspects must be the planted one and nobody else.
 """
@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NET = "10.78.0"
+DETOUR = 200
 BASE, SLOW = "1gbit", "200mbit"
 LAB = "cgp"
 SWITCH = f"{LAB}-switch"
@@ -74,14 +75,26 @@ def lab(hosts: int) -> Iterator[None]:
             tool("ip", "-n", f"{LAB}-h{i}", "link", "set", "lo", "up")
             tool("ip", "-n", f"{LAB}-h{i}", "addr", "add", f"{NET}.{i + 1}/24", "dev", "eth0")
             restore(i)
+        detour()
         yield
     finally:
-        for name in [*(f"{LAB}-h{i}" for i in range(hosts)), SWITCH]:
+        for name in [*(f"{LAB}-h{i}" for i in range(hosts)), f"{LAB}-detour", SWITCH]:
             pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
             for pid in pids:
                 with contextlib.suppress(OSError):
                     os.kill(int(pid), 9)
             tool("ip", "netns", "del", name, ok=False)
+
+
+def detour() -> None:
+    """A router on the bridge that forwards and drops: the path of the one pair that is sent through it."""
+    name = f"{LAB}-detour"
+    tool("ip", "netns", "add", name)
+    link(name, "eth0", "pd")
+    tool("ip", "-n", name, "addr", "add", f"{NET}.{DETOUR}/24", "dev", "eth0")
+    for key, value in (("ip_forward", 1), ("conf/all/send_redirects", 0), ("conf/eth0/send_redirects", 0)):
+        tool("ip", "netns", "exec", name, "sh", "-c", f"echo {value} > /proc/sys/net/ipv4/{key}")
+    shape(name, "eth0", "400mbit", "burst", "16kb", "limit", "24kb")
 
 
 def restore(host: int) -> None:
@@ -99,15 +112,13 @@ def fault(kind: str, host: int, other: int) -> Iterator[None]:
     if kind in ("receives", "both"):
         shape(SWITCH, f"p{host}", SLOW)
     if kind == "link":
-        link(name, "eth1", f"x{host}")
-        shape(name, "eth1", "400mbit", "burst", "16kb", "limit", "16kb")
-        tool("ip", "-n", name, "route", "add", f"{NET}.{other + 1}/32", "dev", "eth1", "src", f"{NET}.{host + 1}")
+        tool("ip", "-n", name, "route", "add", f"{NET}.{other + 1}/32", "via", f"{NET}.{DETOUR}")
     try:
         yield
     finally:
         restore(host)
         if kind == "link":
-            tool("ip", "-n", name, "link", "del", "eth1")
+            tool("ip", "-n", name, "route", "del", f"{NET}.{other + 1}/32")
 
 
 def inside(host: str, *words: str) -> list[str]:
