@@ -31,7 +31,10 @@ class Fit(NamedTuple):
 
 
 class Score(NamedTuple):
-    """One side of every endpoint: how far from its peers (``u``, a logarithm), its standard error, and its cut (below 0)."""
+    """One side of every endpoint: how far from its peers (``u``, a logarithm), its standard error, and its cut (below 0).
+
+    ``scale``: on which the cut would rest if one more of them stood out.
+    """
 
     u: Array
     error: Array
@@ -58,10 +61,13 @@ def score_of(own: Array, partners: NDArray[np.int64], pair_scale: float) -> Scor
         return Score(nothing, nothing, nothing, nothing)
     u = own - upper(own[None, :], 0.5)[0]
     error = np.where(judged, _MEDIAN * pair_scale / np.sqrt(np.maximum(partners, 1)), np.nan)
-    spread = _MAD * float(np.quantile(np.abs(u[judged]), 0.5, method="lower"))
-    scale = np.maximum(np.maximum(error, spread), LEAST_SCALE)
-    cut = -np.maximum(-math.log1p(-LEAST_ENDPOINT), k_of(int(judged.sum())) * scale)
-    return Score(u, error, cut, np.where(judged, scale, np.nan))
+    far = np.sort(np.abs(u[judged]))
+    middle = (len(far) - 1) // 2
+    scale, with_one_more = (
+        np.maximum(np.maximum(error, _MAD * far[min(rank, len(far) - 1)]), LEAST_SCALE) for rank in (middle, middle + 1)
+    )
+    cut = -np.maximum(-math.log1p(-LEAST_ENDPOINT), k_of(len(far)) * scale)
+    return Score(u, error, cut, with_one_more)
 
 
 def slow(score: Score, again: Array) -> Mask:

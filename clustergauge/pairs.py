@@ -8,8 +8,8 @@ maxima, and still tell; with two nothing can.
 
 Cuts, after simulations of clean and degraded fleets: an endpoint below ``−max(3 %, k·s)`` with ``k(N) = 4 + 24/N``, a link
 below ``−max(5 %, max(6, k)·s)`` if neither of its ends is accused.  ``s`` is the spread of the healthy, by MAD, and no less than
-what the noise of single pairs makes of it.  Judged are medians over passes, and the upper quartile of the passes must lie below
-the same cut, too: what something else disturbed in some passes is not slow.
+what the noise of single pairs makes of it.  Judged are medians over passes, and the upper quartile of the passes (in large fleets
+the best) must lie below the same cut, too: what something else disturbed in some passes is not slow.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ THRESHOLD = 0.8
 LEAST_LINK = 0.05
 """The loss of a link (a fraction) that is worth a word, however sure."""
 LINK_SCALES = 6.0
+FEW = 16
+"""With more endpoints there are so many pairs that chance disturbs most passes of one: then all passes must agree."""
 LEAF_ENDPOINTS = 3
 """The fewest measured endpoints that can speak for a leaf or a host."""
 
@@ -80,7 +82,8 @@ def analyse(endpoints: Sequence[Endpoint], bandwidth: Array, threshold: float = 
     found = Analysis()
     logs = np.log(np.where(bandwidth > 0, bandwidth, np.nan))
     logs[:, range(len(endpoints)), range(len(endpoints))] = np.nan
-    y, better, best = nanmedian(logs), over_passes(logs, 0.75), over_passes(logs, 1.0)
+    y, best = nanmedian(logs), over_passes(logs, 1.0)
+    better = over_passes(logs, 0.75) if len(endpoints) <= FEW else best
     noise = pass_noise(logs)
     hosts = np.array([e.host for e in endpoints])
     inside = hosts[:, None] == hosts[None, :]
@@ -153,7 +156,7 @@ class _Layer:
     def _two(self, i: int, j: int) -> None:
         """Two endpoints: one direction may be slower than the other, and that is all there is to say."""
         self.found.notes.append(
-            f"two endpoints cannot tell which of them is slow: {self.endpoints[i].name}, {self.endpoints[j].name}"
+            f"with two endpoints it cannot be told which is slow: {self.endpoints[i].name}, {self.endpoints[j].name}"
         )
         for a, b in ((i, j), (j, i)):
             difference = self.y[a, b] - self.y[b, a]
@@ -163,10 +166,11 @@ class _Layer:
                 self._suspect("link", where, difference, half, note="against the other direction: sender, receiver or link")
 
     def _smallest(self, sends: Score, receives: Score) -> None:
-        """The loss that (k + 1)·s shows, for the worst seen of the endpoints that could be judged."""
+        """The loss that lies two scales beyond the cut there would be, for the worst seen of the endpoints that can be judged."""
         scales = np.concatenate([sends.scale, receives.scale])
         if np.isfinite(scales).any():
-            loss = max(LEAST_ENDPOINT, -math.expm1(-(k_of(len(sends.u)) + 1) * float(np.nanmax(scales))))
+            scale = float(np.nanmax(scales))
+            loss = -math.expm1(-max(-math.log1p(-LEAST_ENDPOINT), k_of(len(sends.u)) * scale) - 2 * scale)
             self.found.smallest_degradation = max(loss, self.found.smallest_degradation or 0.0)
 
     # -- leaves and hosts
@@ -186,7 +190,7 @@ class _Layer:
             for g in inner:
                 self._inside(list(groups)[g], *inner[g])
             if not self.within:
-                self.found.notes.append(f"two leaves cannot tell whose uplinks are slow: {', '.join(groups)}")
+                self.found.notes.append(f"with two leaves it cannot be told whose uplinks are slow: {', '.join(groups)}")
             return
         np.fill_diagonal(blocks, np.nan)
         fit = fit_of(blocks)

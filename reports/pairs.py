@@ -19,6 +19,7 @@ MANY = 6
 LOW, LOWER = 90, 80
 """Percent of like pairs below which a cell is coloured."""
 _CELL = 5
+_CORNER = "% from ↓ to →"
 _LABEL = 28
 """Most cells of a row's label."""
 
@@ -28,7 +29,14 @@ def draw(page: Page, found: PairFindings, records: Sequence[Record], run: Run) -
     if not found.suspects:
         page.wrap(_nothing(found), "  pairs: ", "dim", 3)
     for suspect in found.suspects[:MANY]:
-        sure = "" if suspect.confirmed else " · not sure enough to fail"
+        asked = f"{100 * pairs.THRESHOLD:.0f} %"
+        sure = (
+            ""
+            if suspect.confirmed
+            else f" · {asked} is asked"
+            if suspect.ratio >= pairs.THRESHOLD
+            else f" · not surely below {asked}"
+        )
         page.wrap(sweeps.sentence(suspect) + sure, "  pairs: ", "bold red" if suspect.confirmed else "yellow", 3)
     if len(found.suspects) > MANY:
         page.add(f"  pairs: … and {len(found.suspects) - MANY} more")
@@ -41,24 +49,16 @@ def draw(page: Page, found: PairFindings, records: Sequence[Record], run: Run) -
 def matrix(page: Page, found: PairFindings, records: Sequence[Record], run: Run) -> None:
     """Every ordered pair in percent of the upper quartile of pairs like it, where they all find room."""
     labels = [f"{number} {name}" for number, name in enumerate(map(printable, found.endpoints))]
-    wide = min(max(map(cell_len, labels)), _LABEL)
+    wide = min(max(map(cell_len, [*labels, _CORNER])), _LABEL)
     if 2 + wide + _CELL * len(labels) > page.width:
         return
     sweep = sweeps.sweep_of(records, topology.of_run(run))
     logs = nanmedian(np.log(sweep.bandwidth))
     percent = 100 * np.exp(logs - pairs.class_reference(sweep.endpoints, logs))
-    page.add(
-        "  ",
-        pad("% of like pairs, row to column", wide) if wide >= 30 else pad("row → column, %"[:wide], wide),
-        *_heads(len(labels)),
-    )
+    page.add("  ", pad(_CORNER, wide), *(pad(str(number), _CELL, right=True) for number in range(len(labels))))
     for i, label in enumerate(labels):
         cells = [_cell(float(value), i == j) for j, value in enumerate(percent[i])]
         page.add("  ", pad(fit(label, wide), wide), *cells)
-
-
-def _heads(count: int) -> list[Part]:
-    return [pad(str(number), _CELL, right=True) for number in range(count)]
 
 
 def _cell(value: float, own: bool) -> Part:

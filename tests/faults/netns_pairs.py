@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Hosts of network namespaces on this machine, one of them degraded: does the sweep of pairs name the right one?
 
-    .venv/bin/python tests/faults/netns_pairs.py --trials 5          (root; iproute2; about 15 s a trial; not part of CI)
+    .venv/bin/python tests/faults/netns_pairs.py --trials 5          (root; iproute2; about 10 s a trial; not part of CI)
 
-Four hosts hang on a bridge, each link shaped to 1 Gbit/s both ways.  A trial degrades one of them, chosen by chance, to 200 Mbit/s
-in what it sends, in what it receives, or both; or it sends one ordered pair through a router that drops packets (a shaper with a
-queue of a few of them); or nothing.  Then run_suite.py runs in the first host, mpiexec reaches the others through this file as its
-``ssh``, and the suspects must be the planted one and nobody else.
+Four hosts hang on a bridge, each link shaped to 1 Gbit/s both ways.  A trial degrades one of them, chosen by chance, to
+200 Mbit/s in what it sends, in what it receives, or both; or it sends one ordered pair through a router that drops packets (a
+shaper with a queue of a few of them); or nothing.  Then run_suite.py runs in the first host, mpiexec reaches the others through
+this file as its ``ssh``, and the suspects must be the planted one and nobody else.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def wanted(kind: str, host: int, other: int, endpoints: list[str]) -> set[tuple[
 
 def trial(kind: str, number: int, hosts: int, quiet: str, folder: Path) -> bool:
     """One fault, one run: whether the right one, and nobody else, was named."""
-    chance = random.Random(f"{kind} {number}")  # noqa: S311
+    chance = random.Random(f"{kind} {number}")
     host, other = chance.sample(range(hosts), 2)
     began = time.monotonic()
     with fault(kind, host, other):
