@@ -1,8 +1,8 @@
 """From records of transfers between pairs to what they say of endpoints, links and leaves, and to verdicts.  Pure.
 
 The bandwidth of a pair is held against its peers, so no reference and no ceiling is needed.  A suspect whose whole interval lies
-below `pairs.THRESHOLD` of its peers fails the case; any other is worth a word, and no more.  A run measures what would fail afresh
-(`retry`), and then only the fresh launches count.
+below `pairs.THRESHOLD` of its peers fails the case; any other is worth a word, and no more.  A run measures what would fail
+afresh (`retry`), and then only the fresh launches count.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from clustergauge import accept, sweeps, topology, warnings
+from clustergauge import accept, retry, sweeps, topology, verdicts, warnings
 from clustergauge.model import PairFindings, Place, Series, Suspect
+from tests import made
 from tests.swept import flat, series_of, swept
 
 TOPOLOGY = topology.parse(
@@ -91,6 +92,29 @@ def test_a_launch_elsewhere_is_left_out_and_named():
     found = one(swept(flat(4)), swept(flat(4), moved, launch=1))
     assert found.passes == 5
     assert found.notes == ["launch 1 ran elsewhere than launch 0 and is left out"]
+
+
+def test_what_would_fail_is_measured_afresh_and_only_that_counts():
+    slow = swept(flat(4, sends_2=0.5))
+    judged = verdicts.judge([slow], [], {"m1": made.machine()})
+    assert [v.verdict for v in judged if v.metric == sweeps.METRIC] == ["FAIL"]
+    more = retry.again([made.planned(slow)], [slow], judged)
+    assert [(p.launch, p.confirms) for p in more] == [(1, True), (2, True)]
+    fresh = [swept(flat(4), launch=n, confirms=True) for n in (1, 2)]
+    assert one(slow, *fresh).suspects == []
+    assert not [v for v in verdicts.judge([slow, *fresh], [], {"m1": made.machine()}) if v.metric == sweeps.METRIC]
+    again = [swept(flat(4, sends_2=0.5), launch=n, confirms=True) for n in (1, 2)]
+    assert one(slow, *again).passes == 10
+    judged = verdicts.judge([slow, *again], [], {"m1": made.machine()})
+    assert [v.verdict for v in judged if v.metric == sweeps.METRIC] == ["FAIL"]
+
+
+def test_the_topology_reaches_the_verdicts():
+    sweep = flat(12)
+    sweep[:, 4:8, :4] *= 0.5
+    sweep[:, 4:8, 8:] *= 0.5
+    (found,) = [v for v in verdicts.judge([swept(sweep)], [], {"m1": made.machine()}, topology=TOPOLOGY) if v.metric == "peers"]
+    assert found.reason.startswith("leaf leaf-1 sends at 50 % of its peers")
 
 
 def test_leaves_come_from_the_topology_and_strangers_are_reported():
