@@ -1,4 +1,4 @@
-"""The sweep of pairs: who meets whom, and for real over four MPI ranks and four gloo ranks of this machine."""
+"""The sweep of pairs: who meets whom, and for real over four MPI ranks and three gloo ranks of this machine."""
 
 import json
 import os
@@ -18,7 +18,9 @@ from collectives.pairs import ALL_ROUNDS, SIZES, SOME_ROUNDS, pairs, rounds, ste
 RANKS = Path(__file__).with_name("pairs_ranks.py")
 MPIEXEC = Path(sysconfig.get_path("scripts")) / "mpiexec"
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "MPI4PY_RC_THREAD_LEVEL": "funneled", "GLOO_SOCKET_IFNAME": "lo"}
-FOUR = 4
+COUNT = {"mpi": 4, "gloo": 3}
+"""Ranks: an odd number has one that rests.  (Each gloo rank imports torch, which takes most of the time.)"""
+STEPS = {4: [6, 12, 3, 6], 3: [6, 6, 3, 3]}
 
 
 @given(st.integers(2, ALL_ROUNDS))
@@ -64,21 +66,21 @@ def cases(backend):
 
 def run_ranks(folder, backend):
     """What came of every case on every rank: [rank][case]."""
-    python, wanted = [sys.executable], json.dumps(cases(backend))
+    python, wanted, count = [sys.executable], json.dumps(cases(backend)), COUNT[backend]
     if backend == "mpi":
-        commands = [[str(MPIEXEC), "-n", str(FOUR), *python, "-m", "mpi4py", str(RANKS), str(folder), "mpi", wanted]]
+        commands = [[str(MPIEXEC), "-n", str(count), *python, "-m", "mpi4py", str(RANKS), str(folder), "mpi", wanted]]
     else:
-        commands = [[*python, str(RANKS), str(folder), f"torch:{rank}:{FOUR}", wanted] for rank in range(FOUR)]
+        commands = [[*python, str(RANKS), str(folder), f"torch:{rank}:{count}", wanted] for rank in range(count)]
     started = [subprocess.Popen(c, env=ENV, stderr=subprocess.PIPE, text=True) for c in commands]
     try:
         for process in started:
-            _, errors = process.communicate(timeout=90)
+            _, errors = process.communicate(timeout=110)
             assert process.returncode == 0, errors
     finally:
         for process in started:
             process.kill()
             process.communicate()
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(FOUR)]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
 
 
 @pytest.fixture(scope="module", params=["mpi", "gloo"])
@@ -93,7 +95,7 @@ def test_every_ordered_pair_has_a_time_in_every_pass(said, number):
     assert root["status"] == "ok", root
     (_, senders), (_, receivers), (unit, seconds) = (root["series"][n] for n in ("pair_from", "pair_to", "pair_seconds"))
     assert unit == "s"
-    everything = {(a, b) for a in range(FOUR) for b in range(FOUR) if a != b}
+    everything = {(a, b) for a in range(len(said)) for b in range(len(said)) if a != b}
     assert len(senders) == len(everything)
     assert set(zip(senders, receivers, strict=True)) == everything
     passes, rest = divmod(len(seconds), len(everything))
@@ -101,7 +103,7 @@ def test_every_ordered_pair_has_a_time_in_every_pass(said, number):
     assert passes >= 3
     assert min(seconds) > 0
     assert len(root["samples"]) == passes * root["settings"]["steps"]
-    assert root["settings"]["steps"] == [6, 12, 3, 6][number]
+    assert root["settings"]["steps"] == STEPS[len(said)][number]
     assert root["cut"] == 0
     assert max(root["samples"]) == pytest.approx(max(seconds))  # the slowest pair of a step is what the step takes
     assert not any(of_rank[number]["series"] for of_rank in said[1:])  # only the root tells
