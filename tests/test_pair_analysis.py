@@ -66,6 +66,8 @@ def test_a_link_that_lost_a_tenth_is_found_in_a_quiet_fleet():
 def test_half_of_a_small_fleet_may_be_bad():
     two = ("endpoint", "n1", "receives"), ("endpoint", "n2", "receives")
     assert found(30, *two, n=4, rx={1: 0.5, 2: 0.5}) == (30, 0)
+    two = ("endpoint", "n1", "sends"), ("endpoint", "n2", "sends")
+    assert found(30, *two, n=4, tx={1: 0.5, 2: 0.5}) == (30, 0)
     mixed = ("endpoint", "n1", "sends"), ("endpoint", "n2", "receives")
     assert found(30, *mixed, n=4, tx={1: 0.4}, rx={2: 0.5})[0] >= 28
 
