@@ -78,6 +78,7 @@ def make_parser() -> Parser:
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
     run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
     _acceptance_flags(run)
+    run.add_argument("--topology", metavar="FILE", help="which leaf switch each host hangs on (TOML), to name a bad one")
     run.add_argument("--dry-run", action="store_true", help="show what would run and how long, measure nothing")
     run.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders go (default: results)")
     run.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
@@ -90,6 +91,7 @@ def make_parser() -> Parser:
     report = verbs.add_parser("report", help="show a run again, from its records")
     report.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
     _acceptance_flags(report)
+    report.add_argument("--topology", metavar="FILE", help="leaf switches of the hosts, instead of those the run remembers")
     report.add_argument("--format", choices=("text", "json"), default="text")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
@@ -226,7 +228,7 @@ def do_run(options: argparse.Namespace) -> int:
     from clustergauge.run import now_text
 
     output = Path(options.output).absolute()
-    asked = _asked(options, output)
+    asked, topology = _asked(options, output), _topology(options.topology)
     _duration("--max-time", options.max_time)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
@@ -245,7 +247,8 @@ def do_run(options: argparse.Namespace) -> int:
         suite=str(options.suite),
         code=code.digest(),
         planned=planned,
-        settings={"launcher": options.launcher, "version": __version__, "probes": code.digest_of(options.probes)},
+        settings={"launcher": options.launcher, "version": __version__, "probes": code.digest_of(options.probes)}
+        | ({"topology": topology} if topology else {}),
     )
     return _measure(store.RunFolder.create(output, run), run, planned, options, asked)
 
@@ -259,6 +262,8 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked) -> int:
     chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1)
     if any(chosen) or options.suite != "quick" or options.device != "auto":
         raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, --ranks, --launches")
+    if options.topology:
+        raise UsageError("--resume takes the topology from the run: leave out --topology, and give it to report if it is another")
     path = store.find_run(options.resume, output)
     loaded, _ = loading.read(path, "cut")  # nothing is changed before we know that we may go on
     run, here = loaded.run, machine.describe_apart()
@@ -292,7 +297,10 @@ def do_report(options: argparse.Namespace) -> int:
     """Show a run again."""
     from clustergauge import store
 
+    topology = _topology(options.topology)
     loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
+    if topology:
+        loaded.run.settings["topology"] = topology
     return _report(loaded, _asked(options, Path(options.output).absolute()), options.format)
 
 
@@ -380,7 +388,7 @@ def _measure(
     earlier: LoadedRun | None = None,
 ) -> int:
     """Take the cases through a supervisor; whatever happens, what was measured is kept and reported."""
-    from clustergauge import retry, store, verdicts
+    from clustergauge import retry, store, sweeps, topology, verdicts
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
     from reports.progress import Progress
@@ -388,10 +396,12 @@ def _measure(
     sweep = [sys.executable, "-P", "-m", "storage_io.workspace"]
     supervisor = Supervisor(options.launcher, _python_path(options), sweep=sweep)
     before = earlier.records if earlier else []
+    leaves = topology.of_run(run)
 
     def again(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
         everything = [*before, *records]
-        found = verdicts.judge(everything, planned, {machine.machine_id: machine}, asked.acceptance, asked.baseline)
+        machines = {machine.machine_id: machine}
+        found = verdicts.judge(everything, planned, machines, asked.acceptance, asked.baseline, leaves)
         return retry.again(planned, everything, found)
 
     came = conduct(
@@ -402,7 +412,7 @@ def _measure(
         Progress(),
         _duration("--max-time", options.max_time),
         earlier.machines if earlier else None,
-        again if asked.acceptance.criteria or asked.baseline else None,
+        again if asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE for p in todo) else None,
     )
     for note in came.notes:
         _say(note)
@@ -422,17 +432,19 @@ def _measure(
 
 def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
     """Judge and show; the exit code of the results."""
-    from clustergauge import accept, verdicts
+    from clustergauge import accept, sweeps, topology, verdicts
 
-    found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked.acceptance, asked.baseline)
+    leaves = topology.of_run(loaded.run)
+    found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked.acceptance, asked.baseline, leaves)
+    pairs = sweeps.findings(loaded.records, leaves)
     if form == "json":
         from reports import document
 
-        sys.stdout.buffer.write(document.document(loaded, found))
+        sys.stdout.buffer.write(document.document(loaded, found, pairs))
     else:
         from reports import terminal
 
-        terminal.show(loaded, found)
+        terminal.show(loaded, found, pairs)
     return accept.exit_code(loaded.records, found, loaded.run.planned)
 
 
@@ -562,6 +574,19 @@ def _asked(options: argparse.Namespace, output: Path) -> Asked:
     if baseline is None and any(c.of_baseline for c in acceptance.criteria):
         raise UsageError(f"{options.accept} asks for a share of a baseline: name one with --baseline RUN")
     return Asked(acceptance, baseline)
+
+
+def _topology(path: str | None) -> str:
+    """The leaves of a topology file as a run remembers them; empty without one."""
+    if not path:
+        return ""
+    from clustergauge import topology
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    return topology.parse(text, path).text()
 
 
 def _accept_path(name: str) -> Path:

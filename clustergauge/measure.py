@@ -29,6 +29,8 @@ CHECK_SHARE = 0.2
 """Share of the budget that checking outputs between batches may take; the first and the last are checked in any case."""
 WARM_UP_SHARE = 0.25
 """Share of the budget after which no more buffer sets are warmed up."""
+SWEEP_PASSES, SWEEP_PASSES_SLOW = 5, 3
+"""Of a sweep: the fewest passes, and the fewest where so many take three times the budget."""
 LEAD_S = 1e-3
 LEAD_MOST = 20
 """Ranks that have talked over the control channel are cold: about so many seconds of samples, so many at most, are not taken."""
@@ -74,6 +76,8 @@ class Sampler:
     mine: list[float] = field(default_factory=list[float])
     starts: list[float] = field(default_factory=list[float])
     merged: list[float] = field(default_factory=list[float])
+    everyone: list[list[float]] = field(default_factory=list[list[float]])
+    """On rank 0, of a sweep: the seconds of every rank in every sample, ``[rank][sample]``."""
     digest: str = ""
     exposed: int = 0
     """Samples whose time may hold the cost of launching (see `clocks`)."""
@@ -93,7 +97,7 @@ class Sampler:
             if self.work.digest:
                 self.digest = self.work.digest()  # what all samples must agree with
             self.phase("calibrate")
-            cost = self._calibrate()
+            cost = 0.0 if self.work.sweep else self._calibrate()
             exposed = self.clock.exposed
             self.phase("measure")
             began = self.clock.now()
@@ -109,10 +113,12 @@ class Sampler:
                     look = next(looks)
                 cost = (self.clock.now() - began) / len(self.mine)
             self.exposed = self.clock.exposed - exposed
+            if self.work.sweep and self.everyone:
+                self.work.sweep(self.everyone)
         return Measurement(
             clock=self.clock.name,
             cache=self.work.cache,
-            warmup_cut=stats.warmup_cut(self.merged) if self.merged else 0,
+            warmup_cut=stats.warmup_cut(self.merged) if self.merged and not self.work.sweep else 0,
             iterations_per_sample=self.iterations * self.work.steps,
             samples_s=self.merged,
             sample_start_s=[start - self.starts[0] for start in self.starts],
@@ -136,12 +142,15 @@ class Sampler:
     # -- the steps
 
     def _warm_up(self) -> None:
-        """Run every callable once, while time allows: buffers are touched, libraries have chosen their kernels."""
+        """Run every callable once, while time allows: buffers are touched, libraries have chosen their kernels.
+
+        A sweep takes its whole first pass: every pair of ranks has connected before its time counts.
+        """
         began = self.clock.now()
         for index in range(len(self.work.runs)):
             self.position = index
             self._sample(1)
-            if self.world.from_root(self.clock.now() - began > WARM_UP_SHARE * self.plan.budget_s):
+            if not self.work.sweep and self.world.from_root(self.clock.now() - began > WARM_UP_SHARE * self.plan.budget_s):
                 return
 
     def _calibrate(self) -> float:
@@ -170,7 +179,7 @@ class Sampler:
         decision = None
         if self.world.rank == 0:
             batch, reason, *_ = self._next(look, at_a_look, cost, elapsed)
-            lead = max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9)))) if self.world.size > 1 else 0
+            lead = max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9)))) if self.world.size > 1 and not self.work.sweep else 0
             check = self._checking_s <= CHECK_SHARE * self.plan.budget_s
             decision = [batch, reason, lead, check, *(self._wrong or (0, ""))]
         decided = Decision(*self.world.from_root(decision))
@@ -180,6 +189,8 @@ class Sampler:
 
     def _next(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
         taken = len(self.merged)
+        if self.work.sweep:
+            return self._next_pass(taken, cost, elapsed)
         if self.work.whole_budget:
             look = taken + BURN_IN_BATCH
         elif at_a_look and stats.converged(self.merged[stats.warmup_cut(self.merged) :], self.plan.target):
@@ -193,6 +204,17 @@ class Sampler:
         batch = min(look - taken, affordable, self.plan.most - taken)
         return Decision(batch, "") if batch > 0 else Decision(0, "budget")
 
+    def _next_pass(self, taken: int, cost: float, elapsed: float) -> Decision:
+        """One more pass of a sweep, or the end."""
+        whole = len(self.work.runs)
+        passes = taken // whole
+        least = SWEEP_PASSES if SWEEP_PASSES * cost * whole <= 3 * self.plan.budget_s else SWEEP_PASSES_SLOW
+        if passes < least:
+            return Decision(whole, "")
+        if taken + whole > self.plan.most:
+            return Decision(0, "samples")
+        return Decision(whole, "") if elapsed + cost * whole <= self.plan.budget_s else Decision(0, "budget")
+
     def _batch(self, decision: Decision, began: float) -> None:
         for _ in range(decision.lead):
             self._sample(self.iterations)
@@ -203,6 +225,10 @@ class Sampler:
         self.mine += fresh
         everybody = self.world.gather([fresh, self._problem(decision.check)])
         if everybody:
+            if self.work.sweep:
+                self.everyone = self.everyone or [[] for _ in everybody]
+                for of_rank, (times, _) in zip(self.everyone, everybody, strict=True):
+                    of_rank.extend(times)
             self.merged += [max(of_ranks) for of_ranks in zip(*(times for times, _ in everybody), strict=True)]
             self._wrong = next(((rank, problem) for rank, (_, problem) in enumerate(everybody) if problem), None)
 

@@ -326,6 +326,43 @@ class Verdict(Data, frozen=True, kw_only=True):
     source: str = ""
 
 
+class Suspect(Data, frozen=True, kw_only=True):
+    """What transfers between all pairs say is slower than its peers.
+
+    ``where``: the endpoint, ``from → to`` of a link, the leaf switch, or the host whose inside it is.  ``direction``: empty where
+    the kind has none.  ``ratio``: bandwidth over that of its peers, with the interval in which it surely lies, whichever of all
+    of them it is.  ``confirmed``: that interval lies below what is asked of peers.  ``note``: what cannot be told.
+    """
+
+    kind: Literal["endpoint", "link", "leaf", "node"]
+    where: str
+    direction: Literal["", "sends", "receives", "both"] = ""
+    ratio: float
+    low: float
+    high: float
+    confirmed: bool
+    note: str = ""
+
+
+class PairFindings(Data, frozen=True, kw_only=True):
+    """What one case of transfers between pairs says, all its launches together.
+
+    ``measured`` of ``possible`` ordered pairs have a number; what has none is not fine but unknown.  ``smallest_degradation``:
+    the least loss of an endpoint, as a fraction, that would have been seen nearly always; ``None`` where none could be.
+    """
+
+    case: str
+    device: str = ""
+    machine_id: str = ""
+    endpoints: list[str]
+    measured: int
+    possible: int
+    passes: int
+    suspects: list[Suspect] = []
+    smallest_degradation: float | None = None
+    notes: list[str] = []
+
+
 class Document(Data, frozen=True, kw_only=True):
     """What ``--format json`` prints: one document."""
 
@@ -333,3 +370,4 @@ class Document(Data, frozen=True, kw_only=True):
     machines: list[Machine]
     records: list[Record]
     verdicts: list[Verdict]
+    pairs: list[PairFindings] = []

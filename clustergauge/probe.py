@@ -116,6 +116,9 @@ class Work:
     ``max_iterations``: the most runs one sample may hold (in-place work whose values grow), ``None`` for no limit.
     ``steps``: equal steps that one run takes, each after the one before (the loads of a pointer chase): times and ``workload``
     are then of one step.
+    ``sweep``: the callables are different things (transfers of different pairs), each to be timed by itself: a sample is one
+    call, samples are whole passes over all callables, and at the end this is called on rank 0 with the seconds of every rank in
+    every sample, ``[rank][sample]``, to put what they tell into series.
     ``last``: set by the timing loop: index of the callable that ran last, for ``check``, ``digest`` and ``reset`` to look at.
     Buffer sets hold the same inputs, so the digest does not depend on which of them ran.
     """
@@ -134,6 +137,7 @@ class Work:
     whole_budget: bool = False
     max_iterations: int | None = None
     steps: int = 1
+    sweep: Callable[[Sequence[Sequence[float]]], object] | None = None
     last: int = 0
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clustergauge import accept, ceilings, differ, inventory
+from clustergauge import accept, ceilings, differ, inventory, sweeps
 from clustergauge.ceilings import Ceiling
 from clustergauge.criteria import NOTHING, Acceptance
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Verdict
+from clustergauge.topology import Topology
 
 BASELINE_FRACTION = 0.95
 """What a case must reach of a baseline run where nothing else is asked."""
@@ -20,8 +21,9 @@ def judge(
     machines: Mapping[str, Machine],
     acceptance: Acceptance = NOTHING,
     baseline: LoadedRun | None = None,
+    topology: Topology | None = None,
 ) -> list[Verdict]:
-    """Verdicts on every case and criterion (`accept.judge`) and on the machines (`inventory.judge`).
+    """Verdicts on every case and criterion (`accept.judge`), on slow pairs (`sweeps.verdicts`) and machines (`inventory.judge`).
 
     ``baseline``: a run to be as good as: what a criterion says ``of_baseline``, and otherwise `BASELINE_FRACTION` of it for every
     case that both measured.
@@ -41,7 +43,8 @@ def judge(
         {m.machine_id: m.peer_class for m in machines.values()},
     )
     inventories = inventory.judge(machines.values(), acceptance.expect, acceptance.source)
-    return [*accept.judge(records, criteria, standards, planned), *inventories]
+    slow = sweeps.verdicts(sweeps.findings(records, topology))
+    return [*accept.judge(records, criteria, standards, planned), *slow, *inventories]
 
 
 def _barred(machine: Machine, baseline: LoadedRun | None) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clustergauge import accept, metrics, stats
+from clustergauge import accept, metrics, stats, sweeps
 from clustergauge.model import Record, Scalar, Warning_
 from clustergauge.units import format_time
 
@@ -31,6 +31,8 @@ MODES_BETWEEN = 0.15
 """The most of the samples in the middle third of the way from one mode to the other."""
 CLOCK_LEAST = 0.9
 LAUNCHES_LEAST = 3
+OF_ALIKE = ("restless", "wide interval", "correlated", "drift", "two modes")
+"""Doubts about samples of one thing; those of a sweep are of different pairs, and `pairs` knows their spread."""
 
 
 class Seen(NamedTuple):
@@ -52,7 +54,8 @@ class Doubt:
 def doubts(records: Sequence[Record]) -> list[Warning_]:
     """The doubts about one case on one device: of each kind the worst launch, and how many launches show it."""
     timed = [(r, s) for r in records if r.status == "ok" and (s := metrics.samples(r))]
-    return [*_apart(records), *(warning for doubt in DOUBTS for warning in _of_kind(doubt, timed))]
+    looked_at = [doubt for doubt in DOUBTS if not (doubt.name in OF_ALIKE and any(sweeps.is_sweep(r) for r, _ in timed))]
+    return [*_apart(records), *(warning for doubt in looked_at for warning in _of_kind(doubt, timed))]
 
 
 def of_run(records: Sequence[Record]) -> list[Warning_]:

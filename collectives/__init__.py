@@ -1,4 +1,4 @@
 """Interconnect probes."""
 
-PROBES = ("collectives.all_reduce",)
+PROBES = ("collectives.all_reduce", "collectives.pairs")
 """Modules of this folder that define probes."""

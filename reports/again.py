@@ -10,7 +10,7 @@ from typing import NoReturn
 from clustergauge.model import Run
 from clustergauge.valid import printable
 
-_KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", "target", "probes", "output")
+_KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", "target", "topology", "probes", "output")
 """Flags that decide which cases there are and how they run, in the order in which they are given again."""
 _OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "format")
 _DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}

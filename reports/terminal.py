@@ -13,12 +13,12 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from clustergauge import warnings
+from clustergauge import sweeps, warnings
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Verdict, Warning_
+from clustergauge.model import PairFindings, Verdict, Warning_
 from clustergauge.units import format_duration, format_rate
 from clustergauge.valid import printable
-from reports import heading
+from reports import heading, pairs
 from reports.again import again
 from reports.layout import Page, Part, compact, fit_end, listed, parts_of, put, short_names, width_of
 from reports.rows import BAD, Row, rows_of
@@ -29,20 +29,21 @@ MANY = 3
 """More cases than this share one line of a warning."""
 
 
-def show(loaded: LoadedRun, verdicts: Sequence[Verdict]) -> None:
+def show(loaded: LoadedRun, verdicts: Sequence[Verdict], found: Sequence[PairFindings] = ()) -> None:
     """Print the run on stdout, as wide as it is (120 columns in a pipe, or ``COLUMNS``)."""
-    put(page_of(loaded, verdicts, width_of(sys.stdout)))
+    put(page_of(loaded, verdicts, width_of(sys.stdout), found))
 
 
-def page_of(loaded: LoadedRun, verdicts: Sequence[Verdict], width: int) -> Page:
-    """The run as lines of at most ``width`` cells."""
-    return _View(loaded, rows_of(loaded, verdicts), Page(width)).draw()
+def page_of(loaded: LoadedRun, verdicts: Sequence[Verdict], width: int, found: Sequence[PairFindings] = ()) -> Page:
+    """The run as lines of at most ``width`` cells.  ``found``: what transfers between pairs say."""
+    return _View(loaded, rows_of(loaded, verdicts), Page(width), found).draw()
 
 
 class _View:
     """One run being drawn."""
 
-    def __init__(self, loaded: LoadedRun, rows: list[Row], page: Page) -> None:
+    def __init__(self, loaded: LoadedRun, rows: list[Row], page: Page, found: Sequence[PairFindings]) -> None:
+        self.pairs = {(f.machine_id, f.case, f.device): f for f in found}
         self.loaded, self.run, self.page = loaded, loaded.run, page
         self.rows = rows
         self.bad = [r for r in rows if r.word in BAD]
@@ -81,6 +82,8 @@ class _View:
             for row in members:
                 self.page.add(*self.table.line(row))
                 self._held(row)
+                if found := self.pairs.get((row.machine_id, row.case, row.device)):
+                    pairs.draw(self.page, found, row.measured, self.run)
                 if row.word in BAD:
                     self._why(row)
 
@@ -237,6 +240,8 @@ def _reasons(row: Row, full: bool) -> Iterable[str]:
             who = f"launch {record.launch}: " if launches else ""
             found[f"{who}{record.reason or 'no reason given'}"] = None
     for verdict in row.verdicts:
+        if verdict.metric == sweeps.METRIC:
+            continue  # said below the row
         if verdict.verdict in BAD and row.word not in ("error", "wrong") and not found.keys() & {verdict.reason}:
             asked = ""
             told = full and verdict is row.verdict and row.headline is not None and verdict.metric == row.headline.name

@@ -377,3 +377,22 @@ def wait_for(what, within_s: float) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError("waited in vain")
+
+
+def test_a_run_remembers_its_topology_and_a_broken_one_stops_it_at_once(tmp_path, faulty):
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text("[[leaf]]\nname = 'l1'\nhosts = ['node[1-4]']\n")
+    bad.write_text("[[leaf]]\nname = 'l1'\nhosts = ['node[4-1]']\n")
+    done = suite(*faulty("well"), "--topology", str(good))
+    assert done.returncode == 0, done.stderr
+    (folder,) = (p for p in (tmp_path / "results").iterdir() if p.name != "latest")
+    assert '"node[1-4]"' in json.loads((folder / "run.json").read_text())["settings"]["topology"]
+    for words in (("report", "latest"), ("run", "--suite", "quick")):
+        for file, said in ((bad, f"{bad}: leaf[0].hosts[0]: "), (tmp_path / "none.toml", "cannot read")):
+            done = suite(*words, "--topology", str(file), "-o", str(tmp_path / "results"))
+            assert done.returncode == 2
+            assert said in done.stderr
+    assert suite("report", "latest", "--topology", str(good), "-o", str(tmp_path / "results")).returncode == 0
+    done = suite("--resume", "latest", *AGAIN, "--topology", str(good), "-o", str(tmp_path / "results"))
+    assert done.returncode == 2
+    assert "--resume takes the topology from the run" in done.stderr

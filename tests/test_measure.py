@@ -282,3 +282,39 @@ def test_a_burn_in_takes_all_its_time_in_samples_of_a_fair_length_and_looks_ofte
     assert 99 < clock.time_s < 103
     assert 3000 < len(measured.samples_s) < 5000
     assert len(looks) >= len(measured.samples_s) / 20
+
+
+# -- sweeps: callables that are different things
+
+
+def sweeping(passes: list, seconds: list[float], **plan) -> tuple[Any, list[int]]:
+    """A sweep of as many callables as ``seconds``, each taking its own; what it measured, and which ran."""
+    ran: list[int] = []
+    runs = [lambda i=i: ran.append(i) for i in range(len(seconds))]
+    work = Work(run=runs, workload=Workload(), max_iterations=1, sweep=lambda times: passes.extend(times))
+    return sampler(FakeClock(itertools.cycle(seconds)), work, **plan).measure(), ran
+
+
+def test_a_sweep_takes_whole_passes_and_tells_every_rank_apart():
+    times: list = []
+    measured, ran = sweeping(times, [0.1, 0.2, 0.3], budget_s=6.0)
+    assert times == [measured.samples_s] == [[0.1, 0.2, 0.3] * 10]
+    assert ran == [0, 1, 2] * 11  # the first pass warms up
+    assert measured.stop_reason == "budget"
+    assert measured.warmup_cut == 0
+    assert measured.iterations_per_sample == 1
+
+
+def test_a_slow_sweep_takes_the_fewest_passes():
+    assert len(sweeping([], [1.0, 1.0], budget_s=4.0)[0].samples_s) == 5 * 2
+    assert len(sweeping([], [10.0, 10.0], budget_s=4.0)[0].samples_s) == 3 * 2
+
+
+def test_a_sweep_keeps_no_more_samples_than_it_may():
+    measured, _ = sweeping([], [1e-5, 1e-5, 1e-5], budget_s=1e6, most=100)
+    assert len(measured.samples_s) == 99
+    assert measured.stop_reason == "samples"
+
+
+def test_equal_times_do_not_end_a_sweep_early():
+    assert len(sweeping([], [0.01, 0.01], budget_s=2.001)[0].samples_s) == 200

@@ -1,0 +1,181 @@
+"""From records of transfers between pairs to what they say of endpoints, links and leaves, and to verdicts.  Pure.
+
+The bandwidth of a pair is held against its peers, so no reference and no ceiling is needed.  A suspect whose whole interval lies
+below `pairs.THRESHOLD` of its peers fails the case; any other is worth a word, and no more.  A run measures what would fail
+afresh (`retry`), and then only the fresh launches count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clustergauge import pairs
+from clustergauge.model import PairFindings, Place, Record, Series, Suspect, Verdict
+from clustergauge.pair_fit import Array
+from clustergauge.pairs import Endpoint
+from clustergauge.topology import Topology
+from clustergauge.valid import printable
+
+PROBE = "pairs"
+METRIC = "peers"
+"""What the verdicts of pairs are about: the share of the bandwidth of peers."""
+MOST_ENDPOINTS = 1024
+"""More are not looked at: the matrix is kept whole."""
+_FROM, _TO, _SECONDS = "pair_from", "pair_to", "pair_seconds"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The launches of one case.  ``bandwidth``: passes × N × N, B/s from row to column, not a number where not measured."""
+
+    endpoints: list[Endpoint]
+    bandwidth: Array
+    notes: list[str]
+
+
+def findings(records: Sequence[Record], topology: Topology | None = None) -> list[PairFindings]:
+    """What each case says that moved data between pairs, in the order of the records."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        if is_sweep(record):
+            groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
+    fresh = ([record for record in group if record.confirms] or group for group in groups.values())
+    return [_findings(group, topology) for group in fresh]
+
+
+def is_sweep(record: Record) -> bool:
+    """Whether the record holds times of pairs."""
+    return bool(record.status == "ok" and record.measurement and _SECONDS in record.measurement.series)
+
+
+def sweep_of(records: Sequence[Record], topology: Topology | None = None) -> Sweep:
+    """The launches of one case as one sweep.  What cannot be believed is left out, and a note says so."""
+    notes: list[str] = []
+    ends = _endpoints(records[0], topology, notes)
+    parts: list[Array] = []
+    for record in records:
+        own = ends if record is records[0] else _endpoints(record, topology, [])
+        if [e.name for e in own] != [e.name for e in ends]:
+            notes.append(f"launch {record.launch} ran elsewhere than launch {records[0].launch} and is left out")
+        elif len(ends) > MOST_ENDPOINTS:
+            notes.append(f"{len(ends)} endpoints: more than {MOST_ENDPOINTS} are not looked at together")
+            ends = []
+            break
+        elif (part := _bandwidth(record)) is None:
+            notes.append(f"launch {record.launch} holds series that do not belong together")
+        else:
+            parts.append(part)
+    empty = np.full((1, len(ends), len(ends)), np.nan)
+    return Sweep(ends, np.concatenate(parts) if parts else empty, notes)
+
+
+def verdicts(found: Iterable[PairFindings]) -> list[Verdict]:
+    """A FAIL for each confirmed suspect."""
+    return [
+        Verdict(
+            case=one.case,
+            device=one.device,
+            machine_id=one.machine_id,
+            metric=METRIC,
+            verdict="FAIL",
+            reason=sentence(suspect),
+            value=suspect.ratio,
+            unit="1",
+            bound=pairs.THRESHOLD,
+            margin=suspect.ratio / pairs.THRESHOLD - 1,
+            source="its peers in the same sweep",
+        )
+        for one in found
+        for suspect in one.suspects
+        if suspect.confirmed
+    ]
+
+
+def sentence(suspect: Suspect) -> str:
+    """A suspect in words: ``node-017/gpu5 sends at 61 % of its peers (58 … 64 %)``."""
+    verb = {"both": " sends and receives", "": ""}.get(suspect.direction, f" {suspect.direction}")
+    what = {"leaf": "leaf ", "node": "host "}.get(suspect.kind, "")
+    sure = f"{100 * suspect.low:.0f} … {100 * suspect.high:.0f} %"
+    note = f"; {suspect.note}" if suspect.note else ""
+    return printable(f"{what}{suspect.where}{verb} at {100 * suspect.ratio:.0f} % of its peers ({sure}{note})")
+
+
+def _findings(records: Sequence[Record], topology: Topology | None) -> PairFindings:
+    sweep = sweep_of(records, topology)
+    count = len(sweep.endpoints)
+    analysis = pairs.analyse(sweep.endpoints, sweep.bandwidth) if count > 1 else pairs.Analysis()
+    measured = int(np.isfinite(sweep.bandwidth).any(0).sum())
+    first = records[0]
+    return PairFindings(
+        case=first.case,
+        device=first.device,
+        machine_id=first.machine_id,
+        endpoints=[e.name for e in sweep.endpoints],
+        measured=measured,
+        possible=count * (count - 1),
+        passes=len(sweep.bandwidth),
+        suspects=analysis.suspects,
+        smallest_degradation=analysis.smallest_degradation,
+        notes=[*sweep.notes, *analysis.notes],
+    )
+
+
+def _endpoints(record: Record, topology: Topology | None, notes: list[str]) -> list[Endpoint]:
+    """An endpoint for each rank: its GPU, its NIC where that names it, its host where it is alone there."""
+    by_rank = {place.rank: place for place in record.placement}
+    places = [by_rank.get(rank, Place(rank=rank, host="?")) for rank in range(min(record.ranks, MOST_ENDPOINTS + 1))]
+    on_host = Counter(place.host for place in places)
+    on_nic = Counter((place.host, place.nic) for place in places)
+    found: list[Endpoint] = []
+    lost: dict[str, None] = {}
+    for place in places:
+        if place.device.startswith("cuda:"):
+            name = f"{place.host}/gpu{place.device.removeprefix('cuda:')}"
+        elif place.nic and on_nic[place.host, place.nic] == 1:
+            name = f"{place.host}/{place.nic}"
+        else:
+            name = place.host if on_host[place.host] == 1 else f"{place.host}/rank {place.rank}"
+        leaf = topology.find(place.host, place.nic) if topology else None
+        if topology and not leaf:
+            lost[f"{place.host} {place.nic}".strip()] = None
+        found.append(Endpoint(printable(name), place.host, leaf.name if leaf else "", leaf.rail if leaf else ""))
+    if lost:
+        notes.append(
+            printable(
+                f"in no leaf of the topology, or not in one alone: {', '.join(list(lost)[:8])}{' …' if len(lost) > 8 else ''}"
+            )
+        )
+    return found
+
+
+def _bandwidth(record: Record) -> Array | None:
+    """Passes × N × N of one launch; ``None`` if its series contradict each other."""
+    assert record.measurement
+    series, work, count = record.measurement.series, record.workload, record.ranks
+    ends = [list(_ranks(series.get(name), count)) for name in (_FROM, _TO)]
+    seconds = np.asarray(series[_SECONDS].values, np.float64)
+    pairs_ = len(ends[0])
+    if (
+        not work
+        or not work.message_bytes
+        or not pairs_
+        or len(ends[1]) != pairs_
+        or len(seconds) % pairs_
+        or not (seconds > 0).all()
+    ):
+        return None
+    found = np.full((len(seconds) // pairs_, count, count), np.nan)
+    found[:, ends[0], ends[1]] = work.message_bytes / seconds.reshape(-1, pairs_)
+    return found if len(found) else None
+
+
+def _ranks(series: Series | None, count: int) -> Iterator[int]:
+    """Ranks of a series; it ends at what is none."""
+    for value in series.values if series else []:
+        if value != int(value) or not 0 <= value < count:
+            return
+        yield int(value)

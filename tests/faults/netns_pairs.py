@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Hosts of network namespaces on this machine, one of them degraded: does the sweep of pairs name the right one?
+
+    .venv/bin/python tests/faults/netns_pairs.py --trials 5          (root; iproute2; about 10 s a trial; not part of CI)
+
+Four hosts hang on a bridge, each link shaped to 1 Gbit/s both ways.  A trial degrades one of them, chosen by chance, to
+200 Mbit/s in what it sends, in what it receives, or both; or it sends one ordered pair through a router that drops packets (a
+shaper with a queue of a few of them); or nothing.  Then run_suite.py runs in the first host, mpiexec reaches the others through
+this file as its ``ssh``, and the suspects must be the planted one and nobody else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NET = "10.78.0"
+DETOUR = 200
+BASE, SLOW = "1gbit", "200mbit"
+LAB = "cgp"
+SWITCH = f"{LAB}-switch"
+FAULTS = ("clean", "sends", "receives", "both", "link")
+SUITE = """title = "pairs between namespaces"
+budget_s = 4.0
+timeout_s = 120
+[[cases]]
+probe = "pairs"
+backend = "mpi"
+direction = "uni"
+quiet = "{quiet}"
+size = "4MiB"
+"""
+
+
+def tool(*words: str, ok: bool = True) -> None:
+    """Run a command; complain with what it said."""
+    done = subprocess.run(words, capture_output=True, text=True)
+    if ok and done.returncode:
+        raise SystemExit(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+def shape(namespace: str, device: str, rate: str, *queue: str) -> None:
+    """Shape what leaves a device."""
+    tool("ip", "netns", "exec", namespace, "tc", "qdisc", "replace", "dev", device, "root", "handle", "1:",
+         "tbf", "rate", rate, *(queue or ("burst", "128kb", "latency", "100ms")))  # fmt: skip
+
+
+def link(namespace: str, device: str, port: str) -> None:
+    """A cable from a host to a port of the switch."""
+    tool("ip", "link", "add", device, "netns", namespace, "type", "veth", "peer", "name", port, "netns", SWITCH)
+    tool("ip", "-n", SWITCH, "link", "set", port, "master", "br0", "up")
+    tool("ip", "-n", namespace, "link", "set", device, "up")
+
+
+@contextlib.contextmanager
+def lab(hosts: int) -> Iterator[None]:
+    """``hosts`` namespaces on a bridge; everything is gone afterwards."""
+    try:
+        tool("ip", "netns", "add", SWITCH)
+        tool("ip", "-n", SWITCH, "link", "add", "br0", "type", "bridge")
+        tool("ip", "-n", SWITCH, "link", "set", "br0", "up")
+        for i in range(hosts):
+            tool("ip", "netns", "add", f"{LAB}-h{i}")
+            link(f"{LAB}-h{i}", "eth0", f"p{i}")
+            tool("ip", "-n", f"{LAB}-h{i}", "link", "set", "lo", "up")
+            tool("ip", "-n", f"{LAB}-h{i}", "addr", "add", f"{NET}.{i + 1}/24", "dev", "eth0")
+            restore(i)
+        detour()
+        yield
+    finally:
+        for name in [*(f"{LAB}-h{i}" for i in range(hosts)), f"{LAB}-detour", SWITCH]:
+            pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
+            for pid in pids:
+                with contextlib.suppress(OSError):
+                    os.kill(int(pid), 9)
+            tool("ip", "netns", "del", name, ok=False)
+
+
+def detour() -> None:
+    """A router on the bridge that forwards and drops: the path of the one pair that is sent through it."""
+    name = f"{LAB}-detour"
+    tool("ip", "netns", "add", name)
+    link(name, "eth0", "pd")
+    tool("ip", "-n", name, "addr", "add", f"{NET}.{DETOUR}/24", "dev", "eth0")
+    for key, value in (("ip_forward", 1), ("conf/all/send_redirects", 0), ("conf/eth0/send_redirects", 0)):
+        tool("ip", "netns", "exec", name, "sh", "-c", f"echo {value} > /proc/sys/net/ipv4/{key}")
+    shape(name, "eth0", "400mbit", "burst", "16kb", "limit", "24kb")
+
+
+def restore(host: int) -> None:
+    """Both ways of a host's link as they were."""
+    shape(f"{LAB}-h{host}", "eth0", BASE)
+    shape(SWITCH, f"p{host}", BASE)
+
+
+@contextlib.contextmanager
+def fault(kind: str, host: int, other: int) -> Iterator[None]:
+    """Plant a fault at ``host`` (a link: from it to ``other``)."""
+    name = f"{LAB}-h{host}"
+    if kind in ("sends", "both"):
+        shape(name, "eth0", SLOW)
+    if kind in ("receives", "both"):
+        shape(SWITCH, f"p{host}", SLOW)
+    if kind == "link":
+        tool("ip", "-n", name, "route", "add", f"{NET}.{other + 1}/32", "via", f"{NET}.{DETOUR}")
+    try:
+        yield
+    finally:
+        restore(host)
+        if kind == "link":
+            tool("ip", "-n", name, "route", "del", f"{NET}.{other + 1}/32")
+
+
+def inside(host: str, *words: str) -> list[str]:
+    """A command that runs ``words`` in a host: own network, host name, shared memory and table of hosts."""
+    table = os.environ["CLUSTERGAUGE_LAB_HOSTS"]
+    script = 'hostname "$1"; mount --bind "$2" /etc/hosts; mount -t tmpfs shm /dev/shm; shift 2; exec "$@"'
+    return ["ip", "netns", "exec", f"{LAB}-{host}", "unshare", "--uts", "--ipc", "--mount",
+            "sh", "-c", script, "_", host, table, *words]  # fmt: skip
+
+
+def ssh(words: list[str]) -> None:
+    """Stand in for ssh: ``[-options] HOST COMMAND…``."""
+    while words[0].startswith("-"):
+        words = words[2:] if words[0] in ("-l", "-p", "-o", "-i", "-F") else words[1:]
+    command = inside(words[0], "sh", "-c", " ".join(words[1:]))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.execvp(command[0], command)
+
+
+def measure(folder: Path, hosts: int, quiet: str) -> dict:
+    """The document of one run in the lab."""
+    (folder / "suite.toml").write_text(SUITE.format(quiet=quiet))
+    mpiexec = Path(sys.executable).parent / "mpiexec"
+    names = ",".join(f"h{i}" for i in range(hosts))
+    launcher = f"{mpiexec} -launcher ssh -launcher-exec {__file__} -hosts {names} -ppn 1 -n {{ranks}}"
+    run = [sys.executable, str(ROOT / "run_suite.py"), "--suite", str(folder / "suite.toml"), "--ranks", str(hosts),
+           "--launcher", launcher, "-o", str(folder / "results"), "--format", "json"]  # fmt: skip
+    done = subprocess.run(inside("h0", *run), capture_output=True, text=True, cwd=ROOT)
+    if not done.stdout:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def wanted(kind: str, host: int, other: int, endpoints: list[str]) -> set[tuple[str, str, str]]:
+    """The suspects of a planted fault."""
+    if kind == "clean":
+        return set()
+    if kind == "link":
+        return {("link", f"{endpoints[host]} → {endpoints[other]}", "")}
+    return {("endpoint", endpoints[host], kind)}
+
+
+def trial(kind: str, number: int, hosts: int, quiet: str, folder: Path) -> bool:
+    """One fault, one run: whether the right one, and nobody else, was named."""
+    chance = random.Random(f"{kind} {number}")
+    host, other = chance.sample(range(hosts), 2)
+    began = time.monotonic()
+    with fault(kind, host, other):
+        document = measure(folder, hosts, quiet)
+    if not document["pairs"]:
+        print(f"{kind:9} {number:3}  NO RESULT  {document['records'][0]['reason']}")
+        return False
+    found = document["pairs"][0]
+    got = {(s["kind"], s["where"], s["direction"]) for s in found["suspects"]}
+    right = got == wanted(kind, host, other, found["endpoints"])
+    said = "; ".join(
+        f"{s['where']} {s['direction']} {100 * s['ratio']:.0f} % ({100 * s['low']:.0f} … {100 * s['high']:.0f})"
+        f"{'' if s['confirmed'] else ' unconfirmed'}"
+        for s in found["suspects"]
+    )
+    smallest = found["smallest_degradation"]
+    shows = f"{100 * smallest:.0f} %" if smallest is not None else "–"
+    word = "right" if right else f"WRONG (planted at h{host}, to h{other})"
+    print(f"{kind:9} {number:3}  {word}  {said or 'nobody'}  shows {shows}  {time.monotonic() - began:.0f} s", flush=True)
+    return right
+
+
+def main() -> int:
+    """Run the trials; 1 if one went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=3, help="of each fault")
+    parser.add_argument("--hosts", type=int, default=4)
+    parser.add_argument("--faults", default=",".join(FAULTS))
+    parser.add_argument("--quiet", choices=("one", "round"), default="one")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        raise SystemExit("network namespaces need root")
+    with tempfile.TemporaryDirectory(prefix="netns-pairs-") as name, lab(options.hosts):
+        folder = Path(name)
+        table = folder / "hosts"
+        table.write_text("127.0.0.1 localhost\n" + "".join(f"{NET}.{i + 1} h{i}\n" for i in range(options.hosts)))
+        os.environ["CLUSTERGAUGE_LAB_HOSTS"] = str(table)
+        results = {
+            kind: [trial(kind, number, options.hosts, options.quiet, folder) for number in range(options.trials)]
+            for kind in options.faults.split(",")
+        }
+    for kind, right in results.items():
+        print(f"{kind:9} {sum(right)} of {len(right)} right")
+    return 0 if all(all(right) for right in results.values()) else 1
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2 and "CLUSTERGAUGE_LAB_HOSTS" in os.environ:
+        ssh(sys.argv[1:])
+    sys.exit(main())

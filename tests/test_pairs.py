@@ -1,0 +1,173 @@
+"""The sweep of pairs: who meets whom, and for real over four MPI ranks and three gloo ranks of this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from clustergauge.probe import Context, Skip
+from clustergauge.world import Serial
+from collectives.pairs import ALL_ROUNDS, SIZES, SOME_ROUNDS, pairs, rounds, steps
+
+RANKS = Path(__file__).with_name("pairs_ranks.py")
+MPIEXEC = Path(sysconfig.get_path("scripts")) / "mpiexec"
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "MPI4PY_RC_THREAD_LEVEL": "funneled", "GLOO_SOCKET_IFNAME": "lo"}
+COUNT = {"mpi": 4, "gloo": 3}
+"""Ranks: an odd number has one that rests.  (Each gloo rank imports torch, which takes most of the time.)"""
+STEPS = {4: [6, 12, 3, 6], 3: [6, 6, 3, 3]}
+
+
+@given(st.integers(2, ALL_ROUNDS))
+def test_everybody_meets_everybody_once_in_disjoint_pairs(ranks):
+    played = rounds(ranks, 1)
+    assert len(played) == ranks - 1 + ranks % 2
+    for met in played:
+        busy = [rank for pair in met for rank in pair]
+        assert len(set(busy)) == len(busy) == ranks - ranks % 2
+    assert Counter(pair for met in played for pair in met) == Counter({(a, b): 1 for b in range(ranks) for a in range(b)})
+
+
+@given(st.integers(ALL_ROUNDS + 1, 300), st.integers(0, 2**31))
+def test_many_ranks_play_some_distinct_rounds_the_same_for_a_seed(ranks, seed):
+    played = rounds(ranks, seed)
+    assert played == rounds(ranks, seed)
+    assert len(played) == SOME_ROUNDS
+    met = [pair for turn in played for pair in turn]
+    assert len(set(met)) == len(met)
+    assert all(a < b < ranks for a, b in met)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 7])
+def test_steps_hold_every_ordered_pair_once(ranks):
+    everything = Counter((a, b) for a in range(ranks) for b in range(ranks) if a != b)
+    for quiet in ("one", "round"):
+        plan = steps(ranks, "uni", quiet, 1)
+        assert Counter(pair for step in plan for pair in step) == everything
+        both = [pair for step in steps(ranks, "bi", quiet, 1) for pair in step]
+        assert Counter([*both, *((b, a) for a, b in both)]) == everything
+    assert {len(step) for step in steps(ranks, "uni", "one", 1)} == {1}
+    assert {len(step) for step in steps(ranks, "uni", "round", 1)} == {ranks // 2}
+
+
+def case(backend, direction="uni", quiet="round", size=1 << 16):
+    return {"backend": backend, "direction": direction, "quiet": quiet, "size": size}
+
+
+def cases(backend):
+    sound = [case(backend), case(backend, quiet="one"), case(backend, "bi"), case(backend, "bi", "one")]
+    return [("none", c) for c in sound] + [("flip", case(backend)), ("other", case(backend, "bi"))]
+
+
+def run_ranks(folder, backend):
+    """What came of every case on every rank: [rank][case]."""
+    python, wanted, count = [sys.executable], json.dumps(cases(backend)), COUNT[backend]
+    if backend == "mpi":
+        commands = [[str(MPIEXEC), "-n", str(count), *python, "-m", "mpi4py", str(RANKS), str(folder), "mpi", wanted]]
+    else:
+        commands = [[*python, str(RANKS), str(folder), f"torch:{rank}:{count}", wanted] for rank in range(count)]
+    started = [subprocess.Popen(c, env=ENV, stderr=subprocess.PIPE, text=True) for c in commands]
+    try:
+        for process in started:
+            _, errors = process.communicate(timeout=110)
+            assert process.returncode == 0, errors
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
+
+
+@pytest.fixture(scope="module", params=["mpi", "gloo"])
+def said(request, tmp_path_factory):
+    """Outcomes by rank, then by case; one launch a backend."""
+    return run_ranks(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_every_ordered_pair_has_a_time_in_every_pass(said, number):
+    root = said[0][number]
+    assert root["status"] == "ok", root
+    (_, senders), (_, receivers), (unit, seconds) = (root["series"][n] for n in ("pair_from", "pair_to", "pair_seconds"))
+    assert unit == "s"
+    everything = {(a, b) for a in range(len(said)) for b in range(len(said)) if a != b}
+    assert len(senders) == len(everything)
+    assert set(zip(senders, receivers, strict=True)) == everything
+    passes, rest = divmod(len(seconds), len(everything))
+    assert rest == 0
+    assert passes >= 3
+    assert min(seconds) > 0
+    assert len(root["samples"]) == passes * root["settings"]["steps"]
+    assert root["settings"]["steps"] == STEPS[len(said)][number]
+    assert root["cut"] == 0
+    assert max(root["samples"]) == pytest.approx(max(seconds))  # the slowest pair of a step is what the step takes
+    assert not any(of_rank[number]["series"] for of_rank in said[1:])  # only the root tells
+
+
+def test_the_times_of_both_directions_at_once_are_those_of_the_pair(said):
+    (_, senders), (_, receivers), (_, seconds) = (said[0][2]["series"][n] for n in ("pair_from", "pair_to", "pair_seconds"))
+    taken = {(a, b): t for a, b, t in zip(senders, receivers, seconds, strict=False)}
+    assert all(taken[a, b] == taken[b, a] for a, b in taken)
+
+
+def test_one_wrong_bit_names_both_ranks_on_all_of_them(said):
+    for of_rank in said:
+        assert of_rank[4]["status"] == "wrong"
+        assert of_rank[4]["reason"].startswith("message from rank 1: element 7 of 16384 on rank 2: expected")
+        assert of_rank[4]["rank"] == 2
+
+
+def test_another_ranks_data_is_wrong(said):
+    for of_rank in said:
+        assert of_rank[5]["status"] == "wrong"
+        assert of_rank[5]["reason"].startswith("message from rank 1: element 0 of 16384 on rank ")
+
+
+def test_the_work_is_one_message(said):
+    for outcome in said[0][:4]:
+        work = outcome["workload"]
+        assert (work["message_bytes"], work["collective"], work["bound"]) == (1 << 16, "send_recv", "network")
+        assert outcome["settings"]["library"]
+
+
+def test_what_each_backend_needs():
+    needs = {backend: pairs.needs_of(case(backend)) for backend in pairs.axes["backend"]}
+    assert {b: (n.world, n.device, n.ranks) for b, n in needs.items()} == {
+        "mpi": ("mpi", "cpu", 2),
+        "gloo": ("torch", "cpu", 2),
+        "nccl": ("torch", "cuda", 2),
+    }
+    assert min(SIZES) >= 1 << 20
+    assert all(size % 4 == 0 for size in SIZES)
+
+
+def context(size):
+    world = Serial()
+    world.size = size
+    return Context(world=world, device="cpu", seed=1, scratch=Path())
+
+
+def test_what_makes_no_sense_is_skipped_in_words():
+    with pytest.raises(Skip, match="one rank has no pair"):
+        pairs.function(context(1), **case("mpi"))
+    with pytest.raises(Skip, match="not a whole number of 4-byte elements"):
+        pairs.function(context(2), **case("mpi", size=6))
+    with pytest.raises(Skip, match=r"2 ranks need about \d+ MiB of memory"):
+        pairs.function(context(2), **case("gloo", size=1 << 50))
+
+
+def test_ranks_of_another_world_are_refused():
+    for backend in ("mpi", "gloo"):
+        with pytest.raises(TypeError, match=f"pairs over {backend} need"):
+            pairs.function(context(2), **case(backend))
+
+
+def test_listing_imports_nothing_heavy():
+    code = "import sys, collectives.pairs; print({'torch', 'numpy', 'mpi4py'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=RANKS.parents[1], check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,194 @@
+"""Records of pair sweeps: endpoints by name, what cannot be believed is left out, and verdicts."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from clustergauge import accept, retry, sweeps, topology, verdicts, warnings
+from clustergauge.model import PairFindings, Place, Series, Suspect
+from tests import made
+from tests.swept import flat, series_of, swept
+
+TOPOLOGY = topology.parse(
+    "\n".join(f"[[leaf]]\nname = 'leaf-{i}'\nhosts = ['node-[00{4 * i}-{4 * i + 3:03d}]']" for i in range(2))
+    + "\n[[leaf]]\nname = 'leaf-2'\nhosts = ['node-[008-011]']",
+    "t.toml",
+)
+
+
+def one(*records, leaves=None) -> PairFindings:
+    (found,) = sweeps.findings(records, leaves)
+    return found
+
+
+def test_a_slow_sender_is_found_named_and_fails():
+    found = one(swept(flat(4, sends_2=0.61)))
+    (suspect,) = found.suspects
+    assert (suspect.kind, suspect.where, suspect.direction, suspect.confirmed) == ("endpoint", "node-002", "sends", True)
+    assert (found.measured, found.possible, found.passes) == (12, 12, 5)
+    assert found.endpoints == [f"node-{i:03d}" for i in range(4)]
+    (verdict,) = sweeps.verdicts([found])
+    assert (verdict.verdict, verdict.metric, verdict.bound, verdict.unit) == ("FAIL", "peers", 0.8, "1")
+    assert verdict.value == pytest.approx(0.61)
+    assert verdict.margin == pytest.approx(0.61 / 0.8 - 1)
+    assert verdict.reason == sweeps.sentence(suspect)
+    record = swept(flat(4, sends_2=0.61))
+    assert accept.exit_code([record], [*accept.judge([record]), verdict]) == accept.FAILED
+
+
+def test_who_is_not_sure_enough_does_not_fail():
+    found = one(swept(flat(4, sends_2=0.9)))
+    assert [s.confirmed for s in found.suspects] == [False]
+    assert sweeps.verdicts([found]) == []
+
+
+def test_a_clean_sweep_has_no_verdict():
+    found = one(swept(flat(4)))
+    assert found.suspects == []
+    assert found.smallest_degradation == pytest.approx(0.05, abs=0.05)
+    assert sweeps.verdicts([found]) == []
+
+
+def test_sentences():
+    def said(**fields) -> str:
+        numbers = {"ratio": 0.612, "low": 0.58, "high": 0.64, "confirmed": True}
+        return sweeps.sentence(Suspect(**fields | numbers))
+
+    assert said(kind="endpoint", where="n/gpu5", direction="sends") == "n/gpu5 sends at 61 % of its peers (58 … 64 %)"
+    assert said(kind="endpoint", where="n", direction="both") == "n sends and receives at 61 % of its peers (58 … 64 %)"
+    assert said(kind="link", where="a → b") == "a → b at 61 % of its peers (58 … 64 %)"
+    assert (
+        said(kind="leaf", where="l1", direction="sends", note="its uplinks")
+        == "leaf l1 sends at 61 % of its peers (58 … 64 %; its uplinks)"
+    )
+    assert said(kind="node", where="n", note="pairs inside it") == "host n at 61 % of its peers (58 … 64 %; pairs inside it)"
+
+
+def test_endpoints_are_gpus_nics_hosts_or_ranks():
+    places = [
+        Place(rank=0, host="a", device="cuda:5", nic="mlx5_0"),
+        Place(rank=1, host="b", nic="eth0"),
+        Place(rank=2, host="c"),
+        Place(rank=3, host="d", nic="eth0"),
+        Place(rank=4, host="d", nic="eth0"),
+    ]
+    assert one(swept(flat(5), places)).endpoints == ["a/gpu5", "b/eth0", "c", "d/rank 3", "d/rank 4"]
+    assert one(swept(flat(3), places[:2])).endpoints == ["a/gpu5", "b/eth0", "?"]
+
+
+def test_launches_are_passes_of_one_sweep():
+    slow, fine = swept(flat(4, sends_2=0.5)), swept(flat(4), launch=1)
+    found = one(slow, fine)
+    assert found.passes == 10
+    assert found.suspects == []  # half of the passes: not slow in the better ones
+    assert one(slow, swept(flat(4, sends_2=0.5), launch=1)).passes == 10
+
+
+def test_a_launch_elsewhere_is_left_out_and_named():
+    moved = [Place(rank=r, host=f"other-{r}") for r in range(4)]
+    found = one(swept(flat(4)), swept(flat(4), moved, launch=1))
+    assert found.passes == 5
+    assert found.notes == ["launch 1 ran elsewhere than launch 0 and is left out"]
+
+
+def test_what_would_fail_is_measured_afresh_and_only_that_counts():
+    slow = swept(flat(4, sends_2=0.5))
+    judged = verdicts.judge([slow], [], {"m1": made.machine()})
+    assert [v.verdict for v in judged if v.metric == sweeps.METRIC] == ["FAIL"]
+    more = retry.again([made.planned(slow)], [slow], judged)
+    assert [(p.launch, p.confirms) for p in more] == [(1, True), (2, True)]
+    fresh = [swept(flat(4), launch=n, confirms=True) for n in (1, 2)]
+    assert one(slow, *fresh).suspects == []
+    assert not [v for v in verdicts.judge([slow, *fresh], [], {"m1": made.machine()}) if v.metric == sweeps.METRIC]
+    again = [swept(flat(4, sends_2=0.5), launch=n, confirms=True) for n in (1, 2)]
+    assert one(slow, *again).passes == 10
+    judged = verdicts.judge([slow, *again], [], {"m1": made.machine()})
+    assert [v.verdict for v in judged if v.metric == sweeps.METRIC] == ["FAIL"]
+
+
+def test_the_topology_reaches_the_verdicts():
+    sweep = flat(12)
+    sweep[:, 4:8, :4] *= 0.5
+    sweep[:, 4:8, 8:] *= 0.5
+    (found,) = [v for v in verdicts.judge([swept(sweep)], [], {"m1": made.machine()}, topology=TOPOLOGY) if v.metric == "peers"]
+    assert found.reason.startswith("leaf leaf-1 sends at 50 % of its peers")
+
+
+def test_leaves_come_from_the_topology_and_strangers_are_reported():
+    sweep = flat(13)
+    sweep[:, 4:8, :4] *= 0.5
+    sweep[:, 4:8, 8:12] *= 0.5
+    found = one(swept(sweep), leaves=TOPOLOGY)
+    assert {(s.kind, s.where, s.direction) for s in found.suspects} == {("leaf", "leaf-1", "sends")}
+    assert found.notes == ["in no leaf of the topology, or not in one alone: node-012"]
+    assert not any(s.kind == "leaf" for s in one(swept(sweep)).suspects)
+
+
+def test_pairs_without_a_number_are_counted():
+    sweep = flat(4)
+    sweep[:, 0, 1] = np.nan
+    found = one(swept(sweep))
+    assert (found.measured, found.possible) == (11, 12)
+    assert found.suspects == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pair_from": Series(unit="rank", values=[0.0])},
+        {"pair_from": Series(unit="rank", values=[0.5] * 12)},
+        {"pair_from": Series(unit="rank", values=[-1.0] * 12)},
+        {"pair_to": Series(unit="rank", values=[4.0] * 12)},
+        {"pair_seconds": Series(unit="s", values=[1.0] * 13)},
+        {"pair_seconds": Series(unit="s", values=[0.0] * 12)},
+        {"pair_seconds": Series(unit="s", values=[])},
+    ],
+)
+def test_series_that_do_not_belong_together_say_nothing(change):
+    found = one(swept(flat(4), series=series_of(flat(4)) | change))
+    assert found.suspects == []
+    assert found.measured == 0
+    assert "launch 0 holds series that do not belong together" in found.notes
+
+
+def test_series_may_be_missing():
+    only = {"pair_seconds": series_of(flat(4))["pair_seconds"]}
+    assert "launch 0 holds series that do not belong together" in one(swept(flat(4), series=only)).notes
+
+
+def test_too_many_endpoints_are_not_looked_at():
+    record = swept(flat(4), ranks=10**7)
+    found = one(record)
+    assert found.suspects == []
+    assert any("more than 1024" in note for note in found.notes)
+
+
+def test_what_is_no_sweep_is_not_looked_at():
+    assert sweeps.findings([swept(flat(4), status="error", measurement=None)]) == []
+
+
+def test_a_sweep_is_not_restless_for_its_pairs_differ():
+    record = swept(flat(4))
+    samples = [0.01, 0.02, 0.03] * 20
+    uneven = msgspec.structs.replace(record, measurement=msgspec.structs.replace(record.measurement, samples_s=samples))
+    assert warnings.doubts([uneven]) == []
+    plain = msgspec.structs.replace(record, measurement=msgspec.structs.replace(uneven.measurement, series={}))
+    assert {"restless"} <= {w.name for w in warnings.doubts([plain])}
+
+
+numbers = st.lists(st.floats(-5, 5) | st.integers(-2, 6).map(float), max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(numbers, numbers, st.lists(st.floats(-1, 1e9), max_size=60))
+def test_any_series_is_read_without_an_error(senders, receivers, seconds):
+    series = {
+        "pair_from": Series(unit="rank", values=senders),
+        "pair_to": Series(unit="rank", values=receivers),
+        "pair_seconds": Series(unit="s", values=seconds),
+    }
+    found = one(swept(flat(4), series=series))
+    msgspec.json.decode(msgspec.json.encode(found), type=PairFindings)
