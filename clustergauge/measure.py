@@ -75,6 +75,8 @@ class Sampler:
     starts: list[float] = field(default_factory=list[float])
     merged: list[float] = field(default_factory=list[float])
     digest: str = ""
+    window: tuple[float, float] | None = None
+    """When the first sample began and when sampling ended, by the clock's `now`."""
     exposed: int = 0
     """Samples whose time may hold the cost of launching (see `clocks`)."""
     checked: int = 0
@@ -108,6 +110,7 @@ class Sampler:
                 if at_a_look:
                     look = next(looks)
                 cost = (self.clock.now() - began) / len(self.mine)
+            self.window = (began + self.starts[0], self.clock.now())
             self.exposed = self.clock.exposed - exposed
         return Measurement(
             clock=self.clock.name,
