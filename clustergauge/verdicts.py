@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from clustergauge import accept, ceilings, differ, inventory
-from clustergauge.ceilings import Ceiling
+from clustergauge.catalogue import Catalogue
 from clustergauge.criteria import NOTHING, Acceptance
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Verdict
+from clustergauge.model import Criterion, Machine, Planned, Record, Verdict
 
 BASELINE_FRACTION = 0.95
 """What a case must reach of a baseline run where nothing else is asked."""
@@ -20,22 +20,19 @@ def judge(
     machines: Mapping[str, Machine],
     acceptance: Acceptance = NOTHING,
     baseline: LoadedRun | None = None,
+    catalogue: Catalogue | None = None,
 ) -> list[Verdict]:
     """Verdicts on every case and criterion (`accept.judge`) and on the machines (`inventory.judge`).
 
     ``baseline``: a run to be as good as: what a criterion says ``of_baseline``, and otherwise `BASELINE_FRACTION` of it for every
-    case that both measured.
+    case that both measured.  ``catalogue``: of ceilings, if not ours.
     """
-
-    def ceiling(record: Record, metric: Metric) -> Ceiling | None:
-        return ceilings.ceiling(record, machines[record.machine_id], metric)
-
     criteria = list(acceptance.criteria)
     if baseline and not any(c.of_baseline for c in criteria):
         source = f"baseline {baseline.run.run_id}"
         criteria.append(Criterion(case="*", of_baseline=BASELINE_FRACTION, required=False, source=source))
     standards = accept.Standards(
-        ceiling,
+        ceilings.of_machines(machines, catalogue),
         baseline.records if baseline else (),
         {m.machine_id: why for m in machines.values() if (why := _barred(m, baseline))},
         {m.machine_id: m.peer_class for m in machines.values()},
