@@ -13,10 +13,10 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,10 +26,11 @@ from clustergauge import __version__
 from clustergauge.errors import UsageError
 
 if TYPE_CHECKING:
-    from clustergauge.criteria import Acceptance
-    from clustergauge.model import Machine, Planned, Record, Run
+    from clustergauge.catalogue import Catalogue
+    from clustergauge.model import Machine, Planned, Record, Run, Scalar
     from clustergauge.plan import Wish
     from clustergauge.store import LoadedRun, RunFolder
+    from clustergauge.verdicts import Asked
 
 ROOT = Path(__file__).resolve().parent
 VERBS = ("run", "list", "report", "compare", "accept", "verify", "selftest", "schema")
@@ -125,6 +126,7 @@ def make_parser() -> Parser:
 def _acceptance_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accept", metavar="FILE", help="hold the results against the criteria of FILE (or of a known machine)")
     parser.add_argument("--baseline", metavar="RUN", help="hold the results against those of an earlier run")
+    parser.add_argument("--ceilings", metavar="FILE", help="limits of parts to lay over ours (form: clustergauge/ceilings.toml)")
 
 
 def _selection_flags(parser: argparse.ArgumentParser) -> None:
@@ -248,7 +250,8 @@ def do_run(options: argparse.Namespace) -> int:
         code=code.digest(),
         planned=planned,
         settings={"launcher": options.launcher, "version": __version__, "probes": code.digest_of(options.probes)}
-        | ({"topology": topology} if topology else {}),
+        | ({"topology": topology} if topology else {})
+        | _remembered(asked.catalogue),
     )
     return _measure(store.RunFolder.create(output, run), run, planned, options, asked)
 
@@ -284,7 +287,7 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked) -> int:
     folder = store.reopen(path)
     if folder.repaired:
         _say(f"repaired: {folder.repaired}")
-    run = msgspec.structs.replace(run, finished="", interrupted=False)
+    run = msgspec.structs.replace(run, finished="", interrupted=False, settings=run.settings | _remembered(asked.catalogue))
     return _measure(folder, run, todo, options, asked, loaded)
 
 
@@ -396,12 +399,11 @@ def _measure(
     sweep = [sys.executable, "-P", "-m", "storage_io.workspace"]
     supervisor = Supervisor(options.launcher, _python_path(options), sweep=sweep)
     before = earlier.records if earlier else []
-    leaves = topology.of_run(run)
+    asked = dataclasses.replace(asked, topology=topology.of_run(run))
 
     def again(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
         everything = [*before, *records]
-        machines = {machine.machine_id: machine}
-        found = verdicts.judge(everything, planned, machines, asked.acceptance, asked.baseline, leaves)
+        found = verdicts.judge(everything, planned, {machine.machine_id: machine}, asked)
         return retry.again(planned, everything, found)
 
     came = conduct(
@@ -432,20 +434,46 @@ def _measure(
 
 def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
     """Judge and show; the exit code of the results."""
-    from clustergauge import accept, sweeps, topology, verdicts
+    from clustergauge import accept, ceilings, sweeps, topology, verdicts
 
-    leaves = topology.of_run(loaded.run)
-    found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked.acceptance, asked.baseline, leaves)
-    pairs = sweeps.findings(loaded.records, leaves)
+    asked = dataclasses.replace(asked, topology=topology.of_run(loaded.run))
+    found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
+    pairs = sweeps.findings(loaded.records, asked.topology)
+    held = _held_against(loaded.run, asked.catalogue)
     if form == "json":
         from reports import document
 
+        for note in held:
+            _say(note)
         sys.stdout.buffer.write(document.document(loaded, found, pairs))
     else:
         from reports import terminal
 
-        terminal.show(loaded, found, pairs)
+        loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
+        terminal.show(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue), pairs)
     return accept.exit_code(loaded.records, found, loaded.run.planned)
+
+
+def _remembered(catalogue: Catalogue | None) -> dict[str, Scalar]:
+    """What a run keeps of the ceilings it was held against."""
+    return {"ceilings": catalogue.path, "ceilings_sha256": catalogue.sha256} if catalogue else {}
+
+
+def _held_against(run: Run, catalogue: Catalogue | None) -> list[str]:
+    """Which ceilings the verdicts come from, and which they came from when the run was made, if not from ours alone.
+
+    A run folder may come from anywhere: it never chooses which file is read.
+    """
+    now, then = _remembered(catalogue), run.settings
+    if not now and not then.get("ceilings"):
+        return []
+    same = now.get("ceilings_sha256") == then.get("ceilings_sha256")
+    return [f"ceilings: {_source(now)}{'' if same else f'; when the run was made: {_source(then)}'}"]
+
+
+def _source(settings: Mapping[str, Scalar]) -> str:
+    path, digest = settings.get("ceilings"), settings.get("ceilings_sha256")
+    return f"{path} (SHA-256 {str(digest)[:12]}…)" if path else "ours alone"
 
 
 def _planned(options: argparse.Namespace, output: Path) -> list[Planned]:
@@ -551,20 +579,14 @@ def _suite_path(name: str) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the results are held against."""
-
-    acceptance: Acceptance
-    baseline: LoadedRun | None
-
-
 def _asked(options: argparse.Namespace, output: Path) -> Asked:
-    from clustergauge import criteria, store
+    from clustergauge import catalogue, criteria, store
+    from clustergauge.verdicts import Asked
 
+    parts = catalogue.load(Path(options.ceilings)) if options.ceilings else None
     baseline = store.load(store.find_run(options.baseline, output)) if options.baseline else None
     if not options.accept:
-        return Asked(criteria.NOTHING, baseline)
+        return Asked(criteria.NOTHING, baseline, parts)
     path = _accept_path(options.accept)
     try:
         text = path.read_text(encoding="utf-8")
@@ -573,7 +595,7 @@ def _asked(options: argparse.Namespace, output: Path) -> Asked:
     acceptance = criteria.parse(text, options.accept)
     if baseline is None and any(c.of_baseline for c in acceptance.criteria):
         raise UsageError(f"{options.accept} asks for a share of a baseline: name one with --baseline RUN")
-    return Asked(acceptance, baseline)
+    return Asked(acceptance, baseline, parts)
 
 
 def _topology(path: str | None) -> str:

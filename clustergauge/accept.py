@@ -282,7 +282,7 @@ def _contradiction(records: list[Record], found: Iterable[Metric], ceiling: Ceil
         if metric.name == "device_fraction" and metric.value < LEAST_DEVICE_FRACTION and not is_remote(records[0]):
             return f"cached: the device moved {metric.value:.0%} of the bytes", ""
         limit = ceiling(records[0], metric) if ceiling else None
-        if limit and _surely_above(metric, limit.value):
+        if limit and surely_above(metric, limit.value):
             words = f"above the {'' if limit.firm else 'estimated '}ceiling of {format_rate(limit.value, limit.unit)}"
             if limit.firm:
                 return f"{words} ({limit.source})", ""
@@ -295,7 +295,8 @@ def _is_fault(name: str) -> bool:
     return last in FAULTS or last.startswith("xid_")
 
 
-def _surely_above(metric: Metric, limit: float) -> bool:
+def surely_above(metric: Metric, limit: float) -> bool:
+    """Whether all of the interval lies above; the number alone decides where there is none."""
     return (metric.value if metric.low is None else metric.low) > limit
 
 

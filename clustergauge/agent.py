@@ -65,6 +65,7 @@ class Agent:
         self.commands: list[Command] = []
         self.health_before: dict[str, Any] = {}
         self.began = 0.0
+        self.sampled: list[telemetry.Window] = []
         self.pool = 0
         self.states_at = 0.0
         self.oom_kills = 0
@@ -129,11 +130,12 @@ class Agent:
                 self.health_before = health.read()
                 self.oom_kills = _oom_kills()
                 self.began = time.monotonic()
+                self.sampled.clear()
                 self.boss.send(m.Began(number=message.number))
             case m.Finish():
-                ended = time.monotonic()
+                said = self.sidecar.facts((self.began, time.monotonic()), self.sampled)
                 changes = health.changes(self.health_before, health.read())
-                self.boss.send(m.Facts(changes, self.sidecar.window(self.began, ended), number=message.number))
+                self.boss.send(m.Facts(changes, said, number=message.number))
             case m.Inspect():
                 self.boss.send(m.Inspected(self._inspect(), self._tail(), number=message.number))
             case m.Quit():
@@ -222,6 +224,8 @@ class Agent:
             if worker:
                 self._worker_gone(worker, event.reason)
         elif worker:
+            if isinstance(message, m.Outcome) and message.sampled:
+                self.sampled.append(message.sampled)
             self.boss.send(m.From(worker.pid, message))
         elif isinstance(message, m.Hello) and message.pool == self.pool:
             event.channel.limit_sending(SEND_S)

@@ -38,7 +38,11 @@ class Clock(Protocol):
         ...
 
     def now(self) -> float:
-        """Seconds since some moment, monotonic: for budgets and for the start of samples."""
+        """Seconds since some moment, monotonic: for budgets and for the start of samples.
+
+        Of all processes of a host the same (``time.perf_counter`` and ``time.monotonic`` both read CLOCK_MONOTONIC), so that a
+        sensor's readings can be laid beside the samples.
+        """
         ...
 
     def settle(self) -> None:

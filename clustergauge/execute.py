@@ -80,6 +80,7 @@ class _Live:
         self.world = world
         self.phase = phase
         self.work: Work | None = None
+        self.sampled: tuple[float, float] | None = None
 
     def run(self, job: Job, probe: Probe) -> Outcome:
         self.agree("prepare", lambda: self._prepare(job, probe))
@@ -93,6 +94,7 @@ class _Live:
         with clock.owned():
             sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase)
             measurement = sampler.measure()
+            self.sampled = sampler.window
             if sampler.exposed:
                 self.context.set("exposed_samples", sampler.exposed)
             if not sampler.checked_last:
@@ -157,6 +159,7 @@ class _Live:
             measurement=measurement if self.world.rank == 0 else None,
             settings=self.context.settings,
             device_bytes=self.context.device_bytes,
+            sampled=self.sampled,
         )
 
 

@@ -229,12 +229,19 @@ def lines(path: Path, live: bool = False) -> Iterator[Line]:
                 yield Line(number, raw, "broken", f"{where_sum} line {number}: what follows has no record in {RECORDS}")
                 return
             elif raw:
-                told = f"{where} line {number}: cut short (run_suite.py run --resume cuts it off and goes on)"
-                yield Line(number, raw, "cut short", told)
+                told = "cut short (run_suite.py run --resume cuts it off and goes on)"
+                if ended_well(path):
+                    told = "cut short after the run had ended: take the folder again from where it was measured"
+                yield Line(number, raw, "cut short", f"{where} line {number}: {told}")
                 return
             else:
                 yield Line(number, raw, "unwritten", f"{where_sum} line {number}: has no record in {RECORDS}")
                 return
+
+
+def ended_well(path: Path) -> bool:
+    """Whether the run ended in good order, with its files summed up: what is torn now was not torn by an interruption."""
+    return os.path.lexists(path / SUMS)
 
 
 def machine_files(path: Path) -> list[Path]:
@@ -248,7 +255,7 @@ def machine_files(path: Path) -> list[Path]:
 
 def changed_files(path: Path, but: Collection[str] = ()) -> dict[str, str]:
     """Holds the files (``but`` these) against `SUMS`: problems by file name; none if there is no such file (yet)."""
-    if not os.path.lexists(path / SUMS):
+    if not ended_well(path):
         return {}
     unseen = {RUN, RECORDS, CHECKSUMS, *(f"{MACHINES}/{file.name}" for file in machine_files(path))}
     problems: dict[str, str] = {}

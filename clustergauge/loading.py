@@ -75,7 +75,7 @@ def read(path: Path, tail: Tail, writer: int | None = None) -> tuple[LoadedRun, 
     """`load`, and where the records end.
 
     ``tail``: a last line that was cut short is refused; or left out because process ``writer`` is busy with it (``live``); or
-    left out to be ``cut`` off.
+    left out to be ``cut`` off, if the run did not end.
     """
     try:
         with _no_collection():
@@ -84,7 +84,8 @@ def read(path: Path, tail: Tail, writer: int | None = None) -> tuple[LoadedRun, 
                 _refuse(folder.changed_files(path, but=(folder.RECORDS, folder.CHECKSUMS)))
             run, planned = _run(path / folder.RUN)
             machines = {file.stem: _machine(file) for file in folder.machine_files(path)}
-            records, ends = _records(path, run.run_id, planned, machines, tail)
+            torn = "refuse" if tail == "cut" and folder.ended_well(path) else tail
+            records, ends = _records(path, run.run_id, planned, machines, torn)
             if tail != "live":
                 _refuse(folder.changed_files(path))
     except OSError as error:

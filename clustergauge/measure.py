@@ -79,6 +79,8 @@ class Sampler:
     everyone: list[list[float]] = field(default_factory=list[list[float]])
     """On rank 0, of a sweep: the seconds of every rank in every sample, ``[rank][sample]``."""
     digest: str = ""
+    window: tuple[float, float] | None = None
+    """When the first sample began and when sampling ended, by the clock's `now`."""
     exposed: int = 0
     """Samples whose time may hold the cost of launching (see `clocks`)."""
     checked: int = 0
@@ -112,6 +114,7 @@ class Sampler:
                 if at_a_look:
                     look = next(looks)
                 cost = (self.clock.now() - began) / len(self.mine)
+            self.window = (began + self.starts[0], self.clock.now())
             self.exposed = self.clock.exposed - exposed
             if self.work.sweep and self.everyone:
                 self.work.sweep(self.everyone)

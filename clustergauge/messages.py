@@ -69,6 +69,9 @@ class Outcome(Message, frozen=True):
     measurement: Measurement | None = None
     settings: dict[str, Scalar] = {}
     device_bytes: dict[str, int] = {}
+    sampled: tuple[float, float] | None = None
+    """Where samples were taken: from the first to the last decision about them, on the clock of this rank's host that
+    ``time.monotonic`` reads; for the agent there, whose sensors are read by the same clock."""
     broken: bool = False
     """The process should not be used again (a device error, memory exhausted)."""
     job: int = 0

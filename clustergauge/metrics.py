@@ -8,11 +8,12 @@ chose its own shape, say) have no time in common, but a rate: every launch's own
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import structs
 
 from clustergauge import stats
-from clustergauge.model import Metric, Record, Workload
+from clustergauge.model import Metric, Record, Scalar, Workload
 
 UNITS: Mapping[str, tuple[str, ...]] = {
     "time": ("s",),
@@ -27,6 +28,8 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "first_window": ("FLOP/s", "OP/s"),
     "last_window": ("FLOP/s", "OP/s"),
     "sustained": ("1",),
+    "energy_per_flop": ("J/FLOP", "J/OP"),
+    "energy_per_byte": ("J/B",),
 }
 """Every metric there is, and the bare units it comes in."""
 
@@ -46,6 +49,12 @@ WINDOW_SAMPLES = 20
 """The fewest samples of a window."""
 P99_SAMPLES = 100
 """The fewest samples that have a 99th percentile."""
+ENERGY_S = 1.0
+"""The least time between two readings of an energy counter that give a metric."""
+ENERGY_SHARE = 0.5
+"""The least share of that time in which the work must have run."""
+COUNTER_STEP_S = 0.1
+"""The longest step of an energy counter: NVML's sensor on A100 and H100 (arXiv:2312.02741); RAPL moves every millisecond."""
 
 
 def _one(_ranks: int) -> float:
@@ -146,6 +155,8 @@ def _all(records: Sequence[Record]) -> Iterator[Metric]:
     if alike and all(r.settings.get("burn_in") for r in records):
         yield from _windows(records, launches)
     yield from _device_fraction(records)
+    if alike:
+        yield from _energies(records)
 
 
 def _operations(record: Record) -> float:
@@ -241,3 +252,58 @@ def _device_fraction(records: Sequence[Record]) -> Iterator[Metric]:
     if fractions:
         least = min(fractions)
         yield Metric(name="device_fraction", value=least, unit="1", low=least, high=least)  # counted, not sampled
+
+
+def _energies(records: Sequence[Record]) -> Iterator[Metric]:
+    """Energy by operation and by byte of memory, the median of the launches that know it, each of its own work; else absent.
+
+    The ends are the furthest of all launches.  Storage and links have their own devices, whose energy is not counted here.
+    """
+    known = [(record, joules) for record in records if (joules := _joules_of_a_run(record))]
+    workload = records[0].workload
+    if not known or workload is None or workload.bound in ("storage", "network"):
+        return
+    of_one = "J/FLOP" if workload.flops else "J/OP"
+    for name, amount, unit in (("energy_per_flop", _operations, of_one), ("energy_per_byte", _bytes, "J/B")):
+        each = [(j.value / work, j.low / work, j.high / work) for record, j in known if (work := amount(record)) > 0]
+        if each:
+            values, lows, highs = zip(*each, strict=True)
+            yield Metric(name=name, value=stats.median(values), unit=unit, low=min(lows), high=max(highs), better="lower")
+
+
+class _Joules(NamedTuple):
+    """Of one run."""
+
+    value: float
+    low: float
+    high: float
+
+
+def _joules_of_a_run(record: Record) -> _Joules | None:
+    """What the counter of the case's device moved between two readings, over the runs between them.
+
+    All that happened meanwhile is in it: idle power, which is not subtracted, and what was done between samples (resets, checks
+    of outputs).  The low end is what the work itself took if the device drew as much outside of it; both ends allow for a sample
+    cut at each reading, and for the counter's step.  ``None`` where no counter was read for long enough while samples were
+    taken, where the work ran too little of that time, and for several ranks, whose devices need not have worked alike.
+    """
+    measured, telemetry = record.measurement, record.telemetry
+    part = f"gpu{record.device.removeprefix('cuda:')}" if record.device.startswith("cuda") else "cpu"
+    joules, start, end = (_number(telemetry.get(f"{part}_energy_{name}")) for name in ("j", "from_s", "to_s"))
+    if measured is None or record.ranks != 1 or telemetry.get("window") != "sampling":
+        return None
+    if joules is None or start is None or end is None or joules <= 0 or not end - start >= ENERGY_S:
+        return None
+    starts = zip(measured.sample_start_s, measured.samples_s, strict=False)
+    inside = [seconds for began, seconds in starts if start <= began < end]
+    calls, span = measured.iterations_per_sample, end - start
+    share = sum(inside) * calls / span
+    if len(inside) < 2 or share < ENERGY_SHARE:
+        return None
+    step = COUNTER_STEP_S / span
+    low = joules * (1 - step) * min(1.0, share) / (calls * (len(inside) + 1))
+    return _Joules(joules / (calls * len(inside)), low, joules * (1 + step) / (calls * (len(inside) - 1)))
+
+
+def _number(value: Scalar) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

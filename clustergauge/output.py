@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections import deque
 from dataclasses import dataclass, field
 
 TAIL_BYTES = 64 << 10
 """How much of what workers print is kept."""
+_SAYS_NOTHING = re.compile(
+    r"""
+    [\s=*-]*$ | =\ {3} | YOUR\ APPLICATION\ TERMINATED\ WITH | This\ typically\ refers\ to\ a\ problem
+    | Please\ see\ the\ FAQ\ page | Primary\ job\ +terminated | a\ non-zero\ exit\ code.\ Per\ user-direction
+    | \S+\ detected\ that\ one\ or\ more\ processes\ exited | the\ job\ to\ be\ terminated | (Process\ name|Exit\ code):
+    | \[\S+\]\ \*{3}\ +and\ (potentially\ your\ MPI\ job|MPI\ will\ try)
+    | srun:\ (Job\ step\ aborted|Terminating) | slurmstepd:\ .*CANCELLED
+    """,
+    re.VERBOSE,
+)
+"""Lines that launchers frame the end of a job with, whatever its cause: MPICH's Hydra, Open MPI's mpirun, Slurm's srun."""
 
 
 @dataclass
@@ -31,3 +43,16 @@ class Command:
     def words(self) -> str:
         """The last words as text."""
         return b"".join(self.tail).decode("utf-8", "replace")[-TAIL_BYTES:]
+
+
+def quote(tail: str) -> str:
+    """The last line somebody printed that tells something, as the end of a sentence; empty where none does."""
+    lines = [line.strip() for line in tail.splitlines()]
+    telling = [line for line in lines if not _SAYS_NOTHING.match(line)]
+    return f" (last words: {telling[-1][:200]})" if telling else ""
+
+
+def exit_string(tail: str) -> str:
+    """How a process ended in the words of MPICH's Hydra: ``Bus error (signal 7)``; empty where it says nothing."""
+    found = re.search(r"EXIT STRING: ([^\n]{1,80}? \(signal \d+\))", tail)
+    return found[1] if found else ""

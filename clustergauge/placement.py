@@ -14,6 +14,10 @@ from clustergauge.model import Gpu, Machine, Nic, Place
 
 MOST_CPUS = 1 << 16
 """No kernel numbers its processors higher; a longer range in a list is a mistake, or meant to fill memory."""
+RANKS_A_PROCESSOR = 16
+"""More ranks than so many a processor wait for the scheduler, and not for the transport."""
+RANK_BYTES = {"mpi": 24 << 20, "torch": 150 << 20}
+"""Memory that a rank has for itself before any case (measured: four ranks, Python 3.11, mpich 5.0, torch 2.13 for CPUs)."""
 
 
 def parse_cpus(text: str) -> set[int]:
@@ -165,3 +169,16 @@ def _split(cores: Sequence[set[int]], shares: int) -> list[set[int]]:
         return [set(cores[share * len(cores) // shares]) for share in range(shares)]
     edges = [share * len(cores) // shares for share in range(shares + 1)]
     return [set[int]().union(*cores[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def too_many(world: Literal["mpi", "torch"], kind: str, ranks: int, machine: Machine) -> str:
+    """Why so many ranks cannot run on one machine, or would say nothing, in words; empty if they can.  ``kind``: of device."""
+    if kind == "cuda":
+        have = len(machine.gpus)
+        return f"{ranks} ranks need a GPU each, here {'is 1' if have == 1 else f'are {have}'}" if ranks > have else ""
+    threads, most, memory = machine.cpu.threads, RANKS_A_PROCESSOR * machine.cpu.threads, ranks * RANK_BYTES[world]
+    if ranks > most:
+        return f"{ranks} ranks on {threads} processor{'s' if threads > 1 else ''}: more than {most} time the scheduler"
+    if memory > machine.memory_bytes:
+        return f"{ranks} ranks need {memory >> 20} MiB for themselves, here are {machine.memory_bytes >> 20}"
+    return ""

@@ -15,6 +15,7 @@ import msgspec
 from clustergauge.errors import UsageError
 from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
+from clustergauge.placement import too_many
 from clustergauge.probe import Case, Needs, Probe, probes_in
 from clustergauge.units import format_size, parse_size
 
@@ -295,6 +296,8 @@ def _why_not(needs: Needs, kind: str, ranks: int, machine: Machine, wish: Wish) 
     if ranks < needs.ranks:
         what = "GPU" if kind == "cuda" else "core"
         return f"needs {needs.ranks} ranks, here is {ranks} {what}"
+    if needs.world != "serial" and (reason := too_many(needs.world, kind, ranks, machine)):
+        return reason
     for module in needs.modules:
         if importlib.util.find_spec(module) is None:
             return f"the package {module} is not installed"

@@ -14,6 +14,7 @@ from clustergauge import code, messages as m
 from clustergauge.launch import PoolKey
 from clustergauge.model import Place
 from clustergauge.node import Died, Node
+from clustergauge.output import exit_string, quote
 
 
 @dataclass
@@ -95,7 +96,8 @@ class Pool:
         if gone.oom and re.search(r"SIGKILL|signal 9\b", how):
             how += " (out of memory: the kernel's OOM killer struck)"
         self.crash = gone.stack
-        return f"{rank} {how} in phase {gone.phase!r}"
+        full = "; is shared memory full? (df /dev/shm)" if re.search(r"SIGBUS|signal 7\b", how) else ""
+        return f"{rank} {how} in phase {gone.phase!r}{full}"
 
     # -- the steps
 
@@ -112,7 +114,8 @@ class Pool:
                 case m.AgentFailed(_, reason):
                     raise Died(reason)
                 case m.LauncherGone(index, how, tail):
-                    raise Died(f"{self._missing(index)} never connected: its command {how}{quote(tail)}")
+                    said = exit_string(tail) and f", {exit_string(tail)}"
+                    raise Died(f"{self._missing(index)} never connected: its command {how}{said}{quote(tail)}")
                 case m.WorkerGone():
                     raise Died(self.blame(heard))
                 case _:
@@ -173,15 +176,10 @@ class Pool:
         while (heard := self.node.hear(until)) is not None:
             if isinstance(heard, m.LauncherGone):
                 named = re.search(rf"PID {pid} ", heard.tail)
-                if named and (signalled := re.search(r"EXIT STRING: (\w+) \(signal (\d+)\)", heard.tail)):
-                    return f"was killed by signal {signalled[2]} ({signalled[1]})"
+                if named and (said := exit_string(heard.tail)):
+                    words, _, number = said.rpartition(" (signal ")
+                    return f"was killed by signal {number.rstrip(')')} ({words})"
                 if named and (exited := re.search(r"EXIT CODE: (\d+)", heard.tail)):
                     return f"exited with {exited[1]}"
                 return f"ended (its launcher {heard.how})"
         return ""
-
-
-def quote(tail: str) -> str:
-    """The last line somebody printed, as the end of a sentence."""
-    lines = [line.strip() for line in tail.splitlines() if line.strip(" =-\t")]
-    return f" (last words: {lines[-1][:200]})" if lines else ""

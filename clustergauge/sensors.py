@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clustergauge import nvml, processor, sysfs
 from clustergauge.model import Gpu
+from clustergauge.placement import read_list
 
 CLOCKS_READ = 16
 """Most processors whose clock is read: on some kernels each reading interrupts its processor."""
@@ -29,15 +30,17 @@ class Sensors:
         self._cpuinfo = not paths and "aperfmperf" in processor.flags(root)
         """Without that flag /proc/cpuinfo repeats the nominal clock, which is no reading."""
         self._temperatures = _temperatures(root)
-        self._energy = _packages(root)
+        others = read_list(root / "sys/devices/system/cpu/online") - set(cpus)
+        self._energy = {} if others else _packages(root)
+        """Where others have processors of the packages too, the counters count what they do with them."""
         self._energy_before: dict[Path, int] = {}
         self._energy_j = 0.0
-        self.gpu_count = len(self.gpus) + len(amd)
         self._amd = {gpu.index: _amd(root, gpu.pci) for gpu in amd}
 
     def read(self) -> dict[str, float]:
         """What was readable now: ``load1``, ``memory_available_bytes``, ``cpu_mhz`` (mean), ``cpu_temperature_c`` (hottest),
-        ``cpu_energy_j`` (since the first reading), and for each GPU what `nvml.Device.sensors` says, as ``gpu0_…``."""
+        ``cpu_energy_j`` (of all packages since the first reading; absent where some processors are not ours), and for each GPU
+        what `nvml.Device.sensors` says, as ``gpu0_…``."""
         found: dict[str, float | None] = {
             "load1": load1(self.root),
             "memory_available_bytes": sysfs.memory_available(self.root),
@@ -108,7 +111,8 @@ def _packages(root: Path) -> dict[Path, int]:
 
 
 def _amd(root: Path, pci: str) -> dict[str, tuple[Path, float]]:
-    """Files of an AMD GPU's sensors with what to divide them by.  https://docs.kernel.org/gpu/amdgpu/thermal.html"""
+    """Files of an AMD GPU's sensors with what to divide them by.  https://docs.kernel.org/gpu/amdgpu/thermal.html and, for the
+    energy, https://docs.kernel.org/hwmon/sysfs-interface.html"""
     folder = next(iter(sysfs.entries(root / "sys/bus/pci/devices" / pci, "hwmon/hwmon*")), None) if pci else None
     if folder is None:
         return {}
@@ -118,4 +122,5 @@ def _amd(root: Path, pci: str) -> dict[str, tuple[Path, float]]:
         "memory_mhz": (folder / "freq2_input", 1e6),
         "power_w": (folder / power, 1e6),
         "temperature_c": (folder / "temp1_input", 1e3),
+        "energy_j": (folder / "energy1_input", 1e6),  # where the driver has a counter
     }

@@ -22,7 +22,8 @@ from clustergauge.errors import UsageError
 from clustergauge.launch import PoolKey, key_of, places, start_message
 from clustergauge.model import Machine, Place, Planned
 from clustergauge.node import Died, Node, Silent
-from clustergauge.pool import Pool, quote
+from clustergauge.output import quote
+from clustergauge.pool import Pool
 from clustergauge.sweep import sweep
 
 STARTS_TRIED = 2

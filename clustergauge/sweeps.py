@@ -18,7 +18,7 @@ from clustergauge.model import PairFindings, Place, Record, Series, Suspect, Ver
 from clustergauge.pair_fit import Array
 from clustergauge.pairs import Endpoint
 from clustergauge.topology import Topology
-from clustergauge.valid import printable
+from clustergauge.valid import LONGEST_S, SHORTEST_S, printable
 
 PROBE = "pairs"
 METRIC = "peers"
@@ -165,7 +165,7 @@ def _bandwidth(record: Record) -> Array | None:
         or not pairs_
         or len(ends[1]) != pairs_
         or len(seconds) % pairs_
-        or not (seconds > 0).all()
+        or not ((seconds >= SHORTEST_S) & (seconds <= LONGEST_S)).all()
     ):
         return None
     found = np.full((len(seconds) // pairs_, count, count), np.nan)

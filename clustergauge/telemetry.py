@@ -7,6 +7,7 @@ ends with its agent.  Whatever becomes of it, the agent goes on: windows are the
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import statistics
@@ -29,15 +30,14 @@ PERIOD_S = 0.5
 KEPT = 2400
 """Samples kept: 20 minutes."""
 _LINE_BYTES = 1 << 16
-_COVERED = 0.8
-"""Share of a window that its samples must span before energy is said to be known."""
+Window = tuple[float, float]
+"""Two moments of ``time.monotonic``."""
 
 
 class Sample(Data, frozen=True):
     """One line: when (``time.monotonic`` seconds, one clock for all processes of a node) and what was readable."""
 
     at: float
-    gpus: int
     values: dict[str, float]
 
 
@@ -70,9 +70,23 @@ class Sidecar:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(2.0)
 
+    def facts(self, case: Window, sampled: Sequence[Window] = ()) -> dict[str, Scalar]:
+        """What was readable, as `summarise` names it, while the ranks here took their samples (from the first that began to the
+        last that ended); of the whole case where they took none, or so quickly that no sensor was read.  Empty without readings.
+
+        ``window`` says which (``sampling`` or ``case``), ``window_s`` how long it was.
+        """
+        windows = {"case": case}
+        if sampled:
+            windows = {"sampling": (min(began for began, _ in sampled), max(ended for _, ended in sampled)), **windows}
+        for name, (began, ended) in windows.items():
+            if found := self.window(began, ended):
+                return {"window": name, "window_s": round(ended - began, 6), **found}
+        return {}
+
     def window(self, began: float, ended: float) -> dict[str, Scalar]:
         """What was readable between two moments of ``time.monotonic``, as `summarise` names it; empty without samples."""
-        return summarise([sample for sample in tuple(self._samples) if began <= sample.at <= ended], ended - began)
+        return summarise([sample for sample in tuple(self._samples) if began <= sample.at <= ended], began)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         """Read until the process ends.  A line that is no sample is left out."""
@@ -84,15 +98,15 @@ class Sidecar:
                     self._samples.append(decoder.decode(line))
 
 
-def summarise(samples: Sequence[Sample], seconds: float) -> dict[str, Scalar]:
-    """The samples of a window of ``seconds`` as flat names; what was never readable is absent.
+def summarise(samples: Sequence[Sample], began: float) -> dict[str, Scalar]:
+    """The samples of a window that began then as flat names; what was never readable is absent.
 
     ``cpu_mhz_median/min/start/end``, ``cpu_temperature_c_max``, ``load1_max``, ``memory_available_bytes_min``, and for each GPU,
-    after ``gpu0_``: ``sm_mhz_median/min/start/end`` (start and end: of the first and last third, without samples that found it
-    idle), ``memory_mhz_median``, ``power_w_mean``, ``temperature_c_max``, ``pcie_gen_max``, ``throttle`` (the faults seen,
-    comma-separated, or ``none``), ``limited`` (what held the clock down without being a fault, such as ``sw_power_cap``).
-    ``cpu_energy_j`` and ``gpu0_energy_j``: mean power by the energy counter × ``seconds``, where the samples span most of the
-    window; ``energy_j`` is their sum, present only if processors and all GPUs are known.
+    after ``gpu0_``: ``sm_mhz_median/min/start/end`` (all but the lowest without samples that found it idle; start and end: of the
+    first and last third), ``memory_mhz_median``, ``power_w_mean``, ``temperature_c_max``, ``pcie_gen_max``, ``throttle`` (the
+    faults seen, comma-separated, or ``none``), ``limited`` (what held the clock down without being a fault, such as
+    ``sw_power_cap``).  ``cpu_energy_j`` and ``gpu0_energy_j``: what an energy counter moved between its first and last reading in
+    the window, ``…_energy_from_s`` and ``…_energy_to_s`` seconds after it began.
     """
     found: dict[str, Scalar] = {}
     columns: dict[str, list[tuple[float, float]]] = {}
@@ -104,8 +118,7 @@ def summarise(samples: Sequence[Sample], seconds: float) -> dict[str, Scalar]:
         what = name.partition("_")[2] if name.startswith("gpu") else name
         match what:
             case "cpu_mhz" | "sm_mhz":
-                found[f"{name}_median"], found[f"{name}_min"] = statistics.median(values), min(values)
-                found |= _ends(name, _busy(name, samples))
+                found |= _clock(name, values, _busy(name, samples))
             case "memory_mhz":
                 found[f"{name}_median"] = statistics.median(values)
             case "power_w":
@@ -113,8 +126,7 @@ def summarise(samples: Sequence[Sample], seconds: float) -> dict[str, Scalar]:
             case "memory_available_bytes":
                 found[f"{name}_min"] = int(min(values))
             case "energy_j" | "cpu_energy_j":
-                if (energy := _energy(points, seconds)) is not None:
-                    found[name] = energy
+                found |= _energy(name, points, began)
             case "reasons":
                 seen = 0
                 for value in values:
@@ -124,11 +136,7 @@ def summarise(samples: Sequence[Sample], seconds: float) -> dict[str, Scalar]:
                 found[f"{gpu}_limited"] = nvml.words(seen, nvml.LIMITS)
             case _:
                 found[f"{name}_max"] = max(values)
-    parts = [
-        found.get(name) for name in ("cpu_energy_j", *(f"gpu{n}_energy_j" for n in range(samples[0].gpus if samples else 0)))
-    ]
-    known = [part for part in parts if isinstance(part, float)]
-    return found | ({"energy_j": round(sum(known), 3)} if len(known) == len(parts) else {})
+    return found
 
 
 def _busy(name: str, samples: Sequence[Sample]) -> list[float]:
@@ -137,20 +145,23 @@ def _busy(name: str, samples: Sequence[Sample]) -> list[float]:
     return [s.values[name] for s in samples if name in s.values and not int(s.values.get(reasons, 0)) & nvml.IDLE]
 
 
-def _ends(name: str, values: Sequence[float]) -> dict[str, Scalar]:
-    """Medians of the first and the last third, where there are three samples at least."""
-    third = len(values) // 3
-    if not third:
-        return {}
-    return {f"{name}_start": statistics.median(values[:third]), f"{name}_end": statistics.median(values[-third:])}
+def _clock(name: str, values: Sequence[float], busy: Sequence[float]) -> dict[str, Scalar]:
+    """The lowest of all readings; of those at work the median, and the medians of the first and last third if there are three."""
+    found: dict[str, Scalar] = {f"{name}_min": min(values)}
+    if busy:
+        found[f"{name}_median"] = statistics.median(busy)
+    if third := len(busy) // 3:
+        found |= {f"{name}_start": statistics.median(busy[:third]), f"{name}_end": statistics.median(busy[-third:])}
+    return found
 
 
-def _energy(points: Sequence[tuple[float, float]], seconds: float) -> float | None:
-    """Joules of the window from a counter sampled within it; ``None`` where the samples span too little of it to say."""
+def _energy(name: str, points: Sequence[tuple[float, float]], began: float) -> dict[str, Scalar]:
+    """What a counter moved between its first and last reading; nothing from one reading, or where it fell (a reset)."""
     (first, before), (last, after) = points[0], points[-1]
-    if last - first < _COVERED * seconds or last <= first or after < before:
-        return None
-    return round((after - before) / (last - first) * seconds, 3)
+    if last <= first or any(later < earlier for (_, earlier), (_, later) in itertools.pairwise(points)):
+        return {}
+    span = {"j": after - before, "from_s": first - began, "to_s": last - began}
+    return {f"{name.removesuffix('_j')}_{what}": round(value, 6) for what, value in span.items()}
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -170,7 +181,7 @@ def main() -> int:
     due = time.monotonic()
     while os.getppid() == parent:
         try:
-            os.write(1, encoder.encode(Sample(time.monotonic(), sensors.gpu_count, sensors.read())) + b"\n")
+            os.write(1, encoder.encode(Sample(time.monotonic(), sensors.read())) + b"\n")
         except OSError:
             return 0
         due = max(due + PERIOD_S, time.monotonic())

@@ -7,6 +7,9 @@ from fractions import Fraction
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P", "E")
+_SMALL = ("", "m", "µ", "n", "p", "f", "a")
+_RATES = ("FLOP/s", "OP/s", "B/s", "IO/s")
+_ENERGIES = ("J/FLOP", "J/OP", "J/B")
 _DURATION = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 
 
@@ -59,16 +62,21 @@ def format_time(seconds: float) -> str:
 
 
 def format_rate(value: float, unit: str) -> str:
-    """A rate with three significant digits and a decimal prefix: ``779 TFLOP/s``, ``2.98 TB/s``.
+    """A rate with three significant digits and a decimal prefix: ``779 TFLOP/s``, ``2.98 TB/s``, ``1.21 pJ/FLOP``.
 
-    ``unit`` is the bare unit (``FLOP/s``, ``B/s``, ``OP/s``, ``IO/s``); times (``s``) go through `format_time`, and fractions
-    (``1``) become percent.
+    ``unit`` is the bare unit (``FLOP/s``, ``B/s``, ``OP/s``, ``IO/s``, ``J/FLOP``, ``J/OP``, ``J/B``); times (``s``) go through
+    `format_time`, and fractions (``1``) become percent.
     """
     if unit == "s":
         return format_time(value)
     if unit == "1":
         return f"{_three(100 * value)} %"
     step = 0
+    while unit in _ENERGIES and 0 < abs(value) < 0.9995 and step < len(_SMALL) - 1:
+        value *= 1000
+        step += 1
+    if step:
+        return f"{_three(value)} {_SMALL[step]}{unit}"
     while abs(value) >= 999.5 and step < len(_DECIMAL) - 1:
         value /= 1000
         step += 1
@@ -85,11 +93,15 @@ def parse_rate(value: float, unit: str) -> tuple[float, str]:
         return value * times[unit], "s"
     if unit in ("1", "%"):
         return value / 100 if unit == "%" else value, "1"
-    for bare in ("FLOP/s", "OP/s", "B/s", "IO/s"):
+    for bare in _ENERGIES:
+        prefix = unit.removesuffix(bare).replace("u", "µ")
+        if unit.endswith(bare) and prefix in _SMALL:
+            return value / 1000.0 ** _SMALL.index(prefix), bare
+    for bare in (*_RATES, *_ENERGIES):
         prefix = unit.removesuffix(bare)
         if unit.endswith(bare) and prefix in _DECIMAL:
             return value * 1000.0 ** _DECIMAL.index(prefix), bare
-    raise ValueError(f"unknown unit {unit!r} (write TFLOP/s, GB/s, TOP/s, kIO/s, ms)")
+    raise ValueError(f"unknown unit {unit!r} (write TFLOP/s, GB/s, TOP/s, kIO/s, ms, pJ/FLOP)")
 
 
 def _three(value: float) -> str:

@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from clustergauge import accept, ceilings, differ, inventory, sweeps
-from clustergauge.ceilings import Ceiling
+from clustergauge.catalogue import Catalogue
 from clustergauge.criteria import NOTHING, Acceptance
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Verdict
+from clustergauge.model import Criterion, Machine, Planned, Record, Verdict
 from clustergauge.topology import Topology
 
 BASELINE_FRACTION = 0.95
 """What a case must reach of a baseline run where nothing else is asked."""
 
 
-def judge(
-    records: Sequence[Record],
-    planned: Sequence[Planned],
-    machines: Mapping[str, Machine],
-    acceptance: Acceptance = NOTHING,
-    baseline: LoadedRun | None = None,
-    topology: Topology | None = None,
-) -> list[Verdict]:
-    """Verdicts on every case and criterion (`accept.judge`), on slow pairs (`sweeps.verdicts`) and machines (`inventory.judge`).
+@dataclass(frozen=True)
+class Asked:
+    """What the results of a run are held against.
 
     ``baseline``: a run to be as good as: what a criterion says ``of_baseline``, and otherwise `BASELINE_FRACTION` of it for every
-    case that both measured.
+    case that both measured.  ``catalogue``: of ceilings, if not ours.  ``topology``: which leaf switch each host hangs on.
     """
 
-    def ceiling(record: Record, metric: Metric) -> Ceiling | None:
-        return ceilings.ceiling(record, machines[record.machine_id], metric)
+    acceptance: Acceptance = NOTHING
+    baseline: LoadedRun | None = None
+    catalogue: Catalogue | None = None
+    topology: Topology | None = None
 
+
+def judge(
+    records: Sequence[Record], planned: Sequence[Planned], machines: Mapping[str, Machine], asked: Asked | None = None
+) -> list[Verdict]:
+    """Verdicts on cases and criteria (`accept.judge`), on slow pairs (`sweeps.verdicts`), on machines (`inventory.judge`)."""
+    asked = asked or Asked()
+    acceptance, baseline = asked.acceptance, asked.baseline
     criteria = list(acceptance.criteria)
     if baseline and not any(c.of_baseline for c in criteria):
         source = f"baseline {baseline.run.run_id}"
         criteria.append(Criterion(case="*", of_baseline=BASELINE_FRACTION, required=False, source=source))
     standards = accept.Standards(
-        ceiling,
+        ceilings.of_machines(machines, asked.catalogue),
         baseline.records if baseline else (),
         {m.machine_id: why for m in machines.values() if (why := _barred(m, baseline))},
         {m.machine_id: m.peer_class for m in machines.values()},
     )
     inventories = inventory.judge(machines.values(), acceptance.expect, acceptance.source)
-    slow = sweeps.verdicts(sweeps.findings(records, topology))
+    slow = sweeps.verdicts(sweeps.findings(records, asked.topology))
     return [*accept.judge(records, criteria, standards, planned), *slow, *inventories]
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from clustergauge import accept, metrics, stats, sweeps
 from clustergauge.model import Record, Scalar, Warning_
-from clustergauge.units import format_time
+from clustergauge.units import format_rate, format_time
+
+if TYPE_CHECKING:
+    from clustergauge.accept import CeilingOf
 
 CV_MOST = 0.05
 RHO_MOST = 0.7
@@ -33,6 +36,7 @@ CLOCK_LEAST = 0.9
 LAUNCHES_LEAST = 3
 OF_ALIKE = ("restless", "wide interval", "correlated", "drift", "two modes")
 """Doubts about samples of one thing; those of a sweep are of different pairs, and `pairs` knows their spread."""
+ABOVE = "believe neither before the part's data sheet and highest clock are looked up; --ceilings FILE takes what they say"
 
 
 class Seen(NamedTuple):
@@ -51,11 +55,15 @@ class Doubt:
     look: Callable[[Record, list[float]], Seen | None]
 
 
-def doubts(records: Sequence[Record]) -> list[Warning_]:
-    """The doubts about one case on one device: of each kind the worst launch, and how many launches show it."""
+def doubts(records: Sequence[Record], ceiling: CeilingOf | None = None) -> list[Warning_]:
+    """The doubts about one case on one device: of each kind the worst launch, and how many launches show it.
+
+    ``ceiling``: what physics allows a metric.
+    """
     timed = [(r, s) for r in records if r.status == "ok" and (s := metrics.samples(r))]
     looked_at = [doubt for doubt in DOUBTS if not (doubt.name in OF_ALIKE and any(sweeps.is_sweep(r) for r, _ in timed))]
-    return [*_apart(records), *(warning for doubt in looked_at for warning in _of_kind(doubt, timed))]
+    found = (warning for doubt in looked_at for warning in _of_kind(doubt, timed))
+    return [*_apart(records), *_above([r for r, _ in timed], ceiling), *found]
 
 
 def of_run(records: Sequence[Record]) -> list[Warning_]:
@@ -86,6 +94,16 @@ def _apart(records: Sequence[Record]) -> Iterator[Warning_]:
             detail=f"{apart}: they have no time in common",
             remedy="compare rates, or fix what the launches chose for themselves (settings of the records)",
         )
+
+
+def _above(records: Sequence[Record], ceiling: CeilingOf | None) -> Iterator[Warning_]:
+    """What lies above a ceiling that is no proof against it (above a firm one the verdict is *invalid*)."""
+    for metric in metrics.derive(records):
+        limit = ceiling(records[0], metric) if ceiling else None
+        if limit and not limit.firm and accept.surely_above(metric, limit.value):
+            value, most = (format_rate(rate, metric.unit) for rate in (metric.value, limit.value))
+            detail = f"{metric.name} {value}, at most {most}: {limit.source}"
+            yield Warning_(name="above the ceiling", detail=detail, remedy=ABOVE)
 
 
 def _of_kind(doubt: Doubt, timed: Sequence[tuple[Record, list[float]]]) -> Iterator[Warning_]:

@@ -12,7 +12,7 @@ from clustergauge.valid import printable
 
 _KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", "target", "topology", "probes", "output")
 """Flags that decide which cases there are and how they run, in the order in which they are given again."""
-_OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "format")
+_OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "ceilings", "format")
 _DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from clustergauge import accept, ceilings, metrics
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, Record, Scalar, Verdict
+
+if TYPE_CHECKING:
+    from clustergauge.accept import CeilingOf
 
 Word = Literal[
     "error", "wrong", "invalid", "FAIL", "not measured", "inconclusive", "pass", "unreferenced", "verified", "skipped"
@@ -25,7 +29,8 @@ class Row:
     """One case on one device of one machine.
 
     ``records``: its launches in the order taken, empty for a case that has none.  ``metrics``: of its launches, headline first;
-    empty unless all of them that ran are ok.  ``ceiling``: of the headline, ``None`` where unknown.
+    empty unless all of them that ran are ok.  ``ceiling``: of the headline, ``None`` where unknown.  ``mhz``: the clock observed
+    while sampling, the median of the launches, ``None`` unless all know it.
     """
 
     case: str
@@ -37,6 +42,7 @@ class Row:
     word: Word
     metrics: list[Metric] = field(default_factory=list[Metric])
     ceiling: Ceiling | None = None
+    mhz: float | None = None
 
     @property
     def headline(self) -> Metric | None:
@@ -58,15 +64,19 @@ class Row:
         return next((v for v in self.verdicts if v.verdict == self.word), None)
 
 
-def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict]) -> list[Row]:
-    """Rows in the order measured; then what verdicts name and no record answers."""
+def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf | None = None) -> list[Row]:
+    """Rows in the order measured; then what verdicts name and no record answers.
+
+    ``ceiling``: what physics allows a metric, if it is not as we know it.
+    """
+    ceiling = ceiling or ceilings.of_machines(loaded.machines)
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in loaded.records:
         groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
     judged: dict[tuple[str, str, str], list[Verdict]] = {}
     for verdict in verdicts:
         judged.setdefault((verdict.machine_id, verdict.case, verdict.device), []).append(verdict)
-    rows = [_row(loaded, records, judged.get(key, [])) for key, records in groups.items()]
+    rows = [_row(ceiling, records, judged.get(key, [])) for key, records in groups.items()]
     rows += [
         Row(case, device, machine_id, {}, [], absent, _word([], absent))
         for (machine_id, case, device), absent in judged.items()
@@ -75,14 +85,15 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict]) -> list[Row]:
     return rows
 
 
-def _row(loaded: LoadedRun, records: list[Record], verdicts: list[Verdict]) -> Row:
+def _row(ceiling: CeilingOf, records: list[Record], verdicts: list[Verdict]) -> Row:
     first = records[0]
     row = Row(first.case, first.device, first.machine_id, first.params, records, verdicts, _word(records, verdicts))
     if row.measured and row.word not in ("error", "wrong"):
         row.metrics = metrics.derive(row.measured)
-        machine = loaded.machines.get(first.machine_id)
-        if row.headline and machine:
-            row.ceiling = ceilings.ceiling(row.measured[0], machine, row.headline)
+        row.ceiling = ceiling(row.measured[0], row.headline) if row.headline else None
+        clocks = [ceilings.observed_mhz(record) for record in row.measured]
+        known = [mhz for mhz in clocks if mhz is not None]
+        row.mhz = statistics.median(known) if len(known) == len(clocks) else None
     return row
 
 

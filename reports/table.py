@@ -108,7 +108,7 @@ def _verdict(row: Row, full: bool) -> str:
 def sign_of(verdict: Verdict) -> str:
     """Whether the bound is a floor or a limit: a margin says how much better than it, an excess how much larger."""
     excess = (verdict.value or 0) - (verdict.bound or 0)
-    limit = excess * (verdict.margin or 0) < 0 or (excess == 0 and verdict.unit == "s")
+    limit = excess * (verdict.margin or 0) < 0 or (excess == 0 and (verdict.unit == "s" or verdict.unit.startswith("J/")))
     return "≤" if limit else "≥"
 
 

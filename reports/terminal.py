@@ -10,41 +10,58 @@ import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from clustergauge import sweeps, warnings
+from clustergauge import ceilings, sweeps, warnings
 from clustergauge.loading import LoadedRun
 from clustergauge.model import PairFindings, Verdict, Warning_
-from clustergauge.units import format_duration, format_rate
+from clustergauge.units import format_duration
 from clustergauge.valid import printable
 from reports import heading, pairs
 from reports.again import again
+from reports.details import details
 from reports.layout import Page, Part, compact, fit_end, listed, parts_of, put, short_names, width_of
 from reports.rows import BAD, Row, rows_of
 from reports.table import Table, amount, percent, sign_of, style_of
 
-DOUBTFUL = "the ceiling is an estimate: hold the number against the data sheet of the part"
+if TYPE_CHECKING:
+    from clustergauge.accept import CeilingOf
+
 MANY = 3
 """More cases than this share one line of a warning."""
 
 
-def show(loaded: LoadedRun, verdicts: Sequence[Verdict], found: Sequence[PairFindings] = ()) -> None:
+def show(
+    loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf | None = None, found: Sequence[PairFindings] = ()
+) -> None:
     """Print the run on stdout, as wide as it is (120 columns in a pipe, or ``COLUMNS``)."""
-    put(page_of(loaded, verdicts, width_of(sys.stdout), found))
+    put(page_of(loaded, verdicts, width_of(sys.stdout), ceiling, found))
 
 
-def page_of(loaded: LoadedRun, verdicts: Sequence[Verdict], width: int, found: Sequence[PairFindings] = ()) -> Page:
-    """The run as lines of at most ``width`` cells.  ``found``: what transfers between pairs say."""
-    return _View(loaded, rows_of(loaded, verdicts), Page(width), found).draw()
+def page_of(
+    loaded: LoadedRun,
+    verdicts: Sequence[Verdict],
+    width: int,
+    ceiling: CeilingOf | None = None,
+    found: Sequence[PairFindings] = (),
+) -> Page:
+    """The run as lines of at most ``width`` cells.
+
+    ``ceiling``: what physics allows a metric, if it is not as we know it.  ``found``: what transfers between pairs say.
+    """
+    ceiling = ceiling or ceilings.of_machines(loaded.machines)
+    return _View(loaded, rows_of(loaded, verdicts, ceiling), Page(width), ceiling, found).draw()
 
 
 class _View:
     """One run being drawn."""
 
-    def __init__(self, loaded: LoadedRun, rows: list[Row], page: Page, found: Sequence[PairFindings]) -> None:
+    def __init__(self, loaded: LoadedRun, rows: list[Row], page: Page, ceiling: CeilingOf, found: Sequence[PairFindings]) -> None:
         self.pairs = {(f.machine_id, f.case, f.device): f for f in found}
         self.loaded, self.run, self.page = loaded, loaded.run, page
+        self.ceiling = ceiling
         self.rows = rows
         self.bad = [r for r in rows if r.word in BAD]
         self.good = [r for r in rows if r.word in ("pass", "unreferenced")]
@@ -81,7 +98,8 @@ class _View:
                 self.page.add((self._place(*place), "bold"))
             for row in members:
                 self.page.add(*self.table.line(row))
-                self._held(row)
+                for parts in details(row):
+                    self.page.add(*parts)
                 if found := self.pairs.get((row.machine_id, row.case, row.device)):
                     pairs.draw(self.page, found, row.measured, self.run)
                 if row.word in BAD:
@@ -91,13 +109,6 @@ class _View:
         several = len({machine for machine, _ in self.places}) > 1
         words = [self.hosts.get(machine_id, machine_id)] if several and machine_id else []
         return fit_end(" · ".join(map(printable, [*words, device or "any device"])), self.page.width)
-
-    def _held(self, row: Row) -> None:
-        """What a burn-in held from its first to its last window."""
-        first, last, held = (row.metric(name) for name in ("first_window", "last_window", "sustained"))
-        if first and last and held:
-            rates = (format_rate(metric.value, metric.unit) for metric in (first, last))
-            self.page.add(f"  sustained {held.value:.1%}: ", (" → ".join(rates), "dim"))
 
     def _why(self, row: Row) -> None:
         """Reasons of a bad row, and how to run it again."""
@@ -132,10 +143,7 @@ class _View:
         """Warnings of cases, those that share a name and a remedy together; then of the run and its machines."""
         shared: dict[tuple[str, str], list[tuple[Row, Warning_]]] = {}
         for row in self.rows:
-            doubts = warnings.doubts(row.measured) if row.metrics else []
-            if row.word not in BAD and row.verdict and row.verdict.reason:
-                doubts = [*doubts, Warning_(name="doubtful", detail=row.verdict.reason, remedy=DOUBTFUL)]
-            for doubt in doubts:
+            for doubt in warnings.doubts(row.measured, self.ceiling) if row.metrics else []:
                 shared.setdefault((doubt.name, doubt.remedy), []).append((row, doubt))
         for (name, remedy), found in shared.items():
             if len(found) > MANY:

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from clustergauge.accept import Standards, exit_code, judge
 from clustergauge.ceilings import Ceiling
 from clustergauge.criteria import unmatched
-from clustergauge.model import Counters, Criterion, Verdict, Workload
+from clustergauge.model import Counters, Criterion, Measurement, Verdict, Workload
 from tests import made
 
 READ = Workload(bytes_read=10**9, bound="storage")
@@ -44,6 +44,16 @@ def test_a_limit_is_held_against_the_interval(limit, word):
     verdict = one([made.record()], Criterion(case="*", metric="time", unit="ms", limit=limit * 1e3))
     assert verdict.verdict == word
     assert verdict.margin == pytest.approx(1 - 1 / limit)
+
+
+@pytest.mark.parametrize(("limit", "word"), [(0.6, "FAIL"), (0.7, "inconclusive"), (0.9, "pass")])
+def test_an_energy_has_a_limit_and_is_held_by_its_ends(limit, word):
+    """Runs of 2 TFLOP and 1 s; 15 J in 10 s are 0.75 pJ/FLOP, with a run more or less and a counter's step of 1 % either way."""
+    said = {"window": "sampling", "cpu_energy_j": 15.0, "cpu_energy_from_s": 1.0, "cpu_energy_to_s": 11.0}
+    taken = Measurement(clock="wall", cache="none", samples_s=[1.0] * 30, sample_start_s=[float(i) for i in range(30)])
+    criterion = Criterion(case="*", metric="energy_per_flop", unit="pJ/FLOP", limit=limit)
+    verdict = one([made.record(measurement=taken, telemetry=said)], criterion)
+    assert (verdict.verdict, verdict.value) == (word, pytest.approx(0.75e-12, rel=1e-9, abs=0))
 
 
 def test_launches_that_differ_widen_the_interval():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import ceilings
-from clustergauge.ceilings import Figure, Part, ceiling, known, load, normal_name, part_of
+from clustergauge import catalogue as parts, ceilings
+from clustergauge.catalogue import Figure, Part, known, load, normal_name, part_of
+from clustergauge.ceilings import at_clock, ceiling, observed_mhz
 from clustergauge.errors import UsageError
 from clustergauge.model import Cpu, Gpu, Machine, Measurement, Metric, Place, Record, Workload
 
@@ -255,6 +257,40 @@ def test_compute_is_the_dense_peak_of_the_dtype_in_bare_units():
     assert peak(H100, "bf16", compute(unit="OP/s")) is None
 
 
+def test_a_ceiling_of_compute_units_follows_the_clock_and_one_of_memory_does_not():
+    limit = peak(H100)
+    assert limit.clock_mhz == 1830
+    assert at_clock(limit, 1830.0) == limit.value
+    assert at_clock(limit, 1410.0) == limit.value * 1410 / 1830
+    assert peak(H100, "fp32").clock_mhz == 1980
+    assert at_clock(ceiling(record(bound="memory"), machine(H100), bandwidth()), 1410.0) is None
+    assert at_clock(peak(gpu("Tesla V100-SXM2-16GB"), "fp16"), 1410.0) is None, "the clock of this figure is not known"
+    assert at_clock(ceiling(record("cpu:0", "fp32"), machine(), compute()), 1500.0) == 8 * 1.5e9 * 32
+
+
+@pytest.mark.parametrize(
+    ("device", "said", "mhz"),
+    [
+        ("cuda:1", {"window": "sampling", "gpu1_sm_mhz_median": 1410.0, "gpu11_sm_mhz_median": 9.0}, 1410.0),
+        ("cpu:0", {"window": "sampling", "cpu_mhz_median": 3100.0, "gpu0_sm_mhz_median": 9.0}, 3100.0),
+        ("cuda:1", {"window": "case", "gpu1_sm_mhz_median": 1410.0}, None),
+        ("cuda:1", {"gpu1_sm_mhz_median": 1410.0}, None),
+        ("cuda:1", {"window": "sampling", "gpu0_sm_mhz_median": 1410.0}, None),
+        ("cuda:1", {"window": "sampling", "gpu1_sm_mhz_median": "fast"}, None),
+        ("cuda:1", {"window": "sampling", "gpu1_sm_mhz_median": 0.0}, None),
+        ("cuda:all", {"window": "sampling", "gpu1_sm_mhz_median": 1410.0}, None),
+    ],
+)
+def test_the_clock_observed_is_that_of_the_device_while_it_was_sampled(device, said, mhz):
+    assert observed_mhz(record(device, telemetry=said)) == mhz
+
+
+def test_a_machine_that_is_not_here_has_no_ceiling():
+    limit = ceilings.of_machines({"m1": machine(H100)})
+    assert limit(record(), compute()) == peak(H100)
+    assert limit(record(machine_id="m2"), compute()) is None
+
+
 def test_fp64_may_use_the_matrix_units():
     assert peak(H100, "fp64").value == pytest.approx(66.9e12)
     assert "fp64 matrix dense at 1980 MHz" in peak(H100, "fp64").source
@@ -384,7 +420,7 @@ def test_the_memory_of_a_processor_has_no_ceiling():
 # -- a user's own file
 
 
-def own(tmp_path, text: str) -> ceilings.Catalogue:
+def own(tmp_path, text: str) -> parts.Catalogue:
     path = tmp_path / "own.toml"
     path.write_text(text, encoding="utf-8")
     return load(path)
@@ -473,6 +509,42 @@ def test_a_mistake_in_a_users_file_is_one_line_with_file_and_field(tmp_path, tex
     assert "\n" not in message
 
 
+def test_a_users_file_may_name_processors_whose_figures_are_of_one_socket(tmp_path):
+    catalogue = own(
+        tmp_path,
+        """
+        [[parts]]
+        name = "ours"
+        device_names = ["AMD EPYC 7B13"]
+        clock_mhz = { value = 3000, firm = true, source = ["lab"] }
+        bandwidth_gb_s = { value = 200, firm = true, source = ["lab"] }
+        peak.fp32 = { value = 2, firm = true, source = ["lab"] }
+        """,
+    )
+    cpu = msgspec.structs.replace(CPU, model="AMD EPYC 7B13", sockets=2)
+
+    def limit(metric: Metric, dtype: str = "fp32", bound: str = "compute", **fields):
+        here = machine(cpu=msgspec.structs.replace(cpu, **fields))
+        return ceiling(record("cpu:0", dtype, bound), here, metric, catalogue)
+
+    assert limit(compute()) == ceilings.Ceiling(4e12, "FLOP/s", True, "2 × ours, fp32 dense at 3000 MHz: lab", 3000)
+    assert limit(bandwidth(), bound="memory") == ceilings.Ceiling(400e9, "B/s", True, "2 × ours, memory: lab")
+    assert limit(bandwidth(), bound="memory", sockets=1).value == 200e9
+    assert limit(bandwidth(500e9), bound="memory").firm
+    assert not limit(compute(4.1e12), clock_max_mhz=3600.0).firm
+    assert not limit(compute(), clock_max_mhz=None).firm
+    assert limit(bandwidth(), bound="memory", sockets=None) is None
+    assert limit(bandwidth(), bound="memory", model="AMD EPYC 7B12") is None
+    assert limit(compute(), "fp64").source.startswith("estimated: 8 cores"), "what the file does not say is estimated as ever"
+
+
+def test_a_users_file_is_known_by_its_path_and_what_it_holds(tmp_path):
+    text = '\ufeff[[parts]]\nname = "x"\n'
+    found = own(tmp_path, text)
+    assert (found.path, found.sha256) == (str(tmp_path / "own.toml"), hashlib.sha256(text.encode()).hexdigest())
+    assert (known().path, known().sha256) == ("", "")
+
+
 def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="no file of ceilings"):
         load(tmp_path / "none.toml")
@@ -485,5 +557,6 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path):
 
 def test_no_device_library_is_needed():
     heavy = ("torch", "numpy", "scipy", "triton", "mpi4py", "pynvml", "cupy")
-    code = f"import sys; from clustergauge import ceilings; ceilings.known(); print([m for m in {heavy} if m in sys.modules])"
+    code = "import sys; from clustergauge import catalogue, ceilings; catalogue.known()"
+    code += f"; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -158,3 +158,10 @@ def test_a_path_means_whole_parts_and_a_word_any_part(glob, case, meant):
 def test_a_glob_that_matches_nothing_is_known():
     (lonely,) = criteria.unmatched([Criterion(case="attention"), Criterion(case="mat")], ["matmul/shape=1"])
     assert lonely == "attention"
+
+
+def test_an_energy_is_asked_for_in_its_own_units():
+    text = '[[criteria]]\ncase = "*"\nmetric = "energy_per_{}"\nunit = "pJ/FLOP"\nlimit = 1.5\n'
+    assert parse(text.format("flop"), "a.toml").criteria[0].limit == 1.5
+    with pytest.raises(UsageError, match="energy_per_byte is not measured in pJ/FLOP"):
+        parse(text.format("byte"), "a.toml")

@@ -204,6 +204,29 @@ def test_ranks_meet_before_every_sample_and_only_where_asked():
         assert world.met == (clock.log.count("stop") if sync else 0)
 
 
+def test_the_window_of_sampling_leaves_out_warming_up_calibrating_and_the_loop():
+    clock, resets = FakeClock(itertools.chain([5.0, 7.0], itertools.cycle([0.010, 0.030, 0.020, 0.050, 0.040]))), []
+
+    class Talking(Serial):
+        def from_root(self, value):
+            clock.time_s += 0.25
+            return value
+
+    def check() -> None:
+        clock.time_s += 0.5
+
+    work = Work(run=lambda: None, reset=lambda: resets.append(clock.time_s), check=check, workload=Workload())
+    one = Sampler(work, clock, Talking(), Plan(budget_s=20.0))
+    one.phase = lambda name: resets.clear() if name == "measure" and not one.mine else None
+    assert one.window is None
+    measured = one.measure()
+    assert one.window == (resets[0], clock.time_s)
+    assert resets[0] > 12.0
+    assert measured.sample_start_s == pytest.approx([moment - resets[0] for moment in resets])
+    one.loop_mean()
+    assert one.window[1] < clock.time_s
+
+
 def test_the_loop_mean_is_one_long_sample():
     clock = FakeClock(always(0.001))
     one = sampler(clock, budget_s=2.0)

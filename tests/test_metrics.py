@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -50,16 +51,19 @@ def test_the_headline_is_the_rate_of_what_bounds_the_case(work, name, value, uni
 
 def test_every_metric_is_declared_with_its_unit():
     works = [Workload(flops=1, bytes_read=1, message_bytes=1, collective="all_reduce"), Workload(ops=1)]
+    joules = {"window": "sampling", "cpu_energy_j": 1.0, "cpu_energy_from_s": 0.0, "cpu_energy_to_s": 9.0}
     seen: set[tuple[str, str]] = set()
     for work in works:
         record = made.record(
             work=work,
             ranks=2,
-            measurement=measured([1.0] * 200, loop_mean_s=1.0),
+            measurement=measured([1.0] * 200, sample_start_s=[float(i) for i in range(200)], loop_mean_s=1.0),
             device_bytes={"read": 1, "asked_read": 1},
             settings={"burn_in": True},
+            telemetry=joules,
         )
-        seen |= {(metric.name, metric.unit) for metric in metrics.derive([record])}
+        alone = msgspec.structs.replace(record, ranks=1)
+        seen |= {(metric.name, metric.unit) for launch in (record, alone) for metric in metrics.derive([launch])}
     assert seen == {(name, unit) for name, units in metrics.UNITS.items() for unit in units}
     assert set(metrics.HEADLINES.values()) <= set(metrics.UNITS)
 
@@ -219,6 +223,87 @@ def test_launches_of_different_kinds_or_ranks_have_nothing_in_common(other):
     assert metrics.derive(records) == []
     ranks = "ranks" in other
     assert metrics.disagreement(records) == ("launches ran on 1 and 2 ranks" if ranks else "launches did different kinds of work")
+
+
+# -- energy
+
+
+def near(value: float):
+    """Energies are smaller than the absolute tolerance of pytest."""
+    return pytest.approx(value, rel=1e-9, abs=0)
+
+
+def drawing(joules: float = 700.0, start: float = 0.25, end: float = 4.25, device: str = "cuda:1", **more):
+    """A record of runs of 5 ms, ten a sample, a sample every 62.5 ms, whose device's counter was read from start to end."""
+    part = "cpu" if device == "cpu:0" else f"gpu{device[5:]}"
+    said = {"window": "sampling", f"{part}_energy_j": joules, f"{part}_energy_from_s": start, f"{part}_energy_to_s": end}
+    taken = measured([5e-3] * 100, sample_start_s=[i / 16 for i in range(100)], iterations_per_sample=10, warmup_cut=7)
+    fields = {"work": WORK, "device": device, "measurement": taken, "telemetry": said | more.pop("telemetry", {})}
+    return made.record(**fields | more)
+
+
+WORK = Workload(flops=10**12, bytes_read=3 * 10**9, bytes_written=10**9, bound="compute")
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cuda:11", "cpu:0"])
+def test_energy_is_what_the_counter_moved_over_the_runs_between_its_readings(device):
+    found = by_name(drawing(device=device))
+    per_run = 700.0 / 640  # 4 s, a sample every 1/16 s, ten runs each
+    assert (found["energy_per_flop"].value, found["energy_per_flop"].unit) == (near(per_run / 1e12), "J/FLOP")
+    assert (found["energy_per_byte"].value, found["energy_per_byte"].unit) == (near(per_run / 4e9), "J/B")
+    assert {found[name].better for name in ("energy_per_flop", "energy_per_byte")} == {"lower"}
+    longer = by_name(drawing(device=device, end=6.25))  # what was cut as warm-up drew energy too
+    assert longer["energy_per_flop"].value == near(700.0 / 960 / 1e12)
+    integers = by_name(drawing(device=device, work=Workload(ops=10**12, bound="compute")))
+    assert (integers["energy_per_flop"].value, integers["energy_per_flop"].unit) == (near(per_run / 1e12), "J/OP")
+    assert "energy_per_byte" not in integers
+
+
+def test_the_ends_of_the_energy_hold_what_was_done_between_samples_and_how_coarse_the_readings_are():
+    found = by_name(drawing())["energy_per_flop"]
+    # of 62.5 ms the work took 50; one sample more or less of 64; a counter's step of 0.1 s in 4
+    assert found.low == near(700.0 * 0.975 * 0.8 / 650 / 1e12)
+    assert found.high == near(700.0 * 1.025 / 630 / 1e12)
+
+
+def test_launches_give_one_energy_with_the_ends_of_all():
+    launches = [drawing(j, launch=n) for n, j in enumerate((600.0, 700.0, 900.0))]
+    alone = [by_name(r)["energy_per_flop"] for r in launches]
+    found = by_name(*launches)["energy_per_flop"]
+    assert (found.value, found.low, found.high) == (alone[1].value, alone[0].low, alone[2].high)
+    some = by_name(launches[0], drawing(launch=1, telemetry={"window": "case"}))["energy_per_flop"]
+    assert some == alone[0], "a launch that knows none takes nothing from those that do"
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"telemetry": {"window": "case"}},  # the counter's readings are not beside the samples
+        {"telemetry": {"gpu1_energy_j": None}},
+        {"telemetry": {"gpu1_energy_j": "many"}},
+        {"telemetry": {"gpu1_energy_to_s": None}},
+        {"device": "cuda:0", "telemetry": {"gpu1_energy_j": 700.0, "gpu0_energy_j": None}},  # of another GPU
+        {"joules": 0.0},
+        {"start": 3.3},  # less than a second
+        {"start": 3.9, "end": 8.25},  # in less than half of which the work ran
+        {"ranks": 2},
+        {"work": Workload(bytes_read=10**9, bound="storage")},
+        {"measurement": Measurement(clock="wall", cache="none", samples_s=[5e-3] * 100, iterations_per_sample=10)},
+    ],
+)
+def test_energy_is_absent_where_it_is_not_known(unknown):
+    assert "energy_per_flop" in by_name(drawing())
+    assert not {"energy_per_flop", "energy_per_byte"} & by_name(drawing(**unknown)).keys()
+
+
+@settings(deadline=None)
+@given(st.floats(1e-3, 1e6), st.floats(0, 5), st.floats(0, 9), st.integers(1, 1000), st.floats(1e-6, 1))
+def test_whatever_a_counter_says_the_energy_lies_within_its_ends(joules, start, end, calls, seconds):
+    taken = measured([seconds] * 50, sample_start_s=[i * seconds * calls for i in range(50)], iterations_per_sample=calls)
+    metric = by_name(drawing(joules, start, end, measurement=taken)).get("energy_per_flop")
+    if metric:
+        assert 0 < metric.low <= metric.value <= metric.high < math.inf
+        assert end - start >= 1
 
 
 def test_what_was_not_checked_and_timed_says_nothing():

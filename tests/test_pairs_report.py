@@ -20,7 +20,7 @@ GPUS = [Place(rank=r, host=f"node-{17 + r // 4:03d}", device=f"cuda:{r % 4}") fo
 
 def page(*records, width: int = 80):
     found = sweeps.findings(records)
-    return terminal.page_of(loaded(*records), [*accept.judge(records), *sweeps.verdicts(found)], width, found)
+    return terminal.page_of(loaded(*records), [*accept.judge(records), *sweeps.verdicts(found)], width, found=found)
 
 
 def lines(*records, width: int = 80) -> str:

@@ -126,6 +126,26 @@ def test_what_cannot_run_says_why(tmp_path, text, here, words):
     assert {c.skip for c in cases(tmp_path, f"[[cases]]\n{text}\n", here)} == {words}
 
 
+@pytest.mark.parametrize(
+    ("backend", "ranks", "here", "words"),
+    [
+        ("mpi", 64, machine(cores=4), ""),
+        ("mpi", 65, machine(cores=4), "65 ranks on 4 processors: more than 64 time the scheduler"),
+        ("mpi", 17, machine(cores=1), "17 ranks on 1 processor: more than 16 time the scheduler"),
+        ("mpi", 99999, machine(), "99999 ranks on 2 processors: more than 32 time the scheduler"),
+        ("gloo", 16, machine(memory_bytes=2400 << 20), ""),
+        ("gloo", 16, machine(memory_bytes=2399 << 20), "16 ranks need 2400 MiB for themselves, here are 2399"),
+        ("mpi", 16, machine(memory_bytes=2399 << 20), ""),
+        ("nccl", 2, machine(gpus=2), ""),
+        ("nccl", 4, machine(gpus=3), "4 ranks need a GPU each, here are 3"),
+        ("nccl", 4, machine(gpus=1), "4 ranks need a GPU each, here is 1"),
+    ],
+)
+def test_more_ranks_than_can_run_say_why(tmp_path, backend, ranks, here, words):
+    (case,) = cases(tmp_path, f'[[cases]]\nprobe = "ranks"\nbackend = "{backend}"\n', here, ranks=ranks)
+    assert (case.ranks, case.skip) == (ranks, words)
+
+
 def test_gpus_that_this_torch_cannot_use_are_not_taken_for_usable(tmp_path):
     here = machine(gpus=1, versions={"torch": "2.13.0+cpu"})
     assert {c.device for c in cases(tmp_path, '[[cases]]\nprobe = "plain"\n', here)} == {"cpu:0"}

@@ -352,6 +352,23 @@ def test_cut_at_every_byte_of_the_last_record_the_folder_is_reopened_without_it(
             assert (path / "records.sha256").read_bytes() == sums[:last_sum]
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_record_cut_after_the_run_ended_is_damage_and_no_interruption(tmp_path, interrupted):
+    """What ends in good order is summed up, an interrupted run too: going on would bless whatever else was changed."""
+    path = fill(tmp_path, 3, run=a_run(interrupted=interrupted))
+    records, last, _, _ = ends_of(path)
+    for size in (last + 1, len(records) - 1):
+        (path / "records.jsonl").write_bytes(records[:size])
+        told = f"{path}/records.jsonl line 3: cut short after the run had ended: take the folder again from where it was measured"
+        assert verify(path)[0] == told
+        for reader in (load, reopen):
+            with pytest.raises(UsageError) as caught:
+                reader(path)
+            assert str(caught.value) == told
+    (path / "records.jsonl").write_bytes(records)
+    assert verify(path) == []
+
+
 def test_reopening_a_finished_run_makes_it_unfinished_until_it_ends_again(tmp_path):
     path = fill(tmp_path, 2)
     with reopen(path):

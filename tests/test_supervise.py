@@ -90,6 +90,39 @@ def test_a_well_behaved_case_is_measured(supervisor, world):
     assert len(result.where) == (1 if world == "serial" else 2)
 
 
+def test_a_worker_says_when_it_sampled_by_the_clock_of_its_host(supervisor):
+    before = time.monotonic()
+    result = run(supervisor, "well")
+    after = time.monotonic()
+    assert result.outcome.sampled
+    assert result.outcome.measurement
+    began, ended = result.outcome.sampled
+    assert before < began < ended < after
+    assert ended - began > sum(result.outcome.measurement.samples_s)
+    assert run(supervisor, "raise").outcome.sampled is None
+
+
+def test_the_agent_asks_its_sensors_for_the_time_in_which_its_workers_sampled():
+    class Sensors:
+        def facts(self, case: object, sampled: list[object]) -> dict[str, object]:
+            return {"sampled": str(sampled)}
+
+    one: Any = agent.Agent.__new__(agent.Agent)
+    one.boss, one.sidecar, one.sampled, one.by_channel = Deaf(), Sensors(), [], {"a": agent.Worker(1, 0, None), "b": None}  # type: ignore[arg-type]
+    one.by_channel["b"] = agent.Worker(2, 1, None)  # type: ignore[arg-type]
+
+    def said() -> str:
+        one._obey(m.Finish(number=1))
+        return one.boss.sent[-1].telemetry["sampled"]
+
+    for turn in range(2):
+        one._obey(m.Begin(number=1))
+        assert said() == "[]", "what an earlier case sampled is over"
+        for channel, sampled in (("a", (5.0, 6.0 + turn)), ("b", (5.5, 7.0)), ("a", None)):
+            one._worker_said(Heard(channel, m.Outcome("ok", sampled=sampled)))  # type: ignore[arg-type]
+        assert said() == f"[(5.0, {6.0 + turn}), (5.5, 7.0)]"
+
+
 FAULTS = [
     # how, phase, status, words of the reason
     ("raise", "prepare", "error", "RuntimeError: planned failure"),

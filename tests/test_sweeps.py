@@ -113,7 +113,11 @@ def test_the_topology_reaches_the_verdicts():
     sweep = flat(12)
     sweep[:, 4:8, :4] *= 0.5
     sweep[:, 4:8, 8:] *= 0.5
-    (found,) = [v for v in verdicts.judge([swept(sweep)], [], {"m1": made.machine()}, topology=TOPOLOGY) if v.metric == "peers"]
+    (found,) = [
+        v
+        for v in verdicts.judge([swept(sweep)], [], {"m1": made.machine()}, verdicts.Asked(topology=TOPOLOGY))
+        if v.metric == "peers"
+    ]
     assert found.reason.startswith("leaf leaf-1 sends at 50 % of its peers")
 
 

@@ -44,7 +44,7 @@ HOSTILE = (
 def planted_ceilings(monkeypatch):
     """Known for compute, estimated for memory, unknown for the rest."""
 
-    def ceiling(record, machine, metric):
+    def ceiling(record, machine, metric, catalogue=None):
         known = {"compute": (2.5e12, "FLOP/s", True), "bandwidth": (1e12, "B/s", False)}.get(metric.name)
         return ceilings.Ceiling(*known, source="planted") if known else None
 
@@ -284,7 +284,9 @@ def test_the_worst_of_several_verdicts_decides_the_row():
 def test_warnings_that_many_cases_share_are_one_line_with_one_remedy(monkeypatch):
     noisy = [record("memory", {**COPY, "op": op}) for op in ("read", "write", "copy", "scale", "add", "triad")]
     monkeypatch.setattr(
-        warnings, "doubts", lambda records: [Warning_(name="drift", detail=f"{records[0].params['op']} drifts", remedy="wait")]
+        warnings,
+        "doubts",
+        lambda records, ceiling: [Warning_(name="drift", detail=f"{records[0].params['op']} drifts", remedy="wait")],
     )
     text = shown(loaded(*noisy), width=80)
     assert (
@@ -297,17 +299,66 @@ def test_warnings_that_many_cases_share_are_one_line_with_one_remedy(monkeypatch
     assert text.count("→ wait") == 1
 
 
-def test_a_doubt_about_a_number_that_passed_is_a_warning_too():
-    fast = record("memory", COPY)
-    doubtful = verdict(fast, "pass", "bandwidth", 5e11, "B/s", floor=4e11, reason="above the estimated ceiling of 0.4 TB/s")
-    text = shown(loaded(fast), [doubtful])
-    assert "warning: doubtful: memory/torch/copy/256MiB: above the estimated ceiling of 0.4 TB/s\n  → the ceiling is" in text
-    assert "doubtful" not in shown(loaded(fast), [verdict(fast, "pass", "bandwidth", 5e11, "B/s", floor=4e11)])
+def test_a_number_above_an_estimate_is_a_warning_whatever_its_verdict():
+    fast = record("memory", COPY, time=0.5e-3)
+    for word, floor in (("pass", 4e11), ("FAIL", 2e12)):
+        text = shown(loaded(fast), [verdict(fast, word, "bandwidth", 1.07e12, "B/s", floor=floor)])
+        assert (
+            "warning: above the ceiling: memory/torch/copy/256MiB: bandwidth 1.07 TB/s, at most 1.00 TB/s: planted\n"
+            "  → believe neither before" in text
+        )
+    slow = record("memory", COPY)
+    assert "above the ceiling" not in shown(loaded(slow), [verdict(slow, "pass", "bandwidth", 5e11, "B/s", floor=4e11)])
+
+
+def at(mhz: float | None, **more):
+    """A case whose clock was so high while it was sampled; 2 TFLOP/s of the 2.5 planted ones, which hold at 2000 MHz."""
+    said = {"window": "sampling", "cpu_mhz_median": mhz}
+    return record("matmul", MATMUL, telemetry=said | more.pop("telemetry", {}), **more)
+
+
+@pytest.fixture
+def clocked(monkeypatch):
+    """The planted ceiling of compute holds at 2000 MHz; ``firm`` or not as the list says."""
+    firm = [True]
+
+    def ceiling(record, machine, metric, catalogue=None):
+        return ceilings.Ceiling(2.5e12, "FLOP/s", firm[0], "planted", 2000.0) if metric.name == "compute" else None
+
+    monkeypatch.setattr(ceilings, "ceiling", ceiling)
+    return firm
+
+
+def test_a_clock_off_that_of_the_ceiling_gets_the_share_at_that_clock(clocked):
+    text = shown(loaded(at(1700.0)))
+    (row, line) = text.splitlines()[3:5]
+    assert row.endswith("80 %  1.0 %  ok")
+    assert line == "  at the clock observed, 1700 MHz instead of 2000: 94 % of ceiling"
+    assert "2500 MHz instead of 2000: 64 % of ceiling" in shown(loaded(at(2500.0)))
+    clocked[0] = False
+    assert "1700 MHz instead of 2000: ~94 % of ceiling" in shown(loaded(at(1700.0)))
+
+
+def test_a_clock_that_is_about_that_of_the_ceiling_or_unknown_gets_no_line(clocked):
+    for case in (at(1941.0), at(2059.0), at(None), at(1700.0, telemetry={"window": "case"})):
+        assert "clock observed" not in shown(loaded(case))
+    launches = [at(mhz, launch=n) for n, mhz in enumerate((1000.0, 1600.0, 1700.0))]
+    assert "1600 MHz instead of 2000: 100 % of ceiling" in shown(loaded(*launches))
+    assert "clock observed" not in shown(loaded(*launches, at(None, launch=3)))
+
+
+def test_energy_by_a_counter_gets_a_line_with_its_ends():
+    joules = {"window": "sampling", "cpu_energy_j": 100.0, "cpu_energy_from_s": 0.0, "cpu_energy_to_s": 2.0}
+    case = record("matmul", MATMUL, time=0.1, telemetry=joules)
+    taken = msgspec.structs.replace(case.measurement, sample_start_s=[i / 8 for i in range(40)])
+    text = shown(loaded(msgspec.structs.replace(case, measurement=taken)))
+    assert "\n  3.12 nJ/FLOP by the energy counter: 2.24 nJ/FLOP … 3.50 nJ/FLOP, with idle power and resets\n" in text
+    assert "J/B" not in text
 
 
 def test_doubts_are_of_the_measured_launches_of_a_case_together(monkeypatch):
     asked = []
-    monkeypatch.setattr(warnings, "doubts", lambda records: asked.append([r.launch for r in records]) or [])
+    monkeypatch.setattr(warnings, "doubts", lambda records, _: asked.append([r.launch for r in records]) or [])
     shown(loaded(*(record("matmul", MATMUL, launch=n) for n in range(3)), record("memory", COPY, "error", "x")))
     assert asked == [[0, 1, 2]]
 

@@ -104,6 +104,27 @@ def test_a_formatted_rate_is_within_half_a_percent(value, unit):
     assert unit in ("s", "1") or value >= 999.5e18 or float(number) < 1000
 
 
+@given(st.floats(1e-18, 1e6), st.sampled_from(["J/FLOP", "J/OP", "J/B"]))
+def test_a_formatted_energy_is_within_half_a_percent(value, unit):
+    number, shown = units.format_rate(value, unit).split()
+    assert units.parse_rate(float(number), shown.replace("µ", "u")) == (pytest.approx(value, rel=0.0051, abs=0), unit)
+    assert value < 0.999e-18 or 0.999 < float(number) < 1000
+
+
+def test_energies_have_three_significant_digits():
+    values = [1.2345e-12, 0.99951e-9, 0.9994e-9, 41e-12, 2.5e-19, 3.0, 1200.0, 0]
+    assert [units.format_rate(v, "J/FLOP").removesuffix("J/FLOP") for v in values] == [
+        "1.23 p",
+        "1.00 n",
+        "999 p",
+        "41.0 p",
+        "0.250 a",
+        "3.00 ",
+        "1.20 k",
+        "0.00 ",
+    ]
+
+
 def test_times_and_rates_have_three_significant_digits():
     assert [units.format_time(s) for s in (1.412e-3, 850e-9, 34.12, 0.9996e-6, 0, -2e-3, 4e-10)] == [
         "1.41 ms",
@@ -127,13 +148,16 @@ def test_times_and_rates_have_three_significant_digits():
         (3, "TOP/s", (3e12, "OP/s")),
         (5, "µs", (5e-6, "s")),
         (95, "%", (0.95, "1")),
+        (1.5, "pJ/FLOP", (1.5e-12, "J/FLOP")),
+        (2, "uJ/B", (2e-6, "J/B")),
+        (3, "J/OP", (3, "J/OP")),
     ],
 )
 def test_prefixed_units_become_bare(value, unit, bare):
-    assert units.parse_rate(value, unit) == (pytest.approx(bare[0]), bare[1])
+    assert units.parse_rate(value, unit) == (pytest.approx(bare[0], rel=1e-9, abs=0), bare[1])
 
 
-@pytest.mark.parametrize("unit", ["", "KB/s", "GiB/s", "TFLOPS", "XFLOP/s", "TFLOP", "min"])
+@pytest.mark.parametrize("unit", ["", "KB/s", "GiB/s", "TFLOPS", "XFLOP/s", "TFLOP", "min", "KJ/FLOP", "J", "pJ/s"])
 def test_an_unknown_unit_is_refused_with_examples(unit):
     with pytest.raises(ValueError, match="write TFLOP/s, GB/s"):
         units.parse_rate(1.0, unit)

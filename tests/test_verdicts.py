@@ -11,6 +11,7 @@ from clustergauge import criteria, draft, inventory, retry, verdicts
 from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Criterion, Finding, Nic, Verdict
+from clustergauge.verdicts import Asked
 from tests import made
 
 
@@ -138,7 +139,7 @@ def loaded(records, machine=None, run_id="run") -> LoadedRun:
 def test_a_baseline_asks_every_case_for_95_percent():
     baseline = loaded([made.record(), made.record("memory")])
     slow = made.record(samples=[1.2] * 30)
-    found = verdicts.judge([slow, made.record("launch")], [], {"m1": made.machine()}, baseline=baseline)
+    found = verdicts.judge([slow, made.record("launch")], [], {"m1": made.machine()}, Asked(baseline=baseline))
     assert [v.verdict for v in found] == ["FAIL"]  # what only one of them has is no matter
     assert found[0].source == "baseline run"
 
@@ -147,20 +148,20 @@ def test_a_baseline_of_another_machine_cannot_serve():
     other = made.machine(machine_id="m9", versions={"torch": "1"})
     baseline = loaded([made.record(machine_id="m9")], other)
     acceptance = Acceptance(criteria=[Criterion(case="*", of_baseline=0.5)])
-    (found,) = verdicts.judge([made.record()], [], {"m1": made.machine()}, acceptance, baseline)
+    (found,) = verdicts.judge([made.record()], [], {"m1": made.machine()}, Asked(acceptance, baseline))
     assert (found.verdict, found.reason) == ("not measured", "the baseline cannot serve: library torch: 1 there, – here")
 
 
 def test_another_machine_of_the_same_parts_can():
     other = made.machine(machine_id="m9", host="golden")
     baseline = loaded([made.record(machine_id="m9")], other)
-    (found,) = verdicts.judge([made.record()], [], {"m1": made.machine()}, baseline=baseline)
+    (found,) = verdicts.judge([made.record()], [], {"m1": made.machine()}, Asked(baseline=baseline))
     assert found.verdict == "pass"
 
 
 def test_machines_and_cases_are_judged_together():
     acceptance = Acceptance(expect=Expect(gpus=8))
-    found = verdicts.judge([made.record()], [], {"m1": made.machine(gpus=7)}, acceptance)
+    found = verdicts.judge([made.record()], [], {"m1": made.machine(gpus=7)}, Asked(acceptance))
     assert [v.verdict for v in found] == ["unreferenced", "FAIL"]
 
 
@@ -174,17 +175,17 @@ def test_a_good_run_becomes_a_file_that_it_passes():
     acceptance = criteria.parse(text, "a.toml")
     (criterion,) = acceptance.criteria
     assert (criterion.case, criterion.reference, criterion.unit, criterion.lower) == ("matmul/shape=1", 2.0, "TFLOP/s", -0.05)
-    found = verdicts.judge(records, [], run.machines, acceptance)
+    found = verdicts.judge(records, [], run.machines, Asked(acceptance))
     assert [v.verdict for v in found] == ["pass", "pass"]
     slow = [made.record(samples=[1.2] * 30, shape="1")]
-    assert [v.verdict for v in verdicts.judge(slow, [], run.machines, acceptance)] == ["FAIL", "pass"]
+    assert [v.verdict for v in verdicts.judge(slow, [], run.machines, Asked(acceptance))] == ["FAIL", "pass"]
 
 
 def test_devices_that_differ_get_the_room_they_need():
     records = [made.record(device=f"cuda:{n}", samples=[1.0 + 0.1 * n] * 30) for n in range(3)]
     (criterion,) = draft.acceptance_of(loaded(records)).criteria
     assert criterion.lower == pytest.approx(-0.1)
-    assert {v.verdict for v in verdicts.judge(records, [], {"m1": made.machine()}, Acceptance(criteria=[criterion]))} <= {
+    assert {v.verdict for v in verdicts.judge(records, [], {"m1": made.machine()}, Asked(Acceptance(criteria=[criterion])))} <= {
         "pass",
         "inconclusive",
     }

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from clustergauge import warnings
-from clustergauge.model import Counters, Measurement, Record, Workload
+from clustergauge.ceilings import Ceiling
+from clustergauge.model import Counters, Measurement, Metric, Record, Workload
 from tests import made
 from tests.test_stats import noise
 
@@ -52,6 +53,22 @@ def test_launches_that_did_different_work_are_named():
         only(made.record(samples=steady()), made.record(samples=steady(), work=other, launch=1))
         == "launches did different amounts of work: they have no time in common"
     )
+
+
+def test_a_number_above_a_ceiling_that_is_no_proof_is_doubted_and_one_above_a_firm_ceiling_is_left_to_the_verdict():
+    """2 TFLOP/s is what `made.record` reaches, ±1 % for the spread between launches."""
+
+    def said(value: float, firm: bool = False, name: str = "compute") -> list[tuple[str, str]]:
+        def ceiling(record: Record, metric: Metric) -> Ceiling | None:
+            return Ceiling(value, metric.unit, firm, "planted") if metric.name == name else None
+
+        launches = [made.record(samples=steady()), made.record(samples=steady(), launch=1)]
+        return [(warning.name, warning.detail) for warning in warnings.doubts(launches, ceiling)]
+
+    assert said(1.9e12) == [("above the ceiling", "compute 2.00 TFLOP/s, at most 1.90 TFLOP/s: planted")]
+    assert said(1.995e12) == said(2.1e12) == said(1.9e12, firm=True) == said(1.0, name="busbw") == []
+    (warning,) = warnings.doubts([made.record(samples=steady())], lambda r, m: Ceiling(1.0, m.unit, m.name != "compute", ""))
+    assert "--ceilings FILE" in warning.remedy
 
 
 def test_a_spread_over_five_percent_is_restless():
