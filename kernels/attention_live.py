@@ -88,7 +88,7 @@ class Triton(Live):
         from kernels.triton import attention as kernel
 
         arch = "interpreter" if ctx.interpret else _architecture(ctx.device)
-        config = kernel.configuration(arch, shape.head_dim)
+        config = kernel.fitted(kernel.configuration(arch, shape.head_dim), shape.queries, shape.causal)
         q, k, v = inputs[:3]
         self.mode, self.inputs, self.o = mode, inputs, torch.empty_like(q)
         self.grads = tuple(torch.empty_like(x) for x in inputs[:3]) if mode == "backward" else ()

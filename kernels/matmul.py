@@ -29,7 +29,7 @@ _LONGEST_INT8_SUM = 1 << 17
 _LONGEST_FP8_SUM = 1 << 16
 """From this K on, sums kept in 14 bits mean little (`products`)."""
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
-TRITON = ("fp32", "tf32", "fp16", "bf16", "int8")
+TRITON = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
 """What the Triton kernel computes in."""
 
 
@@ -40,7 +40,7 @@ def _needs(backend: str, dtype: str, shape: str) -> Needs:
     if dtype.startswith("fp8") and k >= _LONGEST_FP8_SUM:
         raise UsageError(f"shape {shape}: with {dtype}, K must be below {_LONGEST_FP8_SUM}, or sums of 14 bits mean little")
     if backend == "triton":
-        return Needs(modules=("torch", "triton"), arch=80, interpreter=True)
+        return Needs(modules=("torch", "triton"), arch=89 if dtype.startswith("fp8") else 80, interpreter=True)
     arch = {"tf32": 80, "bf16": 80, "fp8": 89, "fp8_fast": 89, "int8": 75}.get(dtype, 0)
     if backend in {"cupy", "cuda"}:
         return Needs(modules=("torch", "cupy"), device="cuda", arch=arch)
@@ -198,7 +198,7 @@ def _starter(
         ctx.set("engine", cuda.describe(engine, mnk[2]))
         return lambda a, b, c: cuda.matmul(engine, dtype, a, b, c)
     if backend == "triton":
-        return _triton_starter(ctx, dtype, mnk)
+        return _triton_starter(ctx, dtype, mnk, scales)
     import torch
 
     m, n, k = mnk
@@ -253,7 +253,9 @@ def _refuse_fp8(ctx: Context, n: int, k: int) -> None:
         raise Skip("fp8 needs N and K divisible by 16")
 
 
-def _triton_starter(ctx: Context, dtype: str, mnk: Shape) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+def _triton_starter(
+    ctx: Context, dtype: str, mnk: Shape, scales: Scales
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
     if dtype not in TRITON:
         raise Skip(f"the Triton matmul has no {dtype}: it has {', '.join(TRITON)}")
     if ctx.interpret:
@@ -268,7 +270,8 @@ def _triton_starter(ctx: Context, dtype: str, mnk: Shape) -> Callable[[torch.Ten
 
     config = kernel.chosen("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype, *mnk[1:])
     ctx.set("config", str(config))
-    return lambda a, b, c: kernel.call(config, dtype, a, b, c)
+    factors = scales if dtype.startswith("fp8") else None
+    return lambda a, b, c: kernel.call(config, dtype, a, b, c, factors)
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -41,21 +41,25 @@ def case(name: str, **params: object) -> list[str]:
     return [done.status, done.reason, "timed" if done.measurement else "not timed"]
 
 
-def plant(room: str, old: str, new: str) -> None:
-    """Put a mutated copy in the place of a module of kernels.triton."""
+def plant(room: str, old: str, new: str, rooms: tuple[str, ...] = ()) -> None:
+    """Put copies in the place of modules of kernels.triton (that one alone, or ``rooms`` in their order), ``room`` mutated."""
     import kernels.triton
 
-    source = (ROOT / "kernels" / "triton" / f"{room}.py").read_text(encoding="utf-8")
-    assert old in source, f"nothing to mutate: {old}"
-    path = Path(tempfile.mkdtemp(prefix="mutant-")) / f"{room}.py"
-    path.write_text(source.replace(old, new), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(f"kernels.triton.{room}", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    setattr(kernels.triton, room, module)
+    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+    for name in rooms or (room,):
+        source = (ROOT / "kernels" / "triton" / f"{name}.py").read_text(encoding="utf-8")
+        if name == room:
+            assert old in source, f"nothing to mutate: {old}"
+            source = source.replace(old, new)
+        path = folder / f"{name}.py"
+        path.write_text(source, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(f"kernels.triton.{name}", path)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        setattr(kernels.triton, name, module)
 
 
 def caught(outcome: list[str]) -> bool:

@@ -51,6 +51,13 @@ def tile_kernel(tile, out_ptr):
     tl.store(out_ptr + rows, tile.load([0, 0]))
 
 
+@triton.jit
+def descriptor_kernel(out_ptr, in_ptr):
+    tile = tl.make_tensor_descriptor(in_ptr, [64, 64], [64, 1], [64, 64])
+    rows = tl.arange(0, 64)[:, None] * 64 + tl.arange(0, 64)[None, :]
+    tl.store(out_ptr + rows, tile.load([0, 0]))
+
+
 def _double(variant, targets=("sm90",), **changes):
     given = {"out_ptr": Pointer("fp32"), "in_ptr": Pointer("fp32"), "n": 4096}
     return replace(Entry("double", variant, double_kernel, given, {"BLOCK": 1024}, 4, 3, targets, config="plain"), **changes)
@@ -58,6 +65,7 @@ def _double(variant, targets=("sm90",), **changes):
 
 def _product(variant, target, config, dtype="bf16"):
     given = {"a_ptr": Pointer(dtype), "b_ptr": Pointer(dtype), "c_ptr": Pointer(dtype), "M": 8192, "N": 8192, "K": 8192}
+    given |= {"a_scale_ptr": None, "b_scale_ptr": None}
     fixed = matmul.constants(config, dtype, 8192)
     expects = Expects(tensor=dtype)
     return Entry(
@@ -389,6 +397,24 @@ def test_accesses_narrower_than_16_bytes_fail_where_wide_ones_are_expected():
     assert _problems("sm90", wide, copies={"UTMASTG": 1}) == ["no loads"]
 
 
+def test_single_numbers_may_be_loaded_besides_but_no_more_of_them_than_declared():
+    scaled = Expects(wide=frozenset({"loads"}), scalars=8)
+    assert _problems("sm90", scaled, loads={32: 2, 128: 9}) == []
+    assert _problems("gfx950", scaled, loads={64: 1, 128: 9}) == []
+    assert _problems("sm90", scaled, loads={32: 2}, copies={"UTMALDG": 4}) == []
+    assert _problems("sm90", scaled, loads={32: 3, 128: 9}) == ["loads of 4 bytes where 16 are expected"]
+    assert _problems("sm90", scaled, loads={32: 2, 128: 9}, copies={"LDGSTS 32": 9}) == ["loads of 4 bytes where 16 are expected"]
+    assert _problems("sm90", scaled, loads={32: 2}) == ["no loads"]
+
+
+def test_memory_that_no_launch_would_give_fails():
+    entry = Entry("made", "", descriptor_kernel, {"out_ptr": Pointer("fp16"), "in_ptr": Pointer("fp16")}, {}, 4, 1, ("sm90",))
+    found = compile_entry(entry, TARGETS["sm90"])
+    assert found.copies == {"UTMALDG": 1}
+    [problem] = rules.problems(entry, TARGETS["sm90"], found)
+    assert problem == "128 bytes of global memory a program, and no launch of ours gives it any"
+
+
 def test_tensor_copies_are_expected_where_the_target_has_them():
     assert _problems("sm90", Expects(bulk=True), loads={128: 4}) == ["no tensor copy (TMA)"]
     assert _problems("sm80", Expects(bulk=True), loads={128: 4}) == []
@@ -453,8 +479,8 @@ def test_a_difference_is_said_in_words(change, words):
 
 
 def test_every_fact_is_compared():
-    other = Facts(9, 9, 9, 9, 9, 9, {"a": 1}, {1: 1}, {1: 1}, {"a": 1}, ("a",))
-    assert len(golden.differences(other, SOUND)) == len(Facts.__struct_fields__) == 11
+    other = Facts(9, 9, 9, 9, 9, 9, 9, {"a": 1}, {1: 1}, {1: 1}, {"a": 1}, ("a",))
+    assert len(golden.differences(other, SOUND)) == len(Facts.__struct_fields__) == 12
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -732,11 +758,23 @@ def test_markdown_is_a_table_with_advisories_below():
 
 def test_every_configuration_of_matmul_and_every_operation_on_memory_is_declared():
     declared = {(entry.id, target) for entry in load_entries("kernels.gate.entries") for target in entry.targets}
-    for name, family in (("sm80", "sm_8"), ("sm89", "sm_8"), ("sm90", "sm_9"), ("sm100", "sm_10"), ("sm120", "sm_12")):
-        for dtype in matmul.CONFIGS[family]:
-            assert {(f"matmul {dtype}{', ' * bool(shape)}{shape}", name) for shape in SHAPES} <= declared
-    assert ("matmul tf32", "gfx942") in declared
-    assert ("matmul tf32", "gfx950") not in declared  # has no such instruction
+    everywhere = {"fp32", "tf32", "fp16", "bf16", "int8"}
+    for name, dtypes in (
+        ("sm80", everywhere),
+        ("sm89", everywhere | {"fp8", "fp8_fast"}),
+        ("sm90", everywhere | {"fp8", "fp8_fast"}),
+        ("sm100", everywhere | {"fp8", "fp8_fast"}),
+        ("sm120", everywhere | {"fp8", "fp8_fast"}),
+        ("gfx942", everywhere),  # its e4m3 is another
+        ("gfx950", (everywhere | {"fp8", "fp8_fast"}) - {"tf32"}),  # has no such instruction
+    ):
+        by_tensor = {"tf32", "fp16", "bf16", "fp8", "fp8_fast"} if name in {"sm90", "sm100"} else set()
+        assert {(entry, target) for entry, target in declared if entry.startswith("matmul ") and target == name} == {
+            (f"matmul {dtype}{', ' * bool(shape)}{shape}", name)
+            for dtype in dtypes
+            for shape in SHAPES
+            if dtype not in by_tensor or "ragged" in shape
+        }
     for op in ("read", "write", "copy", "scale", "add", "triad"):
         assert {(f"memory {op}", target) for target in TARGETS} <= declared
         assert (f"memory {op}, 4 GiB", "gfx950") in declared
@@ -760,7 +798,7 @@ def test_attention_is_declared_for_each_dtype_mask_and_kind_of_length():
         for kernel in ("forward", "keys", "queries"):
             for size in ("D64", "D128"):
                 said = {e.variant for e in shipped() if e.kernel == f"attention_{kernel}" and target in e.targets}
-                kinds = ("bf16 {} causal", "bf16 {} full", "bf16 {} causal ragged", "fp16 {} causal")
+                kinds = ("bf16 {} causal", "bf16 {} full", "bf16 {} causal ragged", "bf16 {} full ragged", "fp16 {} causal")
                 assert {kind.format(size) for kind in kinds} <= said
 
 
@@ -800,7 +838,12 @@ def test_shipped_kernels_compile_to_their_golden_facts():
     kept = golden.load(triton_version())
     if kept is None:
         pytest.skip(f"no golden facts for triton {triton_version()}")
-    jobs = [Job("matmul bf16", "sm90"), Job("matmul bf16", "gfx942"), Job("memory triad", "sm100"), Job("memory read", "sm80")]
+    jobs = [
+        Job("matmul_tma bf16", "sm90"),
+        Job("matmul bf16", "gfx942"),
+        Job("memory triad", "sm100"),
+        Job("memory read", "sm80"),
+    ]
     for job, answer in zip(jobs, compile_all("kernels.gate.entries", jobs, 1), strict=True):
         assert (job, answer.error) == (job, "")
         assert (job, golden.differences(answer.facts, kept.facts[job.entry][job.target])) == (job, [])

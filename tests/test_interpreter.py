@@ -1,4 +1,4 @@
-"""What is mended in the Triton interpreter: rounding to bfloat16, against torch bit for bit; and which versions are served."""
+"""What is mended in the Triton interpreter: rounding to bfloat16 and e4m3, bit for bit; and which versions are served."""
 
 import sys
 import types
@@ -57,6 +57,33 @@ def test_every_bfloat16_widens_as_torch_widens_and_survives_the_way_back():
     assert (wide.view(np.uint32)[numbers] == expected.view(np.uint32)[numbers]).all()
     assert np.isnan(wide[~numbers]).all()
     assert (interpreter.narrow(wide)[numbers] == bits[numbers]).all()
+
+
+def _e4m3_by_its_definition():
+    """The value of each code but NaN: sign, 4 bits of exponent (bias 7), 3 of mantissa (OCP 8-bit floating point, OFP8)."""
+    codes = [code for code in range(256) if code & 0x7F != 0x7F]
+    exponents, mantissas = [code >> 3 & 15 for code in codes], [code & 7 for code in codes]
+    sizes = [(8 * (e > 0) + m) * 2.0 ** (max(e, 1) - 10) for e, m in zip(exponents, mantissas, strict=True)]
+    return codes, [-size if code & 0x80 else size for code, size in zip(codes, sizes, strict=True)]
+
+
+def test_every_e4m3_widens_as_it_is_defined_and_survives_the_way_back():
+    codes, values = _e4m3_by_its_definition()
+    bits = np.array(codes, dtype=np.uint8)
+    assert interpreter.widen_e4m3(bits).tolist() == values
+    assert (interpreter.narrow_e4m3(interpreter.widen_e4m3(bits)) == bits).all()
+    assert np.isnan(interpreter.widen_e4m3(np.array([0x7F, 0xFF], dtype=np.uint8))).all()
+    assert interpreter.narrow_e4m3(np.array([np.nan], dtype=np.float32)) == [0x7F]
+
+
+@given(st.floats(-1000, 1000, width=32) | st.floats(-(2.0**-6), 2.0**-6, width=32))
+def test_every_float32_rounds_to_the_nearest_e4m3_to_even_where_two_are_and_never_beyond_the_largest(value):
+    codes, values = _e4m3_by_its_definition()
+    got = int(interpreter.narrow_e4m3(np.array([value], dtype=np.float32))[0])
+    nearest = min(abs(value - of_code) for of_code in values)
+    among = [code for code, of_code in zip(codes, values, strict=True) if abs(value - of_code) == nearest]
+    assert got in among
+    assert got & 1 == 0 or all(code & 1 for code in among)
 
 
 def test_the_installed_triton_is_one_that_is_served():

@@ -267,10 +267,39 @@ def test_triton_takes_what_the_architecture_moves_tiles_with(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("interpret", [True, False])
-@pytest.mark.parametrize("dtype", ["fp64", "fp8", "fp8_fast"])
-def test_triton_says_what_it_has_not(outcome, dtype, interpret):
-    done = outcome(dtype, "64", backend="triton", interpret=interpret)
-    assert (done.status, done.reason) == ("skipped", f"the Triton matmul has no {dtype}: it has fp32, tf32, fp16, bf16, int8")
+def test_triton_says_what_it_has_not(outcome, interpret):
+    done = outcome("fp64", "64", backend="triton", interpret=interpret)
+    has = "fp32, tf32, fp16, bf16, fp8, fp8_fast, int8"
+    assert (done.status, done.reason) == ("skipped", f"the Triton matmul has no fp64: it has {has}")
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "fp8_fast"])
+def test_fp8_in_triton_is_for_devices_that_multiply_the_format_of_ocp(tmp_path, monkeypatch, dtype):
+    from kernels.triton import matmul as kernel
+
+    calls, scales = [], (torch.ones(()), torch.ones(()))
+    monkeypatch.setattr(kernel, "call", lambda config, *rest: calls.append((config, *rest)))
+    ctx = Context(Serial(), "cuda:0", 1, tmp_path)
+    for arch in ("sm_89", "sm_90", "sm_100", "sm_120", "gfx950"):
+        monkeypatch.setattr(kernel, "architecture", lambda _, arch=arch: arch)
+        matmul._starter(ctx, "triton", dtype, (64, 64, 64), scales)(None, None, None)
+        assert calls.pop() == (kernel.chosen(arch, dtype, 64, 64), dtype, None, None, None, scales)
+    for arch in ("sm_80", "sm_86", "gfx942"):
+        monkeypatch.setattr(kernel, "architecture", lambda _, arch=arch: arch)
+        with pytest.raises(Skip, match=f"the Triton matmul has no configuration for {dtype} on {arch}"):
+            matmul._starter(ctx, "triton", dtype, (64, 64, 64), scales)
+    assert MM.needs_of({"backend": "triton", "dtype": dtype, "shape": "64"}).arch == 89
+
+
+def test_only_fp8_is_scaled(tmp_path, monkeypatch):
+    from kernels.triton import matmul as kernel
+
+    calls = []
+    monkeypatch.setattr(kernel, "architecture", lambda _: "sm_90")
+    monkeypatch.setattr(kernel, "call", lambda *given: calls.append(given))
+    ctx = Context(Serial(), "cuda:0", 1, tmp_path)
+    matmul._starter(ctx, "triton", "bf16", (64, 64, 64), (torch.ones(()), torch.ones(())))(None, None, None)
+    assert calls[0][-1] is None
 
 
 # -- what is refused

@@ -3,12 +3,8 @@
 As in `tests.test_triton_kernels`, this file, run as a program, executes all cases in a process that interprets.
 """
 
-import importlib.util
 import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from clustergauge.code import ROOT
 from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip, Wrong
@@ -25,6 +20,7 @@ from clustergauge.world import Serial
 from kernels import attended, attended_exact
 from kernels.attended import Shape, Tensors
 from kernels.triton import attention as kernel
+from tests.interpreted import caught, found_by, plant
 
 CASES = [
     {"mode": mode, "mask": mask, "dtype": dtype, "head_dim": head_dim, "heads": heads, "seq": seq}
@@ -112,13 +108,17 @@ def outcomes() -> dict[str, object]:
     torch.set_num_threads(1)
     interpreter.install()
     found: dict[str, object] = {f"case {i}": _case(**case) for i, case in enumerate(CASES)}
+    stock, kernel.CONFIGS["interpreter"][64] = SMALL, replace(SMALL, ragged_keys=kernel.Tile(16, 64, 4, 2))
+    for mask, seq in (("full", 70), ("full", 64), ("causal", 70)):
+        found[f"{mask} {seq}"] = _case(mode="backward", mask=mask, dtype="bf16", head_dim=64, heads="2x1", seq=seq)
+    kernel.CONFIGS["interpreter"][64] = stock
     for way, (config, shapes) in WAYS.items():
         for i in shapes:
             dtype = torch.bfloat16 if (i + len(way)) % 2 else torch.float16
             found[f"{way} {i}"] = _against_float64(config, SHAPES[i], dtype)
     found |= {f"decode {keys} {splits}": _decode(keys, splits) for keys, splits in SPLITS}
     for name, (room, old, new) in MUTANTS.items():
-        _plant(room, old, new)
+        plant(room, old, new, (FORWARD, DECODE, BACKWARD, "attention"))
         mask = "full" if room == DECODE else "causal"
         found[name] = _case(mode=MODE[room], mask=mask, dtype="bf16", head_dim=64, heads="4x2", seq=40)
     return found
@@ -139,25 +139,6 @@ def _case(**params: object) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         done = execute(job, load_probe("kernels.attention", "attention"), Serial(), Path(scratch), lambda _: None)
     return [done.status, done.reason, str(done.settings.get("config"))]
-
-
-def _plant(room: str, old: str, new: str) -> None:
-    """Puts copies in the place of the attention modules, one of them mutated."""
-    import kernels.triton
-
-    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
-    for name in (FORWARD, DECODE, BACKWARD, "attention"):
-        source = (ROOT / "kernels" / "triton" / f"{name}.py").read_text(encoding="utf-8")
-        if name == room:
-            assert source.count(old) == 1, f"{source.count(old)} places to mutate: {old}"
-            source = source.replace(old, new)
-        path = folder / f"{name}.py"
-        path.write_text(source, encoding="utf-8")
-        spec = importlib.util.spec_from_file_location(f"kernels.triton.{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        setattr(kernels.triton, name, module)
 
 
 def _random(shape: Shape, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -219,16 +200,7 @@ def _decode(keys: int, splits: int) -> str:
 @pytest.fixture(scope="module")
 def found():
     """What came of every case in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.test_triton_attention"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=115,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return found_by("tests.test_triton_attention")
 
 
 @pytest.mark.parametrize("i", range(len(CASES)))
@@ -236,6 +208,12 @@ def test_every_mode_and_dtype_is_verified(found, i):
     status, reason, config = found[f"case {i}"]
     assert (status, reason) == ("verified", "checked in the Triton interpreter, not timed")
     assert config == SMALL.describe(CASES[i]["mode"])
+
+
+@pytest.mark.parametrize(("mask", "seq", "tile"), [("full", 70, "16x64"), ("full", 64, "32x32"), ("causal", 70, "32x32")])
+def test_tiles_of_their_own_for_the_ragged_full_mask_run_and_are_recorded(found, mask, seq, tile):
+    status, _, config = found[f"{mask} {seq}"]
+    assert (status, config.partition(",")[0]) == ("verified", f"dK dV {tile}")
 
 
 @pytest.mark.parametrize(("way", "i"), [(way, i) for way, (_, shapes) in WAYS.items() for i in shapes])
@@ -251,9 +229,7 @@ def test_splits_of_the_cache_come_together_again(found, keys, splits):
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_kernel_with_a_planted_error_is_caught(found, name):
-    status, reason, _ = found[name]
-    assert status in {"wrong", "error"}
-    assert status == "wrong" or "of a tensor of" in reason
+    assert caught(found[name]), found[name]
 
 
 # -- which configuration, and how many splits
@@ -279,6 +255,19 @@ def test_a_configuration_says_what_runs():
     assert config.describe("forward") == "128x128, 8 warps, 2 stages by TMA, warp-specialised"
     assert config.describe("backward") == "dK dV 64x128, 8 warps, 2 stages; dQ 128x64, 8 warps, 2 stages by TMA"
     assert config.describe("decode") == "16x64, 4 warps, 3 stages"
+
+
+def test_only_the_ragged_full_mask_gets_smaller_tiles_of_keys_and_only_where_larger_ones_would_spill():
+    smaller = {("sm_90", 128): "32x128", ("sm_120", 64): "32x64"}
+    for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950"):
+        for head_dim in (64, 128):
+            config = kernel.configuration(arch, head_dim)
+            for queries, causal in ((8192, False), (8192, True), (8191, True)):
+                assert kernel.fitted(config, queries, causal) == config
+            for queries in (8191, 8192 + config.keys.bm // 2):
+                keys = kernel.fitted(config, queries, causal=False).keys
+                expected = smaller.get((arch, head_dim))
+                assert str(keys).startswith(expected) if expected else keys == config.keys
 
 
 @pytest.mark.parametrize(

@@ -4,28 +4,18 @@ The interpreter needs a process of its own, with TRITON_INTERPRET=1 set before t
 executes all cases there and prints what came of each.
 """
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
 import triton
 import triton.language as tl
 
-from clustergauge.code import ROOT
-from clustergauge.execute import execute
-from clustergauge.messages import Job
 from clustergauge.probe import Skip
-from clustergauge.worker import load_probe
-from clustergauge.world import Serial
 from kernels.triton import interpreter, matmul
+from tests.interpreted import VERIFIED, case, caught, found_by, plant
 
-DTYPES = ("fp32", "tf32", "fp16", "bf16", "int8")
+DTYPES = matmul.DTYPES
 SHAPES = ("64", "72x80x40", "130x65x129", "1x1x1", "520x64x32")
 OPS = ("read", "write", "copy", "scale", "add", "triad")
 SIZES = (8192, 8192 + 8, (1 << 18) - 8)
@@ -35,8 +25,8 @@ MUTANTS = {
         ("a step of K lost", "range(tl.cdiv(K, BK))", "range(tl.cdiv(K, BK) - 1)"),
         ("sums forgotten", "tl.dot(at, bt, acc, ", "tl.dot(at, bt, "),
         ("operands not advanced", "        a += BK\n", ""),
-        ("operands swapped", "launch(a, b, c, m, n, k,", "launch(b, a, c, m, n, k,"),
-        ("padding of A and B is one", "other=0)", "other=1)"),
+        ("operands swapped", "launch(a, b, c, *factors", "launch(b, a, c, *factors"),
+        ("padding of A and B is one", "other=0.0)", "other=1.0)"),
         ("K one too long", "< K - k * BK", "<= K - k * BK"),
         ("K one too short", "< K - k * BK", "< K - 1 - k * BK"),
         ("last row not written", "(tile_m * BM + cm < M)", "(tile_m * BM + cm < M - 1)"),
@@ -46,6 +36,10 @@ MUTANTS = {
         ("a tile not written", "launch = matmul_kernel[(", "launch = matmul_kernel[(-1 + "),
         ("a tile in the wrong place", "tile_n = pid % per_group // rows", "tile_n = 0"),
         ("last row read twice", "M - 1 - tile_m * BM)", "M - 2 - tile_m * BM)"),
+        ("sums forgotten where they are promoted", "acc += tl.dot(", "acc = tl.dot("),
+        ("scale of A forgotten", "tl.load(a_scale_ptr) * ", ""),
+        ("scale of B forgotten", " * tl.load(b_scale_ptr)", ""),
+        ("scale added", "acc *= tl.load", "acc += tl.load"),
         ("operand rows not clamped", "tl.minimum(tl.arange(0, BN), N - 1 - tile_n * BN)", "tl.arange(0, BN)"),
     ),
     "memory": (
@@ -62,6 +56,10 @@ MUTANTS = {
     ),
 }
 OF_OP = {
+    "sums forgotten where they are promoted": ("fp8",),
+    "scale of A forgotten": ("fp8", "fp8_fast"),
+    "scale of B forgotten": ("fp8", "fp8_fast"),
+    "scale added": ("fp8", "fp8_fast"),
     "scalar forgotten": ("triad",),
     "first operand twice": ("add", "triad"),
     "scaled twice": ("scale",),
@@ -108,46 +106,26 @@ def outcomes() -> dict[str, object]:
     found: dict[str, object] = {}
     for shape in SHAPES:
         for dtype in DTYPES:
-            found[f"matmul {dtype} {shape}"] = _case("matmul", dtype=dtype, shape=shape)
+            found[f"matmul {dtype} {shape}"] = case("matmul", dtype=dtype, shape=shape)
     for size in SIZES:
         for op in OPS:
-            found[f"memory {op} {size}"] = _case("memory", op=op, size=size)
+            found[f"memory {op} {size}"] = case("memory", op=op, size=size)
     for room, mutants in MUTANTS.items():
         for name, old, new in mutants:
-            _plant(room, old, new)
+            plant(room, old, new)
             if room == "matmul":
-                found[name] = [_case("matmul", dtype=dtype, shape="130x72x41") for dtype in ("bf16", "int8")]
+                found[name] = [case("matmul", dtype=dtype, shape="130x72x41") for dtype in OF_OP.get(name, ("bf16", "int8"))]
             else:
-                found[name] = [_case("memory", op=op, size=8 * (5 * 1024 + 7)) for op in OF_OP.get(name, OPS)]
+                found[name] = [case("memory", op=op, size=8 * (5 * 1024 + 7)) for op in OF_OP.get(name, OPS)]
     interpreter.install()
     interpreter.install()  # once is enough, twice does no harm
     found |= {f"beyond {what} {ahead}": _beyond(what, ahead) for what in ("load", "store") for ahead in (0, 1, -1)}
     found |= {what: _touch(what) for what in ("add", "sum", "where", "atomic", "toward zero")}
-    found["cast"] = _rounds_as_torch()
+    found |= {f"e4m3 {what}": _touch(what, torch.float8_e4m3fn) for what in ("add", "sum", "where")}
+    found["cast"] = _rounds_as_torch(torch.bfloat16)
+    found["cast of e4m3"] = _rounds_as_torch(torch.float8_e4m3fn)
     found["dot"] = _multiplies_as_torch()
     return found
-
-
-def _case(name: str, **params: object) -> list[str]:
-    job = Job(name, f"kernels.{name}", name, {"backend": "triton", **params}, "cpu", 0.1, 1, interpret=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        done = execute(job, load_probe(f"kernels.{name}", name), Serial(), Path(scratch), lambda _: None)
-    return [done.status, done.reason, "timed" if done.measurement else "not timed"]
-
-
-def _plant(room: str, old: str, new: str) -> None:
-    """Puts a mutated copy in the place of a module of kernels."""
-    import kernels.triton
-
-    source = (ROOT / "kernels" / "triton" / f"{room}.py").read_text(encoding="utf-8")
-    assert old in source, f"nothing to mutate: {old}"
-    path = Path(tempfile.mkdtemp(prefix="mutant-")) / f"{room}.py"
-    path.write_text(source.replace(old, new), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(f"kernels.triton.{room}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    setattr(kernels.triton, room, module)
 
 
 def _message(call) -> str:
@@ -165,19 +143,21 @@ def _beyond(what: str, ahead: int) -> str:
     return _message(lambda: touch[(1,)](out, source, 100, ahead, WHAT=what, BLOCK=128))
 
 
-def _touch(what: str) -> str:
-    values = torch.ones(128, dtype=torch.bfloat16)
+def _touch(what: str, dtype: torch.dtype = torch.bfloat16) -> str:
+    values = torch.ones(128).to(dtype)
     return _message(lambda: touch[(1,)](torch.zeros_like(values), values, 128, 0, WHAT=what, BLOCK=128))
 
 
-def _rounds_as_torch() -> bool:
+def _rounds_as_torch(dtype: torch.dtype) -> bool:
     bits = torch.randint(-(2**31), 2**31, (1 << 14,), generator=torch.Generator().manual_seed(1))
     values = bits.to(torch.int32).view(torch.float32).nan_to_num()
-    rounded, wide = torch.zeros(1 << 14, dtype=torch.bfloat16), torch.zeros(1 << 14)
+    if dtype == torch.float8_e4m3fn:
+        values = values.clamp(-448, 448)
+    rounded, wide = torch.zeros(1 << 14).to(dtype), torch.zeros(1 << 14)
     touch[(1,)](rounded, values, 1 << 14, 0, WHAT="cast", BLOCK=1 << 14)
     touch[(1,)](wide, rounded, 1 << 14, 0, WHAT="cast", BLOCK=1 << 14)
-    right = values.bfloat16()
-    return torch.equal(rounded, right) and torch.equal(wide, right.float())
+    right = values.to(dtype)
+    return torch.equal(rounded.float(), right.float()) and torch.equal(wide, right.float())
 
 
 def _multiplies_as_torch() -> bool:
@@ -194,19 +174,7 @@ def _multiplies_as_torch() -> bool:
 @pytest.fixture(scope="module")
 def found():
     """What came of every case in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.test_triton_kernels"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-VERIFIED = ["verified", "checked in the Triton interpreter, not timed", "not timed"]
+    return found_by("tests.test_triton_kernels")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -223,9 +191,7 @@ def test_every_operation_on_memory_is_verified(found, op, size):
 
 @pytest.mark.parametrize("name", [name for mutants in MUTANTS.values() for name, _, _ in mutants])
 def test_a_kernel_with_a_planted_error_is_caught(found, name):
-    for status, reason, _ in found[name]:
-        assert status in {"wrong", "error"}
-        assert status == "wrong" or reason.startswith("InterpreterError: IndexError") or "of a tensor of" in reason
+    assert all(caught(outcome) for outcome in found[name]), found[name]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +212,15 @@ def test_bfloat16_arithmetic_that_would_be_garbage_is_refused(found, what):
     assert "bfloat16 arithmetic is not served in the interpreter: cast to float32 first" in found[what]
 
 
+@pytest.mark.parametrize("what", ["add", "sum", "where"])
+def test_arithmetic_on_e4m3_that_would_be_garbage_is_refused(found, what):
+    assert "e4m3 arithmetic is not served in the interpreter: cast to float32 first" in found[f"e4m3 {what}"]
+
+
+def test_casts_of_e4m3_are_those_of_torch(found):
+    assert found["cast of e4m3"] is True
+
+
 def test_casts_and_products_of_bfloat16_are_those_of_torch(found):
     assert found["cast"] is True
     assert found["dot"] is True
@@ -254,16 +229,26 @@ def test_casts_and_products_of_bfloat16_are_those_of_torch(found):
 # -- which configuration
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"])
+@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_120", "gfx942", "gfx950"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_architecture_has_a_configuration_or_says_so(arch, dtype):
-    if (arch, dtype) == ("gfx950", "tf32"):
-        with pytest.raises(Skip, match="the Triton matmul has no configuration for tf32 on gfx950"):
+    without = {"fp8": {"sm_80", "sm_86", "gfx942"}, "fp8_fast": {"sm_80", "sm_86", "gfx942"}, "tf32": {"gfx950"}}
+    if arch in without.get(dtype, ()):
+        with pytest.raises(Skip, match=f"the Triton matmul has no configuration for {dtype} on {arch}"):
             matmul.configuration(arch, dtype, 8192, 8192)
         return
     config = matmul.configuration(arch, dtype, 8192, 8192)
-    assert str(config) == f"{config.bm}x{config.bn}x{config.bk}, 8 warps, {config.stages} stages, groups of 8"
+    promoted = f", sums promoted every {config.bk}" * config.promote
+    assert str(config) == f"{config.bm}x{config.bn}x{config.bk}, 8 warps, {config.stages} stages, groups of 8{promoted}"
     assert config.stages == (3 if arch.startswith("sm") else 2)
+
+
+@pytest.mark.parametrize(("n", "k"), [(8192, 8192), (8191, 8192), (8192, 8191)])
+def test_sums_of_fp8_are_promoted_on_ada_and_hopper_unless_they_shall_be_fast(n, k):
+    for arch in ("sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx950"):
+        assert matmul.chosen(arch, "fp8", n, k).promote == (arch in {"sm_89", "sm_90"})
+        assert not matmul.chosen(arch, "fp8_fast", n, k).promote
+        assert not matmul.chosen(arch, "bf16", n, k).promote
 
 
 @pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_110", "gfx90a", "gfx1100", ""])
@@ -274,7 +259,7 @@ def test_an_unknown_architecture_is_skipped_by_name(arch):
 
 def test_rows_that_start_anywhere_get_small_tiles():
     def chosen(n, k):
-        return matmul.configuration("sm_90", "bf16", n, k)
+        return matmul.configuration("sm_80", "bf16", n, k)
 
     small = matmul.configuration("interpreter", "bf16", 8192, 8192)
     assert chosen(8192, 8192) == chosen(8192, 8208) == chosen(8208, 8192) != small

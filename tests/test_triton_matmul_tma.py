@@ -1,9 +1,11 @@
-"""The persistent Triton product in the interpreter: right for every dtype and edge, every planted error caught; and who gets it.
+"""The Triton products in the interpreter: right for every dtype and edge, every planted error caught; and who gets which.
 
 As in `tests.test_triton_kernels`, this file, run as a program, executes all cases in a process that interprets.
 """
 
 import json
+import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from clustergauge.probe import Skip
 from kernels import products
 from kernels.gate import rules
 from kernels.gate.compile import compile_entry
+from kernels.gate.entries import entries
 from kernels.gate.targets import TARGETS
 from kernels.gate.worker import Job, compile_all
 from kernels.triton import matmul, matmul_tma
@@ -25,6 +28,8 @@ TYPES = {
     "fp8": (torch.float8_e4m3fn, torch.bfloat16),
 }
 """Types of the operands and of the output."""
+SCALES = 2.0**-3, 2.0**5
+"""Of A and B in fp8: powers of two, so that dividing the output by both leaves the product of the operands, bit for bit."""
 PRECISION = {**products.PRECISION, "fp8": products.PRECISION["bf16"]}
 """Sums of the interpreter are those of float32 for fp8 too."""
 WAYS = {
@@ -32,15 +37,24 @@ WAYS = {
     "in parts": matmul_tma.Config(32, 32, 32, 4, 2, 2, group=2),
     "warp-specialised": matmul_tma.Config(32, 64, 16, 4, 2, 2, ws=True, group=2),
     "tall": matmul_tma.Config(64, 32, 32, 4, 2, 1, group=2),
+    "promoted": matmul_tma.Config(32, 32, 32, 4, 2, 1, group=2, promote=True),
+    "pointers": matmul.Config(32, 32, 32, 4, 2, group=2),
+    "pointers, promoted": matmul.Config(32, 32, 32, 4, 2, group=2, promote=True),
 }
 SHAPES = [(64, 64, 64), (70, 72, 48), (1, 16, 16), (129, 40, 80), (33, 200, 16), (31, 8, 112)]
 """M×N×K: all that tiles divide, and each edge ragged; K in whole rows of 16 bytes for every dtype."""
 
 MUTANTS = {
     "a step of K lost": ("range(tl.cdiv(K, BK))", "range(tl.cdiv(K, BK) - 1)"),
-    "sums forgotten": ("tl.dot(at, tl.trans(bt), acc, ", "tl.dot(at, tl.trans(bt), "),
+    "sums forgotten": ("tl.dot(at, tl.trans(bt), acc, in", "tl.dot(at, tl.trans(bt), in"),
     "sums that begin at one": ("acc = tl.zeros((BM, BN), dtype=tl.float32)", "acc = tl.full((BM, BN), 1.0, tl.float32)"),
     "B not transposed": ("tl.trans(bt)", "bt"),
+    "sums forgotten where they are promoted": ("tl.dot(at, tl.trans(bt), acc, max", "tl.dot(at, tl.trans(bt), max"),
+    "scale of A twice": ("tl.load(b_scale_ptr)", "tl.load(a_scale_ptr)"),
+    "scale of B twice": ("tl.load(a_scale_ptr)", "tl.load(b_scale_ptr)"),
+    "the whole not scaled": ("(acc * scale)", "acc"),
+    "the first part not scaled": ("(left * scale)", "left"),
+    "the second part not scaled": ("(right * scale)", "right"),
     "A not advanced": ("a_src.load([row, k * BK])", "a_src.load([row, 0])"),
     "B not advanced": ("b_src.load([column, k * BK])", "b_src.load([column, 0])"),
     "a tile lost at the start": ("tl.range(tl.program_id(0),", "tl.range(tl.program_id(0) + 1,"),
@@ -53,7 +67,7 @@ MUTANTS = {
     "parts in each other's place": ("left, right = ", "right, left = "),
     "parts woven": ("tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1))", "tl.reshape(acc, (BM, BN // 2, 2))"),
     "the second part over the first": ("[row, column + BN // 2]", "[row, column]"),
-    "the second part lost": ("c_dst.store([row, column + BN // 2], right.to(c_dst.dtype))", "pass"),
+    "the second part lost": ("c_dst.store([row, column + BN // 2], (right * scale).to(c_dst.dtype))", "pass"),
     "operands swapped": ("zip((a, b, c),", "zip((b, a, c),"),
     "a row too few": ("list(x.shape),", "[x.shape[0] - 1, x.shape[1]],"),
     "a row too many": ("list(x.shape),", "[x.shape[0] + 1, x.shape[1]],"),
@@ -63,6 +77,15 @@ MUTANTS = {
 }
 """Name: what is there, what is planted."""
 MUTATED = (70, 72, 48)
+SEEN = {
+    "sums forgotten where they are promoted": ("promoted", ("fp8",)),
+    "scale of A twice": ("whole", ("fp8",)),
+    "scale of B twice": ("whole", ("fp8",)),
+    "the whole not scaled": ("whole", ("fp8",)),
+    "the first part not scaled": ("in parts", ("fp8",)),
+    "the second part not scaled": ("in parts", ("fp8",)),
+}
+"""On which way and dtypes a planted error is seen; all others in parts, on bf16 and tf32."""
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -83,13 +106,17 @@ def outcomes() -> dict[str, object]:
     }
     for name, (old, new) in MUTANTS.items():
         plant("matmul_tma", old, new)
-        found[name] = [_product(WAYS["in parts"], dtype, MUTATED) for dtype in ("bf16", "tf32")]
+        way, dtypes = SEEN.get(name, ("in parts", ("bf16", "tf32")))
+        found[name] = [_product(WAYS[way], dtype, MUTATED) for dtype in dtypes]
+    for name in ("scale of A twice", "scale of B twice"):
+        plant("matmul", *MUTANTS[name])
+        found[f"pointers: {name}"] = [_product(WAYS["pointers"], "fp8", MUTATED)]
     return found
 
 
-def _product(config: matmul_tma.Config, dtype: str, shape: tuple[int, int, int]) -> str:
+def _product(config: matmul.Config | matmul_tma.Config, dtype: str, shape: tuple[int, int, int]) -> str:
     """Random data against float64, row by row and as a whole, and small integers bit for bit."""
-    from kernels.triton import matmul_tma as planted
+    from kernels.triton import matmul as pointers, matmul_tma as planted
 
     (m, n, k), (operand, output) = shape, TYPES[dtype]
     generator = torch.Generator().manual_seed(1)
@@ -97,8 +124,17 @@ def _product(config: matmul_tma.Config, dtype: str, shape: tuple[int, int, int])
     products.fill(a, "tf32", generator)
     products.fill(b, "tf32", generator)
     a, b, c = a.to(operand), b.to(operand), torch.empty((m, n), dtype=output)
-    call = matmul.call if planted is matmul_tma else planted.call  # the dispatch first, then mutants of what it leads to
-    run = call(config, dtype, a, b, c)
+    call = planted.call
+    if planted is matmul_tma or pointers is not matmul:  # the dispatch first, then mutants of what it leads to
+        call = pointers.call
+    scales = [torch.tensor(scale) for scale in SCALES] if dtype == "fp8" else None
+    launch = call(config, dtype, a, b, c, scales)
+
+    def run() -> None:
+        launch()
+        if scales:
+            c.div_(math.prod(SCALES))
+
     products.poison(c)
     try:
         run()
@@ -127,7 +163,7 @@ def test_products_of_every_dtype_and_edge_agree_with_float64(found, way, dtype, 
     assert found[f"{way} {dtype} {shape}"] == ""
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", [*MUTANTS, "pointers: scale of A twice", "pointers: scale of B twice"])
 def test_a_kernel_with_a_planted_error_is_caught(found, name):
     for reason in found[name]:
         kind = reason.partition(":")[0]
@@ -139,11 +175,11 @@ def test_a_kernel_with_a_planted_error_is_caught(found, name):
 
 def test_hopper_and_blackwell_get_tensor_copies_and_all_others_pointers():
     for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"):
-        for dtype in ("fp16", "bf16", "tf32", "int8", "fp32"):
-            if (arch, dtype) == ("gfx950", "tf32"):
+        for dtype in matmul.DTYPES:
+            if (arch, dtype) == ("gfx950", "tf32") or (dtype.startswith("fp8") and arch in {"sm_80", "sm_86", "gfx942"}):
                 continue
             config = matmul.chosen(arch, dtype, 8192, 8192)
-            by_tensor = arch in {"sm_90", "sm_100", "sm_103"} and dtype in {"fp16", "bf16", "tf32"}
+            by_tensor = arch in {"sm_90", "sm_100", "sm_103"} and dtype not in {"int8", "fp32"}
             assert isinstance(config, matmul_tma.Config) == by_tensor
             if by_tensor:
                 assert config.ws == (arch != "sm_90")
@@ -165,15 +201,17 @@ def test_rows_that_do_not_start_at_16_bytes_get_pointers(arch, dtype, of_n, of_k
     for edge in range(1, 40):
         assert (matmul_tma.configuration(arch, dtype, edge, 8192) is not None) == (edge % of_n == 0)
         assert (matmul_tma.configuration(arch, dtype, 8192, edge) is not None) == (edge % of_k == 0)
-    if dtype != "fp8":
-        small = matmul.configuration("interpreter", dtype, 64, 64)
-        assert matmul.chosen(arch, dtype, 8192, 8191) == matmul.chosen(arch, dtype, 8191, 8192) == small
+    small = replace(matmul.configuration("interpreter", dtype, 64, 64), promote=(dtype, arch) == ("fp8", "sm_90"))
+    assert matmul.chosen(arch, dtype, 8192, 8191) == matmul.chosen(arch, dtype, 8191, 8192) == small
 
 
 def test_a_configuration_says_what_runs():
     tile = "128x256x64, 8 warps, {} stages, groups of 8, persistent by TMA"
     assert str(matmul.chosen("sm_90", "bf16", 8192, 8192)) == tile.format(3)
     assert str(matmul.chosen("sm_100", "bf16", 8192, 8192)) == tile.format(4) + ", stored in 2 parts, warp-specialised"
+    promoted = "128x128x128, 8 warps, {} stages, groups of 8{}, sums promoted every 128"
+    assert str(matmul.chosen("sm_90", "fp8", 8192, 8192)) == promoted.format(4, ", persistent by TMA")
+    assert str(matmul.chosen("sm_89", "fp8", 8192, 8192)) == promoted.format(3, "")
 
 
 # -- what is compiled
@@ -183,7 +221,10 @@ def test_every_configuration_is_declared_to_the_code_gate_with_ragged_edges_too(
     declared = [(entry.id, *entry.targets) for entry in matmul_tma.gate_entries()]
     assert len(declared) == len(set(declared))
     assert set(declared) == {
-        (f"matmul_tma {dtype}{edges}", name) for name in ("sm90", "sm100") for dtype in TYPES for edges in ("", ", ragged")
+        (f"matmul_tma {dtype}{edges}", name)
+        for name in ("sm90", "sm100")
+        for dtype in (*TYPES, "fp8_fast")
+        for edges in ("", ", ragged")
     }
 
 
@@ -196,6 +237,28 @@ def test_it_compiles_to_tensor_copies_and_the_widest_products_without_spilling()
         assert {"UTMALDG", "UTMASTG"} <= answer.facts.copies.keys()
         assert answer.facts.loads == answer.facts.stores == {}
         assert answer.facts.advisories == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "target", "additions"),
+    [
+        ("matmul fp8", "sm89", 128 * 128 // 256),
+        ("matmul fp8, N ragged", "sm89", 64 * 64 // 128),
+        ("matmul fp8, N ragged", "sm90", 64 * 64 // 128),
+        ("matmul_tma fp8", "sm90", 128 * 128 // 256),
+        ("matmul fp8_fast", "sm89", 0),
+        ("matmul_tma fp8_fast", "sm90", 0),
+    ],
+)
+def test_sums_of_fp8_leave_the_tensor_core_or_do_not(monkeypatch, entry, target, additions):
+    """One addition of a register for each element of the tile that a thread holds; its loop occurs once."""
+    from kernels.gate import compile as compiling
+
+    (found,) = [e for e in entries() if e.id == entry and target in e.targets]
+    seen, disassemble = [], compiling.disassemble
+    monkeypatch.setattr(compiling, "disassemble", lambda cubin: seen.append(disassemble(cubin)) or seen[0])
+    compile_entry(found, TARGETS[target])
+    assert len(re.findall(r"\bFADD\b", seen[0])) == additions
 
 
 def test_too_many_stages_would_not_fit_and_the_gate_says_so():

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from clustergauge.errors import UsageError
 from kernels.gate import facts
 from kernels.gate.entries import jit
@@ -54,9 +56,13 @@ def compile_entry(entry: Entry, target: Target) -> Facts:
             function.device_caches.pop(driver.device, None)
     metadata, code = made.metadata, made.asm
     if target.backend == "hip":
-        return facts.amd(metadata.num_warps, metadata.shared, code["amdgcn"])
-    tmem = getattr(metadata, "tmem_size", 0) or 0
-    return facts.nvidia(metadata.num_warps, metadata.shared, tmem, said.getvalue(), code["ptx"], disassemble(code["cubin"]))
+        found = facts.amd(metadata.num_warps, metadata.shared, code["amdgcn"])
+    else:
+        tmem = getattr(metadata, "tmem_size", 0) or 0
+        sass = disassemble(code["cubin"])
+        found = facts.nvidia(metadata.num_warps, metadata.shared, tmem, said.getvalue(), code["ptx"], sass)
+    scratch = sum(getattr(metadata, f"{kind}_scratch_size", 0) or 0 for kind in ("global", "profile"))
+    return msgspec.structs.replace(found, scratch_bytes=scratch)
 
 
 def reason(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from clustergauge.probe import Skip
-from kernels.gate.entry import Argument, Entry, Expects, Pointer
+from kernels.gate.entry import SCALE, Argument, Entry, Expects, Pointer
 from kernels.gate.targets import TARGETS
 
 DECLARING = (
@@ -42,27 +42,30 @@ def entries() -> list[Entry]:
 
 
 def matmul_entries() -> list[Entry]:
-    """Every dtype and kind of shape on every target that has a configuration."""
+    """Every dtype and kind of shape on every target where pointers run it."""
     from kernels.triton import matmul
 
-    cases = itertools.product(TARGETS, matmul.CONFIGS["interpreter"], SHAPES)
+    cases = itertools.product(TARGETS, matmul.DTYPES, SHAPES)
     return [entry for case in cases if (entry := _matmul(*case)) is not None]
 
 
 def _matmul(target: str, dtype: str, shape: str) -> Entry | None:
-    """None where the kernel has no configuration."""
+    """None where the kernel has no configuration, or tiles are moved by the copy engine."""
     from kernels.triton import matmul
 
     n, k = SHAPES[shape]
     try:
-        config = matmul.configuration(target.replace("sm", "sm_"), dtype, n, k)
+        config = matmul.chosen(target.replace("sm", "sm_"), dtype, n, k)
     except Skip:
         return None
-    operand, output = {"int8": ("int8", "int32"), "tf32": ("fp32", "fp32")}.get(dtype, (dtype, dtype))
+    if not isinstance(config, matmul.Config):
+        return None
+    kind, scale = dtype.removesuffix("_fast"), SCALE if dtype.startswith("fp8") else None
+    operand, output = {"int8": ("int8", "int32"), "tf32": ("fp32", "fp32"), "fp8": ("fp8", "bf16")}.get(kind, (kind, kind))
     wide = {"": {"loads", "stores"}, "N ragged": {"loads"}}.get(shape, set[str]())
     if target.startswith("gfx"):
         wide -= {"stores"}  # sums are stored as the products leave them
-        if dtype == "int8" and shape:
+        if (scale or dtype == "int8") and shape:
             wide -= {"loads"}  # a small tile has 8 bytes for each of its 256 threads
     return Entry(
         kernel="matmul",
@@ -72,6 +75,8 @@ def _matmul(target: str, dtype: str, shape: str) -> Entry | None:
             "a_ptr": Pointer(operand),
             "b_ptr": Pointer(operand),
             "c_ptr": Pointer(output),
+            "a_scale_ptr": scale,
+            "b_scale_ptr": scale,
             "M": 8192,
             "N": n,
             "K": k,
@@ -80,7 +85,7 @@ def _matmul(target: str, dtype: str, shape: str) -> Entry | None:
         warps=config.warps,
         stages=config.stages,
         targets=(target,),
-        expects=Expects(tensor="" if dtype == "fp32" else dtype, wide=frozenset(wide)),
+        expects=Expects("" if kind == "fp32" else kind, wide=frozenset(wide), scalars=2 * SCALE.bytes if scale else 0),
         config=str(config),
     )
 

@@ -18,6 +18,10 @@ class Pointer:
     bytes: int = 1 << 28
 
 
+SCALE = Pointer("fp32", 4)
+"""A factor on the device: what turns an operand of fp8 back into what was quantised."""
+
+
 @dataclass(frozen=True)
 class Descriptor:
     """A host tensor descriptor of a row-major tensor: TMA where the target has it.  ``block``: shape of the tile it copies."""
@@ -36,13 +40,15 @@ class Expects:
 
     ``tensor``: dtype whose tensor-core instruction it must use, empty where none is expected (fp64, fp32 with ``ieee``).
     ``narrow``: see `kernels.gate.targets.tensor_instruction`.  ``wide``: of ``loads`` and ``stores``, those that must all be 16
-    bytes wide (tensor copies are).  ``bulk``: it must copy by tensor (TMA) on the targets that have it.
+    bytes wide (tensor copies are).  ``scalars``: bytes of single numbers that it may load besides, however narrow.  ``bulk``: it
+    must copy by tensor (TMA) on the targets that have it.
     """
 
     tensor: str = ""
     narrow: bool = False
     wide: frozenset[str] = frozenset()
     bulk: bool = False
+    scalars: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     ``warps``: of a block, those that warp specialisation adds included.  ``registers``: of a thread (on AMD, VGPR and AGPR
     together).  ``spilled_bytes``: what a thread must put elsewhere for want of registers (on AMD, of scalar ones too).
-    ``stack_bytes``: its local memory, spilled or declared.  ``shared_bytes``: of a block.  ``tmem_columns``: tensor memory of a
-    block.  ``tensor``: tensor-core instructions (with shape, types and, for tcgen05, PTX's kind) → occurrences.  ``loads``,
-    ``stores``: global accesses, width in bits → occurrences.  ``copies``: asynchronous ones, into shared memory (name and width
-    in bits) or of tensors (name) → occurrences.  ``advisories``: what ptxas warns about.
+    ``stack_bytes``: its local memory, spilled or declared.  ``shared_bytes``: of a block.  ``tmem_columns``: tensor memory of
+    a block.  ``scratch_bytes``: global memory that a launch would have to be given for each program.  ``tensor``: tensor-core
+    instructions (with shape, types and, for tcgen05, PTX's kind) → occurrences.  ``loads``, ``stores``: global accesses,
+    width in bits → occurrences.  ``copies``: asynchronous ones, into shared memory (name and width in bits) or of tensors
+    (name) → occurrences.  ``advisories``: what ptxas warns about.
     """
 
     warps: int
@@ -26,6 +27,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     shared_bytes: int
     stack_bytes: int = 0
     tmem_columns: int = 0
+    scratch_bytes: int = 0
     tensor: dict[str, int] = {}
     loads: dict[int, int] = {}
     stores: dict[int, int] = {}

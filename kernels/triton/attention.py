@@ -3,16 +3,13 @@
 Configurations are pinned, and compile without spilling registers as `gate_entries` lists them: tiles moved by the copy engine
 (TMA) from Hopper on, warp specialisation in Blackwell's forward kernel, pointers with cp.async on Ampere, Ada and consumer
 Blackwell (99 KiB of shared memory), pointers with two stages on AMD.
-
-Two launches that are not listed do spill: the dK, dV kernel with the full mask and a length that is no multiple of its tile, on
-sm90 with heads of 128 (4 bytes) and on sm120 with heads of 64 (36 to 40 bytes).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +48,7 @@ class Config:
     """What one architecture gets for one head size.  ``keys``: the kernel of dK and dV; ``queries``: that of dQ.
 
     ``decode``: ``bm`` is the least number of padded query heads.  ``tma``: tiles move by descriptors; ``ws``: warp-specialised.
+    ``ragged_keys``: in the place of ``keys`` where that would spill registers (`fitted`).
     """
 
     forward: Tile
@@ -59,6 +57,7 @@ class Config:
     decode: Tile
     tma: bool = False
     ws: bool = False
+    ragged_keys: Tile | None = None
 
     def describe(self, mode: str) -> str:
         """For a record: the tiles of the kernels that a mode runs."""
@@ -74,12 +73,20 @@ _AMPERE = {
 }
 _HOPPER = {
     64: Config(Tile(128, 64, 8, 3), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(16, 64, 4, 3), tma=True),
-    128: Config(Tile(128, 128, 8, 2), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(16, 64, 4, 3), tma=True),
+    128: Config(
+        Tile(128, 128, 8, 2),
+        Tile(64, 128, 8, 2),
+        Tile(128, 64, 8, 2),
+        Tile(16, 64, 4, 3),
+        tma=True,
+        ragged_keys=Tile(32, 128, 8, 2),
+    ),
 }
 _BLACKWELL = {
     64: Config(Tile(128, 128, 8, 2), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(16, 64, 4, 3), tma=True, ws=True),
     128: Config(Tile(128, 128, 8, 2), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(16, 64, 4, 3), tma=True, ws=True),
 }
+_CONSUMER_BLACKWELL = _AMPERE | {64: replace(_AMPERE[64], ragged_keys=Tile(32, 64, 8, 2))}
 _CDNA = {
     64: Config(Tile(128, 64, 4, 2), Tile(16, 128, 8, 2), Tile(64, 64, 4, 2), Tile(16, 64, 4, 2)),
     128: Config(Tile(128, 32, 8, 2), Tile(16, 64, 4, 2), Tile(128, 32, 8, 2), Tile(16, 64, 4, 2)),
@@ -90,7 +97,7 @@ CONFIGS: dict[str, dict[int, Config]] = {
     "sm_8": _AMPERE,
     "sm_9": _HOPPER,
     "sm_10": _BLACKWELL,
-    "sm_12": _AMPERE,
+    "sm_12": _CONSUMER_BLACKWELL,
     "gfx942": _CDNA,
     "gfx950": _CDNA,
 }
@@ -103,6 +110,13 @@ def configuration(arch: str, head_dim: int) -> Config:
     if head_dim not in CONFIGS.get(family, {}):
         raise Skip(f"the Triton attention has no configuration for head size {head_dim} on {arch}")
     return CONFIGS[family][head_dim]
+
+
+def fitted(config: Config, queries: int, causal: bool) -> Config:
+    """With ``ragged_keys`` (if any) in the place of ``keys``: for the full mask and queries that ``keys`` does not divide."""
+    if config.ragged_keys and not causal and queries % config.keys.bm:
+        return replace(config, keys=config.ragged_keys)
+    return config
 
 
 def forward(
@@ -224,19 +238,21 @@ def gate_entries() -> list[Entry]:
 def _entries(target: str, d: int) -> Iterator[Entry]:
     from kernels.gate.entry import Argument, Descriptor, Entry, Expects, Pointer
 
-    config = configuration(target.replace("sm", "sm_"), d)
+    configured = configuration(target.replace("sm", "sm_"), d)
     queries, kv, group = 32, 8, 4
 
     def source(dtype: str, heads: int, length: int, rows: int) -> Argument:
-        return Descriptor(dtype, (1, rows, d), (heads, length, d)) if config.tma else Pointer(dtype)
+        return Descriptor(dtype, (1, rows, d), (heads, length, d)) if configured.tma else Pointer(dtype)
 
     fp32 = Pointer("fp32")
     for dtype, mask, length in (
         ("bf16", "causal", 8192),
         ("bf16", "full", 8192),
         ("bf16", "causal", 8191),
+        ("bf16", "full", 8191),
         ("fp16", "causal", 8192),
     ):
+        config = fitted(configured, length, mask == "causal")
         numbers: dict[str, Argument] = {"scale": 0.1, "M": length, "N": length, "G": group}
         for name, kernel, tile in (
             ("forward", forward_kernel, config.forward),
@@ -266,7 +282,7 @@ def _entries(target: str, d: int) -> Iterator[Entry]:
                 config=str(tile),
             )
     for dtype, length in (("bf16", 8192), ("bf16", 8191), ("fp16", 8192)):
-        tile, cache = config.decode, Pointer(dtype)
+        tile, cache = configured.decode, Pointer(dtype)
         yield Entry(
             kernel="attention_decode",
             variant=f"{dtype} D{d}{'' if length == 8192 else ' ragged'}",

@@ -1,10 +1,12 @@
 """What the Triton interpreter gets wrong and our kernels need right; the one place that touches its internals.
 
-The stock interpreter (``TRITON_INTERPRET=1``) computes on numpy arrays and keeps bfloat16 as its raw bits in uint16:
+The stock interpreter (``TRITON_INTERPRET=1``) computes on numpy arrays and keeps bfloat16 and fp8 as their raw bits:
 
-* ``tl.dot`` of bfloat16 multiplies the bit patterns as integers: here the operands are widened to float32 first;
-* float32 → bfloat16 truncates: here it rounds to nearest, ties to even, as the hardware does;
-* any other bfloat16 arithmetic (reductions, atomics, casts with a rounding mode) is silent garbage: here it raises, and our
+* ``tl.dot`` of bfloat16 multiplies the bit patterns as integers, and that of e4m3 takes NaN for 480: here the operands are
+  widened to float32 first;
+* float32 → bfloat16 truncates, and float32 → e4m3 loses the carry (1.97 becomes 1): here they round to nearest, ties to even, as
+  the hardware does;
+* any other arithmetic on them (reductions, atomics, casts with another rounding mode) is silent garbage: here it raises, and our
   kernels compute in float32;
 * addresses are not checked: here a load or store outside the tensors of the launch raises, naming program and byte.
 """
@@ -41,8 +43,8 @@ def install() -> None:
     builder = interpreter.InterpreterBuilder
     if not hasattr(builder, "clustergauge_served"):
         builder.clustergauge_served = True
-        _serve_bfloat16(builder, interpreter.TensorHandle)
-        _refuse_bfloat16(builder, interpreter.ReduceScanOpInterface)
+        _serve_narrow(builder, interpreter.TensorHandle)
+        _refuse_narrow(builder, interpreter.ReduceScanOpInterface)
         _check_addresses(interpreter)
 
 
@@ -59,10 +61,31 @@ def narrow(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
 
 
-def _serve_bfloat16(builder: Any, handle: Any) -> None:
-    import triton.language as tl
+def widen_e4m3(bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """e4m3 bits (uint8) as float32, exactly."""
+    import torch
 
-    stock_cast, stock_dot = builder.cast_impl, builder.create_dot
+    return torch.from_numpy(np.ascontiguousarray(bits)).view(torch.float8_e4m3fn).float().numpy()
+
+
+def narrow_e4m3(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """float32 as e4m3 bits (uint8), rounded to nearest, ties to even; NaN stays NaN, overflow becomes 448 (PTX, satfinite)."""
+    import torch
+
+    most = torch.finfo(torch.float8_e4m3fn).max
+    wide = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).clamp(-most, most)
+    return wide.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+
+def _serve_narrow(builder: Any, handle: Any) -> None:
+    import triton.language as tl
+    from triton._C.libtriton import ir
+
+    stock_cast, stock_convert, stock_dot = builder.cast_impl, builder.create_fp_to_fp, builder.create_dot
+
+    def wide(value: Any) -> Any:
+        widening = {tl.bfloat16: widen, tl.float8e4nv: widen_e4m3}.get(value.dtype.scalar)
+        return handle(widening(value.data), tl.float32) if widening else value
 
     def cast_impl(self: Any, source: Any, target: Any) -> Any:
         given, wanted = source.dtype.scalar, target.scalar
@@ -70,18 +93,28 @@ def _serve_bfloat16(builder: Any, handle: Any) -> None:
             return stock_cast(self, source, target)
         if wanted == tl.bfloat16:
             return handle(narrow(source.data.astype(np.float32)), tl.bfloat16)
-        return stock_cast(self, handle(widen(source.data), tl.float32), target)
+        return stock_cast(self, wide(source), target)
+
+    def create_fp_to_fp(self: Any, source: Any, target: Any, rounding: Any) -> Any:
+        given, wanted = source.dtype.scalar, target.scalar
+        if tl.bfloat16 in (given, wanted) or rounding not in (None, ir.ROUNDING_MODE.RTNE):
+            _refuse(source, target)
+        if wanted == tl.float8e4nv and not given.is_fp8():
+            return handle(narrow_e4m3(source.data.astype(np.float32)), wanted)
+        if given == tl.float8e4nv and not wanted.is_fp8():
+            return stock_cast(self, wide(source), target)
+        return stock_convert(self, source, target, rounding)
 
     def create_dot(self: Any, a: Any, b: Any, accumulator: Any, *rest: Any) -> Any:
         _refuse(accumulator)
-        a, b = (handle(widen(x.data), tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
-        return stock_dot(self, a, b, accumulator, *rest)
+        return stock_dot(self, wide(a), wide(b), accumulator, *rest)
 
     builder.cast_impl = cast_impl
+    builder.create_fp_to_fp = create_fp_to_fp
     builder.create_dot = create_dot
 
 
-def _refuse_bfloat16(builder: Any, reductions: Any) -> None:
+def _refuse_narrow(builder: Any, reductions: Any) -> None:
     def refusing(stock: Callable[..., Any]) -> Callable[..., Any]:
         def operation(self: Any, *operands: Any) -> Any:
             _refuse(*operands)
@@ -89,16 +122,7 @@ def _refuse_bfloat16(builder: Any, reductions: Any) -> None:
 
         return operation
 
-    for name in (
-        "binary_op",
-        "unary_op",
-        "ternary_op",
-        "create_fma",
-        "create_rsqrt",
-        "create_erf",
-        "create_fp_to_fp",
-        "create_atomic_rmw",
-    ):
+    for name in ("binary_op", "unary_op", "ternary_op", "create_fma", "create_rsqrt", "create_erf", "create_atomic_rmw"):
         setattr(builder, name, refusing(getattr(builder, name)))
     stock_check = reductions.check_tensor
 
@@ -110,11 +134,14 @@ def _refuse_bfloat16(builder: Any, reductions: Any) -> None:
 
 
 def _refuse(*operands: Any) -> None:
-    """Raises if one of the operands (values or types) is bfloat16."""
+    """Raises if one of the operands (values or types) is bfloat16 or e4m3."""
     import triton.language as tl
 
-    if any(getattr(getattr(x, "dtype", x), "scalar", None) == tl.bfloat16 for x in operands):
-        raise NotImplementedError("bfloat16 arithmetic is not served in the interpreter: cast to float32 first")
+    for operand in operands:
+        kind = getattr(getattr(operand, "dtype", operand), "scalar", None)
+        for narrow_kind, name in ((tl.bfloat16, "bfloat16"), (tl.float8e4nv, "e4m3")):
+            if kind == narrow_kind:
+                raise NotImplementedError(f"{name} arithmetic is not served in the interpreter: cast to float32 first")
 
 
 def _check_addresses(interpreter: Any) -> None:

@@ -23,6 +23,8 @@ def matmul_kernel(
     a_src,
     b_src,
     c_dst,
+    a_scale_ptr,
+    b_scale_ptr,
     M,
     N,
     K,
@@ -32,17 +34,22 @@ def matmul_kernel(
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
+    PROMOTE: tl.constexpr,
     WS: tl.constexpr,
 ):
     """C (M×N) = A (M×K) · B (N×K) transposed, through descriptors in blocks of BM×BK, BN×BK and BM×(BN/PARTS).
+    ``a_scale``, ``b_scale``: a factor of A and one of B, or None.
 
     Every program computes each tile whose number is its own plus a multiple of their count, and the loads of the next tile start
     while this one is stored.  Tiles are walked as in `kernels.triton.matmul`.  Past the edges, loads give zero and nothing is
-    stored.  ``PARTS``: a tile is stored in 1 or 2 parts; fewer bytes of shared memory hold one.  ``WS``: warps of their own load,
-    multiply and store (Blackwell).
+    stored.  ``PARTS``: a tile is stored in 1 or 2 parts; fewer bytes of shared memory hold one.  ``PROMOTE``: as in
+    `kernels.triton.matmul`.  ``WS``: warps of their own load, multiply and store (Blackwell).
     """
     tiles_m = tl.cdiv(M, BM)
     tiles_n = tl.cdiv(N, BN)
+    scale = 1.0
+    if a_scale_ptr is not None:
+        scale = tl.load(a_scale_ptr) * tl.load(b_scale_ptr)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True, warp_specialize=WS):
         first = tile // (GROUP * tiles_n) * GROUP
         rows = min(tiles_m - first, GROUP)
@@ -52,18 +59,24 @@ def matmul_kernel(
         for k in range(tl.cdiv(K, BK)):
             at = a_src.load([row, k * BK])
             bt = b_src.load([column, k * BK])
-            acc = tl.dot(at, tl.trans(bt), acc, input_precision=PRECISION)
+            if PROMOTE:  # by Hopper's wgmma alone, and every BK: with 0 (never imprecise) it would multiply in fp16
+                acc = tl.dot(at, tl.trans(bt), acc, max_num_imprecise_acc=BK)
+            else:  # Hopper's default is to promote never
+                acc = tl.dot(at, tl.trans(bt), acc, input_precision=PRECISION)
         if PARTS == 1:
-            c_dst.store([row, column], acc.to(c_dst.dtype))
+            c_dst.store([row, column], (acc * scale).to(c_dst.dtype))
         else:
             left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
-            c_dst.store([row, column], left.to(c_dst.dtype))
-            c_dst.store([row, column + BN // 2], right.to(c_dst.dtype))
+            c_dst.store([row, column], (left * scale).to(c_dst.dtype))
+            c_dst.store([row, column + BN // 2], (right * scale).to(c_dst.dtype))
 
 
 @dataclass(frozen=True)
 class Config:
-    """Tile of the output (bm × bn), step along K (bk), and how a program is run; ``parts`` and ``ws`` as in `matmul_kernel`."""
+    """Tile of the output (bm × bn), step along K (bk), and how a program is run.
+
+    ``parts``, ``ws`` and ``promote`` as in `matmul_kernel`.
+    """
 
     bm: int
     bn: int
@@ -73,32 +86,37 @@ class Config:
     parts: int
     ws: bool = False
     group: int = 8
+    promote: bool = False
 
     def __str__(self) -> str:
         tile = f"{self.bm}x{self.bn}x{self.bk}, {self.warps} warps, {self.stages} stages, groups of {self.group}"
         stored = f", stored in {self.parts} parts" if self.parts > 1 else ""
-        return f"{tile}, persistent by TMA{stored}{', warp-specialised' if self.ws else ''}"
+        promoted = f", sums promoted every {self.bk}" if self.promote else ""
+        return f"{tile}, persistent by TMA{stored}{', warp-specialised' if self.ws else ''}{promoted}"
 
 
 _HOPPER = {
     "fp16": Config(128, 256, 64, 8, 3, 1),
     "bf16": Config(128, 256, 64, 8, 3, 1),
     "tf32": Config(128, 256, 32, 8, 3, 2),
-    "fp8": Config(128, 256, 128, 8, 4, 2),
+    "fp8": Config(128, 128, 128, 8, 4, 1, promote=True),
+    "fp8_fast": Config(128, 256, 128, 8, 4, 2),
 }
 _BLACKWELL = {
     "fp16": Config(128, 256, 64, 8, 4, 2, ws=True),
     "bf16": Config(128, 256, 64, 8, 4, 2, ws=True),
     "tf32": Config(128, 256, 32, 8, 3, 2, ws=True),
     "fp8": Config(128, 256, 128, 8, 4, 2, ws=True),
+    "fp8_fast": Config(128, 256, 128, 8, 4, 2, ws=True),
 }
 CONFIGS: dict[str, dict[str, Config]] = {"sm_9": _HOPPER, "sm_10": _BLACKWELL}
 """By architecture (major version of the capability) and dtype; all compile without spilling registers (`gate_entries`).
 
-fp8 is e4m3 with bfloat16 output; Hopper's tensor cores sum its products with fewer bits than fp32 has.  Descriptors on
-architectures without a copy engine would become narrow loads; consumer Blackwell has one, but not the memory for these tiles.
+fp8 and fp8_fast as in `kernels.triton.matmul`; Hopper's fp8 with promoted sums holds two tiles of them, and 128×256 spills.
+Descriptors on architectures without a copy engine would become narrow loads; consumer Blackwell has one, but not the memory for
+these tiles.
 """
-ITEMSIZE = {"fp16": (2, 2), "bf16": (2, 2), "tf32": (4, 4), "fp8": (1, 2)}
+ITEMSIZE = {"fp16": (2, 2), "bf16": (2, 2), "tf32": (4, 4), "fp8": (1, 2), "fp8_fast": (1, 2)}
 """Bytes of an element of the operands, and of the output."""
 ALIGNED = 16
 """Every row must start at a multiple of so many bytes (CUDA Driver API, cuTensorMapEncodeTiled, globalStrides)."""
@@ -114,10 +132,18 @@ def configuration(arch: str, dtype: str, n: int, k: int) -> Config | None:
     return None if k * operand % ALIGNED or n * output % ALIGNED else config
 
 
-def call(config: Config, dtype: str, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Callable[[], object]:
+def call(
+    config: Config,
+    dtype: str,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    scales: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> Callable[[], object]:
     """A callable that computes c = a·bᵀ; a (m×k), b (n×k), c (m×n), all row-major without gaps, every row `ALIGNED`.
 
-    One program for each multiprocessor, `INTERPRETED_PROGRAMS` in the interpreter.
+    ``scales`` as in `kernels.triton.matmul.call`.  One program for each multiprocessor, `INTERPRETED_PROGRAMS` in the
+    interpreter.
     """
     from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -127,7 +153,8 @@ def call(config: Config, dtype: str, a: torch.Tensor, b: torch.Tensor, c: torch.
     blocks = (config.bm, config.bk), (config.bn, config.bk), (config.bm, config.bn // config.parts)
     tiles = [TensorDescriptor(x, list(x.shape), [x.shape[1], 1], list(block)) for x, block in zip((a, b, c), blocks, strict=True)]
     fixed = constants(config, dtype)
-    return lambda: launch(*tiles, m, n, k, num_warps=config.warps, num_stages=config.stages, **fixed)
+    factors = scales or (None, None)
+    return lambda: launch(*tiles, *factors, m, n, k, num_warps=config.warps, num_stages=config.stages, **fixed)
 
 
 def constants(config: Config, dtype: str) -> dict[str, Any]:
@@ -139,6 +166,7 @@ def constants(config: Config, dtype: str) -> dict[str, Any]:
         "GROUP": config.group,
         "PARTS": config.parts,
         "PRECISION": "tf32" if dtype == "tf32" else "ieee",
+        "PROMOTE": config.promote,
         "WS": config.ws,
     }
 
@@ -161,9 +189,10 @@ def gate_entries() -> list[Entry]:
 
 
 def _entry(target: str, dtype: str, variant: str, config: Config, shape: tuple[int, int, int]) -> Entry:
-    from kernels.gate.entry import Descriptor, Entry, Expects
+    from kernels.gate.entry import SCALE, Descriptor, Entry, Expects
 
-    operand, output = {"tf32": ("fp32", "fp32"), "fp8": ("fp8", "bf16")}.get(dtype, (dtype, dtype))
+    kind, scale = dtype.removesuffix("_fast"), SCALE if dtype.startswith("fp8") else None
+    operand, output = {"tf32": ("fp32", "fp32"), "fp8": ("fp8", "bf16")}.get(kind, (kind, kind))
     m, n, k = shape
     return Entry(
         kernel="matmul_tma",
@@ -173,6 +202,8 @@ def _entry(target: str, dtype: str, variant: str, config: Config, shape: tuple[i
             "a_src": Descriptor(operand, (config.bm, config.bk), (m, k)),
             "b_src": Descriptor(operand, (config.bn, config.bk), (n, k)),
             "c_dst": Descriptor(output, (config.bm, config.bn // config.parts), (m, n)),
+            "a_scale_ptr": scale,
+            "b_scale_ptr": scale,
             "M": m,
             "N": n,
             "K": k,
@@ -181,6 +212,6 @@ def _entry(target: str, dtype: str, variant: str, config: Config, shape: tuple[i
         warps=config.warps,
         stages=config.stages,
         targets=(target,),
-        expects=Expects(tensor=dtype, wide=frozenset({"loads", "stores"}), bulk=True),
+        expects=Expects(kind, wide=frozenset({"loads", "stores"}), bulk=True, scalars=2 * SCALE.bytes if scale else 0),
         config=str(config),
     )
