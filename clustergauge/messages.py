@@ -69,6 +69,8 @@ class Outcome(Message, frozen=True):
     measurement: Measurement | None = None
     settings: dict[str, Scalar] = {}
     device_bytes: dict[str, int] = {}
+    runs: int = 0
+    """How often the work ran on this rank, warm-up and calibration included; 0: not known."""
     broken: bool = False
     """The process should not be used again (a device error, memory exhausted)."""
     job: int = 0
@@ -261,10 +263,11 @@ class Began(Answer, frozen=True):
 
 
 class Facts(Answer, frozen=True):
-    """Answer to `Finish`: what the node's counters and sensors say of the case."""
+    """Answer to `Finish`: what the node's counters and sensors say of the case.  ``path``: bytes moved (see `traffic`)."""
 
     health: dict[str, Scalar]
     telemetry: dict[str, Scalar]
+    path: dict[str, int] = {}
 
 
 class PoolEnded(Answer, frozen=True):

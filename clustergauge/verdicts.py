@@ -39,9 +39,10 @@ def judge(
         baseline.records if baseline else (),
         {m.machine_id: why for m in machines.values() if (why := _barred(m, baseline))},
         {m.machine_id: m.peer_class for m in machines.values()},
+        tuple(machines.values()),
     )
     inventories = inventory.judge(machines.values(), acceptance.expect, acceptance.source)
-    return [*accept.judge(records, criteria, standards, planned), *inventories]
+    return [*accept.judge(records, criteria, standards, planned), *inventories, *inventory.trained_down(machines.values())]
 
 
 def _barred(machine: Machine, baseline: LoadedRun | None) -> str:

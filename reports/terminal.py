@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from clustergauge import warnings
+from clustergauge import path, warnings
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Verdict, Warning_
 from clustergauge.units import format_duration, format_rate
@@ -81,6 +81,7 @@ class _View:
             for row in members:
                 self.page.add(*self.table.line(row))
                 self._held(row)
+                self._path(row)
                 if row.word in BAD:
                     self._why(row)
 
@@ -95,6 +96,13 @@ class _View:
         if first and last and held:
             rates = (format_rate(metric.value, metric.unit) for metric in (first, last))
             self.page.add(f"  sustained {held.value:.1%}: ", (" → ".join(rates), "dim"))
+
+    def _path(self, row: Row) -> None:
+        """What the counters of the links prove of the path a case took: of its launches the least."""
+        proofs = [p for r in row.measured if (p := path.proof(r, self.loaded.machines.values()))]
+        if proofs:
+            worst = min(proofs, key=lambda p: ("contradicted", "unproven", "proven").index(p.state))
+            self.page.wrap(f"path: {worst}", "  ", "" if worst.state == "contradicted" else "dim", 2)
 
     def _why(self, row: Row) -> None:
         """Reasons of a bad row, and how to run it again."""
@@ -162,6 +170,8 @@ class _View:
         unknown = dict.fromkeys(name for names in sorted(unread) for name in names.split(","))
         for machine in self.loaded.machines.values():
             for finding in machine.findings:
+                if finding.fails:
+                    continue  # it has a row of its own
                 if finding.state == "warning":
                     found.setdefault((finding.name, finding.detail, finding.remedy), []).append(machine.host)
                 elif finding.state == "unknown":
