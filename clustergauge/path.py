@@ -76,10 +76,12 @@ class _Moved(NamedTuple):
 def proof(record: Record, machines: Iterable[Machine] = ()) -> Proof | None:
     """What the counters of a record prove of its path; ``None`` where no proof is asked.  ``machines``: those of the run.
 
-    Asked for: collectives of several ranks with messages of `LEAST_BYTES` and more that were measured.
+    Asked for: collectives of several ranks with messages of `LEAST_BYTES` and more that were measured, with their counters.
     """
     work = record.workload
     if record.status != "ok" or not work or not work.collective or record.ranks < 2 or work.message_bytes < LEAST_BYTES:
+        return None
+    if not record.counters.path:
         return None
     hosts = Counter(place.host for place in record.placement)
     way = _meant(record, {m.host: m for m in machines}, list(hosts))
