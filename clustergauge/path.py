@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from clustergauge.collective_bytes import Bytes, predicted
 from clustergauge.model import Machine, Record, Scalar
 
 LEAST_BYTES = 1 << 20
@@ -27,9 +28,6 @@ ELSEWHERE = 0.5
 """A path that moved less than this part of what must move was not the path; another that moved as much was."""
 SILENT = 0.03
 """All ports together below this part: the bytes went through memory."""
-LL128 = 128 / 120
-"""What NCCL's protocol LL128 moves for each byte; LL moves two (4 B of data, 4 B of flag)."""
-
 Medium = Literal["tcp", "fabric", "nvlink", "memory"]
 State = Literal["proven", "contradicted", "unproven"]
 WORDS: dict[Medium, str] = {"tcp": "Ethernet", "fabric": "InfiniBand or RoCE", "nvlink": "NVLink", "memory": "memory of the host"}
@@ -46,13 +44,6 @@ class Proof:
 
     def __str__(self) -> str:
         return f"{self.path}, {self.state} ({self.reason})"
-
-
-class Bytes(NamedTuple):
-    """The least and the most that algorithms move for one run, all ranks together."""
-
-    least: float
-    most: float
 
 
 class _Way(NamedTuple):
@@ -83,6 +74,7 @@ def proof(record: Record, machines: Iterable[Machine] = ()) -> Proof | None:
         return None
     if not record.counters.path:
         return None
+    machines = tuple(machines)
     hosts = Counter(place.host for place in record.placement)
     way = _meant(record, {m.host: m for m in machines}, list(hosts))
     name = way.port or WORDS[way.medium]
@@ -101,55 +93,6 @@ def proof(record: Record, machines: Iterable[Machine] = ()) -> Proof | None:
 
 
 # --------------------------------------------------------------------------------------------------------------------------
-# what must move
-
-
-def predicted(collective: str, size: int, groups: Sequence[int], backend: str, said: Mapping[str, Scalar]) -> Bytes | None:
-    """Bytes that one run sends between groups of ranks (the ranks of each host, or each rank alone); ``None`` where unknown.
-
-    ``size``: S of nccl-tests.  Of n ranks in h groups: an all-reduce sends 2(n−1)/n·S out of every group along a ring (all rings
-    of NCCL together), 2(h−1)·S along trees, and S from each where switches sum (NVLS: (1 + 1/n)·S; NCCL, src/graph/tuning.cc).
-    An all-gather or a reduce-scatter sends (n−1)/n·S out of every group along a ring and at least (h−1)·S, a broadcast or a
-    reduction (h−1)·S at least.  ``said``: the record's settings, with ``nccl_algorithm`` and ``nccl_protocol`` where logged;
-    where the algorithm is not known the bounds are those of all.
-    """
-    n, h, rooted = sum(groups), len(groups), n_outside(groups)
-    ring = h * (n - 1) / n * size
-    algorithm = str(said.get("nccl_algorithm", "")) if backend == "nccl" else "RING" if backend == "gloo" else ""
-    alone = h == n
-    match collective:
-        case "all_reduce":
-            switch = (h + 1) * size if alone else h * size
-            bounds = {"RING": Bytes(2 * ring, 2 * ring), "TREE": Bytes(2 * (h - 1) * size, 2 * (h - 1) * size)}.get(algorithm)
-            if algorithm in ("NVLS", "NVLS_TREE", "COLLNET_DIRECT", "COLLNET_CHAIN"):
-                bounds = Bytes(min(switch, 2 * (h - 1) * size), max(switch, 2 * ring))
-            elif bounds is None:
-                least = min(switch, 2 * (h - 1) * size) if backend == "nccl" else 2 * (h - 1) * size
-                bounds = Bytes(least, 2 * ring if backend == "nccl" else 4 * ring)
-        case "all_gather" | "reduce_scatter":
-            least = (h - 1) * size if algorithm in ("RING", "PAT") or backend != "nccl" else size
-            bounds = Bytes(least, ring if algorithm == "RING" else 2 * ring)
-        case "broadcast" | "reduce":
-            bounds = Bytes((h - 1) * size, (h - 1) * size if algorithm == "RING" and backend == "nccl" else 2 * ring + size)
-        case "all_to_all":
-            exact = sum(k * (n - k) for k in groups) / n * size
-            bounds = Bytes(exact, exact)
-        case "gather" | "scatter":
-            bounds = Bytes(rooted / n * size, h * rooted / n * size)
-        case _:
-            return None
-    if backend != "nccl":
-        return bounds
-    factor = {"SIMPLE": 1.0, "LL128": LL128, "LL": 2.0}.get(str(said.get("nccl_protocol", "")))
-    return Bytes(bounds.least * (factor or 1.0), bounds.most * (factor or 2.0))
-
-
-def n_outside(groups: Sequence[int]) -> int:
-    """Ranks outside of the group of the root, which is the first."""
-    return sum(groups[1:])
-
-
-# --------------------------------------------------------------------------------------------------------------------------
 # where it was meant to go
 
 
@@ -162,7 +105,10 @@ def _backend(record: Record) -> str:
 def _meant(record: Record, machines: Mapping[str, Machine], hosts: Sequence[str]) -> _Way:
     """The way that the parts of the hosts and the libraries' environment ask for."""
     said, backend, several = record.settings, _backend(record), len(hosts) > 1
-    fabric = bool(hosts) and all(_has_fabric(machines.get(host)) for host in hosts)
+    fabric = bool(hosts) and all(_fabric(machines.get(host)) for host in hosts)
+    # an Ethernet port with RDMA may not be meant for it, unless somebody says so
+    sure = any(said.get(name) for name in ("NCCL_IB_HCA", "UCX_NET_DEVICES")) or said.get("NCCL_NET") == "IB"
+    sure = sure or (fabric and all("infiniband" in _fabric(machines[host]) for host in hosts))
     if backend == "gloo":
         port = str(said.get("GLOO_SOCKET_IFNAME", "")).partition(",")[0]
         return _Way("tcp", port)
@@ -172,21 +118,24 @@ def _meant(record: Record, machines: Mapping[str, Machine], hosts: Sequence[str]
             return _Way("nvlink")
         if forced == "p2p_off" and not several:
             return _Way("memory")
+        if several and "P2P/MNNVL" in str(said.get("nccl_transports", "")):
+            return _Way("nvlink", firm=False)
         if several or forced == "net":
             # an adapter sends what is for itself in a circle that not every one counts at its port
             tcp = not fabric or said.get("NCCL_IB_DISABLE") == "1" or said.get("NCCL_NET") == "Socket"
-            return _Way("tcp") if tcp else _Way("fabric", firm=several)
+            return _Way("tcp") if tcp else _Way("fabric", firm=several and sure)
         links = machines[hosts[0]].links if hosts and hosts[0] in machines else []
         if links and all(link.kind == "nvlink" for link in links):
             return _Way("nvlink")
         return _Way("memory")
     if not several:
         return _Way("nvlink", firm=False) if record.device.startswith("cuda") else _Way("memory")
-    return _Way("fabric" if fabric and not _asked_tcp(said) else "tcp")
+    return _Way("fabric", firm=sure) if fabric and not _asked_tcp(said) else _Way("tcp")
 
 
-def _has_fabric(machine: Machine | None) -> bool:
-    return machine is not None and any(nic.kind in ("infiniband", "roce") and nic.state == "active" for nic in machine.nics)
+def _fabric(machine: Machine | None) -> list[str]:
+    """Kinds of the ports with verbs that are active: ``infiniband``, ``roce``, ``other`` (EFA)."""
+    return [nic.kind for nic in machine.nics if nic.state == "active"] if machine else []
 
 
 def _asked_tcp(said: Mapping[str, Scalar]) -> bool:
@@ -224,7 +173,7 @@ def _carries(way: _Way, port: str) -> bool:
 
 def _over(way: _Way, name: str, moved: Sequence[_Moved], needed: Bytes, hosts: Sequence[str]) -> Proof:
     """Whether the ports of a way moved what had to move."""
-    own = [m for m in moved if _carries(way, m.port)]
+    own = [m for m in moved if _carries(way, m.port) and not (m.port == "lo" and len(hosts) > 1)]
     if not own:
         return Proof("unproven", name, "no port of it counts its bytes")
     if silent := [host for host in hosts if not any(m.host == host for m in own)]:
@@ -235,6 +184,8 @@ def _over(way: _Way, name: str, moved: Sequence[_Moved], needed: Bytes, hosts: S
     name = busy if way.medium == "tcp" and not way.port and high > ELSEWHERE * needed.least else name
     other = _elsewhere([m for m in moved if m not in own and not m.port.startswith("stacked.")], needed)
     quiet = [h for h in hosts if len(hosts) > 1 and _of_host(own, h) < 0.1 * needed.least / len(hosts)]
+    if high == 0 and not other and way.medium != "tcp":
+        return Proof("unproven", name, "its counters stand still, and no other port moved the bytes", share)
     if high < ELSEWHERE * needed.least or quiet:
         alone = f"{quiet[0]} moved next to nothing" if quiet and high >= ELSEWHERE * needed.least else ""
         reason = f"{alone or f'it moved {_percent(share)} of the predicted bytes'}{f', {other}' if other else ''}"
@@ -252,8 +203,9 @@ def _over(way: _Way, name: str, moved: Sequence[_Moved], needed: Bytes, hosts: S
 def _in_memory(name: str, moved: Sequence[_Moved], needed: Bytes, uncounted: str) -> Proof:
     """Whether ports moved none of the bytes, and all were counted."""
     counted = [m for m in moved if not m.port.startswith("stacked.")]
-    if other := _elsewhere(counted, needed):
-        return Proof("contradicted", name, other)
+    other = _elsewhere(counted, needed, LEAST)
+    if other and sum(m.low for m in counted) <= max(MOST.values()) * needed.most:
+        return Proof("contradicted", name, f"{other} of the predicted bytes")
     share = sum(m.high for m in counted) / needed.least
     if uncounted or not counted:
         return Proof("unproven", name, f"{uncounted or 'no port'} is not counted")
@@ -262,13 +214,13 @@ def _in_memory(name: str, moved: Sequence[_Moved], needed: Bytes, uncounted: str
     return Proof("proven", name, f"ports of the host moved {_percent(share)} of the predicted bytes")
 
 
-def _elsewhere(moved: Sequence[_Moved], needed: Bytes) -> str:
-    """The port, or all NVLinks together, that moved so much that the bytes must have gone there; empty if none did."""
+def _elsewhere(moved: Sequence[_Moved], needed: Bytes, least: float = ELSEWHERE) -> str:
+    """The port, or all NVLinks together, that moved ``least`` of what must move, or more; empty if none did."""
     sums: Counter[str] = Counter()
     for m in moved:
         sums["NVLink" if _medium(m.port) == "nvlink" else m.port] += m.low
     port, most = max(sums.items(), key=lambda item: item[1], default=("", 0))
-    return f"{port} moved {_percent(most / needed.least)}" if most >= ELSEWHERE * needed.least else ""
+    return f"{port} moved {_percent(most / needed.least)}" if most >= least * needed.least else ""
 
 
 def _uncounted(record: Record, machines: Iterable[Machine], hosts: Iterable[str], moved: Sequence[_Moved]) -> str:
@@ -281,7 +233,7 @@ def _uncounted(record: Record, machines: Iterable[Machine], hosts: Iterable[str]
                 if missing:
                     return f"NVLink of gpu{missing[0]}"
             for nic in machine.nics:
-                if nic.kind in ("infiniband", "roce") and nic.state == "active":
+                if nic.state == "active":
                     names = {nic.name, f"{nic.name}:1"}
                     if not any((machine.host, name) in counted for name in names):
                         return nic.name

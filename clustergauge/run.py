@@ -166,7 +166,7 @@ def _worst(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
     worst: dict[str, Finding] = {}
     for finding in (*before, *now):
         known = worst.setdefault(finding.name, finding)
-        if (finding.state == "warning") > (known.state == "warning"):
+        if (finding.state == "warning", finding.fails) > (known.state == "warning", known.fails):
             worst[finding.name] = finding
     return list(worst.values())
 
