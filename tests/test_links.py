@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from clustergauge import accept, gpu_links, health, links, nvml, preflight_links
 from clustergauge.links import Rate
-from clustergauge.model import Counters, Link, Nic
+from clustergauge.model import Counters, Finding, Link, Nic
 from tests import fake_nvml, made
 from tests.fabric import adapter, ethernet
 from tests.fake_nvml import Card
@@ -111,6 +111,12 @@ def test_a_slower_port_fails_where_most_of_its_board_are_faster_and_is_named_whe
     assert found(tmp_path) == {f"link/mlx5_{number}:1": False for number in (1, 2, 3)}
 
 
+def test_fewer_lanes_of_a_faster_kind_are_no_loss(tmp_path: Path) -> None:
+    adapter(tmp_path, "mlx5_0", rate="100 Gb/sec (4X EDR)")
+    adapter(tmp_path, "mlx5_1", rate="100 Gb/sec (2X HDR)")
+    assert found(tmp_path) == {}
+
+
 def test_ports_of_another_board_or_layer_are_no_peers(tmp_path: Path) -> None:
     adapter(tmp_path, "mlx5_0")
     adapter(tmp_path, "mlx5_1", rate="200 Gb/sec (2X NDR)", board="MT_0000000834")
@@ -136,6 +142,14 @@ def test_ethernet_ports_are_held_against_their_peers(tmp_path: Path) -> None:
         board = pci(tmp_path, f"0000:0{number + 1}:00.0", vendor="0x8086", device="0x1592")
         ethernet(tmp_path, f"eth{number}", 0, 0, speed=speed, device=board)
     assert found(tmp_path) == {"link/eth2": True}
+
+
+def test_a_port_with_rdma_over_ethernet_is_named_once(tmp_path: Path) -> None:
+    for number, (rate, speed) in enumerate((("100 Gb/sec (4X EDR)", "100000"),) * 2 + (("25 Gb/sec (1X EDR)", "25000"),)):
+        bus = f"0000:0{number + 1}:00.0"
+        adapter(tmp_path, f"mlx5_{number}", rate=rate, layer="Ethernet", bus=bus)
+        ethernet(tmp_path, f"eth{number}", 0, 0, speed=speed, device=f"sys/devices/pci0000:00/{bus}")
+    assert found(tmp_path) == {"link/mlx5_2:1": True}
 
 
 def test_a_machine_without_links_has_no_finding_and_a_sound_one_says_so(tmp_path: Path) -> None:
@@ -227,7 +241,8 @@ def test_a_gpu_with_fewer_links_up_than_its_peers_fails(monkeypatch: pytest.Monk
 
 def test_a_finding_that_fails_is_a_failed_criterion_whatever_was_measured(tmp_path: Path) -> None:
     adapter(tmp_path, "mlx5_0", rate="25 Gb/sec (1X EDR)")
-    machine = made.machine(findings=preflight_links.findings(made.machine(), tmp_path, []))
+    other = [Finding(name="governor", state="warning", detail="powersave", remedy="change it")]
+    machine = made.machine(findings=[*preflight_links.findings(made.machine(), tmp_path, []), *other])
     verdicts = accept.judge([made.record()], machines=[machine])
     assert [(v.case, v.machine_id, v.verdict) for v in verdicts] == [
         ("matmul", "m1", "unreferenced"),

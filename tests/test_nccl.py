@@ -173,7 +173,7 @@ def test_every_path_has_workers_of_its_own() -> None:
 
 
 def test_cases_of_one_path_follow_each_other() -> None:
-    suite = Suite(title="t", cases=[Selection(probe="nccl_path")])
+    suite = Suite(title="t", cases=[Selection(probe="nccl_path", axes={"size": [size]}) for size in ("1MiB", "1GiB")])
     machine = made.machine(gpus=2, links=[Link(a=0, b=1, kind="nvlink")])
     keys = [launch.key_of(p) for p in plan(suite, load_probes(["collectives.nccl_path"]), machine, Wish(device="cuda"))]
     assert sum(a != b for a, b in itertools.pairwise(keys)) == 3
