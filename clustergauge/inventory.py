@@ -35,7 +35,7 @@ def judge(machines: Iterable[Machine], expect: Expect | None, source: str = "") 
 
 
 def trained_down(machines: Iterable[Machine]) -> list[Verdict]:
-    """A *FAIL* for every finding that fails by itself (a link that trained down), whatever is expected and whatever was measured."""
+    """A *FAIL* for every finding that fails by itself (a link that trained down), whatever is expected and was measured."""
     return [
         Verdict(case=finding.name, machine_id=machine.machine_id, verdict="FAIL", reason=f"{finding.detail}; {finding.remedy}")
         for machine in machines

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import accept, gpu_links, health, links, nvml, preflight_links
+from clustergauge import accept, gpu_links, health, links, nvml, preflight_links, verdicts
 from clustergauge.links import Rate
 from clustergauge.model import Counters, Finding, Link, Nic
 from tests import fake_nvml, made
@@ -243,12 +243,12 @@ def test_a_finding_that_fails_is_a_failed_criterion_whatever_was_measured(tmp_pa
     adapter(tmp_path, "mlx5_0", rate="25 Gb/sec (1X EDR)")
     other = [Finding(name="governor", state="warning", detail="powersave", remedy="change it")]
     machine = made.machine(findings=[*preflight_links.findings(made.machine(), tmp_path, []), *other])
-    verdicts = accept.judge([made.record()], machines=[machine])
-    assert [(v.case, v.machine_id, v.verdict) for v in verdicts] == [
+    found = verdicts.judge([made.record()], [], {"m1": machine})
+    assert [(v.case, v.machine_id, v.verdict) for v in found] == [
         ("matmul", "m1", "unreferenced"),
         ("link/mlx5_0:1", "m1", "FAIL"),
     ]
-    assert accept.exit_code([made.record()], verdicts) == accept.FAILED
+    assert accept.exit_code([made.record()], found) == accept.FAILED
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,8 @@ def test_a_finding_that_fails_is_a_failed_criterion_whatever_was_measured(tmp_pa
     ],
 )
 def test_a_link_that_trains_down_during_a_case_fails_it(name: str, change: str | int, fails: bool) -> None:
-    verdicts = accept.judge([made.record(counters=Counters(health={name: change}))])
-    assert [v.verdict for v in verdicts] == (["FAIL", "unreferenced"] if fails else ["unreferenced"])
+    judged = accept.judge([made.record(counters=Counters(health={name: change}))])
+    assert [v.verdict for v in judged] == (["FAIL", "unreferenced"] if fails else ["unreferenced"])
 
 
 def test_width_and_speed_of_a_port_are_read_before_and_after_every_case(tmp_path: Path) -> None:

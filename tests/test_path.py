@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import accept, path, run as running
+from clustergauge import accept, inventory, path, run as running
 from clustergauge.collective_bytes import predicted
 from clustergauge.messages import Facts, Outcome
 from clustergauge.model import Counters, Finding, Link, Machine, Measurement, Nic, Place, Planned, Record, Workload
@@ -322,7 +322,7 @@ def test_nvlink_across_hosts_is_known_by_its_name_in_the_log() -> None:
 
 def test_a_contradicted_path_makes_the_number_invalid_and_the_run_broken() -> None:
     what = record({"h": 2}, {"h/lo": 2.0}, backend="mpi")
-    (verdict,) = accept.judge([what], machines=[node("h", ETH)])
+    (verdict,) = accept.judge([what], standards=accept.Standards(machines=[node("h", ETH)]))
     assert (verdict.verdict, verdict.reason) == (
         "invalid",
         "another path: meant for memory of the host, but lo moved 100 % of the predicted bytes",
@@ -345,7 +345,7 @@ def test_the_report_says_under_a_case_what_is_proven(monkeypatch: pytest.MonkeyP
 def test_the_report_has_a_row_for_a_link_that_trained_down() -> None:
     finding = Finding(name="link/mlx5_3:1", state="warning", detail="mlx5_3:1 trained down", remedy="replace it", fails=True)
     machine = made.machine(findings=[finding])
-    page = terminal.page_of(loaded(machines=(machine,)), accept.judge([], machines=[machine]), 120)
+    page = terminal.page_of(loaded(machines=(machine,)), inventory.trained_down([machine]), 120)
     lines = text_of(page)
     assert any(line.startswith("link/mlx5_3:1") and line.endswith("FAIL") for line in lines), lines
     assert "  mlx5_3:1 trained down; replace it" in lines
