@@ -119,7 +119,7 @@ def start_message(
     if key.interpret:
         env["TRITON_INTERPRET"] = "1"
     if key.world == "torch" and key.device.startswith("cuda"):  # a file of its own: what is printed is for people
-        env |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": NCCL_SUBSYSTEMS, "NCCL_DEBUG_FILE": str(scratch / "nccl.%p")}
+        env |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": NCCL_SUBSYSTEMS, "NCCL_DEBUG_FILE": str(scratch / "nccl-debug.%h.%p")}
     env |= dict(key.env)
     if key.ranks > 1:
         env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this node

@@ -56,12 +56,12 @@ class _Way(NamedTuple):
 
 
 class _Moved(NamedTuple):
-    """Bytes of one port of one host: the lesser and the greater of its directions."""
+    """Bytes of one port of one host."""
 
     host: str
     port: str
-    low: int
-    high: int
+    tx: int
+    rx: int
 
 
 def proof(record: Record, machines: Iterable[Machine] = ()) -> Proof | None:
@@ -77,19 +77,29 @@ def proof(record: Record, machines: Iterable[Machine] = ()) -> Proof | None:
     machines = tuple(machines)
     hosts = Counter(place.host for place in record.placement)
     way = _meant(record, {m.host: m for m in machines}, list(hosts))
+    between = list(hosts)
+    if work.collective == "send_recv":  # between the first rank and the last; the others have nothing to do
+        between = list(dict.fromkeys(place.host for place in (record.placement[:1] + record.placement[-1:])))
     name = way.port or WORDS[way.medium]
     runs = record.counters.path.get("runs")
     if not isinstance(runs, int) or runs < 1:
         return Proof("unproven", name, "how often the work ran is not known")
-    groups = list(hosts.values()) if len(hosts) > 1 else [1] * record.ranks
-    needed = predicted(work.collective, work.message_bytes, groups, _backend(record), record.settings)
+    groups = [hosts[host] for host in between] if len(between) > 1 else [1] * record.ranks
+    needed = _needed(record, work.collective, work.message_bytes, groups)
     if needed is None:
         return Proof("unproven", name, f"what {work.collective} must move is not known")
     needed = Bytes(needed.least * runs, needed.most * runs)
     moved = _moved(record.counters.path)
     if way.medium == "memory":
         return _in_memory(name, moved, needed, _uncounted(record, machines, hosts, moved))
-    return _over(way, name, moved, needed, list(hosts))
+    return _over(way, name, moved, needed, between)
+
+
+def _needed(record: Record, collective: str, size: int, groups: Sequence[int]) -> Bytes | None:
+    if collective != "send_recv":
+        return predicted(collective, size, groups, _backend(record), record.settings)
+    ways = {"pingpong": 1, "unidirectional": 1, "bidirectional": 2}.get(str(record.params.get("mode", "")))
+    return Bytes(ways * size, ways * size) if ways and record.probe == "send_recv" else None
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -107,10 +117,10 @@ def _meant(record: Record, machines: Mapping[str, Machine], hosts: Sequence[str]
     said, backend, several = record.settings, _backend(record), len(hosts) > 1
     fabric = bool(hosts) and all(_fabric(machines.get(host)) for host in hosts)
     # an Ethernet port with RDMA may not be meant for it, unless somebody says so
-    sure = any(said.get(name) for name in ("NCCL_IB_HCA", "UCX_NET_DEVICES")) or said.get("NCCL_NET") == "IB"
+    sure = any(said.get(name) for name in ("env.NCCL_IB_HCA", "env.UCX_NET_DEVICES")) or said.get("env.NCCL_NET") == "IB"
     sure = sure or (fabric and all("infiniband" in _fabric(machines[host]) for host in hosts))
     if backend == "gloo":
-        port = str(said.get("GLOO_SOCKET_IFNAME", "")).partition(",")[0]
+        port = str(said.get("env.GLOO_SOCKET_IFNAME", "")).partition(",")[0]
         return _Way("tcp", port)
     if backend == "nccl":
         forced = record.params.get("path", "default")
@@ -122,7 +132,7 @@ def _meant(record: Record, machines: Mapping[str, Machine], hosts: Sequence[str]
             return _Way("nvlink", firm=False)
         if several or forced == "net":
             # an adapter sends what is for itself in a circle that not every one counts at its port
-            tcp = not fabric or said.get("NCCL_IB_DISABLE") == "1" or said.get("NCCL_NET") == "Socket"
+            tcp = not fabric or said.get("env.NCCL_IB_DISABLE") == "1" or said.get("env.NCCL_NET") == "Socket"
             return _Way("tcp") if tcp else _Way("fabric", firm=several and sure)
         links = machines[hosts[0]].links if hosts and hosts[0] in machines else []
         if links and all(link.kind == "nvlink" for link in links):
@@ -140,8 +150,8 @@ def _fabric(machine: Machine | None) -> list[str]:
 
 def _asked_tcp(said: Mapping[str, Scalar]) -> bool:
     """Whether the user asked MPI for TCP."""
-    transports = str(said.get("UCX_TLS", ""))
-    layers = [str(said.get(name, "")) for name in ("OMPI_MCA_btl", "FI_PROVIDER")]
+    transports = str(said.get("env.UCX_TLS", ""))
+    layers = [str(said.get(name, "")) for name in ("env.OMPI_MCA_btl", "env.FI_PROVIDER")]
     own = bool(transports) and not any(word in transports for word in ("rc", "ud", "dc", "ib", "all", "^"))
     return own or any("tcp" in layer for layer in layers)
 
@@ -152,13 +162,20 @@ def _asked_tcp(said: Mapping[str, Scalar]) -> bool:
 
 def _moved(path: Mapping[str, Scalar]) -> list[_Moved]:
     """The ports that were counted in both directions."""
-    found: dict[tuple[str, str], list[int]] = {}
+    found: dict[tuple[str, str], dict[str, int]] = {}
     for key, value in path.items():
         host, between, name = key.partition("/")
         port, _, what = name.rpartition(".")
         if between and what in ("tx_bytes", "rx_bytes") and isinstance(value, int) and value >= 0:
-            found.setdefault((host, port), []).append(value)
-    return [_Moved(host, port, min(both), max(both)) for (host, port), both in found.items() if len(both) == 2]
+            found.setdefault((host, port), {})[what] = value
+    return [_Moved(*key, both["tx_bytes"], both["rx_bytes"]) for key, both in found.items() if len(both) == 2]
+
+
+def _ends(moved: Iterable[_Moved]) -> tuple[int, int]:
+    """Of bytes sent and bytes received, all ports together, the lesser and the greater."""
+    ports = list(moved)
+    tx, rx = sum(m.tx for m in ports), sum(m.rx for m in ports)
+    return min(tx, rx), max(tx, rx)
 
 
 def _medium(port: str) -> Medium:
@@ -178,12 +195,13 @@ def _over(way: _Way, name: str, moved: Sequence[_Moved], needed: Bytes, hosts: S
         return Proof("unproven", name, "no port of it counts its bytes")
     if silent := [host for host in hosts if not any(m.host == host for m in own)]:
         return Proof("unproven", name, f"{silent[0]} does not count its bytes")
-    low, high = sum(m.low for m in own), sum(m.high for m in own)
+    low, high = _ends(own)
     share = low / needed.least
-    busy = max(own, key=lambda m: m.high).port.removesuffix(".nvlink")
+    busy = max(own, key=lambda m: m.tx + m.rx).port.removesuffix(".nvlink")
     name = busy if way.medium == "tcp" and not way.port and high > ELSEWHERE * needed.least else name
     other = _elsewhere([m for m in moved if m not in own and not m.port.startswith("stacked.")], needed)
-    quiet = [h for h in hosts if len(hosts) > 1 and _of_host(own, h) < 0.1 * needed.least / len(hosts)]
+    part = 0.1 * needed.least / len(hosts)
+    quiet = [h for h in hosts if len(hosts) > 1 and _ends(m for m in own if m.host == h)[1] < part]
     if high == 0 and not other and way.medium != "tcp":
         return Proof("unproven", name, "its counters stand still, and no other port moved the bytes", share)
     if high < ELSEWHERE * needed.least or quiet:
@@ -204,9 +222,9 @@ def _in_memory(name: str, moved: Sequence[_Moved], needed: Bytes, uncounted: str
     """Whether ports moved none of the bytes, and all were counted."""
     counted = [m for m in moved if not m.port.startswith("stacked.")]
     other = _elsewhere(counted, needed, LEAST)
-    if other and sum(m.low for m in counted) <= max(MOST.values()) * needed.most:
+    if other and _ends(counted)[0] <= max(MOST.values()) * needed.most:
         return Proof("contradicted", name, f"{other} of the predicted bytes")
-    share = sum(m.high for m in counted) / needed.least
+    share = _ends(counted)[1] / needed.least
     if uncounted or not counted:
         return Proof("unproven", name, f"{uncounted or 'no port'} is not counted")
     if share > SILENT:
@@ -216,9 +234,10 @@ def _in_memory(name: str, moved: Sequence[_Moved], needed: Bytes, uncounted: str
 
 def _elsewhere(moved: Sequence[_Moved], needed: Bytes, least: float = ELSEWHERE) -> str:
     """The port, or all NVLinks together, that moved ``least`` of what must move, or more; empty if none did."""
-    sums: Counter[str] = Counter()
+    named: dict[str, list[_Moved]] = {}
     for m in moved:
-        sums["NVLink" if _medium(m.port) == "nvlink" else m.port] += m.low
+        named.setdefault("NVLink" if _medium(m.port) == "nvlink" else m.port, []).append(m)
+    sums = {name: _ends(those)[0] for name, those in named.items()}
     port, most = max(sums.items(), key=lambda item: item[1], default=("", 0))
     return f"{port} moved {_percent(most / needed.least)}" if most >= least * needed.least else ""
 
@@ -238,10 +257,6 @@ def _uncounted(record: Record, machines: Iterable[Machine], hosts: Iterable[str]
                     if not any((machine.host, name) in counted for name in names):
                         return nic.name
     return "" if any(port == "lo" for _, port in counted) else "lo"
-
-
-def _of_host(moved: Sequence[_Moved], host: str) -> int:
-    return sum(m.high for m in moved if m.host == host)
 
 
 def _percent(share: float) -> str:

@@ -30,18 +30,19 @@ OPERATIONS = {
 
 
 def environment(of: Mapping[str, str] = os.environ) -> dict[str, Scalar]:
-    """The variables that choose paths and algorithms, by name."""
+    """The variables that choose paths and algorithms, as settings: ``env.NCCL_ALGO``."""
     names = sorted(n for n in of if n.startswith(PREFIXES) and n not in OURS and re.fullmatch(r"[A-Z][A-Z0-9_a-z]{1,80}", n))
-    return {name: of[name][:MOST_VALUE].encode(errors="replace").decode() for name in names[:MOST_VARIABLES]}
+    return {f"env.{name}": of[name][:MOST_VALUE].encode(errors="replace").decode() for name in names[:MOST_VARIABLES]}
 
 
 class NcclFile:
     """NCCL's debug file of this process, read as it grows."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """``path``: by default as ``NCCL_DEBUG_FILE`` says, with ``%p`` for the process id."""
+        """``path``: by default as ``NCCL_DEBUG_FILE`` says, with ``%p`` for the process id and ``%h`` for the short host name."""
         named = os.environ.get("NCCL_DEBUG_FILE", "")
-        self.path = path or (Path(named.replace("%p", str(os.getpid()))) if named else None)
+        named = named.replace("%p", str(os.getpid())).replace("%h", os.uname().nodename.partition(".")[0])
+        self.path = path or (Path(named) if named else None)
         self._at = 0
         self._log = nccl_log.Log()
 

@@ -151,7 +151,7 @@ def test_only_variables_that_choose_are_recorded() -> None:
         "NCCL_x;y": "1",
         "GLOO_SOCKET_IFNAME": "é" * 999,
     }
-    assert transport.environment(of) == {"GLOO_SOCKET_IFNAME": "é" * 200, "NCCL_ALGO": "Ring", "UCX_TLS": "rc"}
+    assert transport.environment(of) == {"env.GLOO_SOCKET_IFNAME": "é" * 200, "env.NCCL_ALGO": "Ring", "env.UCX_TLS": "rc"}
 
 
 # -- what is asked of it
@@ -192,7 +192,7 @@ def test_the_environment_is_there_before_the_workers_are(tmp_path: Path) -> None
         key = launch.key_of(planned)
         env = launch.start_message(key, machine, tmp_path, "", []).env
         assert env | nccl_path.PATHS[str(planned.params["path"])] == env
-        assert env["NCCL_DEBUG_FILE"] == str(tmp_path / "nccl.%p")
+        assert env["NCCL_DEBUG_FILE"] == str(tmp_path / "nccl-debug.%h.%p")
         assert env["NCCL_DEBUG_SUBSYS"].endswith(",TUNING")
     plain = launch.start_message(launch.PoolKey("torch", False, 2, "cuda:all", 0), machine, tmp_path, "", []).env
     assert "TUNING" not in plain["NCCL_DEBUG_SUBSYS"], "nothing is noted while other cases are timed"

@@ -120,7 +120,7 @@ def test_bounds_are_positive_and_in_order(collective: str, groups: list[int], ba
 # -- gloo: the interface it was told
 
 
-GLOO = {"torch_distributed_backend": "gloo", "GLOO_SOCKET_IFNAME": "lo"}
+GLOO = {"torch_distributed_backend": "gloo", "env.GLOO_SOCKET_IFNAME": "lo"}
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_the_words_name_interface_and_share() -> None:
     assert str(path.proof(record({"h": 2}, {"h/lo": 2.04}, backend="gloo", settings=GLOO))) == (
         "lo, proven (102 % of predicted bytes)"
     )
-    wrong = record({"h": 2}, {"h/lo": 2, "h/eth0": 0.004}, backend="gloo", settings=GLOO | {"GLOO_SOCKET_IFNAME": "eth0"})
+    wrong = record({"h": 2}, {"h/lo": 2, "h/eth0": 0.004}, backend="gloo", settings=GLOO | {"env.GLOO_SOCKET_IFNAME": "eth0"})
     assert str(path.proof(wrong)) == "eth0, contradicted (it moved 0.2 % of the predicted bytes, lo moved 100 %)"
 
 
 def test_a_bond_carries_what_it_is_told_and_counts_once_where_nothing_is() -> None:
     moved = {"h/lo": 0.0, "h/eth0": 1.0, "h/eth1": 1.0, "h/stacked.bond0": 2.0}
-    assert state(record({"h": 2}, moved, backend="gloo", settings=GLOO | {"GLOO_SOCKET_IFNAME": "bond0"})) == "proven"
+    assert state(record({"h": 2}, moved, backend="gloo", settings=GLOO | {"env.GLOO_SOCKET_IFNAME": "bond0"})) == "proven"
     assert state(record({"h": 2}, moved, backend="gloo", settings={"torch_distributed_backend": "gloo"})) == "proven"
 
 
@@ -205,12 +205,12 @@ def test_nccl_between_hosts_takes_the_best_network_there_is(nic: Nic, moved: dic
 
 
 def test_roce_that_the_user_named_must_be_used() -> None:
-    said = {"nccl_algorithm": "RING", "nccl_protocol": "SIMPLE", "NCCL_IB_HCA": "mlx5"}
+    said = {"nccl_algorithm": "RING", "nccl_protocol": "SIMPLE", "env.NCCL_IB_HCA": "mlx5"}
     what = record(PAIR, both({"mlx5_0:1": 0.0, "eth0": 1.0}), settings=said)
     assert state(what, node("a", ROCE), node("b", ROCE)) == "contradicted"
 
 
-@pytest.mark.parametrize("said", [{"NCCL_IB_DISABLE": "1"}, {"NCCL_NET": "Socket"}])
+@pytest.mark.parametrize("said", [{"env.NCCL_IB_DISABLE": "1"}, {"env.NCCL_NET": "Socket"}])
 def test_tcp_that_the_user_asked_nccl_for_is_no_contradiction(said: dict[str, str]) -> None:
     what = record(
         PAIR, both({"mlx5_0:1": 0.0, "eth0": 1.03}), settings={"nccl_algorithm": "RING", "nccl_protocol": "SIMPLE"} | said
@@ -222,9 +222,9 @@ def test_tcp_that_the_user_asked_nccl_for_is_no_contradiction(said: dict[str, st
     ("said", "expected"),
     [
         ({}, "contradicted"),
-        ({"UCX_TLS": "rc,sm"}, "contradicted"),
-        ({"UCX_TLS": "tcp,sm"}, "proven"),
-        ({"OMPI_MCA_btl": "tcp,self"}, "proven"),
+        ({"env.UCX_TLS": "rc,sm"}, "contradicted"),
+        ({"env.UCX_TLS": "tcp,sm"}, "proven"),
+        ({"env.OMPI_MCA_btl": "tcp,self"}, "proven"),
     ],
 )
 def test_mpi_over_tcp_beside_infiniband_is_contradicted_unless_asked_for(said: dict[str, str], expected: str) -> None:
@@ -237,6 +237,36 @@ def test_a_host_that_moved_nothing_is_named() -> None:
     found = path.proof(record(dict.fromkeys("abcd", 1), moved, backend="mpi"))
     assert found
     assert (found.state, found.reason) == ("contradicted", "d moved next to nothing")
+
+
+def one_way(what: Record, sender: str) -> Record:
+    """With the bytes from one host to the others, and none back."""
+    counters = {
+        name: 0 if name.endswith("_bytes") and (name.startswith(f"{sender}/") != (".tx_" in name)) else value
+        for name, value in what.counters.path.items()
+    }
+    return msgspec.structs.replace(what, counters=Counters(path=counters))
+
+
+def test_what_goes_one_way_is_counted_where_it_leaves_and_where_it_comes() -> None:
+    hosts = {"a": 2, "b": 2}
+    moved = {f"{host}/{port}": share for host in hosts for port, share in (("mlx5_0:1", 0.0), ("eth0", 1.02))}
+    what = one_way(record(hosts, moved, "broadcast", backend="mpi"), "a")
+    assert state(what, node("a", ETH), node("b", ETH)) == "proven"
+    assert state(what, node("a", IB), node("b", IB)) == "contradicted"
+
+
+@pytest.mark.parametrize(("mode", "each"), [("unidirectional", 1.0), ("pingpong", 0.5), ("bidirectional", 1.0)])
+def test_messages_between_two_ranks_concern_their_hosts_alone(mode: str, each: float) -> None:
+    """``each``: what the first and the last host send; the one between them has nothing to do."""
+    what = record(dict.fromkeys("abc", 1), {"a/eth0": each, "b/eth0": 0.0, "c/eth0": each}, "send_recv", "mpi", mode=mode)
+    found = path.proof(one_way(what, "a") if mode == "unidirectional" else what)
+    assert found
+    assert (found.state, found.share) == ("proven", 1.0)
+
+
+def test_of_messages_that_others_count_nothing_is_predicted() -> None:
+    assert state(record(PAIR, {"a/eth0": 1.0, "b/eth0": 1.0}, "send_recv", "mpi")) == "unproven"
 
 
 def test_a_host_that_does_not_count_is_named() -> None:
@@ -419,5 +449,5 @@ def test_the_same_bytes_contradict_another_interface(measured: tuple[Record, Mac
     if not others:
         pytest.skip("this machine has no interface but its loop")
     for name in others:
-        told = msgspec.structs.replace(what, settings=what.settings | {"GLOO_SOCKET_IFNAME": name})
+        told = msgspec.structs.replace(what, settings=what.settings | {"env.GLOO_SOCKET_IFNAME": name})
         assert state(told, machine) == "contradicted"
