@@ -79,7 +79,8 @@ def state(record: Record, *machines: Machine) -> str:
         ("all_reduce", [1] * 8, "NVLS", 8, 14),
         ("all_reduce", [1] * 8, "", 8, 15),
         ("all_gather", [1] * 4, "RING", 3, 3),
-        ("reduce_scatter", [2, 2], "RING", 1.5 - 0.5, 1.5),
+        ("reduce_scatter", [2, 2], "RING", 1.5, 1.5),
+        ("reduce_scatter", [2, 2], "PAT", 1, 6),
         ("broadcast", [1] * 4, "RING", 3, 3),
         ("all_to_all", [1] * 4, "", 3, 3),
         ("all_to_all", [2, 2], "", 2, 2),
@@ -92,6 +93,34 @@ def test_the_bytes_of_a_collective_follow_from_its_algorithm(
     said = {"nccl_algorithm": algorithm, "nccl_protocol": "SIMPLE"}
     found = predicted(collective, 1000, groups, "nccl", said)
     assert found == pytest.approx((1000 * least, 1000 * most))
+
+
+@pytest.mark.parametrize(
+    ("collective", "groups", "counted"),
+    [
+        ("all_reduce", [1] * 3, 4.007),
+        ("all_gather", [1] * 3, 2.004),
+        ("reduce_scatter", [1] * 3, 4.007),
+        ("broadcast", [1] * 3, 2.002),
+        ("reduce", [1] * 3, 2.671),
+        ("all_to_all", [1] * 3, 2.003),
+        ("gather", [1] * 3, 0.668),
+        ("all_reduce", [2, 2], 3.006),
+        ("all_gather", [2, 2], 1.503),
+        ("reduce_scatter", [2, 2], 3.006),
+        ("broadcast", [2, 2], 2.004),
+        ("reduce", [2, 2], 2.004),
+        ("all_to_all", [2, 2], 2.003),
+        ("scatter", [2, 2], 0.501),
+    ],
+)
+def test_what_gloo_moved_between_network_namespaces_lies_within_the_bounds(
+    collective: str, groups: list[int], counted: float
+) -> None:
+    """Counted once, in units of S: torch 2.13, ranks of each group in a namespace of their own, at the ends of virtual wires."""
+    found = predicted(collective, 1, groups, "gloo", {})
+    assert found
+    assert path.LEAST * found.least <= counted <= path.MOST["tcp"] * found.most
 
 
 def test_protocols_move_flags_too_and_an_unknown_one_widens_the_bounds() -> None:
