@@ -26,7 +26,8 @@ def predicted(collective: str, size: int, groups: Sequence[int], backend: str, s
     switch, and the n-th part that it has the switch write to all).
     An all-gather or a reduce-scatter sends (n−1)/n·S out of every group along a ring and at least (h−1)·S, a broadcast or a
     reduction (h−1)·S at least.  gloo takes rings for the first two, and sends the blocks of a gather or scatter straight: between
-    network namespaces its all-reduce, all-gather, all-to-all, gather and scatter were counted within 0.2 % of this.  ``said``: the record's settings, with ``nccl_algorithm`` and ``nccl_protocol`` where logged;
+    network namespaces its all-reduce, all-gather, all-to-all, gather and scatter were counted within 0.2 % of this.
+    ``said``: the record's settings, with ``nccl_algorithm`` and ``nccl_protocol`` where logged;
     where the algorithm is not known the bounds are those of all.
     """
     n, h, outside = sum(groups), len(groups), sum(groups[1:])
