@@ -75,7 +75,7 @@ class Sampler:
     starts: list[float] = field(default_factory=list[float])
     merged: list[float] = field(default_factory=list[float])
     ran: int = 0
-    """Runs of the work so far, those that do not count included."""
+    """Runs of the work so far, each step of them, those that do not count included."""
     digest: str = ""
     exposed: int = 0
     """Samples whose time may hold the cost of launching (see `clocks`)."""
@@ -237,7 +237,7 @@ class Sampler:
         if self.work.sync:
             self.clock.settle()  # a device still busy with the reset would make its rank late
             self.world.barrier()
-        self.ran += iterations
+        self.ran += iterations * self.work.steps
         return self.clock.time(calls)
 
     def _schedule(self, iterations: int) -> Calls:
