@@ -534,7 +534,7 @@ def _failed_cases(options: argparse.Namespace, output: Path) -> list[Planned]:
 
 def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, output: Path) -> None:
     """A run folder may come from anywhere: it never chooses what is executed, imported or written to.  This command line does."""
-    from clustergauge import code
+    from clustergauge import code, launch
 
     sys.path.extend(_python_path(options))
     launcher = str(run.settings.get("launcher", ""))
@@ -545,6 +545,8 @@ def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, ou
     for p in planned:
         if p.module not in known:
             raise UsageError(f"that run used probes of {p.module!r}: say --probes {p.module} again, if you mean it")
+        if odd := [name for name, value in p.env.items() if not launch.is_choice(name, value)]:
+            raise UsageError(f"that run set {odd[0]!r} in the environment of its workers: start a new run")
         if p.target and Path(p.target) != target:
             raise UsageError(f"that run wrote to {p.target!r}: say --target again, if you mean it")
     if run.settings.get("probes", "") != code.digest_of(options.probes):

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clustergauge import metrics, stats
+from clustergauge import links, metrics, path, stats
 from clustergauge.bounds import Asked, absolute, fraction
 from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
-from clustergauge.model import Criterion, Metric, Planned, Record, Verdict
+from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Verdict
 from clustergauge.units import format_rate
 
 if TYPE_CHECKING:
@@ -60,13 +60,15 @@ class Standards:
     """What verdicts lean on beside the criteria.
 
     ``ceiling``: what physics allows a metric (``None`` where unknown).  ``baseline``: the records of a run to be as good as;
-    ``barred``: why it cannot serve, by machine of this run.  ``classes``: the peer class of every machine.
+    ``barred``: why it cannot serve, by machine of this run.  ``classes``: the peer class of every machine.  ``machines``: those
+    of the run, whose links say what path a case was meant to take.
     """
 
     ceiling: CeilingOf | None = None
     baseline: Sequence[Record] = ()
     barred: Mapping[str, str] = field(default_factory=dict[str, str])
     classes: Mapping[str, str] = field(default_factory=dict[str, str])
+    machines: Sequence[Machine] = ()
 
 
 def judge(
@@ -145,6 +147,8 @@ class _Judges:
         """
         first = group[0]
         verdict = Verdict(case=first.case, device=first.device, machine_id=first.machine_id, verdict="not measured")
+        if fell := dict.fromkeys(words for r in group for words in links.fell(r.counters.health)):
+            yield replace(verdict, verdict="FAIL", reason=f"a link trained down meanwhile: {', '.join(fell)}")
         bad = next((r for r in group if r.status in ("wrong", "error")), None)
         measured = [r for r in deciding(group) if r.status == "ok"]
         if bad or not measured:
@@ -152,7 +156,7 @@ class _Judges:
             yield from _not_measured(replace(verdict, reason=f"{bad.status}: {bad.reason}"), self.criteria)
             return
         found = metrics.derive(measured)
-        lie, doubt = _contradiction(measured, found, self.standards.ceiling)
+        lie, doubt = _contradiction(measured, found, self.standards)
         if lie:
             yield replace(verdict, verdict="invalid", reason=lie)
             return
@@ -273,15 +277,19 @@ def _not_measured(verdict: Verdict, criteria: Iterable[Criterion]) -> Iterator[V
             yield replace(verdict, metric=c.metric, source=c.source)
 
 
-def _contradiction(records: list[Record], found: Iterable[Metric], ceiling: CeilingOf | None) -> tuple[str, str]:
+def _contradiction(records: list[Record], found: Iterable[Metric], standards: Standards) -> tuple[str, str]:
     """Why the numbers cannot be true, and why they are hard to believe (above an estimated limit); empty where nothing is."""
     doubt = ""
     if faults := sorted({f"{name} {change}" for r in records for name, change in r.counters.health.items() if _is_fault(name)}):
         return f"the hardware failed meanwhile: {', '.join(faults)}", ""
+    for record in records:
+        proof = path.proof(record, standards.machines)
+        if proof and proof.state == "contradicted":
+            return f"another path: meant for {proof.path}, but {proof.reason}", ""
     for metric in found:
         if metric.name == "device_fraction" and metric.value < LEAST_DEVICE_FRACTION and not is_remote(records[0]):
             return f"cached: the device moved {metric.value:.0%} of the bytes", ""
-        limit = ceiling(records[0], metric) if ceiling else None
+        limit = standards.ceiling(records[0], metric) if standards.ceiling else None
         if limit and surely_above(metric, limit.value):
             words = f"above the {'' if limit.firm else 'estimated '}ceiling of {format_rate(limit.value, limit.unit)}"
             if limit.firm:

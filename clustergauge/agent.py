@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from clustergauge import code, health, machine, messages as m, preflight, processes, telemetry
+from clustergauge import code, health, machine, messages as m, preflight, processes, telemetry, traffic
 from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener, connect
 from clustergauge.output import TAIL_BYTES, Command
 
@@ -64,6 +64,7 @@ class Agent:
         self.exits: dict[int, str] = {}
         self.commands: list[Command] = []
         self.health_before: dict[str, Any] = {}
+        self.traffic_before: dict[str, int] = {}
         self.began = 0.0
         self.sampled: list[telemetry.Window] = []
         self.pool = 0
@@ -129,13 +130,15 @@ class Agent:
             case m.Begin():
                 self.health_before = health.read()
                 self.oom_kills = _oom_kills()
+                self.traffic_before = traffic.read()
                 self.began = time.monotonic()
                 self.sampled.clear()
                 self.boss.send(m.Began(number=message.number))
             case m.Finish():
                 said = self.sidecar.facts((self.began, time.monotonic()), self.sampled)
+                moved = traffic.moved(self.traffic_before, traffic.read(), os.uname().nodename)
                 changes = health.changes(self.health_before, health.read())
-                self.boss.send(m.Facts(changes, said, number=message.number))
+                self.boss.send(m.Facts(changes, said, moved, number=message.number))
             case m.Inspect():
                 self.boss.send(m.Inspected(self._inspect(), self._tail(), number=message.number))
             case m.Quit():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from clustergauge import nccl_log, transport
 from clustergauge.clocks import clock_for
 from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
@@ -81,6 +83,7 @@ class _Live:
         self.phase = phase
         self.work: Work | None = None
         self.sampled: tuple[float, float] | None = None
+        self.runs = 0
 
     def run(self, job: Job, probe: Probe) -> Outcome:
         self.agree("prepare", lambda: self._prepare(job, probe))
@@ -104,7 +107,9 @@ class _Live:
                 measurement = msgspec.structs.replace(measurement, loop_mean_s=sampler.loop_mean())
                 if work.max_iterations is None:  # where runs may follow each other the loop's output is what it must be, too
                     self.agree("check of the loop", work.check)
+            self.runs = 0 if clock.name == "cuda_graph" else sampler.ran  # a replay runs what was captured, which runs too
             self.agree("exact check", work.exact)
+        self._say_transport(work.workload.collective)
         series = {name: Series(unit=unit, values=values) for name, (unit, values) in self.context.series.items()}
         return self._outcome("ok", msgspec.structs.replace(measurement, series=series))
 
@@ -160,7 +165,22 @@ class _Live:
             settings=self.context.settings,
             device_bytes=self.context.device_bytes,
             sampled=self.sampled,
+            runs=self.runs,
         )
+
+    def _say_transport(self, collective: str) -> None:
+        """Record what the communication libraries were told, and what NCCL says it chose, of all ranks."""
+        if self.world.size < 2:
+            return
+        for name, value in transport.environment().items():
+            self.context.set(name, value)
+        log = self.world.nccl.read() if self.world.nccl else nccl_log.Log()
+        everybody = self.world.gather(dict(log.transports))
+        together = Counter[str]()
+        for part in everybody or []:
+            together.update(part)
+        for name, value in transport.settings(log, together, collective).items():
+            self.context.set(name, value)
 
 
 def _explain(error: BaseException, rank: int, size: int) -> Said:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from clustergauge.nvml import FAULTS, NOT_OFFERED, Device, as_int, words
+from clustergauge.nvml import FAULTS, MOST_LINKS, NOT_OFFERED, Device, as_int, words
 
 _LOST = (15, 16)
 """GPU_IS_LOST, RESET_REQUIRED of ``nvmlReturn_t``."""
 _TIMEOUT = 10
 _XID = 0x8
 """``nvmlEventTypeXidCriticalError``."""
-_MOST_LINKS = 36
 _MOST_XIDS = 64
 
 
@@ -71,7 +70,7 @@ class GpuHealth:
     def _links(self, put: Any) -> None:
         """Sums over the NVLinks, and how many are up; nothing where there are none."""
         if self._linked is None:  # numbers beyond the last link are refused as wrong arguments
-            self._linked = [n for n in range(_MOST_LINKS) if isinstance(self.device.ask("nvmlDeviceGetNvLinkState", n), int)]
+            self._linked = [n for n in range(MOST_LINKS) if isinstance(self.device.ask("nvmlDeviceGetNvLinkState", n), int)]
         if not self._linked:
             return
         states = {link: self.device.ask("nvmlDeviceGetNvLinkState", link) for link in self._linked}

@@ -36,8 +36,22 @@ PORT_ERRORS = (
     "excessive_buffer_overrun_errors",
 )
 """Of ``/sys/class/infiniband/*/ports/*/counters`` (InfiniBand specification, PortCounters)."""
-PORT_HARDWARE_ERRORS = ("local_ack_timeout_err", "out_of_sequence", "packet_seq_err", "rx_icrc_encapsulated")
-"""Of ``hw_counters``: what retransmission hides from every program.  Congestion marks are not errors."""
+PORT_HARDWARE_ERRORS = (
+    "local_ack_timeout_err",
+    "out_of_sequence",
+    "packet_seq_err",
+    "rx_icrc_encapsulated",
+    "roce_adp_retrans_to",
+    "rx_drops",
+    "rdma_read_wr_err",
+    "rdma_write_wr_err",
+    "retrans_timeout_events",
+    "impaired_remote_conn_events",
+    "unresponsive_remote_events",
+)
+"""Of ``hw_counters``: what retransmission hides from every program (the last six: EFA).  Congestion marks are not errors."""
+PCIE = {"pcie_width": "current_link_width", "pcie_speed": "current_link_speed"}
+"""States of a network device's PCIe link (Documentation/ABI/testing/sysfs-bus-pci); `links` says which change is a fault."""
 AER = ("aer_dev_correctable", "aer_dev_nonfatal", "aer_dev_fatal")
 """PCIe error reports of a device; each file ends in a line with their total."""
 
@@ -93,6 +107,8 @@ def _net(root: Path) -> list[tuple[str, Path, Reader]]:
         found += _if_there(f"{port.name}.carrier_changes", port / "carrier_changes", sysfs.number)
         for name in AER:
             found += _if_there(f"{port.name}.{name}", port / "device" / name, _aer_total)
+        for name, file in PCIE.items():
+            found += _if_there(f"{port.name}.{name}", port / "device" / file, sysfs.text)
     return found
 
 
@@ -104,6 +120,8 @@ def _infiniband(root: Path) -> list[tuple[str, Path, Reader]]:
             for counter in counters:  # drivers have different ones
                 found += _if_there(f"{name}.{counter}", port / folder / counter, sysfs.number)
         found += [(f"{name}.{state}", port / state, sysfs.text) for state in ("state", "phys_state", "rate")]
+        for state, file in PCIE.items():
+            found += _if_there(f"{name}.{state}", port.parent.parent / "device" / file, sysfs.text)
     return found
 
 

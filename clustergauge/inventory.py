@@ -34,6 +34,16 @@ def judge(machines: Iterable[Machine], expect: Expect | None, source: str = "") 
     return found
 
 
+def trained_down(machines: Iterable[Machine]) -> list[Verdict]:
+    """A *FAIL* for every finding that fails by itself (a link that trained down), whatever is expected and was measured."""
+    return [
+        Verdict(case=finding.name, machine_id=machine.machine_id, verdict="FAIL", reason=f"{finding.detail}; {finding.remedy}")
+        for machine in machines
+        for finding in machine.findings
+        if finding.fails
+    ]
+
+
 Answer = tuple[str, bool, str] | None
 """What was asked, whether it is known, and what is wrong; ``None``: it is as expected."""
 

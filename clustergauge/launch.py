@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import sysconfig
@@ -35,6 +36,18 @@ THREADS: tuple[str, ...] = (
 )
 """Beginnings of variables that workers don't inherit: how many threads there are and where is ours to say, and recorded."""
 
+NCCL_SUBSYSTEMS = "INIT,ENV,NET"
+"""What NCCL notes when it starts and connects; not ``TUNING``, which notes every call, while it is timed."""
+CHOICES = (
+    "NCCL_P2P_DISABLE",
+    "NCCL_P2P_LEVEL",
+    "NCCL_SHM_DISABLE",
+    "NCCL_NVLS_ENABLE",
+    "NCCL_MNNVL_ENABLE",
+    "NCCL_DEBUG_SUBSYS",
+)
+"""Variables that only choose among NCCL's paths, and what it notes."""
+
 
 @dataclass(frozen=True)
 class PoolKey:
@@ -45,11 +58,13 @@ class PoolKey:
     ranks: int
     device: str
     launch: int
+    env: tuple[tuple[str, str], ...] = ()
 
 
 def key_of(planned: Planned) -> PoolKey:
     """The pool a case runs in."""
-    return PoolKey(planned.world, planned.interpret, planned.ranks, planned.device, planned.launch)
+    env = tuple(sorted(planned.env.items()))
+    return PoolKey(planned.world, planned.interpret, planned.ranks, planned.device, planned.launch, env)
 
 
 def places(key: PoolKey, machine: Machine) -> list[Place]:
@@ -103,6 +118,9 @@ def start_message(
     }
     if key.interpret:
         env["TRITON_INTERPRET"] = "1"
+    if key.world == "torch" and key.device.startswith("cuda"):  # a file of its own: what is printed is for people
+        env |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": NCCL_SUBSYSTEMS, "NCCL_DEBUG_FILE": str(scratch / "nccl-debug.%h.%p")}
+    env |= dict(key.env)
     if key.ranks > 1:
         env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this node
     if key.world == "mpi":
@@ -116,6 +134,11 @@ def start_message(
         return StartPool([command], env, [{}], drop, number)
     ranks = [{"CLUSTERGAUGE_RANK": str(rank)} for rank in range(key.ranks)]
     return StartPool([worker] * key.ranks, env, ranks, list(THREADS), number)
+
+
+def is_choice(name: str, value: str) -> bool:
+    """Whether a variable only chooses among NCCL's paths and notes: what a run folder may ask for, wherever it comes from."""
+    return name in CHOICES and re.fullmatch(r"[A-Za-z0-9,]{1,40}", value) is not None
 
 
 def _cores(place: Place, sys_root: Path) -> int:

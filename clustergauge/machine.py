@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from clustergauge import code, devices, nvml, processor, sysfs
+from clustergauge import code, devices, gpu_links, nvml, processor, sysfs
 from clustergauge.errors import UsageError
 from clustergauge.model import Cpu, Gpu, Machine, Nic, Scalar
 
@@ -92,6 +92,7 @@ def describe(
         memory_bytes=memory,
         gpus=found,
         nics=ports,
+        links=gpu_links.between(nvml.devices() if gpus is None else gpus),
         versions=_versions(root),
         settings=_settings(root, cpus),
         peer_class=peer_class(cpu, memory, found, ports),

@@ -78,6 +78,8 @@ class Sampler:
     merged: list[float] = field(default_factory=list[float])
     everyone: list[list[float]] = field(default_factory=list[list[float]])
     """On rank 0, of a sweep: the seconds of every rank in every sample, ``[rank][sample]``."""
+    ran: int = 0
+    """Runs of the work so far, each step of them, those that do not count included."""
     digest: str = ""
     window: tuple[float, float] | None = None
     """When the first sample began and when sampling ended, by the clock's `now`."""
@@ -264,6 +266,7 @@ class Sampler:
         if self.work.sync:
             self.clock.settle()  # a device still busy with the reset would make its rank late
             self.world.barrier()
+        self.ran += iterations * self.work.steps
         return self.clock.time(calls)
 
     def _schedule(self, iterations: int) -> Calls:

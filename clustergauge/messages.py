@@ -72,6 +72,8 @@ class Outcome(Message, frozen=True):
     sampled: tuple[float, float] | None = None
     """Where samples were taken: from the first to the last decision about them, on the clock of this rank's host that
     ``time.monotonic`` reads; for the agent there, whose sensors are read by the same clock."""
+    runs: int = 0
+    """How often the work ran on this rank, warm-up and calibration included; 0: not known."""
     broken: bool = False
     """The process should not be used again (a device error, memory exhausted)."""
     job: int = 0
@@ -264,10 +266,11 @@ class Began(Answer, frozen=True):
 
 
 class Facts(Answer, frozen=True):
-    """Answer to `Finish`: what the node's counters and sensors say of the case."""
+    """Answer to `Finish`: what the node's counters and sensors say of the case.  ``path``: bytes moved (see `traffic`)."""
 
     health: dict[str, Scalar]
     telemetry: dict[str, Scalar]
+    path: dict[str, int] = {}
 
 
 class PoolEnded(Answer, frozen=True):

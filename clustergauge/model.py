@@ -93,9 +93,10 @@ class Place(Data, frozen=True, kw_only=True):
 class Counters(Data, frozen=True, kw_only=True):
     """What the machine's own counters moved during the case.
 
-    ``path``: interface or link counters.  ``device_bytes``: ``read``/``written`` as the kernel counted them and
-    ``asked_read``/``asked_written`` as the probe asked, over all runs of the case.  ``health``: error counters and states that
-    changed, by name; unreadable ones are absent, never zero.
+    ``path``: of large network cases, the bytes that every interface, port and NVLink of every host moved
+    (``node-1/eth0.tx_bytes``), and ``runs``, how often the work ran meanwhile (see `path`).  ``device_bytes``:
+    ``read``/``written`` as the kernel counted them and ``asked_read``/``asked_written`` as the probe asked, over all runs of the
+    case.  ``health``: error counters and states that changed, by name; unreadable ones are absent, never zero.
     """
 
     path: dict[str, Scalar] = {}
@@ -183,13 +184,32 @@ class Nic(Data, frozen=True, kw_only=True):
     numa: int | None = None
 
 
+class Link(Data, frozen=True, kw_only=True):
+    """How two GPUs of one machine reach each other (``a`` < ``b``, indices of `Gpu`); ``None`` and ``""`` mean unknown.
+
+    ``lanes``: NVLinks that are up between them, directly or to their switch.  ``ancestor``: what they share on the PCI bus, as
+    NVML names it.  ``p2p``: ``ok``, or why one may not read the other's memory.
+    """
+
+    a: int
+    b: int
+    kind: Literal["nvlink", "pcie", ""] = ""
+    lanes: int | None = None
+    ancestor: str = ""
+    p2p: str = ""
+
+
 class Finding(Data, frozen=True, kw_only=True):
-    """One preflight check: what was found and what to do about it."""
+    """One preflight check: what was found and what to do about it.
+
+    ``fails``: a failed criterion, whatever is measured (a link that trained down).
+    """
 
     name: str
     state: Literal["ok", "warning", "unknown"]
     detail: str
     remedy: str = ""
+    fails: bool = False
 
 
 class Machine(Data, frozen=True, kw_only=True):
@@ -207,6 +227,8 @@ class Machine(Data, frozen=True, kw_only=True):
     memory_bytes: int
     gpus: list[Gpu] = []
     nics: list[Nic] = []
+    links: list[Link] = []
+    """Between its GPUs, every pair once."""
     versions: dict[str, str] = {}
     """Driver, CUDA, torch, triton, MPI, Python …"""
     settings: dict[str, Scalar] = {}
@@ -232,6 +254,8 @@ class Planned(Data, frozen=True, kw_only=True):
     ranks: int = 1
     world: Literal["serial", "mpi", "torch"] = "serial"
     interpret: bool = False
+    env: dict[str, str] = {}
+    """Environment its workers need before they are started (see `probe.Needs`)."""
     target: str = ""
     budget_s: float = 2.0
     timeout_s: float = 60.0

@@ -25,6 +25,8 @@ FAULTS: Final = {0x08: "hw_slowdown", 0x20: "sw_thermal_slowdown", 0x40: "hw_the
 """Clock event reasons that mean something is wrong (bits of ``nvmlClocksEventReasons``)."""
 LIMITS: Final = {0x02: "applications_clocks_setting", 0x04: "sw_power_cap", 0x10: "sync_boost", 0x100: "display_clock_setting"}
 """Clock event reasons that are information: the GPU works as it is set."""
+MOST_LINKS: Final = 36
+"""NVLinks that any GPU has (``NVML_NVLINK_MAX_LINKS``)."""
 _COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
 
 
@@ -51,7 +53,7 @@ class Library:
             return NOT_OFFERED if getattr(error, "value", None) in _NOT_OFFERED else None
 
 
-@dataclass
+@dataclass(eq=False)
 class Device:
     """One GPU.  ``index``: as CUDA counts it in this process (see `devices`)."""
 
@@ -78,9 +80,7 @@ class Device:
     @property
     def pci(self) -> str:
         """As the kernel writes it: ``0000:17:00.0``."""
-        bus = (_text(getattr(self.ask("nvmlDeviceGetPciInfo"), "busId", None)) or "").lower()
-        match = re.fullmatch(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", bus)
-        return f"{int(match[1], 16):04x}:{match[2]}" if match else ""
+        return pci_address(self.ask("nvmlDeviceGetPciInfo"))
 
     @property
     def arch(self) -> str:
@@ -249,6 +249,14 @@ def visible(uuids: Sequence[str], wish: str | None) -> list[int]:
 
 # --------------------------------------------------------------------------------------------------------------------------
 # answers as values
+
+
+def pci_address(answer: Any) -> str:
+    """The address in an ``nvmlPciInfo_t`` as the kernel writes it: ``0000:17:00.0``; empty if there is none."""
+    match = re.fullmatch(
+        r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", (_text(getattr(answer, "busId", None)) or "").lower()
+    )
+    return f"{int(match[1], 16):04x}:{match[2]}" if match else ""
 
 
 def _text(answer: Any) -> str | None:

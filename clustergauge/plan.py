@@ -144,14 +144,14 @@ def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish
             else "the suite has no case for this device"
         )
     order = {"serial": 0, "torch": 1, "mpi": 2}
-    chosen.sort(key=lambda c: (order[c.world], c.interpret, c.ranks, c.device))
+    chosen.sort(key=lambda c: (order[c.world], c.interpret, c.ranks, c.device, sorted(c.env.items())))
     return [msgspec.structs.replace(c, launch=launch) for launch in range(wish.launches) for c in chosen]
 
 
 def predict(todo: Sequence[Planned]) -> float:
     """Seconds that cases will take: their budgets, what preparing and checking add, and a start of workers for each group."""
     running = [p for p in todo if not p.skip]
-    pools = {(p.world, p.interpret, p.ranks, p.device, p.launch) for p in running}
+    pools = {(p.world, p.interpret, p.ranks, p.device, p.launch, *sorted(p.env.items())) for p in running}
     return sum(p.budget_s + min(0.3 * p.budget_s, 2.0) + 0.3 for p in running) + 3.0 * len(pools)
 
 
@@ -250,6 +250,7 @@ def _on_devices(
             ranks=ranks,
             world=needs.world,
             interpret=interpret,
+            env=dict(needs.env),
             target=str(wish.target) if needs.target and wish.target else "",
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
@@ -293,6 +294,8 @@ def _why_not(needs: Needs, kind: str, ranks: int, machine: Machine, wish: Wish) 
         return "no GPU"
     if kind == "cuda" and "torch" in needs.modules and _cpu_build(machine):
         return "this torch is built for CPUs only: make install brings the one that fits this machine"
+    if needs.nvlink and not all(link.kind == "nvlink" for link in machine.links):
+        return "no NVLink between all GPUs"
     if ranks < needs.ranks:
         what = "GPU" if kind == "cuda" else "core"
         return f"needs {needs.ranks} ranks, here is {ranks} {what}"

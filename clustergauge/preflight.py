@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from clustergauge import sysfs
+from clustergauge import preflight_links, sysfs
 from clustergauge.model import Finding, Machine
 from clustergauge.preflight_gpus import gpus, ok, unknown, warning
 from clustergauge.sensors import load1
@@ -39,6 +39,7 @@ def findings(machine: Machine, target: Path, scratch: Path, root: Path = sysfs.R
     """
     return [
         *gpus(machine, root),
+        *preflight_links.findings(machine, root),
         shared_memory(root / "dev/shm"),
         locked_memory(machine, _limit(resource.RLIMIT_MEMLOCK)),
         open_files(machine, _limit(resource.RLIMIT_NOFILE)),

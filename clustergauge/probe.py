@@ -46,7 +46,8 @@ class Needs:
     ``world``: one process, MPI ranks, or torch.distributed ranks.  ``device``: where it has a meaning.  ``ranks``: at least.
     ``modules``: importable packages.  ``arch``: the lowest CUDA capability (``80`` for sm_80).  ``target``: a storage folder.
     ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.  ``working_set``: bytes that the case streams
-    through and that no cache may hold; a case below 4 × the last-level cache is skipped.
+    through and that no cache may hold; a case below 4 × the last-level cache is skipped.  ``env``: environment that libraries
+    read when they start, so that such cases get workers of their own.  ``nvlink``: between all GPUs.
     """
 
     world: WorldKind = "serial"
@@ -57,6 +58,8 @@ class Needs:
     target: bool = False
     interpreter: bool = False
     working_set: int = 0
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    nvlink: bool = False
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from clustergauge import path
 from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
 from clustergauge.node import Died
 from clustergauge.plan import cache_bytes, predict
@@ -165,7 +166,7 @@ def _worst(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
     worst: dict[str, Finding] = {}
     for finding in (*before, *now):
         known = worst.setdefault(finding.name, finding)
-        if (finding.state == "warning") > (known.state == "warning"):
+        if (finding.state == "warning", finding.fails) > (known.state == "warning", known.fails):
             worst[finding.name] = finding
     return list(worst.values())
 
@@ -231,10 +232,18 @@ def _record(run: Run, machine: Machine, planned: Planned, started: str, result: 
         started=started,
         workload=outcome.workload,
         measurement=outcome.measurement,
-        counters=Counters(device_bytes=outcome.device_bytes, health=result.facts.health),
+        counters=Counters(path=_path(planned, result), device_bytes=outcome.device_bytes, health=result.facts.health),
         settings=settings,
         telemetry=result.facts.telemetry,
     )
+
+
+def _path(planned: Planned, result: CaseResult) -> dict[str, Scalar]:
+    """What moved during a case that is asked for proof of its path; empty for others."""
+    work = result.outcome.workload
+    if planned.ranks < 2 or not work or not work.collective or work.message_bytes < path.LEAST_BYTES:
+        return {}
+    return {**result.facts.path, "runs": result.outcome.runs}
 
 
 def _skipped(run: Run, machine: Machine, planned: Planned) -> Record:

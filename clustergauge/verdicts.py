@@ -45,10 +45,12 @@ def judge(
         baseline.records if baseline else (),
         {m.machine_id: why for m in machines.values() if (why := _barred(m, baseline))},
         {m.machine_id: m.peer_class for m in machines.values()},
+        tuple(machines.values()),
     )
     inventories = inventory.judge(machines.values(), acceptance.expect, acceptance.source)
     slow = sweeps.verdicts(sweeps.findings(records, asked.topology))
-    return [*accept.judge(records, criteria, standards, planned), *slow, *inventories]
+    down = inventory.trained_down(machines.values())
+    return [*accept.judge(records, criteria, standards, planned), *slow, *inventories, *down]
 
 
 def _barred(machine: Machine, baseline: LoadedRun | None) -> str:

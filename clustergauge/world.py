@@ -10,6 +10,7 @@ import socket
 from typing import Any, Protocol
 
 from clustergauge.model import Json
+from clustergauge.transport import NcclFile
 
 
 class Hub(Protocol):
@@ -25,11 +26,12 @@ class Hub(Protocol):
 
 
 class World(Protocol):
-    """What probes and the timing loop see of the other ranks."""
+    """What probes and the timing loop see of the other ranks.  ``nccl``: where NCCL says what it does, if it joins them."""
 
     rank: int
     size: int
     host: str
+    nccl: NcclFile | None
 
     def barrier(self) -> None:
         """Every rank has arrived; over the transport under test."""
@@ -50,6 +52,8 @@ class World(Protocol):
 
 class Serial:
     """One process, alone."""
+
+    nccl: NcclFile | None = None
 
     def __init__(self) -> None:
         self.rank = 0
@@ -73,6 +77,8 @@ class Serial:
 
 class Mpi:
     """Ranks of an MPI job.  ``comm`` is a private duplicate of COMM_WORLD, for the probe's use too."""
+
+    nccl: NcclFile | None = None
 
     def __init__(self, hub: Hub) -> None:
         from mpi4py import MPI
@@ -119,6 +125,7 @@ class TorchDistributed:
         self._dist = dist
         self.library = f"torch.distributed {backend}"
         self.backend = backend
+        self.nccl: NcclFile | None = NcclFile() if backend == "nccl" else None
         self.rank = rank
         self.size = size
         self.host = socket.gethostname()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from clustergauge import ceilings, sweeps, warnings
+from clustergauge import ceilings, path, sweeps, warnings
 from clustergauge.loading import LoadedRun
 from clustergauge.model import PairFindings, Verdict, Warning_
 from clustergauge.units import format_duration
@@ -102,6 +102,7 @@ class _View:
                     self.page.add(*parts)
                 if found := self.pairs.get((row.machine_id, row.case, row.device)):
                     pairs.draw(self.page, found, row.measured, self.run)
+                self._path(row)
                 if row.word in BAD:
                     self._why(row)
 
@@ -109,6 +110,13 @@ class _View:
         several = len({machine for machine, _ in self.places}) > 1
         words = [self.hosts.get(machine_id, machine_id)] if several and machine_id else []
         return fit_end(" · ".join(map(printable, [*words, device or "any device"])), self.page.width)
+
+    def _path(self, row: Row) -> None:
+        """What the counters of the links prove of the path a case took: of its launches the least."""
+        proofs = [p for r in row.measured if (p := path.proof(r, self.loaded.machines.values()))]
+        if proofs:
+            worst = min(proofs, key=lambda p: ("contradicted", "unproven", "proven").index(p.state))
+            self.page.wrap(f"path: {worst}", "  ", "" if worst.state == "contradicted" else "dim", 2)
 
     def _why(self, row: Row) -> None:
         """Reasons of a bad row, and how to run it again."""
@@ -173,6 +181,8 @@ class _View:
         unknown = dict.fromkeys(name for names in sorted(unread) for name in names.split(","))
         for machine in self.loaded.machines.values():
             for finding in machine.findings:
+                if finding.fails:
+                    continue  # it has a row of its own
                 if finding.state == "warning":
                     found.setdefault((finding.name, finding.detail, finding.remedy), []).append(machine.host)
                 elif finding.state == "unknown":

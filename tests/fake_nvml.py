@@ -46,6 +46,12 @@ class Card:
     links: dict[int, list[int]] = field(default_factory=dict)
     """Link → its four error counters."""
     down: set[int] = field(default_factory=set)
+    wires: dict[int, str] = field(default_factory=dict)
+    """Link → bus of the GPU at its other end; a link that is not named leads to a switch."""
+    switched: bool = False
+    """Whether its links lead to a switch, over which it reaches every other GPU."""
+    fields: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Field and scope → value (an unsigned long long); others are not supported."""
     pids: list[int] = field(default_factory=list)
     xids: list[int] = field(default_factory=list)
     millijoule: int = 5_000_000
@@ -118,6 +124,22 @@ def _link_state(card: Card, link: int) -> int:
     return 0 if link in card.down else 1
 
 
+def _p2p(card: Card, other: Card, index: int) -> int:
+    wired = (card.switched and other.switched) or other.bus in card.wires.values()
+    return {0: 0, 2: 0 if wired else 5}[index]
+
+
+def _fields(card: Card, wanted: list[tuple[int, int]]) -> list[SimpleNamespace]:
+    return [
+        SimpleNamespace(
+            nvmlReturn=0 if key in card.fields else NOT_SUPPORTED,
+            valueType=3,
+            value=SimpleNamespace(ullVal=card.fields.get(key, 0)),
+        )
+        for key in wanted
+    ]
+
+
 _ANSWERS: dict[str, Callable[..., Any]] = {
     "nvmlDeviceGetName": lambda c: c.name,
     "nvmlDeviceGetUUID": lambda c: c.uuid,
@@ -144,6 +166,10 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "nvmlDeviceGetCurrPcieLinkGeneration": lambda c: 5,
     "nvmlDeviceGetCurrentClocksEventReasons": lambda c: c.reasons,
     "nvmlDeviceGetViolationStatus": lambda c, policy: SimpleNamespace(referenceTime=9, violationTime={1: 0}[policy]),
+    "nvmlDeviceGetTopologyCommonAncestor": lambda c, other: 10 if c.bus[:10] == other.bus[:10] else 50,
+    "nvmlDeviceGetP2PStatus": _p2p,
+    "nvmlDeviceGetNvLinkRemotePciInfo": lambda c, link: SimpleNamespace(busId=c.wires.get(link, "00000000:C1:00.0").encode()),
+    "nvmlDeviceGetFieldValues": _fields,
     "nvmlDeviceGetNvLinkState": _link_state,
     "nvmlDeviceGetNvLinkErrorCounter": lambda c, link, counter: c.links[link][counter],
 }

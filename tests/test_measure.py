@@ -93,6 +93,14 @@ def test_times_are_of_one_step_where_a_run_is_steps():
     assert measured.sample_start_s[1] == pytest.approx(calls * 2e-6)
 
 
+def test_every_run_is_counted_those_that_do_not_count_too():
+    ran = []
+    one = sampler(FakeClock(always(0.01)), Work(run=lambda: ran.append(1), workload=Workload(), steps=3), budget_s=0.3)
+    one.measure()
+    one.loop_mean()
+    assert one.ran == 3 * len(ran)
+
+
 def test_a_loop_of_runs_that_are_steps_holds_as_many_runs_as_its_share_affords():
     clock = FakeClock(always(2e-3))
     one = sampler(clock, Work(run=lambda: None, workload=Workload(), steps=1000), budget_s=2.0)

@@ -1,0 +1,83 @@
+"""What the communication libraries of a rank were told and what they chose: their environment, and NCCL's debug file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from clustergauge import nccl_log
+from clustergauge.model import Scalar
+
+PREFIXES = ("NCCL_", "UCX_", "GLOO_", "FI_", "OMPI_MCA_", "MPICH_", "MPIR_CVAR_", "TORCH_NCCL_")
+"""Beginnings of the variables that choose paths and algorithms."""
+OURS = ("NCCL_DEBUG", "NCCL_DEBUG_FILE", "NCCL_DEBUG_SUBSYS")
+"""Set by us for every NCCL worker, so they say nothing."""
+MOST_VARIABLES = 64
+MOST_VALUE = 200
+MOST_READ = 8 << 20
+"""Bytes of the debug file that are looked at after a case; what lies between its head and its tail is left out."""
+OPERATIONS = {
+    "all_reduce": "AllReduce",
+    "all_gather": "AllGather",
+    "reduce_scatter": "ReduceScatter",
+    "broadcast": "Broadcast",
+    "reduce": "Reduce",
+}
+"""Our names and NCCL's; the others are made of sends and receives, which have no algorithm."""
+
+
+def environment(of: Mapping[str, str] = os.environ) -> dict[str, Scalar]:
+    """The variables that choose paths and algorithms, as settings: ``env.NCCL_ALGO``."""
+    names = sorted(n for n in of if n.startswith(PREFIXES) and n not in OURS and re.fullmatch(r"[A-Z][A-Z0-9_a-z]{1,80}", n))
+    return {f"env.{name}": of[name][:MOST_VALUE].encode(errors="replace").decode() for name in names[:MOST_VARIABLES]}
+
+
+class NcclFile:
+    """NCCL's debug file of this process, read as it grows."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """``path``: by default as ``NCCL_DEBUG_FILE`` says, with ``%p`` for the process id and ``%h`` for the short host name."""
+        named = os.environ.get("NCCL_DEBUG_FILE", "")
+        named = named.replace("%p", str(os.getpid())).replace("%h", os.uname().nodename.partition(".")[0])
+        self.path = path or (Path(named) if named else None)
+        self._at = 0
+        self._log = nccl_log.Log()
+
+    def read(self) -> nccl_log.Log:
+        """What was written up to now; choices only of what is new.  Never raises: an unreadable file holds nothing."""
+        self._log.choices.clear()
+        try:
+            if self.path is None:
+                return self._log
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                for start, end in self._parts(size):
+                    file.seek(start)
+                    self._log.add(file.read(end - start).decode("utf-8", "replace"))
+                self._at = size
+        except OSError:
+            pass
+        return self._log
+
+    def _parts(self, size: int) -> list[tuple[int, int]]:
+        if size - self._at <= MOST_READ:
+            return [(min(self._at, size), size)]
+        half = MOST_READ // 2
+        return [(self._at, self._at + half), (size - half, size)]
+
+
+def settings(log: nccl_log.Log, transports: Counter[str], collective: str) -> dict[str, Scalar]:
+    """A log as a record's settings.  ``transports``: of all ranks."""
+    algorithm, protocol = log.choice(OPERATIONS.get(collective, ""))
+    found = {
+        "nccl_version": log.version,
+        "nccl_network": log.network,
+        "nccl_plugin": log.plugin,
+        "nccl_transports": nccl_log.kinds(transports),
+        "nccl_algorithm": algorithm,
+        "nccl_protocol": protocol,
+    }
+    return {name: value for name, value in found.items() if value}
