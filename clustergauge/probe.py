@@ -114,8 +114,9 @@ class Work:
     ``loop``: also time one unsynchronised loop of calls (collectives).  ``sync``: ranks meet untimed before each sample.
     ``whole_budget``: do not stop when the interval is narrow, and compare digests every few samples (burn-in).
     ``max_iterations``: the most runs one sample may hold (in-place work whose values grow), ``None`` for no limit.
-    ``steps``: equal steps that one run takes, each after the one before (the loads of a pointer chase): times and ``workload``
-    are then of one step.
+    ``steps``: equal steps that one run takes, each after the one before (the loads of a pointer chase, a window of 64 messages, a
+    round trip of two): times and ``workload`` are then of one step.  ``overhead``: the same call as ``run`` with nobody to talk
+    to, timed apart: what a call costs before anything moves.
     ``last``: set by the timing loop: index of the callable that ran last, for ``check``, ``digest`` and ``reset`` to look at.
     Buffer sets hold the same inputs, so the digest does not depend on which of them ran.
     """
@@ -134,6 +135,7 @@ class Work:
     whole_budget: bool = False
     max_iterations: int | None = None
     steps: int = 1
+    overhead: Callable[[], object] | None = None
     last: int = 0
 
     @property
@@ -186,8 +188,11 @@ class Case:
 
     @property
     def id(self) -> str:
-        """``memory/backend=torch/op=triad/size=1GiB``: stable across runs and machines."""
-        return "/".join([self.probe, *(f"{k}={_show(k, v)}" for k, v in self.params.items())])
+        """``memory/backend=torch/op=triad/size=1GiB``: stable across runs and machines.
+
+        An empty value is left out: the ids of a probe stay what they were when it gets an axis on which it had stood at "".
+        """
+        return "/".join([self.probe, *(f"{k}={_show(k, v)}" for k, v in self.params.items() if v != "")])
 
 
 def _show(axis: str, value: Scalar) -> str:

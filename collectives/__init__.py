@@ -1,4 +1,4 @@
 """Interconnect probes."""
 
-PROBES = ("collectives.all_reduce",)
+PROBES = ("collectives.operations", "collectives.barrier", "collectives.send_recv")
 """Modules of this folder that define probes."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from clustergauge import warnings
+from clustergauge import stats, warnings
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Verdict, Warning_
-from clustergauge.units import format_duration, format_rate
+from clustergauge.units import format_duration, format_rate, format_time
 from clustergauge.valid import printable
 from reports import heading
 from reports.again import again
@@ -81,6 +81,7 @@ class _View:
             for row in members:
                 self.page.add(*self.table.line(row))
                 self._held(row)
+                self._beside(row)
                 if row.word in BAD:
                     self._why(row)
 
@@ -95,6 +96,22 @@ class _View:
         if first and last and held:
             rates = (format_rate(metric.value, metric.unit) for metric in (first, last))
             self.page.add(f"  sustained {held.value:.1%}: ", (" → ".join(rates), "dim"))
+
+    def _beside(self, row: Row) -> None:
+        """What peers report (the mean of a loop of calls), what a call costs before anything moves, how far apart ranks began."""
+        words: list[str] = []
+        if loop := row.metric("loop_time"):
+            rate = row.metric("loop_busbw")
+            words.append(
+                f"in a loop {format_time(loop.value)}" + (f" ({format_rate(rate.value, rate.unit)} bus)" if rate else "")
+            )
+        costs = [r.settings.get("call_overhead_s") for r in row.measured]
+        if known := [float(cost) for cost in costs if isinstance(cost, int | float)]:
+            words.append(f"a call alone {format_time(stats.median(known))}")
+        if skews := [skew for r in row.measured if r.measurement for skew in r.measurement.arrival_skew_s]:
+            words.append(f"ranks begin within {format_time(stats.median(skews))}")
+        if words:
+            self.page.wrap(" · ".join(words), "  ", "dim")
 
     def _why(self, row: Row) -> None:
         """Reasons of a bad row, and how to run it again."""
