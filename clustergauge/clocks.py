@@ -37,6 +37,11 @@ class Clock(Protocol):
         """Samples whose time may hold the cost of launching; 0 for a clock that means to hold it."""
         ...
 
+    @property
+    def started_s(self) -> float:
+        """When the latest sample began, on the scale of `now`: a reading that timing it took anyway."""
+        ...
+
     def now(self) -> float:
         """Seconds since some moment, monotonic: for budgets and for the start of samples.
 
@@ -64,9 +69,15 @@ class WallClock:
     name: Literal["wall"] = "wall"
     max_calls = 1 << 16
     exposed = 0
+    _started = 0
 
     def __init__(self) -> None:
         self.tick_s = _wall_tick()
+
+    @property
+    def started_s(self) -> float:
+        """The first of the two readings of the latest sample."""
+        return self._started * 1e-9
 
     def now(self) -> float:
         """Seconds of ``time.perf_counter``."""
@@ -88,6 +99,7 @@ class WallClock:
             for call in calls:
                 call()
             end = read()
+        self._started = start
         return (end - start) * 1e-9
 
     def owned(self) -> AbstractContextManager[Any]:
@@ -128,6 +140,8 @@ class CudaClock:
         # The highest clock (kHz): the spin kernel counts cycles, so a slower one only makes it longer.
         self._cycles_per_s = (int(getattr(properties, "clock_rate", 0)) or self._FAST_KHZ) * 1000
         self._stretch = 1
+        self.started_s = 0.0
+        """When the host began to queue the latest sample: the device begins after the spin."""
         self.exposed = 0
         """Samples in which the device began before the host had queued them all: launch gaps may be in their time."""
 
@@ -147,6 +161,7 @@ class CudaClock:
         if self._torch.cuda.current_stream(self._device) != self.stream:
             raise RuntimeError("the CUDA clock watches its own stream: run the case inside clock.owned()")
         launch = self._prepared(calls)
+        started = time.perf_counter()
         spin = min(self.LONGEST_SPIN_S, self._stretch * (self._SPIN_S + self._SPIN_PER_CALL_S * len(launch)))
         self._torch.cuda._sleep(int(spin * self._cycles_per_s))
         self._start.record(self.stream)
@@ -158,6 +173,7 @@ class CudaClock:
             if spin < self.LONGEST_SPIN_S:
                 self._stretch *= 2
         self._end.synchronize()
+        self.started_s = started
         return self._start.elapsed_time(self._end) * 1e-3
 
     def owned(self) -> AbstractContextManager[Any]:

@@ -103,15 +103,21 @@ class _Live:
             if not sampler.checked_last:
                 self.agree("check", work.check)
             self.context.set("checked_samples", sampler.checked + (work.check is not None and not sampler.checked_last))
+            if (overhead := sampler.overhead()) is not None:
+                self.context.set("call_overhead_s", overhead)
+            if sampler.arrivals:
+                self.context.set("clock_error_s", sampler.arrivals.error_s)
+                self.context.set("clock_drift_s", sampler.arrivals.drift_s)
             if work.loop:
                 measurement = msgspec.structs.replace(measurement, loop_mean_s=sampler.loop_mean())
+                self.context.set("loop_calls", sampler.loop_calls)
                 if work.max_iterations is None:  # where runs may follow each other the loop's output is what it must be, too
                     self.agree("check of the loop", work.check)
             self.runs = 0 if clock.name == "cuda_graph" else sampler.ran  # a replay runs what was captured, which runs too
             self.agree("exact check", work.exact)
         self._say_transport(work.workload.collective)
         series = {name: Series(unit=unit, values=values) for name, (unit, values) in self.context.series.items()}
-        return self._outcome("ok", msgspec.structs.replace(measurement, series=series))
+        return self._outcome("ok", msgspec.structs.replace(measurement, series=measurement.series | series))
 
     def agree(self, phase: str, step: Callable[[], object] | None) -> None:
         """Do a step and agree with all ranks on how it went; raises `Ended` on every rank if it did not go well on one."""

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from clustergauge import stats
+import numpy as np
+
+from clustergauge import stats, sync
 from clustergauge.clocks import Calls, Clock
 from clustergauge.model import Measurement
 from clustergauge.probe import Work, Wrong
@@ -31,6 +33,10 @@ WARM_UP_SHARE = 0.25
 """Share of the budget after which no more buffer sets are warmed up."""
 SWEEP_PASSES, SWEEP_PASSES_SLOW = 5, 3
 """Of a sweep: the fewest passes, and the fewest where so many take three times the budget."""
+LOOPS, LOOP_CALLS, LOOP_SHARE = 5, 1000, 0.2
+"""Loops for comparison with peers; the most calls in one; the share of the budget that they take together."""
+OVERHEAD_CALLS, OVERHEAD_LOOPS = 200, 9
+"""Calls in a loop, and loops of which the median counts, to time a call with nobody to talk to."""
 LEAD_S = 1e-3
 LEAD_MOST = 20
 """Ranks that have talked over the control channel are cold: about so many seconds of samples, so many at most, are not taken."""
@@ -89,6 +95,9 @@ class Sampler:
     """Timed samples whose output was checked."""
     checked_last: bool = False
     """Whether the last sample is among them."""
+    arrivals: sync.Arrivals | None = None
+    """Of ranks that meet before each sample: when each began it."""
+    loop_calls: int = 0
     _wrong: tuple[int, str] | None = None
     _checking_s: float = 0.0
     _schedules: dict[tuple[int, int], Calls] = field(default_factory=dict[tuple[int, int], Calls])
@@ -103,6 +112,9 @@ class Sampler:
             self.phase("calibrate")
             cost = 0.0 if self.work.sweep else self._calibrate()
             exposed = self.clock.exposed
+            if self.work.sync and self.world.size > 1:
+                self.phase("compare clocks")
+                self.arrivals = sync.Arrivals(self.world)
             self.phase("measure")
             began = self.clock.now()
             looks = stats.looks()
@@ -120,6 +132,10 @@ class Sampler:
             self.exposed = self.clock.exposed - exposed
             if self.work.sweep and self.everyone:
                 self.work.sweep(self.everyone)
+            if self.arrivals:
+                self.phase("compare clocks")
+                self.arrivals.look_again()
+        skew, late = self.arrivals.summary() if self.arrivals else ([], {})
         return Measurement(
             clock=self.clock.name,
             cache=self.work.cache,
@@ -127,22 +143,36 @@ class Sampler:
             iterations_per_sample=self.iterations * self.work.steps,
             samples_s=self.merged,
             sample_start_s=[start - self.starts[0] for start in self.starts],
+            arrival_skew_s=skew,
             stop_reason=decision.reason or "budget",
             digest=self.digest,
+            series=late,
         )
 
-    def loop_mean(self, share: float = 0.2, most: int = 1000) -> float:
-        """Mean seconds of a call in one loop without meeting in between, as OSU and nccl-tests report (outputs unchecked)."""
+    def loop_mean(self) -> float:
+        """Mean seconds of a call in a loop without meeting in between, as OSU and nccl-tests report (outputs unchecked); of
+        `LOOPS` such loops the median, where there is time for them: whatever interrupts a loop is in its mean."""
         with _quiet():
             self.phase("loop")
-            calls = 1
+            loops, calls = 1, 1
             if self.world.rank == 0:
-                affordable = share * self.plan.budget_s / max(stats.median(self.merged) * self.work.steps, self.clock.tick_s)
-                calls = int(min(most, self.clock.max_calls, max(1.0, affordable)))
-            calls = self.world.from_root(calls)
-            took = self._sample(calls) / (calls * self.work.steps)
+                one = max(stats.median(self.merged) * self.work.steps, self.clock.tick_s)
+                affordable = LOOP_SHARE * self.plan.budget_s / one
+                loops = LOOPS if affordable >= LOOPS else 1
+                calls = int(min(LOOP_CALLS, self.clock.max_calls, max(1.0, affordable / loops)))
+            loops, calls = self.world.from_root([loops, calls])
+            self.loop_calls = calls
+            took = [self._sample(calls) / (calls * self.work.steps) for _ in range(loops)]
             everybody = self.world.gather(took)
-        return max(everybody) if everybody else took
+        return stats.median([max(of_ranks) for of_ranks in zip(*everybody or [took], strict=True)])
+
+    def overhead(self) -> float | None:
+        """Seconds of a call with nobody to talk to (``Work.overhead``), part of every sample; ``None`` where there is no such."""
+        if self.work.overhead is None:
+            return None
+        calls = (self.work.overhead,) * OVERHEAD_CALLS
+        with _quiet():
+            return stats.median([self.clock.time(calls) for _ in range(OVERHEAD_LOOPS)]) / OVERHEAD_CALLS
 
     # -- the steps
 
@@ -224,18 +254,24 @@ class Sampler:
         for _ in range(decision.lead):
             self._sample(self.iterations)
         fresh: list[float] = []
+        arrived: list[float] = []
+        runs = self.iterations * self.work.steps
         for _ in range(decision.batch):
             self.starts.append(self.clock.now() - began)
-            fresh.append(self._sample(self.iterations) / (self.iterations * self.work.steps))
+            fresh.append(self._sample(self.iterations) / runs)
+            if self.arrivals:
+                arrived.append(self.clock.started_s)
         self.mine += fresh
-        everybody = self.world.gather([fresh, self._problem(decision.check)])
+        everybody = self.world.gather([fresh, self._problem(decision.check), *([arrived] if self.arrivals else [])])
         if everybody:
             if self.work.sweep:
                 self.everyone = self.everyone or [[] for _ in everybody]
-                for of_rank, (times, _) in zip(self.everyone, everybody, strict=True):
+                for of_rank, (times, *_) in zip(self.everyone, everybody, strict=True):
                     of_rank.extend(times)
-            self.merged += [max(of_ranks) for of_ranks in zip(*(times for times, _ in everybody), strict=True)]
-            self._wrong = next(((rank, problem) for rank, (_, problem) in enumerate(everybody) if problem), None)
+            self.merged += [max(of_ranks) for of_ranks in zip(*(times for times, *_ in everybody), strict=True)]
+            self._wrong = next(((rank, problem) for rank, (_, problem, *_) in enumerate(everybody) if problem), None)
+            if self.arrivals:
+                self.arrivals.rows.append(np.array([arrived for *_, arrived in everybody]))
 
     def _problem(self, check: bool) -> str:
         """What is wrong with the output of the last sample, in words; ranks agree on it before one of them leaves."""

@@ -63,7 +63,9 @@ class Measurement(Data, frozen=True, kw_only=True):
     ``samples_s``: seconds of one iteration (a sample's time over ``iterations_per_sample``), in the order taken, the maximum
     over ranks; the first ``warmup_cut`` of them are warm-up.  ``sample_start_s``: start of each sample, seconds since the
     first.  ``loop_mean_s``: mean seconds of a call in one unsynchronised loop, comparable with OSU and nccl-tests.
-    ``stop_reason``: ``converged``, ``budget`` (time ended first) or ``samples`` (as many as a record keeps).
+    ``arrival_skew_s``: for each sample, seconds between the first and the last rank to begin it (see `sync`; the error of the
+    clocks is the setting ``clock_error_s``).  ``stop_reason``: ``converged``, ``budget`` (time ended first) or ``samples`` (as
+    many as a record keeps).
     """
 
     clock: Literal["wall", "cuda_event", "cuda_graph"]

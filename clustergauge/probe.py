@@ -117,8 +117,9 @@ class Work:
     ``loop``: also time one unsynchronised loop of calls (collectives).  ``sync``: ranks meet untimed before each sample.
     ``whole_budget``: do not stop when the interval is narrow, and compare digests every few samples (burn-in).
     ``max_iterations``: the most runs one sample may hold (in-place work whose values grow), ``None`` for no limit.
-    ``steps``: equal steps that one run takes, each after the one before (the loads of a pointer chase): times and ``workload``
-    are then of one step.
+    ``steps``: equal steps that one run takes, each after the one before (the loads of a pointer chase, a window of 64 messages, a
+    round trip of two): times and ``workload`` are then of one step.  ``overhead``: the same call as ``run`` with nobody to talk
+    to, timed apart: what a call costs before anything moves.
     ``sweep``: the callables are different things (transfers of different pairs), each to be timed by itself: a sample is one
     call, samples are whole passes over all callables, and at the end this is called on rank 0 with the seconds of every rank in
     every sample, ``[rank][sample]``, to put what they tell into series.
@@ -141,6 +142,7 @@ class Work:
     max_iterations: int | None = None
     steps: int = 1
     sweep: Callable[[Sequence[Sequence[float]]], object] | None = None
+    overhead: Callable[[], object] | None = None
     last: int = 0
 
     @property
@@ -193,8 +195,11 @@ class Case:
 
     @property
     def id(self) -> str:
-        """``memory/backend=torch/op=triad/size=1GiB``: stable across runs and machines."""
-        return "/".join([self.probe, *(f"{k}={_show(k, v)}" for k, v in self.params.items())])
+        """``memory/backend=torch/op=triad/size=1GiB``: stable across runs and machines.
+
+        An empty value is left out: the ids of a probe stay what they were when it gets an axis on which it had stood at "".
+        """
+        return "/".join([self.probe, *(f"{k}={_show(k, v)}" for k, v in self.params.items() if v != "")])
 
 
 def _show(axis: str, value: Scalar) -> str:

@@ -33,6 +33,12 @@ MODES_SCALES = 3.0
 MODES_BETWEEN = 0.15
 """The most of the samples in the middle third of the way from one mode to the other."""
 CLOCK_LEAST = 0.9
+LATE_LEAST_S = 100e-6
+"""Ranks leave a barrier within this of each other, over a network too."""
+LATE_SHARE = 0.1
+"""The share of a sample's time below which a late rank does not change it much."""
+LATE_OFTEN = 0.5
+"""A rank that is the last at so many of the samples is late by habit."""
 LAUNCHES_LEAST = 3
 OF_ALIKE = ("restless", "wide interval", "correlated", "drift", "two modes")
 """Doubts about samples of one thing; those of a sweep are of different pairs, and `pairs` knows their spread."""
@@ -247,6 +253,24 @@ def _exposed(record: Record, _samples: list[float]) -> Seen | None:
     return Seen(count, f"in {count:.0f} samples the device began before all launches were queued") if count else None
 
 
+def _late(record: Record, samples: list[float]) -> Seen | None:
+    """A rank that began most samples clearly after the others, though all had met just before: its host, not the network."""
+    measured = record.measurement
+    if measured is None or not {"late", "last"} <= measured.series.keys():
+        return None
+    late, last = measured.series["late"].values, measured.series["last"].values
+    rank = max(range(len(late)), key=late.__getitem__, default=0)
+    if not late or len(last) != len(late) or last[rank] < LATE_OFTEN:
+        return None
+    error = _number(record.settings.get("clock_error_s")) or 0.0
+    if late[rank] <= error + max(LATE_LEAST_S, LATE_SHARE * stats.median(samples) * measured.iterations_per_sample):
+        return None
+    host = next((f" on {place.host}" for place in record.placement if place.rank == rank), "")
+    clocks = f"clocks agree within {format_time(error)}" if error > 0 else "on one clock"
+    behind = f"began {format_time(late[rank])} after the first ({clocks}), in {last[rank]:.0%} of the samples the last"
+    return Seen(late[rank], f"rank {rank}{host} {behind}")
+
+
 def _unproven(record: Record, _samples: list[float]) -> Seen | None:
     """Storage of which nothing proves that a device, and not a cache, did the work."""
     if record.workload is None or record.workload.bound != "storage":
@@ -285,6 +309,11 @@ DOUBTS = (
     Doubt("slowing clock", "look at power limit and cooling, or fix the clocks lower than the machine can hold", _slowing_clock),
     Doubt("throttled", "mend cooling or power supply; until then this is not what the part can do", _throttled),
     Doubt("launch gaps", "use a larger size, or an idle host: launching may be in the time", _exposed),
+    Doubt(
+        "late rank",
+        "look at that host (what else runs there, clocks, cores given): the others wait for it, not for a link",
+        _late,
+    ),
     Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),
     Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),
 )

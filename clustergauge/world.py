@@ -7,6 +7,7 @@ control channel, so that agreeing on an outcome still works when the transport d
 from __future__ import annotations
 
 import socket
+from array import array
 from typing import Any, Protocol
 
 from clustergauge.model import Json
@@ -30,11 +31,21 @@ class World(Protocol):
 
     rank: int
     size: int
+    local_size: int
+    """Ranks on this host, this one included: they share its memory."""
     host: str
     nccl: NcclFile | None
 
     def barrier(self) -> None:
         """Every rank has arrived; over the transport under test."""
+        ...
+
+    def send_number(self, rank: int, number: int) -> None:
+        """Send a 64-bit number to a rank that receives it; over the transport under test."""
+        ...
+
+    def receive_number(self, rank: int) -> int:
+        """Wait for a number of that rank."""
         ...
 
     def gather(self, value: Json) -> list[Json] | None:
@@ -58,10 +69,19 @@ class Serial:
     def __init__(self) -> None:
         self.rank = 0
         self.size = 1
+        self.local_size = 1
         self.host = socket.gethostname()
 
     def barrier(self) -> None:
         """Nobody to wait for."""
+
+    def send_number(self, rank: int, number: int) -> None:
+        """Nobody to talk to."""
+        raise ValueError(f"alone: there is no rank {rank} to send {number} to")
+
+    def receive_number(self, rank: int) -> int:
+        """Nobody to talk to."""
+        raise ValueError(f"alone: there is no rank {rank} to hear from")
 
     def gather(self, value: Json) -> list[Json] | None:
         """The own value."""
@@ -86,6 +106,10 @@ class Mpi:
         self.comm = MPI.COMM_WORLD.Dup()
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_size = node.Get_size()
+        node.Free()
+        self._number = array("q", [0])
         self.host = socket.gethostname()
         self.library = MPI.Get_library_version().splitlines()[0].strip().rstrip("\x00")
         self.gather = hub.gather
@@ -94,6 +118,16 @@ class Mpi:
     def barrier(self) -> None:
         """MPI_Barrier."""
         self.comm.Barrier()
+
+    def send_number(self, rank: int, number: int) -> None:
+        """MPI_Send of one 64-bit integer."""
+        self._number[0] = number
+        self.comm.Send(self._number, rank)
+
+    def receive_number(self, rank: int) -> int:
+        """MPI_Recv of one."""
+        self.comm.Recv(self._number, rank)
+        return self._number[0]
 
     def close(self) -> None:
         """Free the communicator; mpi4py finalises MPI at exit."""
@@ -121,6 +155,8 @@ class TorchDistributed:
         store = dist.TCPStore(host, 0, size, is_master=True, timeout=timeout, wait_for_workers=False) if rank == 0 else None
         host, port = hub.from_root([host, store.port] if store else None)
         store = store or dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
+        self.host = socket.gethostname()
+        store.add(f"ranks on {self.host}", 1)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         self._dist = dist
         self.library = f"torch.distributed {backend}"
@@ -128,13 +164,24 @@ class TorchDistributed:
         self.nccl: NcclFile | None = NcclFile() if backend == "nccl" else None
         self.rank = rank
         self.size = size
-        self.host = socket.gethostname()
+        self.local_size = store.add(f"ranks on {self.host}", 0)  # every rank has added itself before the group stood
+        self._number = torch.zeros(1, dtype=torch.int64, device=device if backend == "nccl" else "cpu")
         self.gather = hub.gather
         self.from_root = hub.from_root
 
     def barrier(self) -> None:
         """torch.distributed.barrier on the group under test."""
         self._dist.barrier()
+
+    def send_number(self, rank: int, number: int) -> None:
+        """torch.distributed.send of one 64-bit integer."""
+        self._number.fill_(number)
+        self._dist.send(self._number, rank)
+
+    def receive_number(self, rank: int) -> int:
+        """torch.distributed.recv of one."""
+        self._dist.recv(self._number, rank)
+        return int(self._number.item())
 
     def close(self) -> None:
         """Destroy the process group."""

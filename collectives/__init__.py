@@ -1,4 +1,10 @@
 """Interconnect probes."""
 
-PROBES = ("collectives.all_reduce", "collectives.nccl_path", "collectives.pairs")
+PROBES = (
+    "collectives.operations",
+    "collectives.barrier",
+    "collectives.send_recv",
+    "collectives.nccl_path",
+    "collectives.pairs",
+)
 """Modules of this folder that define probes."""

@@ -1,8 +1,9 @@
-"""Inputs of a sum over ranks whose result is exact in the dtype, so that it can be compared bit for bit.
+"""Inputs of collectives whose outcome is known bit for bit, and the comparison.
 
-Every rank contributes integers.  The sum of their magnitudes over all ranks stays within the integers that the dtype holds
+Sums: every rank contributes integers.  The sum of their magnitudes over all ranks stays within the integers that the dtype holds
 exactly, so every partial sum is exact too: in any order, along any tree or ring, for any number of ranks.  bf16 holds integers
-to 256 only; there an element is non-zero on at most 128 ranks, and the next element on the next 128.
+to 256 only; there an element is non-zero on at most 128 ranks, and the next element on the next 128.  Data that only moves
+(`payload`) is never zero and has the whole range.
 
 Values depend on rank and element through a hash, so a rank that is missing, counted twice or given another rank's place, and
 data that moved by some elements, change the sum.  The pattern repeats after `PERIOD` elements, a prime: no chunk of a
@@ -15,6 +16,7 @@ are what is compared.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +34,8 @@ _LARGEST = 2**30
 
 @dataclass(frozen=True)
 class Format:
-    """A dtype: its size, the numpy and torch names of the integer that holds its bits, and the largest ``limit`` such that
-    every integer in ±limit is exact in it (2 to the number of significand bits)."""
+    """A dtype: its size, the numpy and torch names of the integer that holds its bits, and a ``limit`` such that every integer
+    in ±limit is exact in it (2 to the number of significand bits; of an integer, its largest value)."""
 
     bytes: int
     bits: str
@@ -45,7 +47,9 @@ FORMATS = {
     "fp32": Format(4, "int32", 2**24),
     "fp16": Format(2, "int16", 2**11),
     "bf16": Format(2, "int16", 2**8),
+    "int32": Format(4, "int32", 2**31 - 1),
 }
+_FLOATS = {"fp64": "float64", "fp32": "float32", "fp16": "float16"}
 
 
 def contribution(dtype: str, rank: int, ranks: int, length: int) -> NDArray[np.int64]:
@@ -54,16 +58,28 @@ def contribution(dtype: str, rank: int, ranks: int, length: int) -> NDArray[np.i
 
     limit = FORMATS[dtype].limit
     active = min(ranks, limit // 2)
-    largest = min(limit // active, _LARGEST)
+    value = _hashed(rank, min(limit // active, _LARGEST), length)
+    if active < ranks:
+        value[(rank - np.arange(length) * active) % ranks >= active] = 0
+    return value
+
+
+def payload(dtype: str, key: int, length: int) -> NDArray[np.int64]:
+    """Data that only moves: the first ``length`` (at most `PERIOD`) elements of what ``key`` names, whole numbers but zero."""
+    return _hashed(key, min(FORMATS[dtype].limit, _LARGEST), length)
+
+
+def _hashed(key: int, largest: int, length: int) -> NDArray[np.int64]:
+    """Whole numbers in ±``largest``, never zero, by key (below 2³²) and element."""
+    import numpy as np
+
     element = np.arange(length, dtype=np.uint32)
-    x = element * np.uint32(0x9E3779B1) + np.uint32((rank + 1) * 0x85EBCA77 & 0xFFFFFFFF)
+    x = element * np.uint32(0x9E3779B1) + np.uint32((key + 1) * 0x85EBCA77 & 0xFFFFFFFF)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finalizer of MurmurHash3
         x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
     x ^= x >> np.uint32(16)
     value = ((x.astype(np.uint64) * np.uint64(2 * largest)) >> np.uint64(32)).astype(np.int64) - largest
-    value += value >= 0  # −largest … −1, 1 … largest: never zero
-    if active < ranks:
-        value[(rank - element.astype(np.int64) * active) % ranks >= active] = 0
+    value += value >= 0  # −largest … −1, 1 … largest
     return value
 
 
@@ -83,8 +99,7 @@ def encode(values: NDArray[np.int64], dtype: str) -> NDArray[Any]:
 
     if dtype == "bf16":  # the upper half of fp32; the lower is zero for what bf16 holds exactly
         return (values.astype(np.float32).view(np.int32) >> 16).astype(np.int16)
-    floats = {"fp64": np.float64, "fp32": np.float32, "fp16": np.float16}[dtype]
-    return values.astype(floats).view(FORMATS[dtype].bits)
+    return values.astype(_FLOATS.get(dtype, dtype)).view(FORMATS[dtype].bits)
 
 
 def decode(bits: int, dtype: str) -> float:
@@ -93,8 +108,7 @@ def decode(bits: int, dtype: str) -> float:
 
     if dtype == "bf16":
         return float(np.int32(bits << 16).view(np.float32))
-    floats = {"fp64": np.float64, "fp32": np.float32, "fp16": np.float16}[dtype]
-    return float(np.array(bits, FORMATS[dtype].bits).view(floats))
+    return np.array(bits, FORMATS[dtype].bits).view(_FLOATS.get(dtype, dtype)).item()
 
 
 def fill(out: Any, pattern: Any) -> None:
@@ -105,15 +119,34 @@ def fill(out: Any, pattern: Any) -> None:
 
 
 def compare(got: Any, pattern: Any, dtype: str, rank: int) -> None:
-    """Raise `Wrong` unless ``got`` is ``pattern`` repeated, bit for bit; names the first wrong element, rank, expected and got.
+    """`compare_blocks` of a single block."""
+    compare_blocks(got, len(got), [pattern], dtype, rank)
 
-    Both are one-dimensional arrays of bits: numpy arrays, or torch tensors on one device.
+
+def compare_blocks(got: Any, length: int, patterns: Iterable[Any], dtype: str, rank: int) -> None:
+    """Raise `Wrong` unless each block of ``length`` elements of ``got`` is its pattern repeated, bit for bit.
+
+    Names the first wrong element with its rank, expected and got.  All are one-dimensional arrays of bits: numpy arrays, or
+    torch tensors on one device.
     """
+    wrong, first = 0, ""
+    for start, pattern in zip(range(0, len(got), length), patterns, strict=True):
+        differing, element, expected, found = _differences(got[start : start + length], pattern)
+        if differing and not wrong:
+            values = f"expected {decode(expected, dtype)!r}, got {decode(found, dtype)!r}"
+            first = f"element {start + element} of {len(got)} on rank {rank}: {values}"
+        wrong += differing
+    if wrong:
+        raise Wrong(f"{first} (elements wrong: {wrong})")
+
+
+def _differences(got: Any, pattern: Any) -> tuple[int, int, int, int]:
+    """How many elements of ``got`` differ from ``pattern`` repeated; the first of them, what it must be and what it is."""
     import numpy as np
 
     period = len(pattern)
     step = max(1, 2**22 // period) * period  # compared in parts: comparing needs memory too
-    wrong, message = 0, ""
+    wrong, first, expected, found = 0, 0, 0, 0
     for start in range(0, len(got), step):
         part = got[start : start + step]
         whole = len(part) // period * period
@@ -122,15 +155,11 @@ def compare(got: Any, pattern: Any, dtype: str, rank: int) -> None:
             continue
         mine, want = _on_host(part), np.resize(_on_host(pattern), len(part))
         differ = np.flatnonzero(mine != want)
+        if not wrong:
+            at = int(differ[0])
+            first, expected, found = start + at, int(want[at]), int(mine[at])
         wrong += len(differ)
-        if not message:
-            first = int(differ[0])
-            message = (
-                f"element {start + first} of {len(got)} on rank {rank}: expected {decode(int(want[first]), dtype)!r}, "
-                f"got {decode(int(mine[first]), dtype)!r}"
-            )
-    if wrong:
-        raise Wrong(f"{message} (elements wrong: {wrong})")
+    return wrong, first, expected, found
 
 
 def _on_host(array: Any) -> NDArray[Any]:

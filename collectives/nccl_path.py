@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from clustergauge.launch import NCCL_SUBSYSTEMS
 from clustergauge.probe import Context, Needs, Work, probe
-from collectives.all_reduce import all_reduce
+from collectives.operations import all_reduce
 
 NOTES = {"NCCL_DEBUG_SUBSYS": f"{NCCL_SUBSYSTEMS},TUNING"}
 PATHS: dict[str, dict[str, str]] = {

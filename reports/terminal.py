@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from clustergauge import ceilings, path, sweeps, warnings
+from clustergauge import ceilings, path, stats, sweeps, warnings
 from clustergauge.loading import LoadedRun
 from clustergauge.model import PairFindings, Verdict, Warning_
-from clustergauge.units import format_duration
+from clustergauge.units import format_duration, format_rate, format_time
 from clustergauge.valid import printable
 from reports import heading, pairs
 from reports.again import again
@@ -100,6 +100,7 @@ class _View:
                 self.page.add(*self.table.line(row))
                 for parts in details(row):
                     self.page.add(*parts)
+                self._beside(row)
                 if found := self.pairs.get((row.machine_id, row.case, row.device)):
                     pairs.draw(self.page, found, row.measured, self.run)
                 self._path(row)
@@ -117,6 +118,22 @@ class _View:
         if proofs:
             worst = min(proofs, key=lambda p: ("contradicted", "unproven", "proven").index(p.state))
             self.page.wrap(f"path: {worst}", "  ", "" if worst.state == "contradicted" else "dim", 2)
+
+    def _beside(self, row: Row) -> None:
+        """What peers report (the mean of a loop of calls), what a call costs before anything moves, how far apart ranks began."""
+        words: list[str] = []
+        if loop := row.metric("loop_time"):
+            rate = row.metric("loop_busbw")
+            words.append(
+                f"in a loop {format_time(loop.value)}" + (f" ({format_rate(rate.value, rate.unit)} bus)" if rate else "")
+            )
+        costs = [r.settings.get("call_overhead_s") for r in row.measured]
+        if known := [float(cost) for cost in costs if isinstance(cost, int | float)]:
+            words.append(f"a call alone {format_time(stats.median(known))}")
+        if skews := [skew for r in row.measured if r.measurement for skew in r.measurement.arrival_skew_s]:
+            words.append(f"ranks begin within {format_time(stats.median(skews))}")
+        if words:
+            self.page.wrap(" · ".join(words), "  ", "dim")
 
     def _why(self, row: Row) -> None:
         """Reasons of a bad row, and how to run it again."""

@@ -1,6 +1,6 @@
 """Ranks for test_pairs: sweeps of pairs as the timing loop takes them, with or without a planted fault.
 
-``pairs_ranks.py OUT WORLD CASES``: as `all_reduce_ranks`.  Faults: ``none``, ``flip`` (what rank 2 receives from rank 1 has one
+``pairs_ranks.py OUT WORLD CASES``: as `over_mpi_ranks`.  Faults: ``none``, ``flip`` (what rank 2 receives from rank 1 has one
 wrong bit), ``other`` (rank 1 sends what rank 3 would).
 """
 

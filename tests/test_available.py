@@ -10,7 +10,7 @@ from clustergauge import memory
 from clustergauge.memory import available_bytes
 from clustergauge.probe import Context, Skip
 from clustergauge.world import Serial
-from collectives.all_reduce import all_reduce
+from collectives import buffers as collective_buffers
 from kernels import buffers
 from storage_io import memory as storage_memory
 from storage_io.sequential import prepare
@@ -123,20 +123,17 @@ def test_kernels_skip_what_a_container_cannot_hold(full):
 
 def test_collectives_skip_what_a_container_cannot_hold(full):
     world = Serial()
-    world.size = 2
+    world.local_size = 2
     context = Context(world=world, device="cpu", seed=1, scratch=Path())
-    with pytest.raises(Skip, match=r"^2 ranks need about 128 MiB of memory, 100 MiB are available$"):
-        all_reduce.function(context, "gloo", "fp32", 16 * MIB)
-    with pytest.raises(TypeError, match=r"needs torch.distributed ranks"):  # the guard let it pass
-        all_reduce.function(context, "gloo", "fp32", 8 * MIB)
+    collective_buffers.require(context, "gloo", 25 * MIB)
+    with pytest.raises(Skip, match=r"^2 ranks need about 104 MiB of memory, 100 MiB are available$"):
+        collective_buffers.require(context, "gloo", 26 * MIB)
 
 
 def test_collectives_skip_where_nothing_is_left(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)
-    world = Serial()
-    world.size = 2
     with pytest.raises(Skip, match="0 MiB are available"):
-        all_reduce.function(Context(world=world, device="cpu", seed=1, scratch=Path()), "gloo", "fp32", 8)
+        collective_buffers.require(Context(world=Serial(), device="cpu", seed=1, scratch=Path()), "gloo", 8)
 
 
 def test_storage_skips_what_a_container_cannot_hold(full, tmp_path):

@@ -8,8 +8,14 @@ from hypothesis import given, settings, strategies as st
 from clustergauge.probe import Wrong
 from collectives import exact
 
-FLOATS = {"fp64": np.float64, "fp32": np.float32, "fp16": np.float16, "bf16": np.float32}
-TORCH = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+FLOATS = {"fp64": np.float64, "fp32": np.float32, "fp16": np.float16, "bf16": np.float32, "int32": np.int32}
+TORCH = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int32": torch.int32,
+}
 
 
 def add(a, b, dtype):

@@ -106,7 +106,7 @@ def test_a_loop_of_runs_that_are_steps_holds_as_many_runs_as_its_share_affords()
     one = sampler(clock, Work(run=lambda: None, workload=Workload(), steps=1000), budget_s=2.0)
     one.measure()
     assert one.loop_mean() == pytest.approx(2e-6)
-    assert clock.log[-2] == "start 200"
+    assert clock.log[-10::2] == ["start 40"] * 5
 
 
 def test_the_budget_ends_a_restless_case_and_says_so():
@@ -235,12 +235,32 @@ def test_the_window_of_sampling_leaves_out_warming_up_calibrating_and_the_loop()
     assert one.window[1] < clock.time_s
 
 
-def test_the_loop_mean_is_one_long_sample():
-    clock = FakeClock(always(0.001))
+def test_the_loop_mean_is_that_of_long_samples_of_which_the_middle_counts():
+    clock = FakeClock(itertools.chain([0.001] * 22, [0.001] * 80, [0.003] * 80, [0.002] * 80, [0.009] * 80, [0.0] * 80))
     one = sampler(clock, budget_s=2.0)
     one.measure()
-    assert one.loop_mean() == pytest.approx(0.001)
-    assert clock.log[-2] == "start 400"
+    assert one.loop_mean() == pytest.approx(0.002)
+    assert clock.log[-10::2] == ["start 80"] * 5  # a fifth of the budget
+
+
+def test_one_call_is_the_loop_where_there_is_no_time_for_more():
+    clock = FakeClock(always(0.5))
+    one = sampler(clock, budget_s=2.0)
+    one.measure()
+    clock.log.clear()
+    assert one.loop_mean() == 0.5
+    assert clock.log == ["start 1", "stop"]
+
+
+def test_a_call_with_nobody_to_talk_to_is_timed_apart():
+    assert sampler(FakeClock(always(1e-6))).overhead() is None
+    calls: list[int] = []
+    work = Work(run=lambda: None, overhead=lambda: calls.append(1), workload=Workload())
+    one = sampler(FakeClock(always(2e-6)), work)
+    one.measure()
+    assert calls == []
+    assert one.overhead() == pytest.approx(2e-6)
+    assert len(calls) == 9 * 200
 
 
 def test_outputs_are_checked_between_batches_while_time_allows():

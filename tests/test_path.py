@@ -442,7 +442,7 @@ def measured() -> Any:
     planned = Planned(
         case="all_reduce/backend=gloo/dtype=fp32/size=4MiB",
         probe="all_reduce",
-        module="collectives.all_reduce",
+        module="collectives.operations",
         params={"backend": "gloo", "dtype": "fp32", "size": 1 << 22},
         device="cpu:0",
         ranks=2,

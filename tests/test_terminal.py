@@ -19,6 +19,7 @@ from clustergauge import accept, ceilings, warnings
 from clustergauge.globs import matches
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Cpu, Warning_
+from clustergauge.units import format_rate
 from reports import layout, terminal
 from reports.again import again, glob_of
 from reports.rows import rows_of
@@ -642,3 +643,13 @@ def test_a_burn_in_tells_what_it_held():
     burn = msgspec.structs.replace(burn, measurement=msgspec.structs.replace(burn.measurement, samples_s=times))
     assert "\n  sustained 80.0%: 2.00 TFLOP/s → 1.60 TFLOP/s\n" in shown(loaded(burn))
     assert "sustained" not in shown(loaded(record("matmul", MATMUL)))
+
+
+def test_a_collective_tells_what_peers_would_report_and_what_a_call_costs():
+    reduce = record("all_reduce", REDUCE, settings={"call_overhead_s": 4.32e-7}, ranks=2)
+    beside = {"loop_mean_s": 0.5, "arrival_skew_s": [1e-6, 3e-6, 2e-6]}
+    reduce = msgspec.structs.replace(reduce, measurement=msgspec.structs.replace(reduce.measurement, **beside))
+    rate = format_rate(reduce.workload.message_bytes / 0.5, "B/s")
+    words = f"\n  in a loop 500 ms ({rate} bus) · a call alone 432 ns · ranks begin within 2.00 µs\n"
+    assert words in shown(loaded(reduce))
+    assert "in a loop" not in shown(loaded(record("all_reduce", REDUCE, ranks=2)))
