@@ -25,15 +25,17 @@ peak.bf16 = {{ value = {peak}, firm = {firm}, source = ["lab notes"] }}
 """
 
 
-def written(tmp_path: Path, name: str = "own.toml", peak: float = 1.0, firm: bool = True) -> Path:
-    path = tmp_path / name
+def written(name: str = "own.toml", peak: float = 1.0, firm: bool = True) -> Path:
+    path = Path(name)
     path.write_text(OWN.format(peak=peak, firm=str(firm).lower()))
     return path
 
 
 @pytest.fixture(autouse=True)
-def _signals_and_path_as_they_were(monkeypatch):
-    """The command line takes signals, and adds to the path, for a process of its own."""
+def _signals_and_path_as_they_were(monkeypatch, tmp_path):
+    """The command line takes signals, and adds to the path, for a process of its own.  Files have short names here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(sys, "path", [*sys.path])
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
@@ -55,10 +57,10 @@ def ran(tmp_path):
     return folder.path
 
 
-def test_above_a_firm_ceiling_of_ones_own_a_number_is_invalid(tmp_path, ran, capsys):
+def test_above_a_firm_ceiling_of_ones_own_a_number_is_invalid(ran, capsys):
     assert run_suite.main(["report", str(ran)]) == 0
     assert "ceilings:" not in capsys.readouterr().out
-    own = written(tmp_path)
+    own = written()
     assert run_suite.main(["report", str(ran), "--ceilings", str(own)]) == 3
     text = " ".join(capsys.readouterr().out.split())
     assert "200 % 1.0 % invalid" in text
@@ -71,12 +73,12 @@ def test_above_a_firm_ceiling_of_ones_own_a_number_is_invalid(tmp_path, ran, cap
     assert said.err.startswith(f"ceilings: {own} (SHA-256")
 
 
-def test_above_an_estimate_of_ones_own_a_number_is_doubted(tmp_path, ran, capsys):
-    assert run_suite.main(["report", str(ran), "--ceilings", str(written(tmp_path, firm=False))]) == 0
+def test_above_an_estimate_of_ones_own_a_number_is_doubted(ran, capsys):
+    assert run_suite.main(["report", str(ran), "--ceilings", str(written(firm=False))]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "~200 % 1.0 % ok" in text
     assert "warning: above the ceiling: matmul: compute 2.00 TFLOP/s, at most 1.00 TFLOP/s: Prototype" in text
-    assert run_suite.main(["report", str(ran), "--ceilings", str(written(tmp_path, peak=4.0))]) == 0
+    assert run_suite.main(["report", str(ran), "--ceilings", str(written(peak=4.0))]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert " 50 % 1.0 % ok" in text
     assert "above the ceiling" not in text
@@ -98,7 +100,7 @@ def test_a_run_remembers_its_ceilings_and_a_redraw_says_which_were_used(tmp_path
     suite.write_text(
         'title = "t"\nbudget_s = 0.1\n[[cases]]\nprobe = "misbehave"\nhow = "well"\nworld = "serial"\nphase = "run"\n'
     )
-    own, results = written(tmp_path), str(tmp_path / "results")
+    own, results = written(), str(tmp_path / "results")
     words = ["--suite", str(suite), "--probes", "tests.faults.misbehaving", "-o", results, "--ceilings", str(own)]
     digest = hashlib.sha256(own.read_bytes()).hexdigest()
     named = f"{own} (SHA-256 {digest[:12]}…)"
@@ -113,10 +115,10 @@ def test_a_run_remembers_its_ceilings_and_a_redraw_says_which_were_used(tmp_path
     assert (settings["ceilings"], settings["ceilings_sha256"]) == (str(own), digest)
     assert run_suite.main(["report", str(path)]) == 0
     assert f"ceilings: ours alone; when the run was made: {named} 1 ok" in text()
-    moved = own.rename(tmp_path / "moved.toml")
+    moved = own.rename("moved.toml")
     assert run_suite.main(["report", str(path), "--ceilings", str(moved)]) == 0
     assert f"ceilings: {moved} (SHA-256 {digest[:12]}…) 1 ok" in text()
-    other = written(tmp_path, peak=3.0)
+    other = written(peak=3.0)
     resume = ["run", "--resume", "latest", "--probes", "tests.faults.misbehaving", "-o", results, "--ceilings", str(other)]
     assert run_suite.main(resume) == 0
     assert f"ceilings: {other} (SHA-256 " in (said := text())
