@@ -1,0 +1,274 @@
+"""Many machines held against each other: who is slow, silently wrong, not as the others, or not measured.  Pure.
+
+Machines of one class (the same parts, drivers and libraries) are peers.  One that deviates from a large class is *bad* for that:
+it must not become a class of its own.  What a class says of a case is in `peers`; here it is gathered by machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from clustergauge import differ, peers
+from clustergauge.model import Data, Machine
+from clustergauge.reduce import Part, Unit
+
+LARGE_CLASS = 8
+"""A class of so many members makes smaller ones deviants of it."""
+SHARE = 0.5
+"""Of a machine's devices: when as many are slow in a case, the machine is."""
+
+State = Literal["good", "suspect", "bad", "unmeasured"]
+Kind = Literal["slow", "intermittent", "corrupting", "deviates", "failed", "unmeasured"]
+
+
+class Reason(Data, frozen=True, kw_only=True):
+    """Why a machine is not good.
+
+    ``device``: empty for the machine as a whole.  ``ratio``: its speed over what is usual in its class.  ``confirmed``: fresh
+    launches agree, or it needs no confirming (wrong bits, a missing part).
+    """
+
+    kind: Kind
+    device: str = ""
+    case: str = ""
+    ratio: float | None = None
+    confirmed: bool = False
+    detail: str = ""
+
+
+class Node(Data, frozen=True, kw_only=True):
+    """One machine of the fleet.  ``parts``: identities of its GPUs, so that a replaced one is seen in a later run."""
+
+    host: str
+    machine_id: str
+    state: State
+    rack: str = ""
+    parts: list[str] = msgspec.field(default_factory=list[str])
+    reasons: list[Reason] = msgspec.field(default_factory=list[Reason])
+    cleared: int = 0
+    """Cases in which it was suspected and fresh launches cleared it."""
+
+
+class RackFinding(Data, frozen=True, kw_only=True):
+    """A rack that is slower as a whole in a case."""
+
+    rack: str
+    case: str
+    ratio: float
+    devices: int
+
+
+class CaseFinding(Data, frozen=True, kw_only=True):
+    """What one case said in one class.  ``usual``: the median time (s); ``smallest``: the slowdown it would have shown."""
+
+    case: str
+    device: str
+    peer_class: str
+    devices: int
+    usual: float
+    low: float
+    high: float
+    smallest: float | None
+    weak: bool
+
+
+class Fleet(Data, frozen=True, kw_only=True):
+    """The judgement on a fleet, worst nodes first."""
+
+    nodes: list[Node]
+    cases: list[CaseFinding]
+    racks: list[RackFinding]
+    notes: list[str]
+
+    def of(self, state: State) -> list[Node]:
+        """The nodes in this state."""
+        return [node for node in self.nodes if node.state == state]
+
+
+def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequence[str] = ()) -> Fleet:
+    """Who is bad.
+
+    ``rack_of``: the rack of a host, empty where unknown.  ``missing``: hosts that should have been measured and said nothing.
+    """
+    racks = {m: (rack_of(machine.host) if rack_of else "") for m, machine in part.machines.items()}
+    classes, deviants, notes = _classes(part.machines)
+    reasons: dict[str, list[Reason]] = {m: [] for m in part.machines}
+    cleared: Counter[str] = Counter()
+    for machine_id, why in deviants.items():
+        reasons[machine_id].append(Reason(kind="deviates", confirmed=True, detail=why))
+    for unit in part.units:
+        if unit.trouble:
+            reasons[unit.machine_id].append(
+                Reason(kind="failed", device=unit.device, case=unit.case, confirmed=True, detail=unit.trouble)
+            )
+    cases: list[CaseFinding] = []
+    slow_racks: list[RackFinding] = []
+    for members in _groups(part, classes).values():
+        finding, found_racks = _judge_case(members, racks, classes, reasons, cleared)
+        cases += [finding] if finding else []
+        slow_racks += found_racks
+    measured = {unit.machine_id for unit in part.units}
+    for machine_id in part.machines:
+        if machine_id not in measured or machine_id in part.unreached:
+            count = part.unreached.get(machine_id)
+            detail = f"{count} planned cases have no record" if count else "no case was measured"
+            reasons[machine_id].append(Reason(kind="unmeasured", detail=detail))
+    nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
+    nodes += [
+        Node(host=h, machine_id="", state="unmeasured", reasons=[Reason(kind="unmeasured", detail="it was never reached")])
+        for h in missing
+    ]
+    order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
+    nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.host))
+    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes])
+
+
+def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> Node:
+    state: State = "good"
+    if any(r.confirmed for r in reasons):
+        state = "bad"
+    elif any(r.kind == "unmeasured" for r in reasons):
+        state = "unmeasured"
+    elif reasons:
+        state = "suspect"
+    parts = [gpu.uuid for gpu in machine.gpus if gpu.uuid]
+    order = ("corrupting", "failed", "deviates", "slow", "intermittent", "unmeasured")
+    ordered = sorted(reasons, key=lambda r: (not r.confirmed, order.index(r.kind), r.ratio if r.ratio is not None else 0.0))
+    return Node(
+        host=machine.host, machine_id=machine.machine_id, state=state, rack=rack, parts=parts, reasons=ordered, cleared=cleared
+    )
+
+
+def _worst(node: Node) -> float:
+    return min((r.ratio for r in node.reasons if r.ratio is not None), default=0.0 if node.reasons else 1.0)
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# classes
+
+
+def _classes(machines: dict[str, Machine]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """The class of every machine that has peers, why the others have none, and what a reader should know."""
+    own = {m: _class_of(machine) for m, machine in machines.items()}
+    sizes = Counter(own.values())
+    large = [name for name, size in sizes.most_common() if size >= LARGE_CLASS]
+    notes: list[str] = []
+    if not large:
+        if len(sizes) > 1:
+            notes.append(f"{len(sizes)} kinds of machines, none with {LARGE_CLASS} members: each is judged by itself")
+        return own, {}, notes
+    if len(large) > 1:
+        notes.append(f"{len(large)} classes of machines (parts, drivers or libraries differ): each is judged by itself")
+    example = {name: next(machines[m] for m in machines if own[m] == name) for name in large}
+    deviants: dict[str, str] = {}
+    for machine_id, name in own.items():
+        if name not in example:
+            diffs = {
+                big: [d for d in differ.of_machines(machine, machines[machine_id]) if d.bars] for big, machine in example.items()
+            }
+            nearest = min(diffs, key=lambda big: (len(diffs[big]), -sizes[big]))
+            told = [f"{d.name}: {d.b}, the others {d.a}" for d in diffs[nearest][:3]]
+            deviants[machine_id] = "; ".join(told) or "other parts than the others"
+    return {m: name for m, name in own.items() if m not in deviants}, deviants, notes
+
+
+def _class_of(machine: Machine) -> str:
+    """Parts, drivers, libraries and switches: what must be equal for devices to perform alike."""
+    switches = [(gpu.ecc, gpu.mig, gpu.power_limit_w, gpu.sm_clock_max_mhz) for gpu in machine.gpus]
+    settings = sorted(machine.settings.items())
+    versions = sorted(machine.versions.items())
+    text = repr((_parts(machine), machine.kernel, switches, settings, versions))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _parts(machine: Machine) -> str:
+    if machine.peer_class:
+        return machine.peer_class
+    cpu = machine.cpu
+    return repr((cpu.model, cpu.cores, cpu.threads, machine.memory_bytes >> 30, [gpu.name for gpu in machine.gpus]))
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# cases
+
+
+def _groups(part: Part, classes: dict[str, str]) -> dict[tuple[str, str, str, int], list[Unit]]:
+    """Units that should be alike: by case, kind of device, class and work."""
+    groups: dict[tuple[str, str, str, int], list[Unit]] = {}
+    for unit in part.units:
+        if unit.y is not None and unit.machine_id in classes:
+            key = (unit.case, unit.device.partition(":")[0], classes[unit.machine_id], unit.work)
+            groups.setdefault(key, []).append(unit)
+    return groups
+
+
+def _judge_case(
+    units: list[Unit],
+    racks: dict[str, str],
+    classes: dict[str, str],
+    reasons: dict[str, list[Reason]],
+    cleared: Counter[str],
+) -> tuple[CaseFinding | None, list[RackFinding]]:
+    """One case in one class: its reasons go to the machines."""
+    names = sorted({racks[u.machine_id] for u in units} - {""})
+    slots = sorted({u.device for u in units})
+    rack_number = {name: n for n, name in enumerate(names)} | {"": -1}
+    slot_number = {name: n for n, name in enumerate(slots)}
+    group = peers.Group(
+        _column(u.y for u in units),
+        _column(u.tail for u in units),
+        _column(u.fresh for u in units),
+        np.asarray([rack_number[racks[u.machine_id]] for u in units], np.int64),
+        np.asarray([slot_number[u.device] for u in units], np.int64),
+    )
+    found = peers.judge(group)
+    case, kind = units[0].case, units[0].device.partition(":")[0]
+    slow: dict[str, list[Reason]] = {}
+    for one in found.slow:
+        unit = units[one.row]
+        reason = Reason(kind=one.kind, device=unit.device, case=case, ratio=one.ratio, confirmed=one.confirmed)  # pyright: ignore[reportArgumentType]
+        slow.setdefault(unit.machine_id, []).append(reason)
+    for machine_id, several in slow.items():
+        reasons[machine_id] += _of_node(several, sum(u.machine_id == machine_id for u in units))
+    for row in found.cleared:
+        cleared[units[row].machine_id] += 1
+    for row in peers.minority([u.digest for u in units]):
+        unit = units[row]
+        words = "its result differs from what most others of its kind computed, bit for bit"
+        reasons[unit.machine_id].append(Reason(kind="corrupting", device=unit.device, case=case, confirmed=True, detail=words))
+    if len(units) < peers.LEAST_GROUP:
+        return None, []
+    low, usual, high = (math.exp(float(v)) for v in np.quantile(group.y, (0.0, 0.5, 1.0)))
+    finding = CaseFinding(
+        case=case,
+        device=kind,
+        peer_class=classes[units[0].machine_id],
+        devices=len(units),
+        usual=usual,
+        low=low,
+        high=high,
+        smallest=found.smallest,
+        weak=found.weak,
+    )
+    return finding, [RackFinding(rack=names[r.rack], case=case, ratio=r.ratio, devices=r.devices) for r in found.racks]
+
+
+def _of_node(several: list[Reason], devices: int) -> list[Reason]:
+    """Slow devices of one machine in one case: when most of them are, it is the machine."""
+    if len(several) < 2 or len(several) < SHARE * devices:
+        return several
+    ratio = float(np.median([r.ratio for r in several if r.ratio is not None]))
+    kind = "slow" if any(r.kind == "slow" for r in several) else "intermittent"
+    words = f"{len(several)} of its {devices} devices"
+    return [Reason(kind=kind, case=several[0].case, ratio=ratio, confirmed=all(r.confirmed for r in several), detail=words)]
+
+
+def _column(values: Iterable[float | None]) -> peers.Array:
+    return np.asarray([math.nan if v is None else v for v in values], np.float64)

@@ -1,0 +1,160 @@
+"""Many runs reduced to what a fleet is judged by: a few numbers for each case on each device, on all cores.
+
+Reading is by far the most of the work (every record is parsed, checked and hashed), so parts of the list of runs are read by
+processes of their own, and only the reduced part of a run is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+
+from clustergauge import accept, loading, metrics
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Data, Machine, Record, Workload
+
+TAIL_SAMPLES = 10
+"""The fewest samples whose 90th percentile says something."""
+CHUNK = 16
+"""Runs that one process reads at a time."""
+APART = 32
+"""Below this many runs nothing is gained by other processes."""
+
+
+class Unit(Data, frozen=True, array_like=True):
+    """One case on one device of one machine: all launches of a run together.
+
+    ``y``, ``tail``: ln of the median time (s) and of its 90th percentile; ``fresh``: mean ln of the medians of fresh launches.
+    ``digest``: of the output, where all launches agree on one; ``-`` where they do not.  ``trouble``: wrong or error, in words.
+    """
+
+    case: str
+    device: str
+    machine_id: str
+    y: float | None = None
+    tail: float | None = None
+    fresh: float | None = None
+    digest: str = ""
+    trouble: str = ""
+    work: int = 0
+    """Index into the works of its `Part`."""
+
+
+class Work(Data, frozen=True, array_like=True):
+    """What a unit did: devices are compared only where this is equal."""
+
+    workload: Workload
+    ranks: int
+
+
+class Part(Data, frozen=True):
+    """What some runs come to.  ``unreached``: planned for a machine and without a record, by machine."""
+
+    machines: dict[str, Machine]
+    units: list[Unit]
+    works: list[Work]
+    unreached: dict[str, int]
+    notes: list[str]
+
+
+def read(paths: Sequence[Path]) -> Part:
+    """All runs, reduced.  Raises `UsageError` for the first folder that is not sound."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if len(paths) < APART or cores < 2:
+        return joined([part_of(loading.load(path)) for path in paths])
+    chunks = [[str(p) for p in paths[n : n + CHUNK]] for n in range(0, len(paths), CHUNK)]
+    sys.stdout.flush()
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        return joined([msgspec.json.decode(raw, type=Part) for raw in pool.map(_chunk, chunks)])
+
+
+def _chunk(paths: list[str]) -> bytes:
+    return msgspec.json.encode(joined([part_of(loading.load(Path(p))) for p in paths]))
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Parts as one; equal works become one, and a machine that several runs describe is as the last says."""
+    machines: dict[str, Machine] = {}
+    units: list[Unit] = []
+    works: dict[Work, int] = {}
+    unreached: dict[str, int] = {}
+    notes: list[str] = []
+    for part in parts:
+        machines |= part.machines
+        moved = [works.setdefault(work, len(works)) for work in part.works]
+        if moved == list(range(len(moved))):
+            units += part.units
+        else:
+            units += [msgspec.structs.replace(u, work=moved[u.work]) for u in part.units]
+        for machine, count in part.unreached.items():
+            unreached[machine] = unreached.get(machine, 0) + count
+        notes += part.notes
+    return Part(machines, units, list(works), unreached, notes)
+
+
+def part_of(loaded: LoadedRun) -> Part:
+    """One run, reduced.  Cases of ranks on several hosts are nobody's own, and left out."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in loaded.records:
+        if record.status in ("ok", "wrong", "error") and len({place.host for place in record.placement}) < 2:
+            groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
+    works: dict[Work, int] = {}
+    units = [_unit(key, records, works) for key, records in groups.items()]
+    return Part(
+        loaded.machines, units, list(works), _unreached(loaded), [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
+    )
+
+
+def _unit(key: tuple[str, str, str], records: list[Record], works: dict[Work, int]) -> Unit:
+    machine_id, case, device = key
+    if trouble := _trouble(records):
+        return Unit(case, device, machine_id, trouble=trouble)
+    ordinary, fresh = [r for r in records if not r.confirms], [r for r in records if r.confirms]
+    first = ordinary[0] if ordinary else fresh[0]
+    assert first.workload
+    work = works.setdefault(Work(first.workload, first.ranks), len(works))
+    medians = [_ln(metrics.samples(r), 0.5) for r in ordinary or fresh]
+    tails = [_ln(metrics.samples(r), 0.9) for r in ordinary or fresh if len(metrics.samples(r)) >= TAIL_SAMPLES]
+    again = [_ln(metrics.samples(r), 0.5) for r in fresh]
+    digests = {r.measurement.digest for r in records if r.measurement and r.measurement.digest}
+    digest = digests.pop() if len(digests) == 1 else "-" if digests else ""
+    return Unit(
+        case, device, machine_id, _mean(medians), _mean(tails), _mean(again) if len(again) > 1 else None, digest, "", work
+    )  # fmt: skip
+
+
+def _trouble(records: Sequence[Record]) -> str:
+    """Why these launches have no number to believe: wrong, an error, or invalid."""
+    bad = next((r for r in records if r.status != "ok"), None)
+    if bad:
+        return f"{bad.status}: {bad.reason[:200]}"
+    if any(r.counters.health or r.counters.device_bytes for r in records):  # else nothing says so, and judging takes long
+        return next((f"invalid: {v.reason}" for v in accept.judge(records) if v.verdict == "invalid"), "")
+    return ""
+
+
+def _ln(samples: Sequence[float], quantile: float) -> float:
+    """ln of a quantile, interpolated between neighbours; of few samples faster than an array."""
+    values = sorted(samples)
+    place = quantile * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    return math.log(values[low] + (values[high] - values[low]) * (place - low))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _unreached(loaded: LoadedRun) -> dict[str, int]:
+    """How many planned cases have no record at all, by machine of the run (of one alone they are its)."""
+    recorded = {(r.case, r.device, r.launch) for r in loaded.records}
+    missing = sum(not p.skip and (p.case, p.device, p.launch) not in recorded for p in loaded.run.planned)
+    return dict.fromkeys(loaded.machines, missing) if missing and len(loaded.machines) == 1 else {}

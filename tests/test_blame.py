@@ -1,0 +1,163 @@
+"""A fleet held against itself: planted machines, runs and bits; who is named, and why."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from clustergauge import blame, reduce
+from clustergauge.model import Counters, Gpu, Measurement, Place, Workload
+from tests import made
+from tests.test_verdicts import loaded
+
+
+def node(number: int, time: float = 1.0, gpus: int = 0, machine=None, **more):
+    """A run of one machine: one case, 20 samples around ``time``, on its processor or each of its GPUs."""
+    machine = machine or made.machine(machine_id=f"m{number:02}", host=f"node-{number:02}", gpus=gpus)
+    devices = [f"cuda:{n}" for n in range(gpus)] or ["cpu:0"]
+    samples = [time * (1 + 1e-4 * (number * 7 % 5)) * (1 + 1e-4 * (i % 3)) for i in range(20)]
+    records = [
+        made.record(samples=samples, device=d, machine_id=machine.machine_id, run_id=f"r{number}", **more) for d in devices
+    ]
+    return loaded(records, machine, run_id=f"r{number}")
+
+
+def judge(*runs, **more):
+    return blame.judge(reduce.joined([reduce.part_of(run) for run in runs]), **more)
+
+
+def states(fleet):
+    return {n.host: n.state for n in fleet.nodes if n.state != "good"}
+
+
+def test_a_slow_node_is_a_suspect_and_comes_first():
+    fleet = judge(*(node(n, 1.2 if n == 5 else 1.0) for n in range(10)))
+    assert states(fleet) == {"node-05": "suspect"}
+    (reason,) = fleet.nodes[0].reasons
+    assert (reason.kind, reason.case) == ("slow", "matmul")
+    assert reason.ratio == pytest.approx(1 / 1.2, abs=0.01)
+
+
+def confirmed_by(time: float):
+    run = node(5, 1.2)
+    fresh = [msgspec.structs.replace(made.record(samples=[time] * 20, launch=n, confirms=True), machine_id="m05") for n in (1, 2)]
+    return loaded([*run.records, *fresh], run.machines["m05"], run_id="r5")
+
+
+def test_fresh_launches_make_it_bad_or_clear_it():
+    others = [node(n) for n in range(10) if n != 5]
+    assert states(judge(*others, confirmed_by(1.2))) == {"node-05": "bad"}
+    cleared = judge(*others, confirmed_by(1.0))
+    assert states(cleared) == {}
+    assert next(n for n in cleared.nodes if n.host == "node-05").cleared == 1
+
+
+def test_one_slow_gpu_is_named_and_eight_slow_ones_are_the_node():
+    def runs(slow):
+        found = []
+        for n in range(8):
+            run = node(n, gpus=8)
+            records = [
+                made.record(samples=[1.3 if n == 2 and r.device in slow else 1.0] * 20, device=r.device, machine_id=r.machine_id)
+                for r in run.records
+            ]
+            found.append(loaded(records, run.machines[f"m{n:02}"], run_id=f"r{n}"))
+        return judge(*found)
+
+    (one,) = runs({"cuda:3"}).nodes[0].reasons
+    assert one.device == "cuda:3"
+    (all_of_them,) = runs({f"cuda:{n}" for n in range(8)}).nodes[0].reasons
+    assert (all_of_them.device, all_of_them.detail) == ("", "8 of its 8 devices")
+
+
+def test_a_machine_that_lacks_a_gpu_is_bad_and_no_class_of_its_own():
+    fleet = judge(*(node(n, gpus=8) for n in range(9)), node(9, gpus=7))
+    assert states(fleet) == {"node-09": "bad"}
+    (reason,) = fleet.nodes[0].reasons
+    assert reason.kind == "deviates"
+    assert reason.detail == "gpus: 7 × NVIDIA A100-SXM4-80GB, the others 8 × NVIDIA A100-SXM4-80GB"
+
+
+def test_another_driver_deviates_too():
+    old = made.machine(machine_id="m9", host="node-09", versions={"nvidia_driver": "550"})
+    new = [made.machine(machine_id=f"m{n}", host=f"node-0{n}", versions={"nvidia_driver": "570"}) for n in range(8)]
+    fleet = judge(*(node(n, machine=m) for n, m in enumerate(new)), node(9, machine=old))
+    assert states(fleet) == {"node-09": "bad"}
+    assert fleet.nodes[0].reasons[0].detail == "nvidia_driver: 550, the others 570"
+
+
+def test_two_large_classes_are_judged_apart():
+    def of(version: str, first: int, time: float):
+        return [
+            node(n, time, machine=made.machine(machine_id=f"m{n:02}", host=f"node-{n:02}", versions={"nvidia_driver": version}))
+            for n in range(first, first + 8)
+        ]
+
+    fleet = judge(*of("550", 0, 1.5), *of("570", 8, 1.0))
+    assert states(fleet) == {}
+    assert "2 classes" in fleet.notes[0]
+
+
+def test_bits_that_differ_are_silent_corruption():
+    def run(n):
+        digest = "bad" if n == 4 else "good"
+        return node(n, measurement=Measurement(clock="wall", cache="none", samples_s=[1.0] * 20, digest=digest))
+
+    fleet = judge(*(run(n) for n in range(8)))
+    assert states(fleet) == {"node-04": "bad"}
+    assert fleet.nodes[0].reasons[0].kind == "corrupting"
+
+
+def test_what_broke_or_cannot_be_true_is_bad():
+    broken = loaded([made.failed("wrong", "element 3", machine_id="m01")], node(1).machines["m01"], run_id="r1")
+    xid = node(2, counters=Counters(health={"gpu0.xid_79": 1}))
+    fleet = judge(broken, xid, *(node(n) for n in range(3, 9)))
+    assert states(fleet) == {"node-01": "bad", "node-02": "bad"}
+    details = {n.host: n.reasons[0].detail for n in fleet.nodes if n.reasons}
+    assert details["node-01"] == "wrong: element 3"
+    assert details["node-02"].startswith("invalid: the hardware failed meanwhile")
+
+
+def test_unmeasured_is_neither_good_nor_bad():
+    silent = loaded([made.failed("skipped", "no GPU", machine_id="m01")], node(1).machines["m01"], run_id="r1")
+    fleet = judge(silent, *(node(n) for n in range(2, 8)), missing=["node-99"])
+    assert states(fleet) == {"node-01": "unmeasured", "node-99": "unmeasured"}
+
+
+def test_a_run_that_did_not_end_leaves_its_machine_unmeasured():
+    run = node(1)
+    cut = loaded(run.records, run.machines["m01"], run_id="r1")
+    more = made.planned(made.record(shape="9"))
+    cut = type(cut)(msgspec.structs.replace(cut.run, planned=[*cut.run.planned, more]), cut.machines, cut.records, cut.path, [])
+    fleet = judge(cut, *(node(n) for n in range(2, 8)))
+    assert states(fleet) == {"node-01": "unmeasured"}
+    assert fleet.nodes[0].reasons[0].detail == "1 planned cases have no record"
+
+
+def test_other_work_is_never_held_against():
+    small = Workload(flops=10**9, dtype="fp32", bound="compute")
+    fleet = judge(node(0, 0.1, work=small), *(node(n) for n in range(1, 9)))
+    assert states(fleet) == {}
+
+
+def test_cases_over_several_hosts_are_nobodys_own():
+    places = [Place(rank=n, host=f"node-{n}") for n in range(2)]
+    slow = node(0, 9.0, placement=places, ranks=2)
+    fleet = judge(slow, *(node(n) for n in range(1, 9)))
+    assert states(fleet) == {"node-00": "unmeasured"}
+
+
+def test_a_slow_rack_is_told():
+    def rack_of(host: str) -> str:
+        return f"r{int(host[-2:]) // 8}"
+
+    fleet = judge(*(node(n, 1.1 if 8 <= n < 16 else 1.0) for n in range(40)), rack_of=rack_of)
+    assert [(r.rack, r.devices) for r in fleet.racks] == [("r1", 8)]
+    assert states(fleet) == {}
+    assert fleet.nodes[0].rack
+
+
+def test_the_identity_of_parts_goes_along():
+    machine = msgspec.structs.replace(made.machine(machine_id="m01", host="n"), gpus=[Gpu(index=0, name="x", uuid="GPU-7")])
+    fleet = judge(node(1, machine=machine))
+    assert fleet.nodes[0].parts == ["GPU-7"]

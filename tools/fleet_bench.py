@@ -1,0 +1,104 @@
+"""How long a fleet takes to judge: makes runs of so many nodes (in a temporary folder), then reads and judges them.
+
+    python tools/fleet_bench.py 1000 200        # nodes, cases; 10 samples each
+
+Prints seconds and the most memory that any process held.  One node in a hundred is planted 10 % slow, and must be found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from clustergauge import blame, reduce
+from clustergauge.model import Cpu, Machine, Measurement, Place, Planned, Record, Run, Workload
+from clustergauge.probe import Case
+
+SAMPLES = 10
+STARTED = "2026-01-01T00:00:00Z"
+
+
+def make(parent: Path, node: int, cases: int, rng: random.Random) -> Path:
+    """The folder of one node's run."""
+    run_id, machine_id, host = f"run-{node:05d}", f"m{node:05d}", f"node-{node:05d}"
+    speed = (0.9 if is_slow(node) else 1.0) * (1 + 0.004 * rng.gauss(0, 1))
+    planned: list[Planned] = []
+    records: list[bytes] = []
+    for number in range(cases):
+        params = {"backend": "torch", "shape": str(number)}
+        case = Case("matmul", "", params).id
+        planned.append(Planned(case=case, probe="matmul", module="kernels.matmul", params=params, device="cpu:0"))
+        samples = [1e-3 / speed * (1 + 0.01 * rng.gauss(0, 1)) for _ in range(SAMPLES)]
+        record = Record(
+            run_id=run_id,
+            case=case,
+            probe="matmul",
+            params=params,
+            machine_id=machine_id,
+            status="ok",
+            started=STARTED,
+            placement=[Place(rank=0, host=host)],
+            workload=Workload(flops=10**9, dtype="fp32", bound="compute"),
+            measurement=Measurement(
+                clock="wall", cache="cold", samples_s=samples, sample_start_s=[i * 1e-3 for i in range(SAMPLES)], digest="ab"
+            ),
+            settings={"threads": 2},
+        )
+        records.append(msgspec.json.encode(record) + b"\n")
+    machine = Machine(
+        machine_id=machine_id, host=host, cpu=Cpu(model="made up", cores=2, threads=2, allowed="0-1"), memory_bytes=1 << 34
+    )
+    run = Run(run_id=run_id, started=STARTED, finished=STARTED, command=["made"], suite="made", code="made", planned=planned)
+    files = {
+        "run.json": msgspec.json.encode(run),
+        f"machines/{machine_id}.json": msgspec.json.encode(machine),
+        "records.jsonl": b"".join(records),
+        "records.sha256": b"".join(hashlib.sha256(line).hexdigest().encode() + b"\n" for line in records),
+    }
+    path = parent / run_id
+    for folder in ("machines", "logs"):
+        (path / folder).mkdir(parents=True)
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    (path / "SHA256SUMS").write_text(sums)
+    return path
+
+
+def is_slow(node: int) -> bool:
+    """Which nodes are planted slow."""
+    return node % 100 == 7
+
+
+def main() -> int:
+    """Make, read, judge, say."""
+    nodes, cases = (int(word) for word in (*sys.argv[1:3], *("1000", "200")[len(sys.argv) - 1 :]))
+    with tempfile.TemporaryDirectory() as folder:
+        rng = random.Random(1)  # noqa: S311 (made-up figures)
+        paths = [make(Path(folder), node, cases, rng) for node in range(nodes)]
+        began = time.monotonic()
+        part = reduce.read(paths)
+        read = time.monotonic()
+        fleet = blame.judge(part)
+        ended = time.monotonic()
+    found = {n.host for n in fleet.nodes if n.state != "good"}
+    planted = {f"node-{node:05d}" for node in range(nodes) if is_slow(node)}
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(  # noqa: T201
+        f"{nodes} nodes x {cases} cases x {SAMPLES} samples: read {read - began:.1f} s, judged {ended - read:.1f} s, "
+        f"at most {most / 2**20:.2f} GiB a process; found {len(found & planted)} of {len(planted)}, {len(found - planted)} others"
+    )
+    return 0 if planted <= found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
