@@ -31,3 +31,9 @@ class Command:
     def words(self) -> str:
         """The last words as text."""
         return b"".join(self.tail).decode("utf-8", "replace")[-TAIL_BYTES:]
+
+
+def quote(tail: str) -> str:
+    """The last line somebody printed, as the end of a sentence."""
+    lines = [line.strip() for line in tail.splitlines() if line.strip(" =-\t")]
+    return f" (last words: {lines[-1][:200]})" if lines else ""

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 
 from clustergauge import code
-from clustergauge.pool import quote
+from clustergauge.output import quote
 
 SWEEP_S = 10.0
 """How long it may take: the target may be what hangs."""

@@ -6,9 +6,9 @@ control channel, so that agreeing on an outcome still works when the transport d
 
 from __future__ import annotations
 
-import socket
 from typing import Any, Protocol
 
+from clustergauge import hosts
 from clustergauge.model import Json
 
 
@@ -54,7 +54,7 @@ class Serial:
     def __init__(self) -> None:
         self.rank = 0
         self.size = 1
-        self.host = socket.gethostname()
+        self.host = hosts.own()
 
     def barrier(self) -> None:
         """Nobody to wait for."""
@@ -80,7 +80,7 @@ class Mpi:
         self.comm = MPI.COMM_WORLD.Dup()
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
-        self.host = socket.gethostname()
+        self.host = hosts.own()
         self.library = MPI.Get_library_version().splitlines()[0].strip().rstrip("\x00")
         self.gather = hub.gather
         self.from_root = hub.from_root
@@ -101,7 +101,8 @@ class TorchDistributed:
     construction.
     """
 
-    def __init__(self, hub: Hub, rank: int, size: int, device: str, timeout_s: float) -> None:
+    def __init__(self, hub: Hub, rank: int, size: int, device: str, timeout_s: float, host: str = "127.0.0.1") -> None:
+        """``host``: address of rank 0's node."""
         from datetime import timedelta
 
         import torch
@@ -111,7 +112,6 @@ class TorchDistributed:
         if backend == "nccl":
             torch.cuda.set_device(torch.device(device))
         timeout = timedelta(seconds=timeout_s)
-        host = "127.0.0.1"  # all ranks are on this node
         store = dist.TCPStore(host, 0, size, is_master=True, timeout=timeout, wait_for_workers=False) if rank == 0 else None
         host, port = hub.from_root([host, store.port] if store else None)
         store = store or dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
@@ -121,7 +121,7 @@ class TorchDistributed:
         self.backend = backend
         self.rank = rank
         self.size = size
-        self.host = socket.gethostname()
+        self.host = hosts.own()
         self.gather = hub.gather
         self.from_root = hub.from_root
 
