@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,6 +27,7 @@ from clustergauge.errors import UsageError
 
 if TYPE_CHECKING:
     from clustergauge.catalogue import Catalogue
+    from clustergauge.fleet import Fleet
     from clustergauge.model import Machine, Planned, Record, Run, Scalar
     from clustergauge.plan import Wish
     from clustergauge.store import LoadedRun, RunFolder
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent
 VERBS = ("run", "list", "report", "compare", "accept", "verify", "selftest", "schema")
+SWEEP = [sys.executable, "-P", "-m", "storage_io.workspace"]
 FOLDERS = ("kernels", "collectives", "storage_io")
 OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
 
@@ -43,6 +45,7 @@ examples:
   run_suite.py -k 'matmul/*' --set shape=4096
   run_suite.py --target /scratch --max-time 10m
   run_suite.py run --resume latest      measure only what is missing
+  run_suite.py --hosts 'node[01-04]'    these nodes: each alone, all at once; then all together
   run_suite.py list                     what would run here, and what not and why
 
 exit codes: 0 all well · 1 a criterion failed, or slower · 2 wrong usage or input · 3 wrong, error or invalid result
@@ -148,7 +151,20 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
         "--launcher",
         default="",
         metavar="CMD",
-        help="command that starts MPI ranks, e.g. 'mpiexec -n {ranks}' (default: the one installed beside)",
+        help="command that starts MPI ranks, e.g. 'mpiexec -n {ranks}'; over nodes with {hosts}, or srun (default: the one "
+        "installed beside)",
+    )
+    parser.add_argument("--hosts", default="", metavar="LIST", help="measure these nodes: a,b or node[01-64]")
+    parser.add_argument("--hostfile", default="", metavar="FILE", help="the same, one host a line")
+    parser.add_argument(
+        "--remote",
+        default="",
+        metavar="CMD",
+        help="command that reaches a node (default: 'ssh -o BatchMode=yes {host}'; or srun)",
+    )
+    parser.add_argument("--remote-root", default="", metavar="DIR", help="this checkout on the nodes (default: the same path)")
+    parser.add_argument(
+        "--address", default="", metavar="HOST", help="this machine as the nodes reach it (default: by the route)"
     )
     parser.add_argument("--target", metavar="DIR", help="folder for storage cases (default: where run folders go)")
     parser.add_argument(
@@ -225,19 +241,26 @@ def _say(text: str) -> None:
 
 def do_run(options: argparse.Namespace) -> int:
     """Measure, keep, judge, report."""
-    from clustergauge import code, criteria, store
-    from clustergauge.model import Run
-    from clustergauge.run import now_text
-
     output = Path(options.output).absolute()
-    asked, topology = _asked(options, output), _topology(options.topology)
+    asked = _asked(options, output)
     _duration("--max-time", options.max_time)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
             signal.signal(number, _terminate)
-    if options.resume:
-        return _resume(options, output, asked)
-    planned = _failed_cases(options, output) if options.rerun_failed else _planned(options, output)
+    with _fleet(options) as fleet:
+        if options.resume:
+            return _resume(options, output, asked, fleet)
+        return _run(options, output, asked, fleet)
+
+
+def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet | None) -> int:
+    """A new run."""
+    from clustergauge import code, criteria, store
+    from clustergauge.model import Run
+    from clustergauge.run import now_text
+
+    topology = _topology(options.topology)
+    planned = _failed_cases(options, output, fleet) if options.rerun_failed else _planned(options, output, fleet)
     for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
@@ -251,13 +274,14 @@ def do_run(options: argparse.Namespace) -> int:
         planned=planned,
         settings={"launcher": options.launcher, "version": __version__, "probes": code.digest_of(options.probes)}
         | ({"topology": topology} if topology else {})
-        | _remembered(asked.catalogue),
+        | _remembered(asked.catalogue)
+        | _way(fleet),
     )
-    return _measure(store.RunFolder.create(output, run), run, planned, options, asked)
+    return _measure(store.RunFolder.create(output, run), run, planned, options, asked, fleet=fleet)
 
 
-def _resume(options: argparse.Namespace, output: Path, asked: Asked) -> int:
-    """Go on with a run: on the same machine, with the same code, only what has no record yet."""
+def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet | None) -> int:
+    """Go on with a run: on the same machines, with the same code, only what has no record yet."""
     import msgspec
 
     from clustergauge import code, loading, machine, store
@@ -269,31 +293,33 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked) -> int:
         raise UsageError("--resume takes the topology from the run: leave out --topology, and give it to report if it is another")
     path = store.find_run(options.resume, output)
     loaded, _ = loading.read(path, "cut")  # nothing is changed before we know that we may go on
-    run, here = loaded.run, machine.describe_apart()
+    run, here = loaded.run, None if fleet else machine.describe_apart()
     if run.code != code.digest():
         raise UsageError(f"run {run.run_id} was measured by other code ({run.code}, now {code.digest()}): start a new run")
-    if loaded.machines and here.machine_id not in loaded.machines:
+    if here and loaded.machines and here.machine_id not in loaded.machines:
         raise UsageError(
             f"run {run.run_id} was measured on {', '.join(m.host for m in loaded.machines.values())}, this is {here.host}"
         )
-    _trust(run, run.planned, options, output)
+    _trust(run, run.planned, options, output, fleet)
     done = {(r.case, r.device, r.launch) for r in loaded.records}
     todo = [p for p in run.planned if (p.case, p.device, p.launch) not in done]
     if options.dry_run:
         return _show_plan(todo, options.format)
-    if not todo and run.finished:
+    if not todo and run.finished and not fleet:
         _say(f"nothing is missing in {run.run_id}")
         return _report(loaded, asked, options.format)
     folder = store.reopen(path)
     if folder.repaired:
         _say(f"repaired: {folder.repaired}")
-    run = msgspec.structs.replace(run, finished="", interrupted=False, settings=run.settings | _remembered(asked.catalogue))
-    return _measure(folder, run, todo, options, asked, loaded)
+    settings = run.settings | _remembered(asked.catalogue)
+    run = msgspec.structs.replace(run, finished="", interrupted=False, left_out={}, settings=settings)
+    return _measure(folder, run, todo, options, asked, loaded, fleet)
 
 
 def do_list(options: argparse.Namespace) -> int:
     """What would run here."""
-    return _show_plan(_planned(options, Path(options.output).absolute()), options.format)
+    with _fleet(options) as fleet:
+        return _show_plan(_planned(options, Path(options.output).absolute(), fleet), options.format)
 
 
 def do_report(options: argparse.Namespace) -> int:
@@ -389,33 +415,30 @@ def _measure(
     options: argparse.Namespace,
     asked: Asked,
     earlier: LoadedRun | None = None,
+    fleet: Fleet | None = None,
 ) -> int:
-    """Take the cases through a supervisor; whatever happens, what was measured is kept and reported."""
-    from clustergauge import retry, store, sweeps, topology, verdicts
+    """Take the cases through a supervisor, or one a node; whatever happens, what was measured is kept and reported."""
+    from clustergauge import fleet as nodes, retry, store, sweeps, topology, verdicts
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
     from reports.progress import Progress
 
-    sweep = [sys.executable, "-P", "-m", "storage_io.workspace"]
-    supervisor = Supervisor(options.launcher, _python_path(options), sweep=sweep)
     before = earlier.records if earlier else []
     asked = dataclasses.replace(asked, topology=topology.of_run(run))
+    machines = earlier.machines if earlier else None
+    longest = _duration("--max-time", options.max_time)
 
     def again(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
         everything = [*before, *records]
         found = verdicts.judge(everything, planned, {machine.machine_id: machine}, asked)
         return retry.again(planned, everything, found)
 
-    came = conduct(
-        folder,
-        run,
-        todo,
-        supervisor,
-        Progress(),
-        _duration("--max-time", options.max_time),
-        earlier.machines if earlier else None,
-        again if asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE for p in todo) else None,
-    )
+    if fleet:
+        came = nodes.conduct(folder, run, fleet, Progress(), before, longest, machines)
+    else:
+        supervisor = Supervisor(options.launcher, _python_path(options), sweep=SWEEP)
+        judged = asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE for p in todo)
+        came = conduct(folder, run, todo, supervisor, Progress(), longest, machines, again if judged else None)
     for note in came.notes:
         _say(note)
     if came.interrupted:
@@ -476,16 +499,56 @@ def _source(settings: Mapping[str, Scalar]) -> str:
     return f"{path} (SHA-256 {str(digest)[:12]}…)" if path else "ours alone"
 
 
-def _planned(options: argparse.Namespace, output: Path) -> list[Planned]:
-    """The cases the flags ask for, on this machine."""
-    from clustergauge import machine, plan
+@contextlib.contextmanager
+def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
+    """The nodes that the flags name, with their agents, and the end of these; ``None`` for this machine alone."""
+    from clustergauge import fleet, hosts, launch, remote, supervise
+
+    way = remote.way(options.remote, options.launcher)
+    names = hosts.wanted(options.hosts, options.hostfile, remote.is_srun(way), os.environ)
+    if not names:
+        yield None
+        return
+    desk = remote.Desk(names, way, options.address, launch.Install.at(options.remote_root))
+
+    def supervise_one(name: str) -> supervise.Supervisor:
+        sweep = [desk.install.python, *SWEEP[1:]]
+        path = _python_path(options)
+        return supervise.Supervisor(options.launcher, path, sweep=sweep, make=lambda: remote.RemoteNode(desk, name), desk=desk)
+
+    nodes = fleet.Fleet(desk, supervise_one)
+    try:
+        nodes.assemble(_target(options, None))
+        for name, why in (nodes.left_out | nodes.apart).items():
+            _say(f"{name}: {'left out' if name in nodes.left_out else 'measured alone only'}: {why}")
+        yield nodes
+    finally:
+        nodes.close()
+
+
+def _way(fleet: Fleet | None) -> dict[str, str]:
+    """Which nodes and how they are reached, for the settings of a run."""
+    from clustergauge import hosts
+
+    if not fleet:
+        return {}
+    root = {"remote_root": str(fleet.desk.install.root)} if fleet.desk.install.root != ROOT else {}
+    return {"hosts": hosts.compress(fleet.desk.names), "remote": fleet.desk.remote} | root
+
+
+def _planned(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:
+    """The cases the flags ask for, on this machine or on the nodes."""
+    from clustergauge import machine, plan, plan_nodes
 
     sys.path.extend(_python_path(options))
     probes = plan.load_probes([*_own_probe_modules(), *options.probes])
-    return plan.plan(plan.load_suite(_suite_path(options.suite)), probes, machine.describe_apart(), _wish(options, output))
+    suite, wish = plan.load_suite(_suite_path(options.suite)), _wish(options, None if fleet else output)
+    if fleet:
+        return plan_nodes.plan_nodes(suite, probes, fleet.machines, fleet.desk.names, wish)
+    return plan.plan(suite, probes, machine.describe_apart(), wish)
 
 
-def _wish(options: argparse.Namespace, output: Path) -> Wish:
+def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
     from clustergauge.plan import Wish
 
     values: dict[str, list[str]] = {}
@@ -507,10 +570,13 @@ def _wish(options: argparse.Namespace, output: Path) -> Wish:
     )
 
 
-def _target(options: argparse.Namespace, output: Path) -> Path:
+def _target(options: argparse.Namespace, output: Path | None) -> Path | None:
+    """The folder of storage cases; of nodes, which have folders of their own (no ``output``), the one that is named."""
     if not options.target:
         return output
     target = Path(options.target).absolute()
+    if output is None:
+        return target
     if not target.is_dir():
         raise UsageError(f"--target {options.target}: not a folder")
     if not os.access(target, os.W_OK | os.X_OK):
@@ -518,7 +584,7 @@ def _target(options: argparse.Namespace, output: Path) -> Path:
     return target
 
 
-def _failed_cases(options: argparse.Namespace, output: Path) -> list[Planned]:
+def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:
     from clustergauge import store
 
     if options.globs or options.values or options.suite != "quick" or options.launches > 1:
@@ -528,11 +594,11 @@ def _failed_cases(options: argparse.Namespace, output: Path) -> list[Planned]:
     if not failed:
         raise UsageError(f"no case of {loaded.run.run_id} was wrong or an error")
     planned = [p for p in loaded.run.planned if (p.case, p.device, p.launch) in failed]
-    _trust(loaded.run, planned, options, output)
+    _trust(loaded.run, planned, options, output, fleet)
     return planned
 
 
-def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, output: Path) -> None:
+def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, output: Path, fleet: Fleet | None) -> None:
     """A run folder may come from anywhere: it never chooses what is executed, imported or written to.  This command line does."""
     from clustergauge import code, launch
 
@@ -540,7 +606,12 @@ def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, ou
     launcher = str(run.settings.get("launcher", ""))
     if launcher != options.launcher:
         raise UsageError(f"that run used --launcher {launcher!r}: say so again, if you mean it")
-    target = _target(options, output)
+    way = _way(fleet)
+    for name in ("hosts", "remote", "remote_root"):
+        if run.settings.get(name, "") != way.get(name, ""):
+            said = f"that run used --{name.replace('_', '-')} {run.settings.get(name, '')!r}"
+            raise UsageError(f"{said}, not {way.get(name, '')!r}: say it again, if you mean it")
+    target = _target(options, None if fleet else output)
     known = {*_own_probe_modules(), *options.probes}
     for p in planned:
         if p.module not in known:

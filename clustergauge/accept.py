@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clustergauge import links, metrics, path, stats
+from clustergauge import hosts, links, metrics, path, stats
 from clustergauge.bounds import Asked, absolute, fraction
 from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
@@ -86,7 +86,10 @@ def judge(
     groups: dict[Group, list[Record]] = {}
     for record in records:
         groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
-    launches = Counter((p.case, p.device, p.confirms) for p in planned if not p.skip)
+    launches = Counter(
+        (case, device, confirms)
+        for case, device, confirms, _ in {(p.case, p.device, p.confirms, p.launch) for p in planned if not p.skip}
+    )
     judges = _Judges(criteria, standards, groups)
     verdicts = [
         verdict
@@ -122,8 +125,12 @@ def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: I
     """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured (planned, but no record), inconclusive · 0."""
     outcomes: set[str] = {v.verdict for v in verdicts}
     statuses: set[str] = {r.status for r in records}
-    recorded = {(r.case, r.device, r.launch) for r in records}
-    if any(not p.skip and (p.case, p.device, p.launch) not in recorded for p in planned):
+    recorded = Counter((r.case, r.device, r.launch) for r in records)
+    wanted = Counter[tuple[str, str, int]]()
+    for p in planned:
+        if not p.skip:
+            wanted[p.case, p.device, p.launch] += len(hosts.expand(p.hosts)) if p.hosts and p.nodes == 1 else 1
+    if any(recorded[key] < count for key, count in wanted.items()):
         outcomes.add("not measured")
     if statuses & {"wrong", "error"} or "invalid" in outcomes:
         return BROKEN
@@ -296,6 +303,11 @@ def _contradiction(records: list[Record], found: Iterable[Metric], standards: St
                 return f"{words} ({limit.source})", ""
             doubt = words
     return "", doubt
+
+
+def is_bad(record: Record) -> bool:
+    """Whether a record speaks against its machine: wrong, an error, or hardware that failed meanwhile."""
+    return record.status in ("wrong", "error") or any(map(_is_fault, record.counters.health))
 
 
 def _is_fault(name: str) -> bool:

@@ -1,16 +1,18 @@
 """The node agent: starts this node's workers, passes their messages on, watches them, and ends them.
 
-``python -m clustergauge.agent SCRATCH``.  One per node, started by the supervisor, which it outlives only for as long as it
-takes to end every worker.  It imports no device library, and its loop sleeps until something happens.
+``python -m clustergauge.agent SCRATCH`` on the supervisor's machine, ``-`` elsewhere (see `summons`).  One a node, started by
+the supervisor, which it outlives only until every worker has ended.  It imports no device library, and its loop sleeps until
+something happens.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,16 +23,15 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from clustergauge import code, health, machine, messages as m, preflight, processes, telemetry, traffic
+from clustergauge import code, health, hosts, machine, messages as m, preflight, processes, summons, telemetry, traffic, watch
 from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener, connect
 from clustergauge.output import TAIL_BYTES, Command
+from clustergauge.sweep import sweep
 
 STATE_CHECK_S = 1.0
 """How often the kernel is asked whether a worker is stopped."""
 SEND_S = 4.0
 """How long a worker may leave a message untaken: then it is stuck, and the agent must not be."""
-INSPECT_S = 2.0
-"""How long all workers together have to write their stacks."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Worker:
 class Agent:
     """The state of one node."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, boss: Channel, name: str = "") -> None:
+        """``scratch``: its folder, with the ``key`` of its workers.  ``boss``: to the supervisor.  ``name``: of the node."""
         self.scratch = scratch
+        self.name = name
         self.key = (scratch / "key").read_bytes()
         self.events: queue.Queue[Any] = queue.Queue()
         self.workers: dict[int, Worker] = {}
@@ -68,6 +71,7 @@ class Agent:
         self.began = 0.0
         self.sampled: list[telemetry.Window] = []
         self.pool = 0
+        self.mark = ""
         self.states_at = 0.0
         self.oom_kills = 0
         self.children = threading.Event()
@@ -75,7 +79,7 @@ class Agent:
         self.worker_ears: Ears[m.FromWorker] = Ears(msgspec.json.Decoder(m.FromWorker).decode, self.events)
         self.boss_ears: Ears[m.ToAgent] = Ears(msgspec.json.Decoder(m.ToAgent).decode, self.events)
         self.listener = Listener(str(scratch / "agent.sock"), self.key, self.worker_ears.add)
-        self.boss = connect(str(scratch / "supervisor.sock"), self.key)
+        self.boss = boss
 
     def run(self) -> None:
         """Serve until the supervisor says so or is gone."""
@@ -86,7 +90,10 @@ class Agent:
         host = machine.describe()
         target = Path(os.environ.get("CLUSTERGAUGE_TARGET") or self.scratch)
         host = msgspec.structs.replace(host, findings=preflight.findings(host, target, self.scratch))
-        self.boss.send(m.AgentHello(host.host, os.getpid(), code.digest(), host))
+        address = self.boss.sock.getsockname()[0] if self.boss.sock.family == socket.AF_INET else ""
+        interface = summons.interface_of(address) if address else ""
+        hello = m.AgentHello(host.host, os.getpid(), code.digest(), host, self.name, str(self.scratch), address, interface)
+        self.boss.send(hello)
         self.boss_ears.add(self.boss)
         try:
             while self._step():
@@ -129,25 +136,33 @@ class Agent:
                 self.boss.send(m.PoolEnded(self.end_pool(grace_s), number=message.number))
             case m.Begin():
                 self.health_before = health.read()
-                self.oom_kills = _oom_kills()
+                self.oom_kills = watch.oom_kills()
                 self.traffic_before = traffic.read()
                 self.began = time.monotonic()
                 self.sampled.clear()
                 self.boss.send(m.Began(number=message.number))
             case m.Finish():
                 said = self.sidecar.facts((self.began, time.monotonic()), self.sampled)
-                moved = traffic.moved(self.traffic_before, traffic.read(), os.uname().nodename)
+                moved = traffic.moved(self.traffic_before, traffic.read(), hosts.own())
                 changes = health.changes(self.health_before, health.read())
                 self.boss.send(m.Facts(changes, said, moved, number=message.number))
             case m.Inspect():
-                self.boss.send(m.Inspected(self._inspect(), self._tail(), number=message.number))
+                watch.ask_for_dumps(self.scratch)
+                states = self._inspect()
+                self.boss.send(m.Inspected(states, self._tail(), watch.kept_files(self.scratch), number=message.number))
+            case m.Sweep(command, target):
+                self.boss.send(m.Swept(sweep(command, target), number=message.number))
             case m.Quit():
                 pass
 
     def _start_pool(self, pool: m.StartPool) -> None:
         self.exits.clear()
-        self.oom_kills = _oom_kills()
-        self.pool = pool.number
+        self.oom_kills = watch.oom_kills()
+        self.pool, self.mark = pool.number, pool.mark
+        for name, text in pool.files.items():
+            program = self.scratch / name
+            program.touch(0o700)
+            program.write_text(text)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(tuple(pool.drop))}
         env = inherited | pool.env | {"CLUSTERGAUGE_POOL": str(pool.number)}
         for command, extra in zip(pool.commands, pool.rank_env, strict=True):
@@ -184,11 +199,13 @@ class Agent:
         self.workers.clear()
         self.by_channel.clear()
         self.commands.clear()
+        self.mark = ""
         return survivors
 
     def _processes(self) -> list[processes.Process]:
-        """All processes of the pool that still live."""
-        return [p for p in processes.descendants(os.getpid()) if p.pid != self.sidecar.pid]
+        """All processes of the pool that still live: our descendants, and what another node's launcher started here."""
+        found = [p for p in processes.descendants(os.getpid()) if p.pid != self.sidecar.pid]
+        return found + (processes.bearing(self.mark) if self.mark else [])
 
     def _pass_on(self, worker: Worker, body: m.ToWorker) -> None:
         try:
@@ -198,25 +215,7 @@ class Agent:
             worker.channel.hang_up()
 
     def _inspect(self) -> list[m.WorkerState]:
-        """State, phase and stack of all workers; stopped ones are woken so that they can write theirs."""
-        found = {worker.pid: processes.read(worker.pid) for worker in self.workers.values()}
-        before = {pid: _size(self._stacks(pid)) for pid, process in found.items() if process and process.state not in "ZXx"}
-        for pid in before:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR1)
-        for pid in before:
-            process = found[pid]
-            if process and process.state == "T":
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-        until = time.monotonic() + INSPECT_S
-        while time.monotonic() < until and any(_size(self._stacks(pid)) == size for pid, size in before.items()):
-            time.sleep(0.02)
-        time.sleep(0.05)  # what has begun to come, comes
-        return [
-            m.WorkerState(w.pid, w.rank, os.uname().nodename, self._phase(w.pid), process.state if process else "gone", stack)
-            for w, process, stack in ((w, found[w.pid], self._stack(w.pid)) for w in self.workers.values())
-        ]
+        return watch.inspect(self.scratch, [(w.pid, w.rank) for w in self.workers.values()])
 
     # -- what workers and the kernel say
 
@@ -242,9 +241,11 @@ class Agent:
     def _worker_gone(self, worker: Worker, reason: str) -> None:
         del self.by_channel[worker.channel]
         self.workers.pop(worker.pid, None)
+        self.boss.send(m.Closed(worker.pid))
         how = self._how(worker.pid, "takes no messages" if worker.deaf else reason)
-        oom = _oom_kills() > self.oom_kills
-        self.boss.send(m.WorkerGone(worker.pid, worker.rank, self._phase(worker.pid), how, self._stack(worker.pid), oom))
+        oom = watch.oom_kills() > self.oom_kills
+        phase, stack = watch.phase(self.scratch, worker.pid), watch.stack(self.scratch, worker.pid)
+        self.boss.send(m.WorkerGone(worker.pid, worker.rank, phase, how, stack, oom))
 
     def _how(self, pid: int, reason: str) -> str:
         """How a worker ended; its channel closes a moment before the kernel tells its parent."""
@@ -268,7 +269,7 @@ class Agent:
             process = processes.read(worker.pid)
             if process and process.state == "T" and not worker.stopped:
                 worker.stopped = True
-                self.boss.send(m.Stopped(worker.pid, worker.rank, self._phase(worker.pid)))
+                self.boss.send(m.Stopped(worker.pid, worker.rank, watch.phase(self.scratch, worker.pid)))
 
     def _reap(self) -> None:
         """The only place that collects children (a thread): sleeps in the kernel until one ends."""
@@ -282,33 +283,8 @@ class Agent:
             self.exits[pid] = processes.how_it_ended(status)
             self.events.put(Ended(pid, status))
 
-    def _phase(self, pid: int) -> str:
-        with contextlib.suppress(OSError):
-            return (self.scratch / f"phase.{pid}").read_bytes().rstrip(b"\0").decode("ascii", "replace")
-        return "start"
-
-    def _stacks(self, pid: int) -> Path:
-        return self.scratch / f"stack.{pid}"
-
-    def _stack(self, pid: int) -> str:
-        """What a worker wrote about itself: on our signal, or while crashing."""
-        with contextlib.suppress(OSError):
-            return self._stacks(pid).read_text(errors="replace")[-16384:]
-        return ""
-
     def _tail(self) -> str:
         return "".join(c.words() for c in self.commands)[-TAIL_BYTES:]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _oom_kills() -> int:
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/vmstat").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("oom_kill ")).split()[1])
-    return 0
 
 
 def _leave(_number: int, _frame: object) -> NoReturn:
@@ -317,13 +293,38 @@ def _leave(_number: int, _frame: object) -> NoReturn:
 
 
 def main() -> int:
-    """Entry point; the scratch folder with the key is the only argument."""
-    scratch = Path(sys.argv[1])
+    """Entry point; the scratch folder with the key is the only argument, or ``-``: what a remote agent needs is on its input."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the supervisor decides; its end is our signal
     signal.signal(signal.SIGTERM, _leave)
+    if sys.argv[1] == "-":
+        return _remote(summons.read())
+    scratch = Path(sys.argv[1])
     try:
-        Agent(scratch).run()
+        Agent(scratch, connect(str(scratch / "supervisor.sock"), (scratch / "key").read_bytes())).run()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return 0
+
+
+def _remote(told: m.Summons) -> int:
+    """An agent that the supervisor started over the network."""
+    if told.end:
+        summons.end_earlier(hosts.scratch_folder(told.token))
+        return 0
+    os.environ.update(told.environment)
+    try:
+        boss = connect(told.address, bytes.fromhex(told.key))
+    except ChannelError as error:
+        sys.exit(f"{hosts.own()}: {error}")
+    name = told.name or os.environ.get("SLURMD_NODENAME", "") or hosts.own()
+    scratch = summons.own_folder(told.token, name)
+    os.environ |= {"CLUSTERGAUGE_SCRATCH": str(scratch), "CLUSTERGAUGE_TARGET": told.target}
+    key = scratch / "key"
+    key.touch(0o600)
+    key.write_bytes(secrets.token_bytes(32))
+    try:
+        Agent(scratch, boss, name).run()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0

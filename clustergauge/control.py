@@ -29,6 +29,10 @@ MAX_FRAME = 64 << 20
 HANDSHAKE_S = 15.0
 """Seconds a client has to prove that it holds the key."""
 
+KEEPALIVE = (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 12_000))
+"""What makes the kernel give up a connection over a network whose other end says nothing for about 12 s (tcp(7)): a link that was
+cut tells nobody.  No thread and no message of ours: the probes of an idle connection are the kernel's, one in 4 s."""
+
 _MAGIC = b"clustergauge/1\n"
 _NONCE = 32
 _TAG = 32
@@ -136,6 +140,16 @@ class Channel:
         self.sock.close()
 
 
+def _watch_over(sock: socket.socket) -> None:
+    """Of a connection over a network: small messages at once, and an end to it when the other side is gone without a word."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE:
+            if (option := getattr(socket, name, None)) is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def _exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
     data = b""
     while len(data) < count:
@@ -170,8 +184,7 @@ def connect(address: Address, key: bytes, timeout_s: float = HANDSHAKE_S) -> Cha
     try:
         sock.settimeout(timeout_s)
         sock.connect(address)
-        if not isinstance(address, str):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _watch_over(sock)
         greeting = _exactly(sock, len(_MAGIC) + _NONCE, deadline)
         if not greeting.startswith(_MAGIC):
             raise ChannelError(f"{address} does not speak this protocol")
@@ -285,8 +298,7 @@ class Listener:
     def _shake(self, sock: socket.socket) -> None:
         try:
             sock.settimeout(self._timeout_s)
-            if sock.family == socket.AF_INET:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _watch_over(sock)
             channel = _welcome(sock, self._key, time.monotonic() + self._timeout_s)
             sock.settimeout(None)
         except (OSError, ChannelError):

@@ -175,11 +175,9 @@ class _Live:
         )
 
     def _say_transport(self, collective: str) -> None:
-        """Record what the communication libraries were told, and what NCCL says it chose, of all ranks."""
+        """Record what NCCL says it chose, of all ranks."""
         if self.world.size < 2:
             return
-        for name, value in transport.environment().items():
-            self.context.set(name, value)
         log = self.world.nccl.read() if self.world.nccl else nccl_log.Log()
         everybody = self.world.gather(dict(log.transports))
         together = Counter[str]()

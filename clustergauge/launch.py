@@ -7,10 +7,11 @@ import re
 import shlex
 import sys
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clustergauge import placement
+from clustergauge import hosts, placement
 from clustergauge.code import ROOT
 from clustergauge.errors import UsageError
 from clustergauge.messages import StartPool
@@ -47,6 +48,50 @@ CHOICES = (
     "NCCL_DEBUG_SUBSYS",
 )
 """Variables that only choose among NCCL's paths, and what it notes."""
+
+
+STEERING: tuple[str, ...] = (
+    *("NCCL_", "TORCH_NCCL_", "RCCL_", "UCX_", "FI_", "GLOO_", "MPI4PY_"),
+    *("MPICH_", "MPIR_CVAR_", "OMPI_MCA_", "OPAL_", "PMIX_MCA_", "PRTE_MCA_", "I_MPI_"),
+)
+"""Beginnings of variables that steer transports: recorded with every case of several ranks, and passed on to other nodes."""
+_NOT_CHOSEN = tuple(f"OMPI_MCA_{name}" for name in ("PREFIXES", "cpu_type", "initial_wdir", "num_procs"))
+"""What Open MPI tells its ranks by variables that look like choices."""
+
+
+def steering(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that steer transports."""
+    return {k: v for k, v in sorted(environment.items()) if k.startswith(STEERING) and not k.startswith(_NOT_CHOSEN)}
+
+
+def told(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those of them that somebody chose: not where NCCL and torch write for us, which is another place in every run."""
+    return {name: value for name, value in steering(environment).items() if name not in _recorders(Path())}
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """What agents on other nodes are to have of the supervisor's environment: where libraries are, and what steers transports."""
+    return {k: environment[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in environment} | steering(environment)
+
+
+@dataclass(frozen=True)
+class Install:
+    """Where the checkout and its Python are on the nodes."""
+
+    root: Path = ROOT
+    python: str = sys.executable
+
+    @classmethod
+    def at(cls, root: str) -> Install:
+        """The checkout at another path than here; a Python inside it goes along."""
+        if not root:
+            return cls()
+        own = Path(sys.executable)
+        moved = Path(root) / own.relative_to(ROOT) if own.is_relative_to(ROOT) else own
+        return cls(Path(root), str(moved))
+
+
+_HERE = Install()
 
 
 @dataclass(frozen=True)
@@ -96,30 +141,38 @@ def places(key: PoolKey, machine: Machine) -> list[Place]:
 
 
 def start_message(
-    key: PoolKey, machine: Machine, scratch: Path, launcher: str, python_path: list[str], number: int = 0, sys_root: Path = _SYS
+    key: PoolKey,
+    machine: Machine,
+    scratch: Path,
+    launcher: str,
+    python_path: list[str],
+    number: int = 0,
+    sys_root: Path = _SYS,
+    install: Install = _HERE,
 ) -> StartPool:
     """The agent's order for this pool, the run's ``number``-th.
 
     ``launcher``: command that starts MPI ranks, ``{ranks}`` replaced; empty for our own.  ``sys_root``: where the kernel tells
-    which processors share a core.  Raises `UsageError` for a launcher that is none, and as `places` does.
+    which processors share a core.  ``install``: the checkout on that node.  Raises `UsageError` for a launcher that is none, and
+    as `places` does.
     """
-    worker = [sys.executable, "-P", "-m", "clustergauge.worker"]
+    worker = [install.python, "-P", "-m", "clustergauge.worker"]
     where = places(key, machine)
     env = {
         "CLUSTERGAUGE_SCRATCH": str(scratch),
         "TMPDIR": str(scratch),  # launchers leave files behind when they are killed
         "CLUSTERGAUGE_CPUS": ";".join(p.cpus for p in where),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([str(install.root), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "CLUSTERGAUGE_PATH": os.pathsep.join(python_path),  # goes last: nothing there may stand in for a library
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts: cuda:3 is the GPU that the machine's description calls 3
-        "OMP_NUM_THREADS": str(max(1, min(_cores(p, sys_root) for p in where))),
+        "OMP_NUM_THREADS": str(max(1, min(_cores(p, machine, sys_root) for p in where))),
         "TRITON_DEFAULT_FP_FUSION": "1",  # the default of most versions, and what the code gate compiles with
         "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for huge pages for large CPU buffers; read when torch is imported
     }
     if key.interpret:
         env["TRITON_INTERPRET"] = "1"
-    if key.world == "torch" and key.device.startswith("cuda"):  # a file of its own: what is printed is for people
-        env |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": NCCL_SUBSYSTEMS, "NCCL_DEBUG_FILE": str(scratch / "nccl-debug.%h.%p")}
+    if key.device.startswith("cuda") and key.world != "serial":
+        env |= _recorders(scratch)
     env |= dict(key.env)
     if key.ranks > 1:
         env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this node
@@ -130,7 +183,7 @@ def start_message(
         if not launcher:  # all ranks are on this node: inside an allocation Hydra would start them with srun, and wait for ever
             drop.append("HYDRA_")
             env |= {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}
-        command = [*start, sys.executable, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]
+        command = [*start, install.python, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]
         return StartPool([command], env, [{}], drop, number)
     ranks = [{"CLUSTERGAUGE_RANK": str(rank)} for rank in range(key.ranks)]
     return StartPool([worker] * key.ranks, env, ranks, list(THREADS), number)
@@ -141,8 +194,29 @@ def is_choice(name: str, value: str) -> bool:
     return name in CHOICES and re.fullmatch(r"[A-Za-z0-9,]{1,40}", value) is not None
 
 
-def _cores(place: Place, sys_root: Path) -> int:
-    return len(placement.cores(placement.parse_cpus(place.cpus), sys_root))
+def _recorders(scratch: Path) -> dict[str, str]:
+    """What makes torch and NCCL write down what they do, into the scratch folder: for records, and for when they hang.
+
+    The user's own choice comes first.  The pipe is how torch's monitor is told to dump its flight recorder.
+    """
+    wanted = {
+        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": f"{scratch}/trace-rank-",
+        "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": f"{scratch}/trace-pipe-",
+        "NCCL_DEBUG": "INFO",
+        "NCCL_DEBUG_SUBSYS": NCCL_SUBSYSTEMS,
+        "NCCL_DEBUG_FILE": f"{scratch}/nccl-debug.%h.%p",  # a file of its own: what is printed is for people
+    }
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def _cores(place: Place, machine: Machine, sys_root: Path) -> int:
+    """Physical cores of a place; of another machine, whose topology cannot be read here, by its own count."""
+    cpus = placement.parse_cpus(place.cpus)
+    if sys_root == _SYS and machine.host != hosts.own():
+        return max(1, len(cpus) * machine.cpu.cores // max(1, machine.cpu.threads))
+    return len(placement.cores(cpus, sys_root))
 
 
 def mpi_launcher(launcher: str, ranks: int) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from clustergauge import code, devices, gpu_links, nvml, processor, sysfs
+from clustergauge import code, devices, gpu_links, hosts, nvml, processor, sysfs
 from clustergauge.errors import UsageError
 from clustergauge.model import Cpu, Gpu, Machine, Nic, Scalar
 
@@ -79,7 +79,7 @@ def describe(
     """Describe the machine.  ``affinity`` and ``gpus``: instead of asking the kernel and NVML."""
     cpus = processor.allowed(root, affinity)
     cpu = processor.describe(cpus, root)
-    host = sysfs.text(root / "proc/sys/kernel/hostname") or os.uname().nodename
+    host = hosts.own() if root == sysfs.ROOT else sysfs.text(root / "proc/sys/kernel/hostname") or hosts.own()
     found, ports = devices.gpus(root, gpus), devices.nics(root)
     memory = min(filter(None, (sysfs.memory_total(root), sysfs.memory_limit(root))), default=0)
     return Machine(

@@ -13,6 +13,27 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
     """Base of all messages: tagged with the name of its class."""
 
 
+# -- what a remote agent reads before anything else, on its standard input
+
+
+class Summons(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of JSON, which no command line and no environment ever holds.
+
+    ``key``: hexadecimal.  ``address``: where the supervisor listens.  ``name``: of the node as the user calls it; empty where one
+    line goes to all (srun): then Slurm's name of it.  ``token``: names the scratch folders of this run, no secret.  ``target``:
+    folder of storage cases.  ``environment``: of the supervisor, what steers MPI and NCCL.  ``end``: do nothing but end what an
+    earlier agent of this run left here.
+    """
+
+    key: str
+    address: tuple[str, int]
+    token: str
+    name: str = ""
+    target: str = ""
+    environment: dict[str, str] = {}
+    end: bool = False
+
+
 # -- worker to supervisor (through the agent)
 
 
@@ -42,6 +63,8 @@ class Ready(Message, frozen=True):
     pid: int
     library: str = ""
     cpus: str = ""
+    environment: dict[str, str] = {}
+    """Variables that steer the transport (`launch.STEERING`), where there are several ranks."""
 
 
 class Gather(Message, frozen=True):
@@ -121,13 +144,19 @@ class Leave(Message, frozen=True):
 
 
 class Go(Message, frozen=True):
-    """Every worker of the pool is here: make the world."""
+    """Every worker of the pool is here: make the world.
+
+    ``address``: of rank 0's node, where it is to be met.  ``cpus``: the processors to keep to, as a kernel list; empty: as the
+    environment says.
+    """
 
     world: str
     rank: int
     size: int
     device: str
     timeout_s: float
+    address: str = "127.0.0.1"
+    cpus: str = ""
 
 
 ToWorker = Go | Job | Gathered | Shared | Leave
@@ -143,10 +172,13 @@ class Request(Message, frozen=True, kw_only=True):
 
 
 class StartPool(Message, frozen=True):
-    """Start worker processes: one command (a launcher that starts all ranks), or one per rank.
+    """Start worker processes: one command (a launcher that starts all ranks), or one per rank; none where another node's
+    launcher starts them here too.
 
     ``drop``: names of environment variables begin so that workers must not inherit.  ``number``: of the pool; workers say it in
-    their `Hello`, so that a late one of an earlier pool is known.
+    their `Hello`, so that a late one of an earlier pool is known.  ``mark``: a variable (``NAME=value``) in the environment of
+    workers that are no descendants of this agent, by which it finds them to end them.  ``files``: programs (name, text) that
+    the commands need in the agent's scratch folder.
     """
 
     commands: list[list[str]]
@@ -154,6 +186,8 @@ class StartPool(Message, frozen=True):
     rank_env: list[dict[str, str]]
     drop: list[str] = []
     number: int = 0
+    mark: str = ""
+    files: dict[str, str] = {}
 
 
 class EndPool(Request, frozen=True):
@@ -174,6 +208,13 @@ class Finish(Request, frozen=True):
     """A case ended: answer with `Facts`."""
 
 
+class Sweep(Request, frozen=True):
+    """Remove what killed workers left in the target of storage cases: a command, to which the target is appended."""
+
+    command: list[str]
+    target: str
+
+
 class To(Message, frozen=True):
     """Pass a message on to a worker (by process id)."""
 
@@ -185,7 +226,7 @@ class Quit(Message, frozen=True):
     """The run is over: end the pool and yourself."""
 
 
-ToAgent = StartPool | EndPool | Inspect | Begin | Finish | To | Quit
+ToAgent = StartPool | EndPool | Inspect | Begin | Finish | Sweep | To | Quit
 
 
 # -- agent to supervisor
@@ -198,12 +239,20 @@ class Answer(Message, frozen=True, kw_only=True):
 
 
 class AgentHello(Message, frozen=True):
-    """First words of an agent: its node."""
+    """First words of an agent: its node.
+
+    ``name``: as the user calls it.  ``scratch``: its folder there.  ``address``, ``interface``: by which it reaches the
+    supervisor; empty on the supervisor's own machine.
+    """
 
     host: str
     pid: int
     code: str
     machine: Machine
+    name: str = ""
+    scratch: str = ""
+    address: str = ""
+    interface: str = ""
 
 
 class From(Message, frozen=True):
@@ -211,6 +260,13 @@ class From(Message, frozen=True):
 
     pid: int
     body: FromWorker
+
+
+class Closed(Message, frozen=True):
+    """A worker's channel ended just now; `WorkerGone` follows once it is known how.  The first to go is at fault, and finding out
+    how takes longer for one than for another."""
+
+    pid: int
 
 
 class WorkerGone(Message, frozen=True):
@@ -247,10 +303,11 @@ class WorkerState(Message, frozen=True):
 
 
 class Inspected(Answer, frozen=True):
-    """Answer to `Inspect`."""
+    """Answer to `Inspect`.  ``files``: what libraries wrote for the case of a hang (NCCL's flight recorder), by name."""
 
     workers: list[WorkerState]
     tail: str
+    files: dict[str, bytes] = {}
 
 
 class Stopped(Message, frozen=True):
@@ -279,6 +336,12 @@ class PoolEnded(Answer, frozen=True):
     survivors: list[str]
 
 
+class Swept(Answer, frozen=True):
+    """Answer to `Sweep`: why the target was not swept, empty if it was."""
+
+    note: str
+
+
 class AgentFailed(Message, frozen=True):
     """The agent could not do what it was told."""
 
@@ -286,4 +349,6 @@ class AgentFailed(Message, frozen=True):
     reason: str
 
 
-FromAgent = AgentHello | From | WorkerGone | LauncherGone | Inspected | Stopped | Began | Facts | PoolEnded | AgentFailed
+FromAgent = (
+    AgentHello | From | Closed | WorkerGone | LauncherGone | Inspected | Stopped | Began | Facts | PoolEnded | Swept | AgentFailed
+)

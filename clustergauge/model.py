@@ -263,6 +263,10 @@ class Planned(Data, frozen=True, kw_only=True):
     timeout_s: float = 60.0
     """Seconds after which the case counts as hung."""
     skip: str = ""
+    hosts: str = ""
+    """The nodes it is planned for (`hosts.expand`); empty where a run has this machine alone."""
+    nodes: int = 1
+    """How many of them one measurement spans: 1, each alone; else all, with ``ranks`` in equal parts."""
     confirms: bool = False
     """Measured again, fresh, because it would fail: it is judged on such launches alone."""
 
@@ -282,6 +286,8 @@ class Run(Data, frozen=True, kw_only=True):
     """Digest of the source that measured."""
     planned: list[Planned]
     settings: dict[str, Scalar] = {}
+    left_out: dict[str, str] = {}
+    """Nodes that were not measured, or kept out of what spans nodes, and why."""
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import queue
 import secrets
@@ -12,50 +11,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from pathlib import Path
-from typing import TypeVar
-
-import msgspec
 
 from clustergauge import code, messages as m, processes
-from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener
+from clustergauge.control import ChannelError, Listener
+from clustergauge.conversation import SEND_S, Conversation, Died, Site
 from clustergauge.model import Machine
 
 AGENT_START_S = 30.0
 AGENT_END_S = 14.0
 """How long an agent may take to end its pool and itself: its own limit for processes that will not go, and a margin."""
-SEND_S = 5.0
-"""How long an agent may leave a message of ours untaken."""
 SOCKET_PATH = 107
 """Bytes of the longest path of a Unix socket (``sun_path`` in unix(7) has 108, the last is zero)."""
 _SOCKET = "supervisor.sock"
-_T = TypeVar("_T", bound=m.Answer)
 
 
-class Died(Exception):
-    """A worker, launcher or agent failed; the text names rank, host and phase."""
-
-
-class Silent(Died):
-    """An agent lives and does not answer: stopped, or hung in the kernel or a driver."""
-
-
-class Node:
+class Node(Conversation):
     """This machine's agent, started by us.  `start` once, `close` once.  Raises `Died` if there is no place for its sockets."""
 
     def __init__(self) -> None:
         self.scratch = _scratch()
+        super().__init__()
         key = self.scratch / "key"
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(32))
-        self._events: queue.Queue[Heard[m.FromAgent]] = queue.Queue()
-        self._kept: deque[m.FromAgent] = deque()
-        self._ears = Ears(msgspec.json.Decoder(m.FromAgent).decode, self._events)
         self._listener = Listener(str(self.scratch / _SOCKET), key.read_bytes(), self._ears.add)
         self._agent: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
-        self._numbers = itertools.count(1)
 
     def start(self, target: Path | None = None) -> Machine:
         """Start the agent; what it says of its machine, with what its preflight found (``target``: the folder of storage cases).
@@ -90,6 +71,7 @@ class Node:
             raise Died(f"the agent on {heard.message.host} runs other code ({heard.message.code}, here {code.digest()})")
         self._channel = heard.channel
         self._channel.limit_sending(SEND_S)
+        self.site = Site(heard.message.machine, self.scratch)
         return heard.message.machine
 
     def close(self, ask: bool = True) -> list[str]:
@@ -116,51 +98,6 @@ class Node:
                 self._channel.close()
             shutil.rmtree(self.scratch, ignore_errors=True)
         return survivors
-
-    def send(self, message: m.ToAgent) -> None:
-        """Send a message.  Raises `Died` when the agent is gone."""
-        assert self._channel
-        try:
-            self._channel.send(message)
-        except ChannelError as error:
-            raise Died(f"the node agent is gone: {error}") from None
-
-    def hear(self, until: float) -> m.FromAgent | None:
-        """The agent's next message, ``None`` at the deadline (``time.monotonic``).  Raises `Died` when the agent is gone."""
-        if self._kept:
-            return self._kept.popleft()
-        while True:
-            try:
-                heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                return None
-            if heard.message is not None:
-                return heard.message
-            if heard.channel is self._channel:
-                raise Died(f"the node agent died ({heard.reason}): {self._agent_words()}")
-
-    def ask(self, message: m.Inspect | m.Begin | m.Finish | m.EndPool, kind: type[_T], within_s: float) -> _T:
-        """Send a request and wait for its answer; what else is heard is kept for `hear`, but not the late answers to others.
-
-        Raises `Silent` if there is none in time, `Died` when the agent is gone.
-        """
-        number = next(self._numbers)
-        self.send(msgspec.structs.replace(message, number=number))
-        until = time.monotonic() + within_s
-        others: list[m.FromAgent] = []
-        try:
-            while (heard := self.hear(until)) is not None:
-                if not isinstance(heard, m.Answer):
-                    others.append(heard)
-                elif isinstance(heard, kind) and heard.number == number:
-                    return heard
-            raise Silent(f"the node agent did not answer{self._agent_state()}")
-        finally:
-            self._kept.extend(others)
-
-    def forget(self) -> None:
-        """Let go of what was kept for `hear`: it concerns processes that are gone."""
-        self._kept.clear()
 
     def _agent_state(self) -> str:
         agent = self._agent and processes.read(self._agent.pid)

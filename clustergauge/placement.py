@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Iterable, Sequence, Set as AbstractSet
 from pathlib import Path
 from typing import Literal
 
-from clustergauge import sysfs
+from clustergauge import hosts, sysfs
 from clustergauge.model import Gpu, Machine, Nic, Place
 
 MOST_CPUS = 1 << 16
@@ -79,7 +78,7 @@ def place(machine: Machine, ranks: int, kind: Literal["cpu", "cuda"], sys: Path 
     """
     if ranks < 1:
         raise ValueError(f"cannot place {ranks} ranks")
-    if sys is None and machine.host == os.uname().nodename:
+    if sys is None and machine.host == hosts.own():
         sys = Path("/sys")
     allowed = parse_cpus(machine.cpu.allowed)
     if not allowed:

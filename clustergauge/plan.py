@@ -66,6 +66,8 @@ class Wish:
     ranks: int | None = None
     duration_s: float | None = None
     """Seconds of measuring for each case, instead of what the suite says."""
+    nodes: int = 1
+    """How many nodes cases of several ranks are to span, each with the ranks of one."""
 
 
 def load_suite(path: Path) -> Suite:
@@ -234,12 +236,15 @@ def _on_devices(
     kind = min(kinds) if kind == "any" else kind
     if wish.device not in ("auto", kind) and not needs.target:
         return []
-    ranks = _ranks(needs, kind, machine, wish)
+    nodes = wish.nodes if needs.world != "serial" and not needs.target else 1
+    ranks = _ranks(needs, kind, machine, wish) * nodes
     interpret = needs.interpreter and kind == "cpu"
     if kind == "cuda":
         devices = ["cuda:all"] if needs.world != "serial" else [f"cuda:{gpu.index}" for gpu in machine.gpus] or ["cuda:0"]
     else:
         devices = ["cpu:0"]
+    if nodes > 1:
+        devices = [f"{kind}:nodes"]
     return [
         Planned(
             case=case.id,
@@ -254,6 +259,7 @@ def _on_devices(
             target=str(wish.target) if needs.target and wish.target else "",
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
+            nodes=nodes,
             skip=_why_not(needs, kind, ranks, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
         )
         for device in devices

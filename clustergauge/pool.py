@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from clustergauge import code, messages as m
+from clustergauge.conversation import Conversation, Died
 from clustergauge.launch import PoolKey
 from clustergauge.model import Place
-from clustergauge.node import Died, Node
 from clustergauge.output import exit_string, quote
+from clustergauge.team import Team
+
+Crew = Conversation | Team
+"""One node, or several that a pool spans."""
 
 
 @dataclass
@@ -38,10 +43,11 @@ class Pool:
 
     ``number``: of the pool, as its workers say in their `Hello`.  ``where``: planned, and once they are ready, real.
     ``dead``: why it cannot be used any more.  ``crash``: what a crashing worker wrote.  ``job``: the one in hand, 0 before the
-    first.  ``early``: the first outcome in it that is not good.
+    first.  ``early``: the first outcome in it that is not good.  ``address``: where rank 0 is to be met.
+    ``tell_cpus``: processors are told, not left to the environment.  ``environment``: what steers the transport, as rank 0 says.
     """
 
-    node: Node
+    node: Crew
     host: str
     key: PoolKey
     where: list[Place]
@@ -52,10 +58,15 @@ class Pool:
     crash: str = ""
     job: int = 0
     early: m.Outcome | None = None
+    first_gone: int = 0
+    """The worker whose channel ended first, 0 for none."""
+    address: str = "127.0.0.1"
+    tell_cpus: bool = False
+    environment: dict[str, str] = field(default_factory=dict[str, str])
 
-    def start(self, order: m.StartPool, start_s: float) -> None:
+    def start(self, orders: list[m.StartPool], start_s: float) -> None:
         """Have the workers started and make their world.  Raises `Died` naming who is missing or does not fit."""
-        self.node.send(order)
+        self.node.start_pool(orders)
         until = time.monotonic() + start_s
         self._await_hellos(until, start_s)
         self._assign_ranks()
@@ -89,8 +100,19 @@ class Pool:
             in_order = self.in_order()
             self.node.send(m.To(in_order[0].pid, m.Gathered([r.parts.popleft() for r in in_order], self.job)))
 
+    def hear(self, until: float) -> m.FromAgent | None:
+        """What is said next (as `Conversation.hear`); which worker went first is noted."""
+        heard = self.node.hear(until)
+        if isinstance(heard, m.Closed) and heard.pid in self.ranks:
+            self.first_gone = self.first_gone or heard.pid
+        return heard
+
     def blame(self, gone: m.WorkerGone) -> str:
-        """Who is gone, how and when, in words."""
+        """Who is gone, how and when, in words: of several the one that went first, whoever is heard of first."""
+        until = time.monotonic() + 2.0
+        while self.first_gone not in (0, gone.pid) and (heard := self.node.hear(until)) is not None:
+            if isinstance(heard, m.WorkerGone) and heard.pid == self.first_gone:
+                gone = heard
         rank = self.ranks.get(gone.pid) or Rank(gone.pid, gone.rank, self.host)
         how = (gone.how == "ended" and self._launcher_tells(gone.pid)) or gone.how
         if gone.oom and re.search(r"SIGKILL|signal 9\b", how):
@@ -103,7 +125,7 @@ class Pool:
 
     def _await_hellos(self, until: float, start_s: float) -> None:
         while len(self.ranks) < self.key.ranks:
-            heard = self.node.hear(until)
+            heard = self.hear(until)
             match heard:
                 case None:
                     raise Died(f"{self._missing()} never connected within {start_s:.0f} s")
@@ -123,9 +145,20 @@ class Pool:
 
     def _missing(self, index: int | None = None) -> str:
         if index is not None and self.key.world != "mpi":
-            return f"rank {index} on {self.host}"
+            return self.named([index])
         missing = sorted(set(range(self.key.ranks)) - {r.rank for r in self.ranks.values()})
-        return f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing[:8]))} on {self.host}"
+        return self.named(missing)
+
+    def named(self, ranks: Sequence[int]) -> str:
+        """Ranks and their hosts, in words, by host: ``ranks 2, 3 on h1``."""
+        by_host: dict[str, list[int]] = {}
+        for rank in ranks:
+            by_host.setdefault(self.where[rank].host if rank < len(self.where) else self.host, []).append(rank)
+        words = [
+            f"rank{'s' if len(here) > 1 else ''} {', '.join(map(str, here[:8]))}{', …' if len(here) > 8 else ''} on {host}"
+            for host, here in list(by_host.items())[:8]
+        ]
+        return "; ".join(words)
 
     def _assign_ranks(self) -> None:
         """Ranks as the launcher's environment says; by order of arrival where it does not say.  Then all may go."""
@@ -133,13 +166,17 @@ class Pool:
         if sorted(r.rank for r in ranks) != list(range(self.key.ranks)):
             for number, rank in enumerate(ranks):
                 rank.rank = number
+        self.where = self.node.seated({r.pid: r.rank for r in ranks}, self.where)
         for rank in ranks:
-            self.node.send(m.To(rank.pid, m.Go(self.key.world, rank.rank, self.key.ranks, self.where[rank.rank].device, 60.0)))
+            place = self.where[rank.rank]
+            cpus = place.cpus if self.tell_cpus else ""  # on one node the environment has them
+            go = m.Go(self.key.world, rank.rank, self.key.ranks, place.device, 60.0, self.address, cpus)
+            self.node.send(m.To(rank.pid, go))
 
     def _await_ready(self, until: float, start_s: float) -> None:
         ready: dict[int, m.Ready] = {}
         while len(ready) < self.key.ranks:
-            heard = self.node.hear(until)
+            heard = self.hear(until)
             match heard:
                 case None:
                     late = [str(r) for r in self.in_order() if r.pid not in ready]
@@ -168,7 +205,11 @@ class Pool:
         for pid, said in ready.items():
             self.ranks[pid].rank = said.rank
             self.ranks[pid].library = said.library
+        self.where = self.node.seated({r.pid: r.rank for r in self.ranks.values()}, self.where)
+        for said in ready.values():
             self.where[said.rank] = msgspec.structs.replace(self.where[said.rank], cpus=said.cpus)
+            if said.rank == 0:
+                self.environment = dict(said.environment)
 
     def _launcher_tells(self, pid: int) -> str:
         """How a rank ended, in the words of the launcher that is its parent (MPICH's Hydra names the process)."""

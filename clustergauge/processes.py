@@ -95,6 +95,18 @@ def marked(root: int, mark: str) -> list[Process]:
     return found
 
 
+def bearing(mark: str) -> list[Process]:
+    """All living processes of this user, but this one, whose environment at their start held ``mark``: not only descendants."""
+    found: list[Process] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    process = read(int(entry.name))
+                    found += [process] if process and process.state != "Z" else []
+    return found
+
+
 def end_all(find: Callable[[], list[Process]], grace_s: float, limit_s: float = 8.0) -> list[str]:
     """End every process that ``find`` finds: SIGTERM, after ``grace_s`` SIGKILL, also those that appear meanwhile.
 

@@ -15,12 +15,28 @@ from typing import Protocol
 import msgspec
 
 from clustergauge import path
+from clustergauge.conversation import Died
 from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
-from clustergauge.node import Died
 from clustergauge.plan import cache_bytes, predict
 from clustergauge.store import RunFolder, StoreError
 from clustergauge.supervise import CaseResult, Supervisor
 from clustergauge.valid import Invalid
+
+
+class Keeper(Protocol):
+    """Where records and logs go: a `RunFolder`, or what stands before it where several nodes share one."""
+
+    def append(self, record: Record) -> object:
+        """Put the record on disk."""
+        ...
+
+    def write_log(self, name: str, text: str) -> str:
+        """Keep a text; its path in the folder."""
+        ...
+
+    def write_file(self, name: str, content: bytes) -> str:
+        """Keep bytes; their path in the folder."""
+        ...
 
 
 class Watcher(Protocol):
@@ -94,7 +110,7 @@ def conduct(
     try:
         machine = supervisor.start(Path(next((p.target for p in todo if p.target), folder.path)))
         if earlier and machine.machine_id in earlier:
-            findings = _worst(earlier[machine.machine_id].findings, machine.findings)
+            findings = worst_findings(earlier[machine.machine_id].findings, machine.findings)
             machine = msgspec.structs.replace(machine, findings=findings)
         folder.write_machine(machine)
         watcher.start(sum(not p.skip for p in todo), predict(todo))
@@ -112,22 +128,42 @@ def conduct(
     except (Died, StoreError) as error:
         came.problem = str(error)
     finally:
-        with _undisturbed():  # a second Ctrl-C must not leave workers behind
-            watcher.stop()
+        with closing(folder, run, came, watcher, began):
             supervisor.close()
             came.notes += supervisor.notes
-            spent = {"seconds": round(time.monotonic() - began, 3), "case_seconds": round(came.case_seconds, 3)}
-            unfinished = came.interrupted or bool(came.not_reached or came.problem)
-            run = msgspec.structs.replace(run, finished=now_text(), interrupted=unfinished, settings=_added(run.settings, spent))
-            try:
-                folder.finish(run)
-            except StoreError as error:
-                came.problem = came.problem or str(error)
     return came
 
 
+@dataclass
+class End:
+    """What is known at the end of a run only.  ``left_out``: nodes that were kept out of something, and why."""
+
+    left_out: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@contextlib.contextmanager
+def closing(folder: RunFolder, run: Run, came: Progress, watcher: Watcher, began: float) -> Generator[End]:
+    """Inside, processes are ended, undisturbed: a second Ctrl-C must not leave workers behind.  Then the folder is finished."""
+    with _undisturbed():
+        watcher.stop()
+        end = End()
+        yield end
+        spent = {"seconds": round(time.monotonic() - began, 3), "case_seconds": round(came.case_seconds, 3)}
+        run = msgspec.structs.replace(
+            run,
+            finished=now_text(),
+            interrupted=came.interrupted or bool(came.not_reached or came.problem),
+            settings=_added(run.settings, spent),
+            left_out=run.left_out | end.left_out,
+        )
+        try:
+            folder.finish(run)
+        except StoreError as error:
+            came.problem = came.problem or str(error)
+
+
 def carry_out(
-    folder: RunFolder,
+    folder: Keeper,
     run: Run,
     todo: Sequence[Planned],
     supervisor: Supervisor,
@@ -136,9 +172,15 @@ def carry_out(
     progress: Progress,
     stop_at: float | None = None,
     clock: Callable[[], float] = time.monotonic,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Measure ``todo`` in order; no case starts after ``stop_at`` (of ``clock``).  ``progress`` tells how far it came."""
+    """Measure ``todo`` in order; no case starts after ``stop_at`` (of ``clock``).  ``progress`` tells how far it came.
+
+    ``stopped``: whether to end without a record of the case in hand.
+    """
     for index, planned in enumerate(todo):
+        if stopped():
+            return
         if stop_at is not None and clock() >= stop_at and not planned.skip:
             progress.not_reached.extend(p for p in todo[index:] if not p.skip)
             skipped = [p for p in todo[index:] if p.skip]
@@ -151,17 +193,21 @@ def carry_out(
         watcher.case(planned)
         started = now_text()
         result = supervisor.run(planned, seed_of(planned.case), cache_bytes(planned.device, machine))
+        if stopped():
+            return
         progress.case_seconds += result.seconds
         record = _record(run, machine, planned, started, result)
         if result.log:
             name = folder.write_log(f"{planned.case}-{planned.launch}", result.log)
             record = msgspec.structs.replace(record, settings=record.settings | {"log": name})
+        for file, content in result.files.items():
+            folder.write_file(f"{planned.case}-{planned.launch}-{file}", content)
         kept = _keep(folder, record)
         progress.records.append(kept)
         watcher.done(kept)
 
 
-def _worst(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
+def worst_findings(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
     """What was found in both parts of a run: of each check the worse."""
     worst: dict[str, Finding] = {}
     for finding in (*before, *now):
@@ -171,7 +217,7 @@ def _worst(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
     return list(worst.values())
 
 
-def _keep(folder: RunFolder, record: Record) -> Record:
+def _keep(folder: Keeper, record: Record) -> Record:
     """Put the record on disk; a case that returned what no record can hold becomes an error, and the run goes on."""
     try:
         folder.append(record)
@@ -214,6 +260,7 @@ def _undisturbed() -> Generator[None]:
 def _record(run: Run, machine: Machine, planned: Planned, started: str, result: CaseResult) -> Record:
     outcome = result.outcome
     settings = dict(outcome.settings)
+    settings |= {f"env.{name}": value[:1000] for name, value in result.environment.items()}
     if result.library:
         settings["library"] = result.library
     return Record(
@@ -247,6 +294,11 @@ def _path(planned: Planned, result: CaseResult) -> dict[str, Scalar]:
 
 
 def _skipped(run: Run, machine: Machine, planned: Planned) -> Record:
+    return msgspec.structs.replace(error_record(run, machine, planned, planned.skip), status="skipped")
+
+
+def error_record(run: Run, machine: Machine, planned: Planned, reason: str) -> Record:
+    """A case that never began, and why."""
     return Record(
         run_id=run.run_id,
         case=planned.case,
@@ -256,7 +308,7 @@ def _skipped(run: Run, machine: Machine, planned: Planned) -> Record:
         machine_id=machine.machine_id,
         device=planned.device,
         ranks=planned.ranks,
-        status="skipped",
-        reason=planned.skip,
+        status="error",
+        reason=reason,
         started=now_text(),
     )

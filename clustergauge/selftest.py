@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from clustergauge import accept, metrics, stats
+from clustergauge.conversation import Died
 from clustergauge.model import Criterion, Machine, Planned, Record, Scalar
-from clustergauge.node import Died
 from clustergauge.plan import load_probes
 from clustergauge.probe import Case
 from clustergauge.supervise import CaseResult, Supervisor

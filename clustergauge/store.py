@@ -125,6 +125,13 @@ class RunFolder:
         self._replace(file, "\n".join([*lines, ""]).encode())
         return file
 
+    def write_file(self, name: str, content: bytes) -> str:
+        """Keep bytes that a library left, as they stand, under ``logs/``; returns their path.  Nobody parses them."""
+        stem = re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("._")[:120]
+        file = f"{folder.LOGS}/{stem}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}.bin"
+        self._replace(file, content)
+        return file
+
     def update(self, run: Run) -> None:
         """Replace ``run.json`` in one step.  Raises `ValueError` if it is not this run or leaves out a case that has a record."""
         self._files()

@@ -11,46 +11,34 @@ import dataclasses
 import itertools
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from clustergauge import messages as m
+from clustergauge import hosts, messages as m
+from clustergauge.autopsy import GOOD, UNKNOWN, Autopsy, CaseResult, failed
+from clustergauge.conversation import Conversation, Died, Silent, Site
 from clustergauge.errors import UsageError
 from clustergauge.launch import PoolKey, key_of, places, start_message
 from clustergauge.model import Machine, Place, Planned
-from clustergauge.node import Died, Node, Silent
+from clustergauge.node import Node
 from clustergauge.output import quote
-from clustergauge.pool import Pool
-from clustergauge.sweep import sweep
+from clustergauge.pool import Crew, Pool
+from clustergauge.remote import Desk
+from clustergauge.spread import orders, seats
+from clustergauge.sweep import SWEEP_S, sweep
+from clustergauge.team import Lost, Team
 
 STARTS_TRIED = 2
 """How often in a row a pool may fail to start before its remaining cases are given up."""
-UNKNOWN = m.Facts({"unknown": "the node agent did not answer"}, {})
-"""What is known of the health of a node that says nothing: not that it is well."""
-GOOD = ("ok", "verified")
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """What came of one case.
-
-    ``log``: stacks, states and last words of all ranks; empty unless something went wrong.  ``seconds``: from handing out the job
-    to its end, without the start of workers.
-    """
-
-    outcome: m.Outcome
-    facts: m.Facts
-    where: list[Place]
-    library: str = ""
-    log: str = ""
-    seconds: float = 0.0
 
 
 class Supervisor:
-    """Owner of one node and of at most one pool.  ``notes``: what a person should hear at the end of the run."""
+    """Owner of one node, or of a team of them, and of at most one pool.
+
+    ``notes``: what a person should hear at the end of the run.
+    """
 
     def __init__(
         self,
@@ -60,10 +48,16 @@ class Supervisor:
         peer_grace_s: float = 5.0,
         answer_s: float = 10.0,
         sweep: Sequence[str] = (),
+        make: Callable[[], Crew] = Node,
+        desk: Desk | None = None,
     ) -> None:
         """``start_s``: time for a pool to start, ``peer_grace_s``: ranks to go on after one ended early, ``answer_s``: the
         agent to answer.  ``sweep``: command that removes what killed workers left in the target that is appended to it.
+        ``make``: the node, again whenever it has failed; of this machine unless the ``desk`` of remote ones is given too.
         """
+        self._make = make
+        self._desk = desk
+        self._starts_failed: list[str] = []
         self.answer_s = answer_s
         self.sweep = sweep
         self.launcher = launcher
@@ -72,7 +66,7 @@ class Supervisor:
         self.peer_grace_s = peer_grace_s
         self.target: Path | None = None
         self.notes: list[str] = []
-        self.node: Node | None = None
+        self.node: Crew | None = None
         self.machine: Machine | None = None
         self.pool: Pool | None = None
         self._retired: dict[str, str] = {}
@@ -84,12 +78,44 @@ class Supervisor:
     def start(self, target: Path | None = None) -> Machine:
         """Start the agent of this node; what it says of the machine.  ``target``: folder of storage cases, for its preflight.
 
-        Raises `Died` if it does not come up.
+        Raises `Died` if it does not come up; after two times it is not tried again.
         """
         self.target = target or self.target
-        self.node = Node()
-        self.machine = self.node.start(self.target)
+        if len(self._starts_failed) >= STARTS_TRIED:
+            raise Died(f"not tried again: {self._starts_failed[-1]}")
+        node = self._make()
+        try:
+            self.machine = node.start(self.target)
+        except Died as died:
+            node.close(ask=False)
+            self._starts_failed.append(str(died))
+            raise
+        self.node = node
+        self._starts_failed.clear()
         return self.machine
+
+    def hand_over(self) -> Crew:
+        """The node, with its pool ended: no longer ours.  Raises `Died` if it cannot be had any more."""
+        if self.node and self.pool:
+            self._end_pool(self.node, self.pool)
+        if self.node is None:
+            self.start()
+        node, self.node = self.node, None
+        assert node
+        return node
+
+    def take(self, node: Crew) -> None:
+        """Be the owner of nodes that are there already.  Raises `Died` where none is left."""
+        self._make = lambda: node
+        self.machine = node.start()
+        self.node = node
+
+    def quit(self) -> None:
+        """From another thread: the agent is told to end the case in hand and itself."""
+        node = self.node
+        if isinstance(node, Conversation):
+            with contextlib.suppress(Died, AssertionError):
+                node.send(m.Quit())
 
     def close(self, ask: bool = True) -> None:
         """End the pool, the agent and everything they started.  ``ask``: an agent that is well; otherwise it is killed."""
@@ -103,15 +129,15 @@ class Supervisor:
         key = key_of(planned)
         tried = self._failed_starts.setdefault(key, [])
         if len(tried) >= STARTS_TRIED:
-            return _failed(f"not tried again: {tried[-1]}")
+            return failed(f"not tried again: {tried[-1]}")
         try:
             if reason := self._why_retired(key):
-                return _failed(reason)
+                return failed(reason)
             node, pool = self._ensure_pool(key)
             tried.clear()
         except (Died, UsageError, ValueError) as error:  # the last: no processor or GPU to place a rank on
             tried.append(str(error))
-            return _failed(str(error))
+            return failed(str(error))
         job = m.Job(
             planned.case,
             planned.module,
@@ -132,7 +158,7 @@ class Supervisor:
             self._unswept = ""
         except Silent as silent:
             self._close_silent()
-            result = _failed(str(silent), where=pool.where, facts=UNKNOWN)
+            result = failed(str(silent), where=pool.where, facts=UNKNOWN)
         except Died as died:
             result = self._autopsy(node, pool, str(died))
             self._sweep()
@@ -140,11 +166,14 @@ class Supervisor:
 
     # -- pools
 
-    def _ensure_pool(self, key: PoolKey) -> tuple[Node, Pool]:
+    def _ensure_pool(self, key: PoolKey) -> tuple[Crew, Pool]:
         """The pool this case needs, started afresh unless the living one will do."""
         if self.node and self.pool:
             try:
                 self.pool.note_the_dead()
+            except Lost:
+                self._end_pool(self.node, self.pool)
+                raise
             except Died as died:
                 self.notes.append(f"started again: {died}")
                 self.close()
@@ -156,15 +185,40 @@ class Supervisor:
         assert self.machine
         if self.pool is None:
             number = next(self._pools)
-            order = start_message(key, self.machine, self.node.scratch, self.launcher, self.python_path, number)
-            self.pool = Pool(self.node, self.machine.host, key, places(key, self.machine), number)
+            orders = self._orders(key, self.node.sites, number)
+            sites = self.node.sites
+            host = hosts.compress(site.machine.host for site in sites)
+            self.pool = Pool(
+                self.node,
+                host,
+                key,
+                self._seats(key),
+                number,
+                address=sites[0].address or "127.0.0.1",
+                tell_cpus=self._desk is not None,
+            )
             try:
-                self.pool.start(order, self.start_s)
+                self.pool.start(orders, self.start_s)
             except Died as died:
                 raise Died(self._failed_start(self.node, self.pool, str(died))) from None
         return self.node, self.pool
 
-    def _failed_start(self, node: Node, pool: Pool, reason: str) -> str:
+    def _orders(self, key: PoolKey, sites: list[Site], number: int) -> list[m.StartPool]:
+        """What the agents are told to start the pool."""
+        desk = self._desk
+        if desk is None:
+            return [start_message(key, s.machine, s.scratch, self.launcher, self.python_path, number) for s in sites]
+        if isinstance(self.node, Team) or (self.launcher and key.world == "mpi"):
+            return orders(key, sites, self.launcher, desk.remote, self.python_path, number, desk.token, desk.install)
+        return [start_message(key, s.machine, s.scratch, "", self.python_path, number, install=desk.install) for s in sites]
+
+    def _seats(self, key: PoolKey) -> list[Place]:
+        """Where each rank goes."""
+        if isinstance(self.node, Team):
+            return seats(key, self.node.sites)
+        return places(key, self.machine) if self.machine else []
+
+    def _failed_start(self, node: Crew, pool: Pool, reason: str) -> str:
         """End a pool that did not start; the reason with the last words of its workers."""
         with contextlib.suppress(Died):
             inspected = node.ask(m.Inspect(), m.Inspected, self.answer_s)
@@ -173,7 +227,7 @@ class Supervisor:
         self._end_pool(node, pool)
         return reason
 
-    def _end_pool(self, node: Node, pool: Pool) -> None:
+    def _end_pool(self, node: Crew, pool: Pool) -> None:
         """End the pool's processes, with an agent that cannot do it if need be; what then still lives is noted."""
         try:
             ended = node.ask(m.EndPool(2.0), m.PoolEnded, self.answer_s + 5.0)
@@ -203,18 +257,28 @@ class Supervisor:
 
     def _why_retired(self, key: PoolKey) -> str:
         """Why a pool must not be started: one of its GPUs is held by a process that could not be ended; empty if it may."""
-        devices = [p.device for p in places(key, self.machine)] if self._retired and self.machine else []
+        devices = [p.device for p in self._seats(key)] if self._retired else []
         return next((f"{d} was retired: {self._retired[d]}" for d in devices if d in self._retired), "")
 
     def _sweep(self) -> None:
         """Sweep the target of a case whose workers died."""
         target, self._unswept = self._unswept, ""
-        if self.sweep and target and (note := sweep(self.sweep, target)):
+        if not self.sweep or not target:
+            return
+        if self._desk is None:
+            note = sweep(self.sweep, target)
+        else:
+            try:
+                assert self.node
+                note = self.node.ask(m.Sweep(list(self.sweep), target), m.Swept, self.answer_s + SWEEP_S).note
+            except (Died, AssertionError):
+                note = f"{target} was not swept: its node's agent is gone"
+        if note:
             self.notes.append(note)
 
     # -- cases
 
-    def _run_in(self, node: Node, pool: Pool, planned: Planned, job: m.Job) -> CaseResult:
+    def _run_in(self, node: Crew, pool: Pool, planned: Planned, job: m.Job) -> CaseResult:
         """Give the job to every rank and wait for all their outcomes.  Raises `Died` when one is gone, stopped or too late."""
         node.ask(m.Begin(), m.Began, self.answer_s)
         pool.job, pool.early = job.number, None
@@ -225,7 +289,7 @@ class Supervisor:
             node.send(m.To(rank.pid, msgspec.structs.replace(job, device="cpu" if device.startswith("cpu") else device)))
         until = time.monotonic() + planned.timeout_s + planned.budget_s
         while any(r.outcome is None for r in pool.ranks.values()):
-            heard = node.hear(until)
+            heard = pool.hear(until)
             match heard:
                 case None:
                     raise Died(f"no end after {planned.timeout_s + planned.budget_s:.0f} s")
@@ -249,9 +313,9 @@ class Supervisor:
         if len({(o.status, o.reason) for o in outcomes}) > 1:
             pool.dead = "its ranks did not end the case together"  # a message of one may wait for another
         library = pool.in_order()[0].library
-        return CaseResult(outcome, self._facts(node), pool.where, library, outcome.detail)
+        return CaseResult(outcome, self._facts(node), pool.where, library, outcome.detail, environment=pool.environment)
 
-    def _facts(self, node: Node) -> m.Facts:
+    def _facts(self, node: Crew) -> m.Facts:
         """What the node says of the case."""
         try:
             return node.ask(m.Finish(), m.Facts, self.answer_s)
@@ -262,39 +326,20 @@ class Supervisor:
             self.close()
         return UNKNOWN
 
-    def _autopsy(self, node: Node, pool: Pool, reason: str) -> CaseResult:
-        """Collect stacks and states of all ranks, end the pool, and say what happened.
-
-        The first rank that ended early is the result of the case: that its peers waited for it in vain is no news.  But where it
-        failed with an error and a peer died, either may have caused the other, and both are named.
-        """
-        late = reason.startswith("no end after")
-        outcome = pool.early or m.Outcome("error", reason)
-        if outcome.status == "error" and pool.early and not late:
-            outcome = msgspec.structs.replace(outcome, reason=f"{outcome.reason}; then {reason}")
-        lines = [reason, *(f"{rank}: {o.reason}\n{o.detail}" for rank, o in pool.outcomes() if o.status not in GOOD)]
-        if pool.crash:
-            lines += ["", "what the dead rank wrote while crashing:", pool.crash]
+    def _autopsy(self, node: Crew, pool: Pool, reason: str) -> CaseResult:
+        """Find out what happened (`Autopsy`) and end the pool."""
+        found = Autopsy(pool, reason)
         try:
-            inspected = node.ask(m.Inspect(), m.Inspected, self.answer_s)
-            for worker in inspected.workers:
-                rank = pool.ranks.get(worker.pid)
-                lines += ["", f"{rank}, pid {worker.pid}, phase {worker.phase}, state {worker.state}", worker.stack]
-                if rank and rank.outcome is None and late and not pool.early:
-                    blamed = f"{outcome.reason}; {rank} in phase {worker.phase!r} (state {worker.state})"
-                    outcome = msgspec.structs.replace(outcome, reason=blamed)
-            lines += ["", "last words of the workers:", inspected.tail]
+            found.look(node, self.answer_s)
             facts = node.ask(m.Finish(), m.Facts, self.answer_s)
             self._end_pool(node, pool)
         except Died as died:
-            lines.append(str(died))
             facts = UNKNOWN
+            found.say(str(died), alone=self._desk is not None and not isinstance(node, Team))
             if isinstance(died, Silent):
                 self._close_silent()
             else:
                 self.close()
-        return CaseResult(outcome, facts, pool.where, log="\n".join(lines))
-
-
-def _failed(reason: str, log: str = "", where: list[Place] | None = None, facts: m.Facts | None = None) -> CaseResult:
-    return CaseResult(m.Outcome("error", reason), facts or m.Facts({}, {}), where or [], log=log)
+        return CaseResult(
+            found.outcome, facts, pool.where, log="\n".join(found.lines), environment=pool.environment, files=found.files
+        )

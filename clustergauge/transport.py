@@ -1,22 +1,14 @@
-"""What the communication libraries of a rank were told and what they chose: their environment, and NCCL's debug file."""
+"""What the communication libraries of a rank chose: NCCL's debug file."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 from clustergauge import nccl_log
 from clustergauge.model import Scalar
 
-PREFIXES = ("NCCL_", "UCX_", "GLOO_", "FI_", "OMPI_MCA_", "MPICH_", "MPIR_CVAR_", "TORCH_NCCL_")
-"""Beginnings of the variables that choose paths and algorithms."""
-OURS = ("NCCL_DEBUG", "NCCL_DEBUG_FILE", "NCCL_DEBUG_SUBSYS")
-"""Set by us for every NCCL worker, so they say nothing."""
-MOST_VARIABLES = 64
-MOST_VALUE = 200
 MOST_READ = 8 << 20
 """Bytes of the debug file that are looked at after a case; what lies between its head and its tail is left out."""
 OPERATIONS = {
@@ -27,12 +19,6 @@ OPERATIONS = {
     "reduce": "Reduce",
 }
 """Our names and NCCL's; the others are made of sends and receives, which have no algorithm."""
-
-
-def environment(of: Mapping[str, str] = os.environ) -> dict[str, Scalar]:
-    """The variables that choose paths and algorithms, as settings: ``env.NCCL_ALGO``."""
-    names = sorted(n for n in of if n.startswith(PREFIXES) and n not in OURS and re.fullmatch(r"[A-Z][A-Z0-9_a-z]{1,80}", n))
-    return {f"env.{name}": of[name][:MOST_VALUE].encode(errors="replace").decode() for name in names[:MOST_VARIABLES]}
 
 
 class NcclFile:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from clustergauge import hosts
+from clustergauge.errors import UsageError
 from clustergauge.model import Data, Machine, Measurement, Planned, Record, Run, Scalar
 from clustergauge.probe import Case
 
@@ -147,14 +149,27 @@ def check_run(run: Run) -> dict[Key, Planned]:
     if run.finished:
         _time("finished", run.finished)
     _scalars("settings", run.settings)
+    for name, why in run.left_out.items():
+        _name("left_out", name)
+        _name(f"left_out[{shown(name)}]", printable(why)[:NAME_LENGTH], empty=True)
     index: dict[Key, Planned] = {}
+    planned_for: dict[Key, set[str]] = {}
     for number, planned in enumerate(run.planned):
         where = f"planned[{number}]"
         _case(f"{where}.", planned)
         _name(f"{where}.module", planned.module, empty=True)
         _positive(f"{where}.budget_s", [planned.budget_s])
         _positive(f"{where}.timeout_s", [planned.timeout_s])
-        if index.setdefault(key_of(planned), planned) is not planned:
+        _count(f"{where}.nodes", planned.nodes, 1, hosts.MOST_HOSTS)
+        try:
+            names = set(hosts.expand(planned.hosts)) if planned.hosts else {""}
+        except UsageError as error:
+            raise Invalid(f"{where}.{error}") from None
+        index.setdefault(key_of(planned), planned)
+        taken = planned_for.setdefault(key_of(planned), set())
+        before = len(taken)
+        taken |= names
+        if len(taken) < before + len(names) or ("" in taken and len(taken) > 1):
             raise Invalid(f"{where} repeats {shown(planned.case, 300)} on {planned.device}, launch {planned.launch}")
     return index
 

@@ -26,7 +26,7 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
-from clustergauge import code, messages as m, placement, processes
+from clustergauge import code, hosts, launch, messages as m, placement, processes
 from clustergauge.control import Channel, ChannelError, connect
 from clustergauge.execute import execute
 from clustergauge.model import Json
@@ -120,7 +120,7 @@ def make_world(go: m.Go, mouth: Mouth) -> World:
         mouth.rank = world.rank
         return world
     if go.world == "torch":
-        return TorchDistributed(mouth, go.rank, go.size, go.device, go.timeout_s)
+        return TorchDistributed(mouth, go.rank, go.size, go.device, go.timeout_s, go.address)
     return Serial()
 
 
@@ -158,13 +158,13 @@ def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Pat
         mouth.say(msgspec.structs.replace(outcome, job=message.number))
 
 
-def bind(rank: int) -> str:
-    """Keep to this rank's processors: ``CLUSTERGAUGE_CPUS`` has a kernel list for each rank, ``;`` between them.
+def bind(rank: int, cpus: str = "") -> str:
+    """Keep to this rank's processors: ``cpus``, or what ``CLUSTERGAUGE_CPUS`` has for it (a kernel list a rank, ``;`` between).
 
     Returns the processors that it really keeps to now, as a kernel list: a control group of the launcher may forbid ours.
     """
     lists = os.environ.get("CLUSTERGAUGE_CPUS", "").split(";")
-    wanted = placement.parse_cpus(lists[rank]) if 0 <= rank < len(lists) else set[int]()
+    wanted = placement.parse_cpus(cpus or (lists[rank] if 0 <= rank < len(lists) else ""))
     if wanted and os.sched_getaffinity(0) != wanted:
         for thread in Path("/proc/self/task").iterdir():  # those that a library started meanwhile, too
             with contextlib.suppress(OSError):
@@ -180,7 +180,9 @@ def _leave(_number: int, _frame: object) -> NoReturn:
 def main() -> int:
     """Entry point of the process."""
     sys.path.extend(filter(None, os.environ.get("CLUSTERGAUGE_PATH", "").split(os.pathsep)))
-    scratch = Path(os.environ["CLUSTERGAUGE_SCRATCH"])
+    given = os.environ.get("CLUSTERGAUGE_SCRATCH")  # not where another node's launcher started us
+    scratch = Path(given) if given else hosts.scratch_folder(os.environ["CLUSTERGAUGE_RUN"])
+    os.environ.setdefault("TMPDIR", str(scratch))
     phase = Phase(scratch / f"phase.{os.getpid()}")
     stacks = (scratch / f"stack.{os.getpid()}").open("w")
     faulthandler.enable(stacks)
@@ -192,7 +194,7 @@ def main() -> int:
     bind(rank)
     phase("connect")
     mouth = Mouth(connect(str(scratch / "agent.sock"), (scratch / "key").read_bytes()))
-    host = os.uname().nodename
+    host = hosts.own()
     pool = int(os.environ.get("CLUSTERGAUGE_POOL", "-1"))
     mouth.say(m.Hello(pool, os.getpid(), host, rank, code.digest(), platform.python_version()))
     go = mouth.hear()
@@ -200,9 +202,11 @@ def main() -> int:
         return 0
     assert isinstance(go, m.Go), go
     phase(f"make {go.world} world")
+    bind(rank, go.cpus)
     world = make_world(go, mouth)
-    cpus = bind(world.rank)  # again: the environment may have named another rank
-    mouth.say(m.Ready(world.rank, world.size, host, os.getpid(), getattr(world, "library", ""), cpus))
+    cpus = bind(world.rank, go.cpus)  # again: the environment may have named another rank
+    environment = launch.told(os.environ) if world.size > 1 else {}
+    mouth.say(m.Ready(world.rank, world.size, host, os.getpid(), getattr(world, "library", ""), cpus, environment))
     serve(mouth, world, phase, scratch)
     phase("leave")
     world.close()

@@ -6,10 +6,10 @@ control channel, so that agreeing on an outcome still works when the transport d
 
 from __future__ import annotations
 
-import socket
 from array import array
 from typing import Any, Protocol
 
+from clustergauge import hosts
 from clustergauge.model import Json
 from clustergauge.transport import NcclFile
 
@@ -70,7 +70,7 @@ class Serial:
         self.rank = 0
         self.size = 1
         self.local_size = 1
-        self.host = socket.gethostname()
+        self.host = hosts.own()
 
     def barrier(self) -> None:
         """Nobody to wait for."""
@@ -110,7 +110,7 @@ class Mpi:
         self.local_size = node.Get_size()
         node.Free()
         self._number = array("q", [0])
-        self.host = socket.gethostname()
+        self.host = hosts.own()
         self.library = MPI.Get_library_version().splitlines()[0].strip().rstrip("\x00")
         self.gather = hub.gather
         self.from_root = hub.from_root
@@ -141,7 +141,8 @@ class TorchDistributed:
     construction.
     """
 
-    def __init__(self, hub: Hub, rank: int, size: int, device: str, timeout_s: float) -> None:
+    def __init__(self, hub: Hub, rank: int, size: int, device: str, timeout_s: float, host: str = "127.0.0.1") -> None:
+        """``host``: address of rank 0's node."""
         from datetime import timedelta
 
         import torch
@@ -151,11 +152,10 @@ class TorchDistributed:
         if backend == "nccl":
             torch.cuda.set_device(torch.device(device))
         timeout = timedelta(seconds=timeout_s)
-        host = "127.0.0.1"  # all ranks are on this node
         store = dist.TCPStore(host, 0, size, is_master=True, timeout=timeout, wait_for_workers=False) if rank == 0 else None
         host, port = hub.from_root([host, store.port] if store else None)
         store = store or dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
-        self.host = socket.gethostname()
+        self.host = hosts.own()
         store.add(f"ranks on {self.host}", 1)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         self._dist = dist

@@ -10,7 +10,8 @@ from typing import NoReturn
 from clustergauge.model import Run
 from clustergauge.valid import printable
 
-_KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", "target", "topology", "probes", "output")
+_NODES = ("hosts", "hostfile", "remote", "remote-root", "address")
+_KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", *_NODES, "target", "topology", "probes", "output")
 """Flags that decide which cases there are and how they run, in the order in which they are given again."""
 _OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "ceilings", "format")
 _DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}
@@ -24,8 +25,8 @@ class _Parser(argparse.ArgumentParser):
 def again(run: Run, case: str, broken: bool) -> list[str]:
     """The command that measures ``case`` again, in parts to be joined by blanks, quoted for a shell.
 
-    It holds what the run's own command said about suite, axes, device, ranks, launcher, target and probes.  ``broken``: the case
-    was wrong or an error.  Empty where no command is sure to reach the case.
+    It holds what the run's own command said about suite, axes, device, ranks, launcher, nodes, target, probes.  ``broken``: the
+    case was wrong or an error.  Empty where no command is sure to reach the case.
     """
     given = _given(run.command)
     parts = ["run_suite.py run"]
@@ -35,7 +36,7 @@ def again(run: Run, case: str, broken: bool) -> list[str]:
         if source == "latest":
             return []
         parts.append(_part("--rerun-failed", source))
-        kept = ("launcher", "target", "probes", "output")
+        kept = ("launcher", *_NODES, "target", "probes", "output")
     else:
         parts.append(_part("-k", glob_of(case, (p.case for p in run.planned))))
         kept = _KEPT

@@ -223,6 +223,8 @@ class _View:
     def _summary(self) -> None:
         for note in self.loaded.notes:
             self.page.wrap(note, style="yellow")
+        for name, why in self.run.left_out.items():
+            self.page.wrap(printable(why), f"node {printable(name)}: ", "yellow")
         done = {(r.case, r.device, r.launch) for r in self.loaded.records}
         missing = sum((p.case, p.device, p.launch) not in done for p in self.run.planned)
         if missing:

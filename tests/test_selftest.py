@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from clustergauge import selftest, selftest_probe, stats
+from clustergauge.conversation import Died
 from clustergauge.messages import Facts, Outcome
 from clustergauge.model import Measurement, Workload
-from clustergauge.node import Died
 from clustergauge.probe import Context, Wrong
 from clustergauge.supervise import CaseResult
 from clustergauge.world import Serial

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from clustergauge import agent, code, launch, messages as m, processes, worker
+from clustergauge import agent, code, launch, messages as m, processes, watch, worker
 from clustergauge.control import ChannelError, Heard, connect
+from clustergauge.conversation import Died, Silent
 from clustergauge.model import Planned
-from clustergauge.node import Died, Node, Silent
+from clustergauge.node import Node
 from clustergauge.plan import load_probes
 from clustergauge.pool import Pool, Rank
 from clustergauge.probe import Probe
@@ -425,7 +426,7 @@ def test_workers_that_do_not_answer_are_waited_for_together(monkeypatch, tmp_pat
     states = silent._inspect()
     assert sorted(pid for pid, _ in signalled) == [state.pid for state in states] == list(range(1000, 1128))
     assert {number for _, number in signalled} == {signal.SIGUSR1}
-    assert now[0] < agent.INSPECT_S + 0.2
+    assert now[0] < watch.INSPECT_S + 0.2
 
 
 def test_an_error_and_a_death_after_it_are_both_named(node):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from clustergauge import hosts
 from clustergauge.model import Workload
 from clustergauge.placement import format_cpus
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
@@ -38,6 +39,7 @@ HOW = (
     "where",
     "deaf",
     "litter",
+    "sick",
 )
 
 PLANTED = ("MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "OMP_PLACES", "CUDA_DEVICE_ORDER")
@@ -119,6 +121,8 @@ def misbehaving(ctx: Context, how: str, world: str, phase: str) -> Work:
         assert ctx.target
         (ctx.target / "litter").touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "sick" and hosts.own().endswith("-sick"):
+        raise Wrong("planned on this node only")
     if how in ("nothing", "number"):
         return {"nothing": None, "number": 42}[how]  # type: ignore[return-value]
     if how == "nan":

@@ -1,0 +1,304 @@
+"""Many nodes in one run: their agents, started at once; node-local cases on all of them at once; then cases over all together.
+
+A node that cannot be had, runs other code, or is lost is named and the others go on.  One that fails a tier is kept out of the
+next: what spans nodes would only say once more that it is bad.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from clustergauge import accept, hosts
+from clustergauge.conversation import Conversation, Died
+from clustergauge.model import Machine, Planned, Record, Run
+from clustergauge.plan import predict
+from clustergauge.remote import Desk
+from clustergauge.run import Progress, Watcher, carry_out, closing, error_record, worst_findings
+from clustergauge.store import RunFolder, StoreError
+from clustergauge.supervise import Supervisor
+from clustergauge.team import Team
+
+COMPARED = ("python", "torch", "triton", "numpy", "mpi4py", "mpich", "nvidia-nccl-cu12", "nvidia-nccl-cu13")
+"""Versions that must be alike for ranks to work together (`Machine.versions`)."""
+JOIN_S = 60.0
+"""How long the ends of all nodes' cases are waited for after an interrupt."""
+
+
+@dataclass
+class Fleet:
+    """The nodes of a run, by the names that the user gave them.
+
+    ``left_out``: nodes that are not measured (any more), and why.  ``apart``: nodes measured alone only, and why.
+    """
+
+    desk: Desk
+    supervise: Callable[[str], Supervisor]
+    supervisors: dict[str, Supervisor] = field(default_factory=dict[str, Supervisor])
+    machines: dict[str, Machine] = field(default_factory=dict[str, Machine])
+    left_out: dict[str, str] = field(default_factory=dict[str, str])
+    apart: dict[str, str] = field(default_factory=dict[str, str])
+
+    def assemble(self, target: Path | None) -> None:
+        """Start all agents at once; each has the same time, and none waits for another."""
+
+        def start(name: str) -> None:
+            supervisor = self.supervise(name)
+            try:
+                machine = supervisor.start(target)
+            except Died as died:
+                self.left_out[name] = str(died)
+            else:
+                self.supervisors[name], self.machines[name] = supervisor, machine
+
+        at_once(start, self.desk.names)
+        self.machines = {name: self.machines[name] for name in self.desk.names if name in self.machines}
+        seen: dict[str, str] = {}
+        for name, machine in list(self.machines.items()):
+            first = seen.setdefault(machine.machine_id, name)
+            if first != name:
+                self.left_out[name] = f"it is the same machine as {first}"
+                del self.machines[name]
+                self.supervisors.pop(name).close()
+        self.apart |= odd_ones(self.machines)
+
+    def close(self) -> list[str]:
+        """End all agents at once, and what they started; what a person should hear."""
+        at_once(lambda name: self.supervisors[name].close(), list(self.supervisors))
+        self.desk.close()
+        return [f"{name}: {note}" for name, supervisor in self.supervisors.items() for note in supervisor.notes]
+
+    def stop(self) -> None:
+        """Have all agents end what they do, now."""
+        at_once(lambda name: self.supervisors[name].quit(), list(self.supervisors))
+
+
+def at_once(function: Callable[[str], object], names: Collection[str]) -> None:
+    """Call the function for every name, each in a thread, and wait for all."""
+    threads = [threading.Thread(target=function, args=(name,), name=f"node {name}", daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def odd_ones(machines: Mapping[str, Machine]) -> dict[str, str]:
+    """Nodes with other versions than most, and which: ranks of theirs cannot be expected to work with the others'."""
+    sets = {name: tuple(machine.versions.get(package, "") for package in COMPARED) for name, machine in machines.items()}
+    if not sets:
+        return {}
+    usual = Counter(sets.values()).most_common(1)[0][0]
+    return {
+        name: "other versions than most nodes: "
+        + ", ".join(
+            f"{package} {own or 'absent'} (there {theirs or 'absent'})"
+            for package, own, theirs in zip(COMPARED, versions, usual, strict=True)
+            if own != theirs
+        )
+        for name, versions in sets.items()
+        if versions != usual
+    }
+
+
+def conduct(
+    folder: RunFolder,
+    run: Run,
+    fleet: Fleet,
+    watcher: Watcher,
+    recorded: Sequence[Record] = (),
+    stop_after_s: float | None = None,
+    earlier: Mapping[str, Machine] | None = None,
+) -> Progress:
+    """Measure what has no record yet, to the end of the last agent; what was measured is kept in any case.
+
+    ``recorded``, ``earlier``: of a run that is resumed.  Once this returns the folder is finished and closed.
+    """
+    came, began = Progress(), time.monotonic()
+    left = _Left(folder, run, fleet, watcher, recorded, began + stop_after_s if stop_after_s else None)
+    try:
+        for machine in fleet.machines.values():
+            before = (earlier or {}).get(machine.machine_id)
+            findings = worst_findings(before.findings, machine.findings) if before else machine.findings
+            folder.write_machine(msgspec.structs.replace(machine, findings=findings))
+        local, together = left.local(), left.together()
+        todo = [p for planned in local.values() for p in planned] + together
+        longest = max((predict(planned) for planned in local.values()), default=0.0)
+        watcher.start(sum(not p.skip for p in todo), longest + predict(together))
+        left.measure_local(local, came)
+        if together and not came.problem:
+            left.measure_together(together, came)
+    except KeyboardInterrupt:
+        came.interrupted = True
+    except (Died, StoreError) as error:
+        came.problem = str(error)
+    finally:
+        with closing(folder, run, came, watcher, began) as end:
+            left.stopping.set()
+            fleet.stop() if came.interrupted else None
+            left.join()
+            came.notes += fleet.close()
+            end.left_out = fleet.left_out | fleet.apart
+    return came
+
+
+class _Left:
+    """What is left to measure, and the folder and the display that all nodes' threads share."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        run: Run,
+        fleet: Fleet,
+        watcher: Watcher,
+        recorded: Sequence[Record],
+        stop_at: float | None,
+    ) -> None:
+        self.folder, self.run, self.fleet, self.watcher, self.stop_at = folder, run, fleet, watcher, stop_at
+        self.recorded = list(recorded)
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def local(self) -> dict[str, list[Planned]]:
+        """The node-local cases of each node that have no record."""
+        done = {(r.case, r.device, r.launch, r.machine_id) for r in self.recorded}
+        members = {p.hosts: set(hosts.expand(p.hosts)) for p in self.run.planned if p.hosts}
+        return {
+            name: [
+                p
+                for p in self.run.planned
+                if p.nodes == 1 and name in members[p.hosts] and (p.case, p.device, p.launch, machine.machine_id) not in done
+            ]
+            for name, machine in self.fleet.machines.items()
+        }
+
+    def together(self) -> list[Planned]:
+        """The cases over all nodes that have no record."""
+        done = {(r.case, r.device, r.launch) for r in self.recorded}
+        return [p for p in self.run.planned if p.nodes > 1 and (p.case, p.device, p.launch) not in done]
+
+    def measure_local(self, todo: Mapping[str, Sequence[Planned]], came: Progress) -> None:
+        """On all nodes at once, each at its own pace."""
+        own = {name: Progress() for name in todo}
+
+        def measure(name: str) -> None:
+            machine, supervisor = self.fleet.machines[name], self.fleet.supervisors[name]
+            try:
+                carry_out(
+                    self, self.run, todo[name], supervisor, machine, self, own[name], self.stop_at, stopped=self.stopping.is_set
+                )
+            except StoreError as error:
+                came.problem = str(error)
+                self.stopping.set()
+
+        self._threads = [threading.Thread(target=measure, args=(name,), name=name, daemon=True) for name in todo]
+        for thread in self._threads:
+            thread.start()
+        while any(thread.is_alive() for thread in self._threads):
+            time.sleep(0.05)  # join would not hear Ctrl-C
+        came.case_seconds += max((progress.case_seconds for progress in own.values()), default=0.0)
+        came.not_reached += [p for progress in own.values() for p in progress.not_reached]
+
+    def measure_together(self, todo: Sequence[Planned], came: Progress) -> None:
+        """Over all nodes that are well; one that is lost meanwhile is left behind."""
+        fleet = self.fleet
+        fleet.apart |= {name: why for name, why in self.failed().items() if name not in fleet.apart}
+        fit = [name for name in fleet.machines if name not in fleet.apart and name not in fleet.left_out]
+        if len(fit) < 2:
+            self._none(todo, fit)
+            return
+        crew: dict[str, Conversation] = {}
+        for name in fit:
+            try:
+                node = fleet.supervisors[name].hand_over()
+                assert isinstance(node, Conversation)
+                crew[name] = node
+            except Died as died:
+                fleet.left_out[name] = str(died)
+        team = Team(crew)
+        supervisor = fleet.supervise("")
+        supervisor.take(team)
+        try:
+            for index, planned in enumerate(todo):
+                sites = team.sites
+                if len(sites) < 2:
+                    self._none(todo[index:], [site.name for site in sites])
+                    break
+                fitted = msgspec.structs.replace(planned, ranks=planned.ranks // planned.nodes * len(sites))
+                carry_out(self, self.run, [fitted], supervisor, sites[0].machine, self, came, self.stop_at)
+        finally:
+            fleet.left_out |= team.lost
+            supervisor.close()
+            came.notes += supervisor.notes
+
+    def failed(self) -> dict[str, str]:
+        """Nodes that failed a node-local case, and how.  What failed on all of them alike says nothing of one."""
+        names = {machine.machine_id: name for name, machine in self.fleet.machines.items()}
+        bad = [r for r in self.recorded if r.machine_id in names and accept.is_bad(r) and not r.device.endswith(":nodes")]
+        where: dict[tuple[str, str], set[str]] = {}
+        for record in bad:
+            where.setdefault((record.case, record.status), set()).add(record.machine_id)
+        found: dict[str, str] = {}
+        for record in bad:
+            if len(names) == 1 or len(where[record.case, record.status]) < len(names):
+                words = f"failed {record.case}: {record.reason or 'its hardware counted errors'}"
+                found.setdefault(names[record.machine_id], words)
+        return found
+
+    def join(self) -> None:
+        """Wait for what the nodes' threads still do."""
+        until = time.monotonic() + JOIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _none(self, todo: Sequence[Planned], fit: Sequence[str]) -> None:
+        out = self.fleet.left_out | self.fleet.apart
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(out.items())[:8])
+        machine = next(iter(self.fleet.machines.values()), None)
+        reason = f"needs two nodes, {', '.join(fit) or 'none'} is left ({why})"
+        for planned in todo:
+            if machine is None:
+                return
+            self.done(self.append(error_record(self.run, machine, planned, reason)))
+
+    # -- the folder and the display, for one thread at a time
+
+    def append(self, record: Record) -> Record:
+        """See `RunFolder`."""
+        with self._lock:
+            self.folder.append(record)
+            self.recorded.append(record)
+        return record
+
+    def write_log(self, name: str, text: str) -> str:
+        """See `RunFolder`."""
+        with self._lock:
+            return self.folder.write_log(name, text)
+
+    def write_file(self, name: str, content: bytes) -> str:
+        """See `RunFolder`."""
+        with self._lock:
+            return self.folder.write_file(name, content)
+
+    def start(self, total: int, seconds: float) -> None:
+        """See `Watcher`."""
+        self.watcher.start(total, seconds)
+
+    def case(self, planned: Planned) -> None:
+        """See `Watcher`."""
+        with self._lock:
+            self.watcher.case(planned)
+
+    def done(self, record: Record) -> None:
+        """See `Watcher`."""
+        with self._lock:
+            self.watcher.done(record)
+
+    def stop(self) -> None:
+        """See `Watcher`."""

@@ -1,0 +1,268 @@
+"""Agents on other nodes: started by a remote command, called to order over TCP.
+
+The supervisor listens; each agent is started by a command line of the user's choice (``ssh HOST …``, srun), reads one line on its
+standard input (`messages.Summons`: where to call, and the key, which no command line and no environment ever holds), calls back,
+and proves that it has the key.  No file system is shared, but the checkout must be on every node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from clustergauge import code, hosts, messages as m
+from clustergauge.control import Channel, ChannelError, Listener
+from clustergauge.conversation import SEND_S, Conversation, Died, Site
+from clustergauge.errors import UsageError
+from clustergauge.launch import Install, passed_on
+from clustergauge.model import Machine
+from clustergauge.output import quote
+
+SSH = "ssh -o BatchMode=yes -o ConnectTimeout=10 {host}"
+"""How agents are started unless the user says otherwise: never asks for a password."""
+SRUN = (
+    *("--ntasks-per-node=1", "--overlap", "--wait=0", "--kill-on-bad-exit=0", "--no-kill"),
+    *("--mpi=none", "--cpu-bind=none", "--input=all"),
+)
+"""srun(1): one task a node beside other steps, none ended because another was, no MPI, all processors, standard input to all."""
+START_S = 60.0
+"""How long an agent may take to call and to describe its node."""
+END_S = 14.0
+"""How long it may take to end its pool and itself."""
+_IN_ORDER = "closed by the other side"
+"""How `control` words the end of a channel whose other side left, rather than was cut off."""
+
+
+def is_srun(command: str) -> bool:
+    """Whether a command line begins with srun, which starts on all nodes at once."""
+    with contextlib.suppress(ValueError):
+        return Path(next(iter(shlex.split(command)), "")).name == "srun"
+    return False
+
+
+def way(remote: str, launcher: str) -> str:
+    """How agents are started: as the user says; by srun where that starts the ranks; by ssh."""
+    return remote or (shlex.quote(shlex.split(launcher)[0]) if is_srun(launcher) else SSH)
+
+
+def remote_words(template: str, host: str, command: str) -> list[str]:
+    """The command line that runs ``command`` (shell text, as ssh takes it) on ``host``.  Raises `UsageError`."""
+    try:
+        words = shlex.split(template)
+    except ValueError as error:
+        raise UsageError(f"--remote {template!r} is no command ({error}): close its quotes") from None
+    if not words or not any("{host}" in word for word in words):
+        raise UsageError(f"--remote {template!r} must say {{host}} where the host's name goes, as in {SSH!r}")
+    words = [word.replace("{host}", host) for word in words]
+    if any("{command}" in word for word in words):
+        return [word.replace("{command}", command) for word in words]
+    return [*words, command]
+
+
+@dataclass
+class Desk:
+    """Where remote agents call.  One a run; `close` after the last of its nodes.
+
+    ``remote``: the command line that starts an agent.  ``address``: of this machine as the nodes reach it; empty: by the route.
+    """
+
+    names: Sequence[str]
+    remote: str = SSH
+    address: str = ""
+    install: Install = field(default_factory=Install)
+    start_s: float = START_S
+
+    def __post_init__(self) -> None:
+        """Listen.  Raises `UsageError` for a remote command that is none."""
+        if not is_srun(self.remote):
+            remote_words(self.remote, "host", "true")
+        self.token = secrets.token_hex(4)
+        self._key = secrets.token_bytes(32)
+        self._folder = Path(tempfile.mkdtemp(prefix="clustergauge-logs-"))
+        self._calls: dict[str, queue.Queue[tuple[Channel, m.AgentHello]]] = {name: queue.Queue() for name in self.names}
+        self._lock = threading.Lock()
+        self._together: subprocess.Popen[bytes] | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._summoned: set[str] = set()
+        self.address = self.address or _address(self.names)
+        self._listener = Listener(("", 0), self._key, self._welcome, self.start_s)
+
+    def summon(self, name: str, target: str, end: bool = False) -> subprocess.Popen[bytes]:
+        """Start the agent of a node (srun: at the first call those of all); the command that does.  Raises `Died`.
+
+        ``end``: instead of serving, it ends what an earlier one left.
+        """
+        if not is_srun(self.remote):
+            return self._start(remote_words(self.remote, name, shlex.join(self._agent())), name, target, end)
+        with self._lock:
+            first, again = self._together is None, name in self._summoned or end
+            self._summoned.add(name)
+            if first and not end:
+                self._together = self._start(self._srun(self.names), "", target, end)
+            if self._together is not None and not again:
+                return self._together
+        return self._start(self._srun([name]), name, target, end)
+
+    def await_call(self, name: str, process: subprocess.Popen[bytes]) -> tuple[Channel, m.AgentHello]:
+        """The agent's call.  Raises `Died` when its command has ended or the time is over."""
+        until = time.monotonic() + self.start_s
+        while True:
+            ended = process.poll()
+            with contextlib.suppress(queue.Empty):
+                return self._calls[name].get(timeout=0.0 if ended is not None else 0.1)
+            if ended is not None:
+                raise Died(f"its agent did not start: the remote command exited with {ended}{quote(self.words(name))}")
+            if time.monotonic() > until:
+                raise Died(f"its agent did not call within {self.start_s:.0f} s{quote(self.words(name))}")
+
+    def words(self, name: str) -> str:
+        """What the remote command of a node printed, or that of all of them."""
+        said = ""
+        for log in (self._folder / f"{name}.log", self._folder / ".log"):
+            with contextlib.suppress(OSError):
+                said = said or log.read_text(errors="replace")[-4096:]
+        return said
+
+    def close(self) -> None:
+        """Take no more calls and end the remote commands that are left."""
+        self._listener.close()
+        until = time.monotonic() + 3.0
+        for process in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+            if process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1.0)
+                process.kill()
+                process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _agent(self) -> list[str]:
+        return ["env", f"PYTHONPATH={self.install.root}", self.install.python, "-P", "-m", "clustergauge.agent", "-"]
+
+    def _srun(self, names: Sequence[str]) -> list[str]:
+        nodes = len(names)
+        count = [f"--nodes={nodes}", f"--ntasks={nodes}", f"--nodelist={hosts.compress(names)}"]
+        return [*shlex.split(self.remote), *count, *SRUN, *self._agent()]
+
+    def _start(self, words: list[str], name: str, target: str, end: bool) -> subprocess.Popen[bytes]:
+        environment = passed_on(os.environ)
+        told = m.Summons(
+            self._key.hex(),
+            (self.address, self._listener.address[1]),  # type: ignore[arg-type]
+            self.token,
+            name,
+            target,
+            environment,
+            end,
+        )
+        try:
+            with (self._folder / f"{name}.log").open("wb") as log:
+                process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+        except OSError as error:
+            raise Died(f"cannot start {words[0]}: {error.strerror or error}") from None
+        self._started.append(process)
+        assert process.stdin
+        with contextlib.suppress(OSError):  # it has ended: `await_call` says how
+            process.stdin.write(msgspec.json.encode(told) + b"\n")
+            process.stdin.close()
+        return process
+
+    def _welcome(self, channel: Channel) -> None:
+        """An agent holds the key; its first words say which node it is.  In the thread of its handshake."""
+        try:
+            channel.sock.settimeout(self.start_s)
+            bodies: list[bytes] = []
+            while not bodies:
+                bodies = channel.receive()
+            channel.sock.settimeout(None)
+            hello = msgspec.json.decode(bodies[0], type=m.AgentHello)
+            self._calls[hello.name].put((channel, hello))
+        except (ChannelError, msgspec.DecodeError, KeyError):
+            channel.close()
+
+
+class RemoteNode(Conversation):
+    """The agent of another node.  `start` once, `close` once."""
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.who = f"the agent of {name}"
+        self._desk = desk
+        self._target = ""
+
+    def start(self, target: Path | None = None) -> Machine:
+        """See `Conversation`; the same for an agent that runs other code."""
+        self._target = str(target or "")
+        channel, hello = self._desk.await_call(self.name, self._desk.summon(self.name, self._target))
+        self._channel = channel
+        if hello.code != code.digest():
+            self.close()
+            raise Died(f"it runs other code ({hello.code}, here {code.digest()})")
+        channel.limit_sending(SEND_S)
+        self._ears.add(channel)
+        self.site = Site(hello.machine, Path(hello.scratch), self.name, hello.address, hello.interface)
+        return hello.machine
+
+    def close(self, ask: bool = True) -> list[str]:
+        """End the agent, which ends what it started; one that is silent or does not go is killed by another, sent after it."""
+        if self._channel is None:
+            self._ears.close()
+            return []
+        gone = self._told_to_quit and _IN_ORDER in self._ended
+        self._ears.queue = self._events  # a team may have had them
+        if ask and not gone:
+            with contextlib.suppress(ChannelError):
+                self._channel.send(m.Quit())
+                gone = self.site is None or self._gone(time.monotonic() + END_S)
+        self._channel.hang_up()
+        self._ears.close()
+        self._channel.close()
+        if gone:
+            return []
+        try:
+            self._desk.summon(self.name, self._target, end=True).wait(END_S)
+        except (Died, subprocess.TimeoutExpired):
+            return [f"{self.name} cannot be reached: its agent ends by itself once it finds the connection gone"]
+        return []
+
+    def _gone(self, until: float) -> bool:
+        """Whether the agent closes its end in time."""
+        while True:
+            try:
+                heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return False
+            if heard.message is None and heard.channel is self._channel:
+                return _IN_ORDER in heard.reason
+
+    def _agent_words(self) -> str:
+        said = quote(self._desk.words(self.name))
+        return said.strip(" ()") or "it said nothing"
+
+
+def _address(names: Sequence[str]) -> str:
+    """This machine's address by the route to the first host that another machine bears; the loopback's where all are here."""
+    for name in names[:8]:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.connect((name.rpartition("@")[2], 9))  # sends nothing
+            address = str(asking.getsockname()[0])
+            if not address.startswith("127."):
+                return address
+    return "127.0.0.1"

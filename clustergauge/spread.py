@@ -1,0 +1,171 @@
+"""A pool over several nodes: which rank goes where, and the orders to the agents that start them.  Decides nothing else.
+
+Ranks are dealt in blocks: node i gets ranks i·k to i·k + k − 1.  Without MPI every agent starts its own; with MPI one command,
+started by the first node's agent, starts all of them, and each finds the agent of its node by the node's name.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+
+from clustergauge import hosts
+from clustergauge.conversation import Site
+from clustergauge.errors import UsageError
+from clustergauge.launch import Install, PoolKey, mpi_launcher, passed_on, places, start_message
+from clustergauge.messages import StartPool
+from clustergauge.model import Place
+from clustergauge.remote import is_srun, remote_words
+
+REACH = "reach"
+"""Name of the program in the first node's scratch folder by which MPICH's launcher reaches other nodes."""
+_OWN = ("CLUSTERGAUGE_SCRATCH", "CLUSTERGAUGE_CPUS", "TMPDIR", "GLOO_SOCKET_IFNAME")
+"""Variables that differ from node to node."""
+_OF_THE_STEP = tuple(
+    f"SLURM_{name}"
+    for name in (
+        *(
+            "STEP",
+            "PROCID",
+            "LOCALID",
+            "NODEID",
+            "GTIDS",
+            "NTASKS",
+            "NPROCS",
+            "NNODES",
+            "TASKS_PER_NODE",
+            "CPU_BIND",
+            "DISTRIBUTION",
+        ),
+        *("MPI_TYPE", "LAUNCH_NODE", "SRUN_COMM", "KILL_BAD_EXIT", "WAIT", "OVERLAP", "UMASK", "TASK_PID"),
+    )
+)
+"""What srun told the agent's own step, and would take for options of the next (srun(1), input and output variables)."""
+
+
+def each(key: PoolKey, sites: Sequence[Site]) -> PoolKey:
+    """The part of one node.  Raises `UsageError` where the ranks are not a multiple of the nodes."""
+    if key.ranks % len(sites):
+        raise UsageError(f"{key.ranks} ranks cannot be dealt equally to {len(sites)} nodes")
+    return replace(key, ranks=key.ranks // len(sites))
+
+
+def seats(key: PoolKey, sites: Sequence[Site]) -> list[Place]:
+    """Where each rank goes.  Raises as `launch.places` does."""
+    part = each(key, sites)
+    dealt = [place for site in sites for place in places(part, site.machine)]
+    return [msgspec.structs.replace(place, rank=rank) for rank, place in enumerate(dealt)]
+
+
+def orders(
+    key: PoolKey,
+    sites: Sequence[Site],
+    launcher: str,
+    remote: str,
+    python_path: list[str],
+    number: int,
+    token: str,
+    install: Install,
+) -> list[StartPool]:
+    """The order for each node's agent.  ``token``: of the run.  Raises `UsageError` for a launcher that does not fit."""
+    part = each(key, sites)
+    made = [start_message(part, site.machine, site.scratch, "mpiexec", python_path, number, install=install) for site in sites]
+    if key.world == "mpi":
+        return _mpi(key, part, sites, made, launcher, remote, token, install)
+    return [
+        msgspec.structs.replace(
+            order,
+            rank_env=[{"CLUSTERGAUGE_RANK": str(index * part.ranks + rank)} for rank in range(part.ranks)],
+            env={name: value for name, value in order.env.items() if name not in ("CLUSTERGAUGE_CPUS", "GLOO_SOCKET_IFNAME")}
+            | interfaces(site),
+        )
+        for index, (site, order) in enumerate(zip(sites, made, strict=True))
+    ]
+
+
+def interfaces(site: Site) -> dict[str, str]:
+    """By which interface gloo and NCCL's sockets are to go: the user's choice, or the one that leads to the supervisor."""
+    if not site.interface:
+        return {}
+    return {name: os.environ.get(name, site.interface) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
+
+
+def _mpi(
+    key: PoolKey,
+    part: PoolKey,
+    sites: Sequence[Site],
+    made: list[StartPool],
+    launcher: str,
+    remote: str,
+    token: str,
+    install: Install,
+) -> list[StartPool]:
+    """One command for all.  Whatever it makes of its environment, the words behind ``env`` reach every rank."""
+    mark = f"CLUSTERGAUGE_JOB={token}-{made[0].number}"
+    common = {name: value for name, value in made[0].env.items() if name not in _OWN and str(sites[0].scratch) not in value}
+    common |= {"CLUSTERGAUGE_RUN": token, "CLUSTERGAUGE_POOL": str(made[0].number)}
+    common |= {name: value for name, value in passed_on(os.environ).items() if name != "PATH"}
+    words = ["env", *(f"{name}={value}" for name, value in common.items()), mark]
+    worker = [install.python, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]
+    start = over_nodes(launcher, key.ranks, part.ranks, sites, install)
+    files = {} if launcher else {REACH: reach(remote)}
+    drop = [*made[0].drop, "CLUSTERGAUGE_SCRATCH", "CLUSTERGAUGE_HOST", "TMPDIR", "PMI_", "PMIX_", *_OF_THE_STEP]
+    env: dict[str, str] = {}
+    if not launcher:
+        drop.append("HYDRA_")
+        env = {"HYDRA_RMK": "user"}
+    first = StartPool([[*start, *words, *worker]], env, [{}], drop, made[0].number, mark, files)
+    rest = StartPool([], {}, [], [], made[0].number, mark)
+    return [first, *[rest] * (len(sites) - 1)]
+
+
+def over_nodes(launcher: str, ranks: int, per_node: int, sites: Sequence[Site], install: Install) -> list[str]:
+    """The command that starts MPI ranks over nodes: the user's, or that of the MPI which came along, over the remote command.
+
+    In the user's ``{ranks}``, ``{hosts}`` (``a,b``), ``{nodes}`` and ``{per_node}`` are replaced.  Plain ``srun`` gets what it
+    needs.
+    """
+    names = ",".join(site.name.rpartition("@")[2] for site in sites)
+    if not launcher:
+        own = install.python.rpartition("/")[0] + "/mpiexec"
+        reached = ["-launcher", "ssh", "-launcher-exec", str(sites[0].scratch / REACH)]
+        return [own, *reached, "-hosts", ",".join(site.name for site in sites), "-ppn", str(per_node), "-n", str(ranks)]
+    if is_srun(launcher):
+        if "{ranks}" not in launcher and not {"-n", "--ntasks"} & {word.partition("=")[0] for word in shlex.split(launcher)}:
+            nodes = f"--nodes={len(sites)} --nodelist={hosts.compress(site.name for site in sites)}"
+            launcher += f" {nodes} --ntasks={{ranks}} --ntasks-per-node={{per_node}} --overlap --kill-on-bad-exit=1"
+    elif len(sites) > 1 and "{hosts}" not in launcher:
+        raise UsageError(f"--launcher {launcher!r} must say {{hosts}} (a,b) where it is told its nodes")
+    values = {"{hosts}": names, "{nodes}": str(len(sites)), "{per_node}": str(per_node)}
+    for name, value in values.items():
+        launcher = launcher.replace(name, value)
+    return mpi_launcher(launcher, ranks)
+
+
+def reach(remote: str) -> str:
+    """A program that MPICH's launcher calls as it would call ssh (options, host, words): it goes the way that agents went."""
+    if is_srun(remote):
+        template = f'{remote} --overlap --mpi=none --nodes=1 --ntasks=1 --nodelist="$host" sh -c "$*"'
+        return _REACH.format(command=template)
+    mark, told = "\0host\0", "\0command\0"
+    words = remote_words(remote, mark, told)
+    line = " ".join(shlex.quote(word) for word in words)
+    for placeholder, variable in ((mark, '"$host"'), (told, '"$*"')):
+        line = (
+            line.replace(placeholder, f"'{variable}'")
+            if f"'{placeholder}'" not in line
+            else line.replace(f"'{placeholder}'", variable)
+        )
+    return _REACH.format(command=line)
+
+
+_REACH = """#!/bin/sh
+while case "$1" in -*) true ;; *) false ;; esac; do shift; done
+host=$1
+shift
+exec {command}
+"""

@@ -1,0 +1,98 @@
+"""What tests over several nodes share: agents reached by a command that stands in for ssh, a team of them, and planned cases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from clustergauge import processes
+from clustergauge.fleet import Fleet
+from clustergauge.launch import Install
+from clustergauge.model import Planned
+from clustergauge.plan import load_probes
+from clustergauge.remote import Desk, RemoteNode
+from clustergauge.supervise import CaseResult, Supervisor
+from clustergauge.team import Team
+
+FAULTS = Path(__file__).parent / "faults"
+REMOTE = f"{FAULTS}/remote.sh {{host}}"
+PROBE = load_probes(["tests.faults.misbehaving"])["misbehave"]
+
+
+def fleet(
+    names: Sequence[str], remote: str = REMOTE, address: str = "", start_s: float = 45.0, root: str = "", launcher: str = ""
+) -> Fleet:
+    """Nodes with their agents; some may be left out."""
+    desk = Desk(names, remote, address, Install.at(root), start_s)
+
+    def supervise(name: str) -> Supervisor:
+        return Supervisor(launcher, start_s=45, peer_grace_s=1, make=lambda: RemoteNode(desk, name), desk=desk)
+
+    nodes = Fleet(desk, supervise)
+    nodes.assemble(None)
+    return nodes
+
+
+def team_of(nodes: Fleet) -> tuple[Supervisor, Team]:
+    """All nodes of a fleet under one supervisor."""
+    team = Team({name: nodes.supervisors[name].hand_over() for name in nodes.machines})  # type: ignore[arg-type]
+    supervisor = nodes.supervise("")
+    supervisor.take(team)
+    return supervisor, team
+
+
+def planned(how: str, world: str, phase: str = "run", ranks: int = 2, nodes: int = 2, timeout_s: float = 6.0) -> Planned:
+    """A case of the probe that misbehaves on its last rank."""
+    (case,) = PROBE.cases(how=[how], world=[world], phase=[phase])
+    return Planned(
+        case=case.id,
+        probe=case.probe,
+        module="tests.faults.misbehaving",
+        params=dict(case.params),
+        device="cpu:0" if nodes == 1 else "cpu:nodes",
+        ranks=ranks,
+        world=world,  # type: ignore[arg-type]
+        budget_s=0.3,
+        timeout_s=timeout_s,
+        nodes=nodes,
+    )
+
+
+def run(supervisor: Supervisor, *case: object, **more: object) -> CaseResult:
+    """Run one case."""
+    return supervisor.run(planned(*case, **more), seed=1, llc_bytes=1 << 20)  # type: ignore[arg-type]
+
+
+def workers_left(token: str, within_s: float = 30.0) -> list[str]:
+    """Processes of a run that live on after a while, wherever: workers, launchers, agents."""
+    until = time.monotonic() + within_s
+    while True:
+        left = [f"{p.describe()}: {_command(p.pid)}" for p in _all() if token in _trace(p.pid)]
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.1)
+
+
+def _all() -> list[processes.Process]:
+    return [
+        p
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and (p := processes.read(int(entry.name))) and p.state != "Z"
+    ]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _trace(pid: int) -> str:
+    """Command, environment and folder of a process: a worker of a run bears its token in one of them."""
+    try:
+        entry = Path(f"/proc/{pid}")
+        return _command(pid) + (entry / "environ").read_bytes().decode(errors="replace") + str((entry / "cwd").readlink())
+    except OSError:
+        return ""

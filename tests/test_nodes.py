@@ -1,0 +1,312 @@
+"""Several nodes, all real but for the network: agents, workers and launchers on this machine, under names of their own.
+
+``tests/faults/remote.sh`` stands in for ssh; `test_netns` has the same over hosts with networks of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clustergauge import code, messages as m
+from clustergauge.conversation import Site
+from clustergauge.errors import UsageError
+from clustergauge.fleet import odd_ones
+from clustergauge.launch import Install, PoolKey, passed_on
+from clustergauge.plan import Wish, load_suite
+from clustergauge.plan_nodes import plan_nodes
+from clustergauge.remote import Desk, remote_words
+from clustergauge.spread import orders, over_nodes, reach, seats
+from clustergauge.team import _extremes
+from tests import made, nodes
+
+NAMES = ("na", "nb")
+
+
+@pytest.fixture(scope="module")
+def team():
+    """Two nodes under one supervisor."""
+    fleet = nodes.fleet(NAMES)
+    assert not fleet.left_out, fleet.left_out
+    supervisor, crew = nodes.team_of(fleet)
+    yield supervisor, crew, fleet.desk
+    supervisor.close()
+    fleet.close()
+    assert nodes.workers_left(fleet.desk.token) == []
+
+
+@pytest.mark.parametrize("world", ["torch", "mpi"])
+def test_a_pool_spans_nodes(team, world):
+    supervisor, crew, _ = team
+    result = nodes.run(supervisor, "well", world, ranks=4)
+    assert result.outcome.status == "ok", result
+    assert [(place.rank, place.host) for place in result.where] == [(0, "na"), (1, "na"), (2, "nb"), (3, "nb")]
+    assert not crew.lost
+
+
+FAULTS = [
+    ("raise", "run", "rank 1: RuntimeError: planned failure"),
+    ("kill", "run", "rank 1 on nb"),
+    ("exit0", "run", "rank 1 on nb"),
+    ("stop", "run", "rank 1 on nb is stopped (SIGSTOP or a debugger) in phase 'measure'"),
+    ("hang", "check", "rank 1 on nb in phase 'check'"),
+]
+
+
+@pytest.mark.parametrize(("how", "phase", "words"), FAULTS)
+@pytest.mark.parametrize("world", ["torch", "mpi"])
+def test_the_rank_at_fault_is_named_with_its_host(team, world, how, phase, words):
+    supervisor, crew, desk = team
+    result = nodes.run(supervisor, how, world, phase)
+    assert result.outcome.status == "error"
+    assert words in result.outcome.reason
+    if how == "hang":
+        assert "rank 0 on na, pid" in result.log  # the stacks of all ranks of all nodes
+        assert "rank 1 on nb, pid" in result.log
+    assert not crew.lost
+    if how in ("kill", "stop"):
+        assert not [p for p in nodes.workers_left(desk.token, 10) if "clustergauge.worker" in p or "mpiexec" in p]
+
+
+def test_the_key_is_in_no_command_line_and_no_environment(team):
+    _, _, desk = team
+    key = desk._key.hex()
+    seen = [nodes._command(p.pid) + nodes._trace(p.pid) for p in nodes._all()]
+    assert any("clustergauge.agent -" in text for text in seen)
+    assert not any(key in text for text in seen)
+
+
+def test_an_agent_that_is_lost_costs_its_node_and_the_case(team):
+    """The last test of this team: an agent is killed while a case runs on both nodes."""
+    fleet = nodes.fleet(("na", "nb", "nc"))
+    supervisor, crew = nodes.team_of(fleet)
+    try:
+        assert nodes.run(supervisor, "well", "torch", ranks=3, nodes=3).outcome.status == "ok"
+        victim = int(next(site.scratch / "agent.pid" for site in crew.sites if site.name == "nc").read_text())
+        os.kill(victim, signal.SIGKILL)
+        result = nodes.run(supervisor, "hang", "torch", ranks=3, nodes=3, timeout_s=30)
+        assert result.outcome.status == "error"
+        assert "nc" in result.outcome.reason
+        assert list(crew.lost) == ["nc"]
+        assert nodes.run(supervisor, "well", "torch", ranks=2).outcome.status == "ok"
+    finally:
+        supervisor.close()
+        fleet.close()
+    assert nodes.workers_left(fleet.desk.token) == []
+
+
+def test_nodes_that_cannot_be_had_are_named_and_the_rest_go_on():
+    """One whose command fails, and one that never says a word."""
+    began = time.monotonic()
+    fleet = nodes.fleet(("na", "gone1", "silent1"), start_s=25)
+    try:
+        assert list(fleet.machines) == ["na"]
+        assert fleet.machines["na"].host == "na"
+        assert "Could not resolve hostname gone1" in fleet.left_out["gone1"]
+        assert "did not call within 25 s" in fleet.left_out["silent1"]
+        assert nodes.run(fleet.supervisors["na"], "well", "serial", ranks=1, nodes=1).outcome.status == "ok"
+    finally:
+        fleet.close()
+    assert nodes.workers_left(fleet.desk.token) == []
+    assert time.monotonic() > began
+
+
+def test_a_node_with_other_code_is_left_out(tmp_path):
+    for folder in code.FOLDERS:
+        (tmp_path / folder).mkdir()
+        for file in (code.ROOT / folder).rglob("*"):
+            if file.suffix in (".py", ".toml", ".cu"):
+                (tmp_path / file.relative_to(code.ROOT)).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / file.relative_to(code.ROOT)).write_bytes(file.read_bytes())
+    (tmp_path / "kernels" / "other.py").write_text("# other code\n")
+    (tmp_path / ".venv").symlink_to(code.ROOT / ".venv")
+    fleet = nodes.fleet(("na",), root=str(tmp_path))
+    fleet.close()
+    assert "it runs other code" in fleet.left_out["na"]
+    assert code.digest() in fleet.left_out["na"]
+
+
+def test_one_machine_under_two_names_is_measured_once():
+    fleet = nodes.fleet(("na", "na2"), remote="env CLUSTERGAUGE_NAME={host} " + str(nodes.FAULTS / "remote.sh") + " na")
+    fleet.close()
+    assert len(fleet.machines) == 1
+    assert len(fleet.left_out) == 1
+
+
+SUITE = """
+title = "nodes"
+budget_s = 0.3
+timeout_s = 20
+[[cases]]
+probe = "misbehave"
+how = ["well", "sick"]
+world = "serial"
+phase = "run"
+[[cases]]
+probe = "misbehave"
+how = "well"
+world = "torch"
+phase = "run"
+"""
+
+
+def cli(tmp_path, *words: str) -> tuple[int, str, list[dict], dict]:
+    """Run the command line over nodes: exit code, what it said, records, run."""
+    (tmp_path / "nodes.toml").write_text(SUITE)
+    command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.misbehaving"]
+    command += ["--remote", nodes.REMOTE, "-o", str(tmp_path), *words]
+    done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=110)
+    (folder,) = [path for path in tmp_path.iterdir() if (path / "run.json").exists()]
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    return done.returncode, done.stdout + done.stderr, records, json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_over_nodes_keeps_what_fails_out_of_the_next_tier_and_can_be_resumed(tmp_path):
+    suite = ["--suite", str(tmp_path / "nodes.toml"), "--hosts", "na,nb,nc-sick", "--ranks", "1"]
+    status, said, records, run = cli(tmp_path, *suite)
+    assert status == 3, said
+    local = {(r["placement"][0]["host"], r["params"]["how"]): r["status"] for r in records if r["params"]["world"] == "serial"}
+    assert local == {(h, c): "ok" for h in ("na", "nb", "nc-sick") for c in ("well", "sick")} | {("nc-sick", "sick"): "wrong"}
+    assert len({r["machine_id"] for r in records if r["params"]["world"] == "serial"}) == 3
+    (together,) = [r for r in records if r["device"] == "cpu:nodes"]
+    assert together["status"] == "ok"
+    assert [place["host"] for place in together["placement"]] == ["na", "nb"]
+    assert list(run["left_out"]) == ["nc-sick"]
+    assert "planned on this node only" in run["left_out"]["nc-sick"]
+    assert "nc-sick" in said
+    status, said, again, _ = cli(tmp_path, "--resume", "latest", "--hosts", "na,nb,nc-sick")
+    assert again == records  # nothing was missing
+    status, said, again, _ = cli(tmp_path, "--resume", "latest", "--hosts", "na,nb")
+    assert status == 2
+    assert "that run used --hosts 'na,nb,nc-sick'" in said
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# nothing is started below
+
+
+def test_nodes_with_other_versions_than_most_are_told():
+    usual = {"python": "3.11.7", "torch": "2.13.0"}
+    machines = {name: made.machine(versions=usual) for name in "abc"} | {"d": made.machine(versions=usual | {"torch": "2.12.0"})}
+    assert odd_ones(machines) == {"d": "other versions than most nodes: torch 2.12.0 (there 2.13.0)"}
+    assert odd_ones({}) == {}
+
+
+def sites(count: int, cores: int = 4) -> list[Site]:
+    return [
+        Site(made.machine(host=f"n{i}", cores=cores), Path(f"/tmp/s{i}"), f"n{i}", f"10.0.0.{i}", "eth0") for i in range(count)
+    ]
+
+
+def test_ranks_are_dealt_in_blocks_and_bound_on_their_own_node():
+    key = PoolKey("torch", False, 6, "cpu:nodes", 0)
+    dealt = seats(key, sites(3))
+    assert [(p.rank, p.host) for p in dealt] == [(0, "n0"), (1, "n0"), (2, "n1"), (3, "n1"), (4, "n2"), (5, "n2")]
+    assert dealt[0].cpus == dealt[2].cpus == dealt[4].cpus
+    made_orders = orders(key, sites(3), "", "ssh {host}", [], 7, "token", Install())
+    assert [[e["CLUSTERGAUGE_RANK"] for e in order.rank_env] for order in made_orders] == [["0", "1"], ["2", "3"], ["4", "5"]]
+    assert [order.env["CLUSTERGAUGE_SCRATCH"] for order in made_orders] == ["/tmp/s0", "/tmp/s1", "/tmp/s2"]
+    assert {order.env["GLOO_SOCKET_IFNAME"] for order in made_orders} == {"eth0"}
+    with pytest.raises(UsageError, match="5 ranks cannot be dealt equally"):
+        seats(PoolKey("torch", False, 5, "cpu:nodes", 0), sites(3))
+
+
+def test_one_command_starts_all_mpi_ranks_and_each_is_told_its_run_by_name():
+    key = PoolKey("mpi", False, 4, "cpu:nodes", 0)
+    first, second = orders(key, sites(2), "", "ssh -p 22 {host}", [], 7, "token", Install())
+    assert second.commands == []
+    assert first.mark == second.mark == "CLUSTERGAUGE_JOB=token-7"
+    (command,) = first.commands
+    assert command[1:6] == ["-launcher", "ssh", "-launcher-exec", "/tmp/s0/reach", "-hosts"]
+    assert command[6:11] == ["n0,n1", "-ppn", "2", "-n", "4"]
+    assert "CLUSTERGAUGE_RUN=token" in command
+    assert not [word for word in command if word.startswith(("CLUSTERGAUGE_SCRATCH", "TMPDIR", "CLUSTERGAUGE_CPUS"))]
+    assert 'exec ssh -p 22 "$host" "$*"' in first.files["reach"]
+
+
+def test_the_users_launcher_must_say_where_its_hosts_go():
+    two = sites(2)
+    said = over_nodes("mpirun --host {hosts} -n {ranks} --map-by ppr:{per_node}:node", 4, 2, two, Install())
+    assert said == ["mpirun", "--host", "n0,n1", "-n", "4", "--map-by", "ppr:2:node"]
+    with pytest.raises(UsageError, match=r"must say \{hosts\}"):
+        over_nodes("mpirun -n {ranks}", 4, 2, two, Install())
+    assert over_nodes("mpirun -n {ranks}", 2, 2, two[:1], Install()) == ["mpirun", "-n", "2"]
+    srun = over_nodes("srun --mpi=pmix", 4, 2, two, Install())
+    assert srun[:5] == ["srun", "--mpi=pmix", "--nodes=2", "--nodelist=n[0-1]", "--ntasks=4"]
+    assert over_nodes("srun -n {ranks} -N {nodes}", 4, 2, two, Install()) == ["srun", "-n", "4", "-N", "2"]
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("ssh {host}", ["ssh", "n1", "run 'a b'"]),
+        ("ssh root@{host} -- bash -lc {command} x", ["ssh", "root@n1", "--", "bash", "-lc", "run 'a b'", "x"]),
+    ],
+)
+def test_the_remote_command_gets_the_words_as_ssh_would(template, words):
+    assert remote_words(template, "n1", "run 'a b'") == words
+
+
+@pytest.mark.parametrize("template", ["ssh", "", "ssh '{host}", "rsh {hosts}"])
+def test_a_remote_command_without_a_host_is_the_users_mistake(template):
+    with pytest.raises(UsageError, match="--remote"):
+        Desk(["n1"], template)
+
+
+def test_what_reaches_a_node_for_mpi_quotes_what_it_passes_on(tmp_path):
+    """The program is run: options for ssh are dropped, the host goes where the template says, the rest is one argument."""
+    show = tmp_path / "show it.sh"
+    show.write_text('#!/bin/sh\nfor word; do echo "<$word>"; done\n')
+    show.chmod(0o700)
+    program = tmp_path / "reach"
+    program.write_text(reach(f"'{show}' 'a  b' u@{{host}} -c {{command}}"))
+    said = subprocess.run(["sh", str(program), "-x", "n 1", "run", "x;y"], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["<a  b>", "<u@n 1>", "<-c>", "<run x;y>"]
+
+
+def test_only_what_steers_transports_goes_to_other_nodes():
+    told = {
+        "PATH": "/bin",
+        "NCCL_DEBUG": "INFO",
+        "MPI4PY_LIBMPI": "/x",
+        "SECRET": "no",
+        "OMPI_COMM_WORLD_RANK": "3",
+        "HOME": "/h",
+    }
+    assert passed_on(told) == {"PATH": "/bin", "NCCL_DEBUG": "INFO", "MPI4PY_LIBMPI": "/x"}
+
+
+def test_sensors_over_nodes_keep_their_extremes():
+    said = [{"load1_max": 1.0, "clock_min": 5, "energy_j": 2.0, "gpu0_throttle": "", "t_start": 1.0}]
+    said.append({"load1_max": 3.0, "clock_min": 4, "energy_j": 1.5, "gpu0_throttle": "thermal", "t_start": 2.0})
+    assert _extremes(said) == {"load1_max": 3.0, "clock_min": 4, "energy_j": 3.5, "gpu0_throttle": "thermal"}
+    assert "energy_j" not in _extremes([*said, {}])
+
+
+def test_cases_are_planned_on_each_node_and_over_all(tmp_path):
+    (tmp_path / "nodes.toml").write_text(SUITE)
+    suite = load_suite(tmp_path / "nodes.toml")
+    machines = {"n1": made.machine(cores=4), "n2": made.machine(cores=2)}
+    planned = plan_nodes(suite, {"misbehave": nodes.PROBE}, machines, ["n1", "n2", "n3"], Wish())
+    found = [(p.params["how"], p.world, p.device, p.hosts, p.nodes, p.ranks) for p in planned]
+    assert ("sick", "serial", "cpu:0", "n1,n3,n2", 1, 1) in found or ("sick", "serial", "cpu:0", "n[1-3]", 1, 1) in found
+    assert ("well", "torch", "cpu:0", "n1,n3", 1, 4) in found or ("well", "torch", "cpu:0", "n[1,3]", 1, 4) in found
+    assert ("well", "torch", "cpu:0", "n2", 1, 2) in found
+    assert found[-1] == ("well", "torch", "cpu:nodes", "n[1-3]", 3, 6)
+    with pytest.raises(UsageError, match="none of 1 nodes"):
+        plan_nodes(suite, {"misbehave": nodes.PROBE}, {}, ["n1"], Wish())
+
+
+def test_a_summons_refuses_what_it_does_not_know():
+    line = msgspec.json.encode(m.Summons("00", ("h", 1), "t"))
+    assert msgspec.json.decode(line, type=m.Summons).address == ("h", 1)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(line[:-1] + b',"more":1}', type=m.Summons)
