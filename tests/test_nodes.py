@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import code, messages as m
+from clustergauge import accept, code, messages as m, valid
 from clustergauge.conversation import Site
 from clustergauge.errors import UsageError
 from clustergauge.fleet import odd_ones
@@ -123,7 +123,7 @@ def test_a_node_with_other_code_is_left_out(tmp_path):
     for folder in code.FOLDERS:
         (tmp_path / folder).mkdir()
         for file in (code.ROOT / folder).rglob("*"):
-            if file.suffix in (".py", ".toml", ".cu"):
+            if file.is_file() and "__pycache__" not in file.parts:
                 (tmp_path / file.relative_to(code.ROOT)).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / file.relative_to(code.ROOT)).write_bytes(file.read_bytes())
     (tmp_path / "kernels" / "other.py").write_text("# other code\n")
@@ -187,6 +187,42 @@ def test_a_run_over_nodes_keeps_what_fails_out_of_the_next_tier_and_can_be_resum
     status, said, again, _ = cli(tmp_path, "--resume", "latest", "--hosts", "na,nb")
     assert status == 2
     assert "that run used --hosts 'na,nb,nc-sick'" in said
+
+
+def test_ctrl_c_ends_everything_on_all_nodes_and_keeps_what_was_measured(tmp_path):
+    text = SUITE.replace('how = ["well", "sick"]', 'how = ["well", "hang"]').replace("timeout_s = 20", "timeout_s = 300")
+    (tmp_path / "nodes.toml").write_text(text)
+    command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.misbehaving", "--ranks", "1"]
+    command += ["--remote", nodes.REMOTE, "-o", str(tmp_path), "--suite", str(tmp_path / "nodes.toml"), "--hosts", "na,nb"]
+    running = subprocess.Popen(command, cwd=code.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert running.stdout
+    while "[2/" not in (line := running.stdout.readline()):  # both have measured the first case, and hang in the next
+        assert line, "it ended early"
+    time.sleep(1.0)
+    running.send_signal(signal.SIGINT)
+    said = running.stdout.read()
+    running.stdout.close()
+    assert running.wait(60) == 130, said
+    (folder,) = [path for path in tmp_path.iterdir() if (path / "run.json").exists()]
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert [(r["params"]["how"], r["status"]) for r in records] == [("well", "ok")] * 2
+    assert nodes.workers_left(str(tmp_path)) == []
+
+
+def test_what_each_node_owes_is_missed():
+    record = made.record()
+    owed = made.planned(record, hosts="n[1-2]")
+    assert accept.exit_code([record], [], [owed]) == 4
+    assert accept.exit_code([record, msgspec.structs.replace(record, machine_id="other")], [], [owed]) == 0
+    assert accept.exit_code([record], [], [msgspec.structs.replace(owed, nodes=2)]) == 0
+
+
+def test_a_case_is_planned_once_for_each_node():
+    one = made.planned(made.record(), hosts="n[1-2]")
+    valid.check_run(made.run([], planned=[one, msgspec.structs.replace(one, hosts="n3", skip="no GPU")]))
+    for hosts in ("n[2-3]", "", "n[1-"):
+        with pytest.raises(valid.Invalid):
+            valid.check_run(made.run([], planned=[one, msgspec.structs.replace(one, hosts=hosts)]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
