@@ -222,5 +222,6 @@ class Pool:
                     return f"was killed by signal {number.rstrip(')')} ({words})"
                 if named and (exited := re.search(r"EXIT CODE: (\d+)", heard.tail)):
                     return f"exited with {exited[1]}"
-                return f"ended (its launcher {heard.how})"
+                said = exit_string(heard.tail)  # perhaps of a peer that went the same way
+                return f"ended (its launcher {heard.how}{': ' if said else ''}{said})"
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_full_shared_memory_is_named(tmp_path):
         [*apart, command, sys.executable, str(ROOT / "run_suite.py")], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     text = " ".join(done.stdout.split())
-    assert "was killed by signal 7 (Bus error) in phase 'make mpi world'; is shared memory full? (df /dev/shm)" in text, done
+    # Hydra names one of the ranks that die of it, not always the one that is heard of first
+    killed = r"(was killed by signal 7 \(Bus error\)|ended \(its launcher .{1,40}Bus error \(signal 7\)\))"
+    assert re.search(rf"{killed} in phase 'make mpi world'; is shared memory full\? \(df /dev/shm\)", text), done
     assert "FAQ" not in text
     assert done.returncode == 3
