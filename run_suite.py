@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from clustergauge.verdicts import Asked
 
 ROOT = Path(__file__).resolve().parent
-VERBS = ("run", "list", "report", "compare", "accept", "verify", "selftest", "schema")
+VERBS = ("run", "list", "report", "compare", "fleet", "accept", "verify", "selftest", "schema")
 SWEEP = [sys.executable, "-P", "-m", "storage_io.workspace"]
 FOLDERS = ("kernels", "collectives", "storage_io")
 OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
@@ -108,6 +108,14 @@ def make_parser() -> Parser:
     )
     compare.add_argument("--format", choices=("text", "md", "json"), default="text")
     compare.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
+
+    fleet = verbs.add_parser("fleet", help="who is bad among many machines: held against their peers")
+    fleet.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ids, or folders that hold many runs")
+    fleet.add_argument("--topology", metavar="FILE", help="which rack each host stands in")
+    fleet.add_argument("--expect", default="", metavar="HOSTS", help="hosts that should be there: node[01-64]")
+    fleet.add_argument("--lists", metavar="DIR", help="write nodes.json and lists of bad, suspect and unmeasured hosts there")
+    fleet.add_argument("--format", choices=("text", "json"), default="text")
+    fleet.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     drafting = verbs.add_parser("accept", help="accept init RUN: an acceptance file from a good run, on stdout")
     drafting.add_argument("what", choices=("init",))
@@ -194,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "list": do_list,
             "report": do_report,
             "compare": do_compare,
+            "fleet": do_fleet,
             "accept": do_accept,
             "verify": do_verify,
             "selftest": do_selftest,
@@ -351,6 +360,29 @@ def do_compare(options: argparse.Namespace) -> int:
     report = compare.compare(*runs, anyway=options.anyway)
     comparison.show(report, options.format)
     return compare.exit_code(report)
+
+
+def do_fleet(options: argparse.Namespace) -> int:
+    """Who is bad among many."""
+    from clustergauge import blame, folder, hosts, reduce, topology
+    from reports import fleet as page
+
+    output = Path(options.output).absolute()
+    paths = list(dict.fromkeys(path for word in options.runs for path in folder.find_runs(word, output)))
+    expected = hosts.expand(options.expect) if options.expect else []
+    leaves = topology.of_text(_topology(options.topology)) if options.topology else None
+
+    def rack_of(host: str) -> str:
+        leaf = leaves.find(host) if leaves else None
+        return leaf.rack if leaf else ""
+
+    part = reduce.read(paths)
+    found = blame.judge(part, rack_of, [host for host in expected if host not in {m.host for m in part.machines.values()}])
+    page.show(found, options.format)
+    if options.lists:
+        for path in page.write_lists(found, Path(options.lists)):
+            _say(f"written: {path}")
+    return blame.exit_code(found)
 
 
 def do_accept(options: argparse.Namespace) -> int:

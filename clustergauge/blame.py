@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from clustergauge import differ, peers
+from clustergauge import accept, differ, peers
 from clustergauge.model import Data, Machine
 from clustergauge.reduce import Part, Unit
 
@@ -121,13 +121,26 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
             detail = f"{count} planned cases have no record" if count else "no case was measured"
             reasons[machine_id].append(Reason(kind="unmeasured", detail=detail))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
+    known = {machine.host for machine in part.machines.values()}
+    lost = dict.fromkeys(missing, "it was never reached") | part.left_out
     nodes += [
-        Node(host=h, machine_id="", state="unmeasured", reasons=[Reason(kind="unmeasured", detail="it was never reached")])
-        for h in missing
+        Node(host=host, machine_id="", state="unmeasured", reasons=[Reason(kind="unmeasured", detail=why)])
+        for host, why in lost.items()
+        if host not in known
     ]
     order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
     nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.host))
     return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes])
+
+
+def exit_code(fleet: Fleet) -> int:
+    """3 where a result was wrong or its bits differ · 1 where a node is bad · 4 where one is suspect or unmeasured · 0."""
+    if any(r.kind in ("corrupting", "failed") for node in fleet.nodes for r in node.reasons):
+        return accept.BROKEN
+    if fleet.of("bad"):
+        return accept.FAILED
+    unsure = fleet.of("suspect") or fleet.of("unmeasured") or fleet.racks or not fleet.nodes
+    return accept.UNKNOWN if unsure else accept.OK
 
 
 def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> Node:

@@ -82,6 +82,12 @@ def find_run(text: str, results: Path) -> Path:
     raise UsageError(f"no run {valid.shown(text)} in {located(results)} ({_listed(runs)})")
 
 
+def find_runs(text: str, results: Path) -> list[Path]:
+    """All runs in a folder that holds run folders (one a node, say), or the run that `find_run` finds."""
+    inside = _runs(Path(text)) if text and os.path.isdir(text) and not os.path.isfile(Path(text) / RUN) else []  # noqa: PTH112,PTH113
+    return sorted(inside) or [find_run(text, results)]
+
+
 def _runs(results: Path) -> list[Path]:
     try:
         return sorted((entry for entry in results.iterdir() if os.path.isfile(entry / RUN)), reverse=True)  # noqa: PTH113 (never raises)

@@ -45,6 +45,11 @@ def expand(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def is_name(text: str) -> bool:
+    """Whether it can be the name of a host, and nothing that a script could take for something else."""
+    return _NAME.fullmatch(text) is not None
+
+
 def compress(names: Iterable[str]) -> str:
     """The shortest list that `expand` takes, in the same order: ``node[01-03]`` for node01, node02, node03."""
     words: list[str] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from clustergauge import accept, loading, metrics
+from clustergauge import accept, hosts, loading, metrics
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine, Record, Workload
 
@@ -61,6 +62,8 @@ class Part(Data, frozen=True):
     units: list[Unit]
     works: list[Work]
     unreached: dict[str, int]
+    left_out: dict[str, str]
+    """Nodes that a run could not measure, and why."""
     notes: list[str]
 
 
@@ -85,6 +88,7 @@ def joined(parts: Sequence[Part]) -> Part:
     units: list[Unit] = []
     works: dict[Work, int] = {}
     unreached: dict[str, int] = {}
+    left_out: dict[str, str] = {}
     notes: list[str] = []
     for part in parts:
         machines |= part.machines
@@ -95,8 +99,9 @@ def joined(parts: Sequence[Part]) -> Part:
             units += [msgspec.structs.replace(u, work=moved[u.work]) for u in part.units]
         for machine, count in part.unreached.items():
             unreached[machine] = unreached.get(machine, 0) + count
+        left_out |= part.left_out
         notes += part.notes
-    return Part(machines, units, list(works), unreached, notes)
+    return Part(machines, units, list(works), unreached, left_out, notes)
 
 
 def part_of(loaded: LoadedRun) -> Part:
@@ -107,9 +112,8 @@ def part_of(loaded: LoadedRun) -> Part:
             groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
     works: dict[Work, int] = {}
     units = [_unit(key, records, works) for key, records in groups.items()]
-    return Part(
-        loaded.machines, units, list(works), _unreached(loaded), [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
-    )
+    notes = [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
+    return Part(loaded.machines, units, list(works), _unreached(loaded), dict(loaded.run.left_out), notes)
 
 
 def _unit(key: tuple[str, str, str], records: list[Record], works: dict[Work, int]) -> Unit:
@@ -154,7 +158,16 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _unreached(loaded: LoadedRun) -> dict[str, int]:
-    """How many planned cases have no record at all, by machine of the run (of one alone they are its)."""
-    recorded = {(r.case, r.device, r.launch) for r in loaded.records}
-    missing = sum(not p.skip and (p.case, p.device, p.launch) not in recorded for p in loaded.run.planned)
-    return dict.fromkeys(loaded.machines, missing) if missing and len(loaded.machines) == 1 else {}
+    """How many planned cases have no record at all, by machine: of each node they were planned for, or of the only machine."""
+    recorded = {(r.machine_id, r.case, r.device, r.launch) for r in loaded.records}
+    by_host = {machine.host: machine_id for machine_id, machine in loaded.machines.items()}
+    alone = list(loaded.machines) if len(loaded.machines) == 1 else []
+    named: dict[str, list[str]] = {}
+    missing: Counter[str] = Counter()
+    for plan in loaded.run.planned:
+        if plan.skip or plan.nodes > 1:
+            continue
+        if plan.hosts not in named:  # the same few lists again and again
+            named[plan.hosts] = [by_host[h] for h in hosts.expand(plan.hosts) if h in by_host] if plan.hosts else alone
+        missing.update(m for m in named[plan.hosts] if (m, plan.case, plan.device, plan.launch) not in recorded)
+    return dict(missing)

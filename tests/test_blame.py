@@ -161,3 +161,25 @@ def test_the_identity_of_parts_goes_along():
     machine = msgspec.structs.replace(made.machine(machine_id="m01", host="n"), gpus=[Gpu(index=0, name="x", uuid="GPU-7")])
     fleet = judge(node(1, machine=machine))
     assert fleet.nodes[0].parts == ["GPU-7"]
+
+
+def test_each_node_of_a_run_over_nodes_owes_its_own_cases():
+    machines = [made.machine(machine_id=f"m{n}", host=f"node-{n}") for n in (1, 2)]
+    record = made.record(samples=[1.0] * 20, machine_id="m1")
+    plan = made.planned(record, hosts="node-[1-3]")
+    run = msgspec.structs.replace(made.run([record]), planned=[plan], left_out={"node-3": "it did not answer"})
+    loaded_run = type(node(0))(run, {m.machine_id: m for m in machines}, [record], node(0).path, [])
+    fleet = judge(loaded_run)
+    assert states(fleet) == {"node-2": "unmeasured", "node-3": "unmeasured"}
+    details = {n.host: n.reasons[0].detail for n in fleet.nodes if n.reasons}
+    assert details == {"node-2": "1 planned cases have no record", "node-3": "it did not answer"}
+
+
+@pytest.mark.parametrize(("time", "code"), [(1.0, 0), (1.2, 4)])
+def test_the_exit_code_says_the_worst(time, code):
+    assert blame.exit_code(judge(*(node(n, time if n == 5 else 1.0) for n in range(10)))) == code
+    bad = judge(*(node(n) for n in range(10) if n != 5), confirmed_by(1.2))
+    assert blame.exit_code(bad) == 1
+    broken = loaded([made.failed("wrong", "x", machine_id="m01")], node(1).machines["m01"], run_id="r1")
+    assert blame.exit_code(judge(broken)) == 3
+    assert blame.exit_code(judge()) == 4

@@ -1,0 +1,134 @@
+"""A fleet for a person (who is bad, why, and what this fleet could not have shown) and for the scripts that act on it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.cells import cell_len
+
+from clustergauge import hosts
+from clustergauge.blame import CaseFinding, Fleet, Node, Reason
+from clustergauge.units import format_time
+from clustergauge.valid import printable
+from reports.layout import Page, fit, pad, put, width_of
+
+STYLES = {"bad": "bold red", "suspect": "yellow", "unmeasured": "yellow", "good": "green"}
+REASONS_SHOWN = 3
+CASES_SHOWN = 12
+FILES = {"bad": "bad.txt", "suspect": "suspect.txt", "unmeasured": "unmeasured.txt"}
+"""Host lists by state, as `scontrol` and `pdsh` take them."""
+
+
+def show(fleet: Fleet, form: str) -> None:
+    """Print the judgement on stdout as ``text`` or ``json``."""
+    if form == "json":
+        sys.stdout.buffer.write(msgspec.json.encode(fleet) + b"\n")
+    else:
+        put(page_of(fleet, width_of(sys.stdout)))
+
+
+def page_of(fleet: Fleet, width: int) -> Page:
+    """The judgement as lines of at most ``width`` cells: cases first, bad nodes last."""
+    page = Page(width)
+    kinds = len({c.peer_class for c in fleet.cases})
+    page.add(
+        (f"{len(fleet.nodes)} nodes", "bold"),
+        f" · {len({c.case for c in fleet.cases})} cases" + (f" · {kinds} classes" if kinds > 1 else ""),
+    )
+    for note in fleet.notes:
+        page.wrap(note, "note: ", "dim", 2)
+    page.gap()
+    _cases(page, fleet.cases)
+    for rack in fleet.racks:
+        page.wrap(
+            f"rack {rack.rack}: {rack.case} at {rack.ratio:.0%} of the others ({rack.devices} devices)", "rack slow: ", "yellow"
+        )
+    page.gap()
+    for state in ("unmeasured", "suspect", "bad"):
+        for node in reversed(fleet.of(state)):
+            _node(page, node)
+    page.gap()
+    counts = Counter(node.state for node in fleet.nodes)
+    parts: list[str | tuple[str, str]] = []
+    for state in ("good", "suspect", "bad", "unmeasured"):
+        if counts[state]:
+            parts += [" · "] if parts else []
+            parts.append((f"{counts[state]} {state}", STYLES[state]))
+    page.add(*parts or ["no nodes"])
+    return page
+
+
+def _cases(page: Page, cases: Sequence[CaseFinding]) -> None:
+    """What each case said, those that could show least first: the smallest loss that would have been found."""
+    if not cases:
+        page.add("no case was measured on enough devices of one kind to hold them against each other")
+        return
+    known = sorted(cases, key=lambda c: -(c.smallest or 0.0))
+    shown = known[:CASES_SHOWN]
+    rows = [
+        (printable(c.case), str(c.devices), format_time(c.usual), f"{(c.high / c.low - 1):.0%}".replace("%", " %"), _smallest(c))
+        for c in shown
+    ]
+    labels = ("case", "devices", "median", "slowest over fastest", "loss it would show")
+    widths = [max(cell_len(row[i]) for row in [*rows, labels]) for i in range(1, 5)]
+    name = min(max(cell_len(r[0]) for r in [*rows, labels]), page.width - sum(widths) - 8)
+    for number, row in enumerate([labels, *rows]):
+        cells = [pad(fit(row[0], name), name), *(pad(t, w, right=True) for t, w in zip(row[1:], widths, strict=True))]
+        page.add(("  ".join(cells), "bold" if number == 0 else ""))
+    if len(known) > len(shown):
+        page.add((f"… and {len(known) - len(shown)} more, which would show less than that", "dim"))
+    if any(c.weak for c in cases):
+        page.wrap("groups of fewer than 8 devices are weak evidence", "note: ", "dim")
+
+
+def _smallest(case: CaseFinding) -> str:
+    return f"{case.smallest / (1 + case.smallest):.1%}".replace("%", " %") if case.smallest else "–"
+
+
+def _node(page: Page, node: Node) -> None:
+    where = f" (rack {printable(node.rack)})" if node.rack else ""
+    page.add((f"{node.state:<10} ", STYLES[node.state]), (fit(printable(node.host) + where, page.width - 11), "bold"))
+    for reason in node.reasons[:REASONS_SHOWN]:
+        page.wrap(words(reason), "  ", "", 3)
+    if len(node.reasons) > REASONS_SHOWN:
+        page.add((f"  … and {len(node.reasons) - REASONS_SHOWN} more", "dim"))
+
+
+def words(reason: Reason) -> str:
+    """A reason in one line."""
+    at = f" on {reason.device}" if reason.device else ""
+    of = f" in {reason.case}" if reason.case else ""
+    ratio = f" at {reason.ratio:.0%} of its peers" if reason.ratio is not None else ""
+    sure = "" if reason.kind not in ("slow", "intermittent") else ", confirmed" if reason.confirmed else ", not confirmed"
+    return printable(f"{reason.kind}{ratio}{at}{of}{sure}" + (f": {reason.detail}" if reason.detail else ""))
+
+
+def write_lists(fleet: Fleet, folder: Path) -> list[Path]:
+    """``nodes.json`` and the compressed host lists of bad, suspect and unmeasured nodes, ready for drain and cordon scripts.
+
+    Nothing here is ever executed by us.  Names that are no host names go into ``nodes.json`` alone.  Raises ``OSError``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    nodes = [
+        {
+            "host": node.host,
+            "machine_id": node.machine_id,
+            "state": node.state,
+            "rack": node.rack,
+            "reason": words(node.reasons[0]) if node.reasons else "",
+            "parts": node.parts,
+        }
+        for node in fleet.nodes
+    ]
+    written = [folder / "nodes.json"]
+    written[0].write_bytes(msgspec.json.format(msgspec.json.encode({"schema": 1, "nodes": nodes})) + b"\n")
+    for state, name in FILES.items():
+        names = sorted({node.host for node in fleet.nodes if node.state == state and hosts.is_name(node.host)})
+        path = folder / name
+        path.write_text(hosts.compress(names) + "\n" if names else "", encoding="utf-8")
+        written.append(path)
+    return written
