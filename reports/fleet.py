@@ -80,7 +80,7 @@ def _cases(page: Page, cases: Sequence[CaseFinding]) -> None:
         cells = [pad(fit(row[0], name), name), *(pad(t, w, right=True) for t, w in zip(row[1:], widths, strict=True))]
         page.add(("  ".join(cells), "bold" if number == 0 else ""))
     if len(known) > len(shown):
-        page.add((f"… and {len(known) - len(shown)} more, which would show less than that", "dim"))
+        page.add((f"… and {len(known) - len(shown)} more, which would show smaller losses", "dim"))
     if any(c.weak for c in cases):
         page.wrap("groups of fewer than 8 devices are weak evidence", "note: ", "dim")
 
