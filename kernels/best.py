@@ -40,7 +40,7 @@ def _needs(backend: str, dtype: str) -> Needs:
     return Needs(modules=needs.modules, device="cuda" if backend == "triton" else needs.device, arch=needs.arch)
 
 
-@probe("best_matmul", needs=_needs, backend=("torch", "triton", "cupy", "cuda"), dtype=matmul.DTYPES)
+@probe("best_matmul", needs=_needs, backend=("torch", "numpy", "triton", "cupy", "cuda"), dtype=matmul.DTYPES)
 def best_matmul(ctx: Context, backend: str, dtype: str) -> Work:
     """The product of probe ``matmul`` in the shape that is fastest here: what the device reaches at best.
 

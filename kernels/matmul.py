@@ -1,9 +1,10 @@
-"""Probe ``matmul``: C = A·Bᵀ on torch, Triton and CUDA."""
+"""Probe ``matmul``: C = A·Bᵀ on torch, numpy, Triton and CUDA."""
 
 from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ _LONGEST_INT8_SUM = 1 << 17
 _LONGEST_FP8_SUM = 1 << 16
 """From this K on, sums kept in 14 bits mean little (`products`)."""
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
+NUMPY = ("fp64", "fp32")
+"""What numpy's BLAS computes in."""
 TRITON = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
 """What the Triton kernel computes in."""
 
@@ -42,6 +45,8 @@ def _needs(backend: str, dtype: str, shape: str) -> Needs:
     if backend == "triton":
         return Needs(modules=("torch", "triton"), arch=89 if dtype.startswith("fp8") else 80, interpreter=True)
     arch = {"tf32": 80, "bf16": 80, "fp8": 89, "fp8_fast": 89, "int8": 75}.get(dtype, 0)
+    if backend == "numpy":
+        return Needs(modules=("torch", "numpy"), device="cpu")
     if backend in {"cupy", "cuda"}:
         return Needs(modules=("torch", "cupy"), device="cuda", arch=arch)
     return Needs(modules=("torch",), arch=arch, device="cuda" if dtype == "tf32" else "any")
@@ -50,7 +55,7 @@ def _needs(backend: str, dtype: str, shape: str) -> Needs:
 @probe(
     "matmul",
     needs=_needs,
-    backend=("torch", "triton", "cupy", "cuda"),
+    backend=("torch", "numpy", "triton", "cupy", "cuda"),
     dtype=DTYPES,
     shape=("256", "512", "1024", "2048", "4096", "8192"),
 )
@@ -72,7 +77,7 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     start = _starter(ctx, backend, dtype, (m, n, k), scales)
     per_set = (m * k + n * k) * operand.itemsize + m * n * output.itemsize
     buffers.require(per_set, ctx.device)
-    if backend == "torch" and ctx.kind == "cpu":
+    if backend in {"torch", "numpy"} and ctx.kind == "cpu":
         _refuse_hopeless(ctx, dtype, (m, n, k))
     sets, cache = buffers.rotation(ctx, per_set, MOST_SETS)
     a = buffers.stack(sets, m, k, operand, ctx.device)
@@ -199,6 +204,8 @@ def _starter(
         return lambda a, b, c: cuda.matmul(engine, dtype, a, b, c)
     if backend == "triton":
         return _triton_starter(ctx, dtype, mnk, scales)
+    if backend == "numpy":
+        return _numpy_starter(ctx, dtype)
     import torch
 
     m, n, k = mnk
@@ -214,6 +221,23 @@ def _starter(
         ctx.set("onednn", torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
         ctx.set("vector", torch.backends.cpu.get_cpu_capability())
     return _torch_call
+
+
+def _numpy_starter(ctx: Context, dtype: str) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+    """numpy's own BLAS (OpenBLAS in its wheels): on some processors faster than what torch brings.  It has no smaller types."""
+    import numpy as np
+
+    if dtype not in NUMPY:
+        raise Skip(f"numpy's BLAS has no {dtype}: it has {', '.join(NUMPY)}")
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    ctx.set("blas", f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip())
+    ctx.set("threads", int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count())
+
+    def start(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Call:
+        left, right, out = a.numpy(), b.numpy().T, c.numpy()
+        return lambda: np.matmul(left, right, out=out)
+
+    return start
 
 
 def _torch_call(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Call:

@@ -80,6 +80,40 @@ def test_every_dtype_of_a_processor_is_right_and_counted(outcome, dtype, shape):
     assert done.settings["mnk"] == "x".join(map(str, matmul.parse_shape(shape)))
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp64"])
+@pytest.mark.parametrize("shape", ["48x80x64", "33x17x5"])
+def test_numpys_own_blas_is_right_and_named(outcome, dtype, shape):
+    done = outcome(dtype, shape, "numpy")
+    assert done.status == "ok", done.reason
+    assert done.workload.flops == 2 * math.prod(matmul.parse_shape(shape))
+    assert done.settings["blas"]
+    assert done.settings["threads"] >= 1
+
+
+def test_an_error_in_numpys_product_is_wrong(outcome, monkeypatch):
+    right = matmul._numpy_starter
+
+    def spoiling(ctx, dtype):
+        def start(a, b, c):
+            call = right(ctx, dtype)(a, b, c)
+
+            def run():
+                call()
+                c[0, 0] += 1
+
+            return run
+
+        return start
+
+    monkeypatch.setattr(matmul, "_numpy_starter", spoiling)
+    assert outcome("fp32", backend="numpy").status == "wrong"
+
+
+def test_numpys_blas_has_no_small_types(outcome):
+    done = outcome("bf16", backend="numpy")
+    assert (done.status, done.reason) == ("skipped", "numpy's BLAS has no bf16: it has fp64, fp32")
+
+
 def test_sets_are_as_many_as_defeat_the_cache_and_cold_is_said_only_then(outcome, monkeypatch):
     per_set = (64 * 64 * 3) * 4
     done = outcome(shape="64", llc_bytes=10 * per_set)

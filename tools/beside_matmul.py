@@ -2,8 +2,9 @@
 
     .venv/bin/python -m tools.beside_matmul [PAIRS [SECONDS]]
 
-For fp32 and bf16, at 1024 and 2048: the rate of the product of probe ``matmul`` as the timing loop takes it (rotating through
-buffers, resets and checks in between) over the best rate of ``torch.mm`` and of numpy's BLAS, called bare in a loop for as long.
+For fp32 and bf16, at 1024 and 2048: the best rate of probe ``matmul`` (torch; for fp32 numpy too) as the timing loop takes it
+(rotating through buffers, resets and checks in between) over the best rate of ``torch.mm`` and of numpy's BLAS for the same
+product (B stored N×K), called bare in a loop for as long.
 Then what measuring adds to an operation of about 1 ms.  Printed are medians over PAIRS (11, and no fewer), the middle half, all.
 Times are means on both sides, so that whatever else the machine does counts on both: take figures on an idle one.
 """
@@ -53,29 +54,33 @@ def bare(call: Call, seconds: float) -> float:
     return (time.perf_counter() - began) / count
 
 
-def in_turn(work: Work, others: Sequence[Call], pairs: int, seconds: float) -> list[float]:
-    """Of each pair: seconds of the fastest of the others over those of the measured one.  Who is first alternates."""
+def in_turn(works: Sequence[Work], others: Sequence[Call], pairs: int, seconds: float) -> list[float]:
+    """Of each pair: seconds of the fastest bare call over those of the fastest measured one.  Who is first alternates."""
     ratios: list[float] = []
+    sides = [*(partial(measured, work, seconds) for work in works), *(partial(bare, other, seconds) for other in others)]
     for pair in range(pairs):
-        sides = [partial(measured, work, seconds), *(partial(bare, other, seconds) for other in others)]
         order = range(len(sides)) if pair % 2 else reversed(range(len(sides)))
         took = {side: sides[side]() for side in order}
-        ratios.append(min(took[side] for side in took if side) / took[0])
+        ratios.append(min(took[side] for side in range(len(works), len(sides))) / min(took[side] for side in range(len(works))))
     return ratios
 
 
-def products(dtype: str, size: int, scratch: Path) -> tuple[Work, list[Call]]:
-    """The probe's work, and the same product called bare: by torch, and by numpy where it has the type."""
-    ctx = Context(Serial(), "cpu", 1, scratch)
-    ctx.llc_bytes = processor.describe(processor.allowed()).llc_bytes or ctx.llc_bytes
+def products(dtype: str, size: int, scratch: Path) -> tuple[list[Work], list[Call]]:
+    """The probe's works, and the same product called bare: by torch, and by numpy where it has the type."""
     a, b = (torch.randn(size, size, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]) for _ in range(2))
     c = torch.empty_like(a)
-    others: list[Call] = [lambda: torch.mm(a, b, out=c)]
+    right = b.T
+    others: list[Call] = [lambda: torch.mm(a, right, out=c)]
     if dtype == "fp32":
-        x, y = a.numpy(), b.numpy()
+        x, y = a.numpy(), right.numpy()
         z = np.empty_like(x)
         others.append(lambda: np.matmul(x, y, out=z))
-    return matmul.function(ctx, backend="torch", dtype=dtype, shape=str(size)), others
+    works: list[Work] = []
+    for backend in ("torch", "numpy")[: len(others)]:
+        ctx = Context(Serial(), "cpu", 1, scratch)
+        ctx.llc_bytes = processor.describe(processor.allowed()).llc_bytes or ctx.llc_bytes
+        works.append(matmul.function(ctx, backend=backend, dtype=dtype, shape=str(size)))
+    return works, others
 
 
 def operation() -> Work:
@@ -99,12 +104,12 @@ def main() -> int:
     with TemporaryDirectory() as scratch:
         for dtype in ("fp32", "bf16"):
             for size in (1024, 2048):
-                work, others = products(dtype, size, Path(scratch))
+                works, others = products(dtype, size, Path(scratch))
                 best = "torch or numpy" if len(others) > 1 else "torch"
-                ratios = in_turn(work, others, pairs, seconds)
+                ratios = in_turn(works, others, pairs, seconds)
                 sys.stdout.write(f"matmul {dtype} {size}: measured over bare {best}: {spread(ratios, '.3f')}\n")
     work = operation()
-    added = [1 / ratio - 1 for ratio in in_turn(work, work.runs, pairs, seconds)]
+    added = [1 / ratio - 1 for ratio in in_turn([work], work.runs, pairs, seconds)]
     sys.stdout.write(f"measuring adds to an operation of about 1 ms: {spread(added, '+.2%')}\n")
     return 0
 
