@@ -171,7 +171,7 @@ def _split(cores: Sequence[set[int]], shares: int) -> list[set[int]]:
 
 
 def too_many(world: Literal["mpi", "torch"], kind: str, ranks: int, machine: Machine) -> str:
-    """Why so many ranks cannot run on one machine, or would say nothing, in words; empty if they can.  ``kind``: of device."""
+    """Why so many ranks cannot run on such a machine, or would say nothing, in words; empty if they can.  ``kind``: of device."""
     if kind == "cuda":
         have = len(machine.gpus)
         return f"{ranks} ranks need a GPU each, here {'is 1' if have == 1 else f'are {have}'}" if ranks > have else ""

@@ -260,7 +260,7 @@ def _on_devices(
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
             nodes=nodes,
-            skip=_why_not(needs, kind, ranks, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
+            skip=_why_not(needs, kind, ranks, nodes, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
         )
         for device in devices
     ]
@@ -292,7 +292,7 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
     return machine.cpu.cores if needs.world == "mpi" else min(machine.cpu.cores, GLOO_RANKS)
 
 
-def _why_not(needs: Needs, kind: str, ranks: int, machine: Machine, wish: Wish) -> str:
+def _why_not(needs: Needs, kind: str, ranks: int, nodes: int, machine: Machine, wish: Wish) -> str:
     """Why the case cannot run here, in words; empty if it can."""
     if needs.target and wish.target is None:
         return "no target folder"
@@ -305,7 +305,7 @@ def _why_not(needs: Needs, kind: str, ranks: int, machine: Machine, wish: Wish) 
     if ranks < needs.ranks:
         what = "GPU" if kind == "cuda" else "core"
         return f"needs {needs.ranks} ranks, here is {ranks} {what}"
-    if needs.world != "serial" and (reason := too_many(needs.world, kind, ranks, machine)):
+    if needs.world != "serial" and (reason := too_many(needs.world, kind, ranks // nodes, machine)):
         return reason
     for module in needs.modules:
         if importlib.util.find_spec(module) is None:

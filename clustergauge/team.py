@@ -233,7 +233,7 @@ class Team:
 def _extremes(said: Sequence[Mapping[str, Scalar]]) -> dict[str, Scalar]:
     """Of sensors over all nodes: the highest of what is a maximum, the lowest of a minimum, all words of what is words.
 
-    Energy is the sum where all know theirs.  What has no meaning over nodes (a median, a first third) is left out.
+    What has no meaning over nodes (a median, a first third, energy between readings of each its own) is left out.
     """
     found: dict[str, Scalar] = {}
     for key in sorted({key for one in said for key in one}):
@@ -243,8 +243,6 @@ def _extremes(said: Sequence[Mapping[str, Scalar]]) -> dict[str, Scalar]:
             found[key] = max(numbers)
         elif len(numbers) == len(values) and key.endswith("_min"):
             found[key] = min(numbers)
-        elif len(numbers) == len(said) and key == "energy_j":
-            found[key] = round(sum(numbers), 3)
         elif not numbers:
             found[key] = ", ".join(dict.fromkeys(str(value) for value in values if value))
     return found

@@ -146,6 +146,14 @@ def test_more_ranks_than_can_run_say_why(tmp_path, backend, ranks, here, words):
     assert (case.ranks, case.skip) == (ranks, words)
 
 
+@pytest.mark.parametrize(("ranks", "skip"), [(None, False), (8, False), (9, True)])
+def test_ranks_over_several_nodes_are_too_many_only_if_they_are_on_each(tmp_path, ranks, skip):
+    for backend, here in (("nccl", machine(gpus=8)), ("mpi", machine(cores=1, memory_bytes=8 * 24 << 20))):
+        wish = {"ranks": ranks or 8, "nodes": 3} if backend == "mpi" else {"ranks": ranks, "nodes": 3}
+        (case,) = cases(tmp_path, f'[[cases]]\nprobe = "ranks"\nbackend = "{backend}"\n', here, **wish)
+        assert (case.ranks, bool(case.skip)) == (3 * (ranks or 8), skip)
+
+
 def test_gpus_that_this_torch_cannot_use_are_not_taken_for_usable(tmp_path):
     here = machine(gpus=1, versions={"torch": "2.13.0+cpu"})
     assert {c.device for c in cases(tmp_path, '[[cases]]\nprobe = "plain"\n', here)} == {"cpu:0"}
