@@ -1,4 +1,4 @@
 """Storage probes."""
 
-PROBES = ("storage_io.sequential",)
+PROBES = ("storage_io.sequential", "storage_io.random_io")
 """Modules of this folder that define probes."""

@@ -19,8 +19,7 @@ from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
 from clustergauge.units import format_size
 from storage_io import memory
-from storage_io.datafile import REFUSED, DataFile
-from storage_io.errors import StorageError
+from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
 from storage_io.mounts import describe
@@ -128,13 +127,7 @@ class _Transfer:
         if before is not None and after is not None:
             self._ctx.set("buffer_on_huge_pages", round(min(1.0, max(0, after - before) / file.size), 2))
         file.allocate()
-        try:
-            file.prove(self._write_once, 0, file.size)
-        except StorageError as error:
-            if not (file.direct and error.errno in REFUSED):
-                raise
-            file.go_buffered("the file system refuses direct transfers")
-            file.prove(self._write_once, 0, file.size)
+        file.prove_writes(self._write_once, file.size)
         if not self.writes:
             few = self._blocks[:SPOT_CHECKS]
             file.prove(lambda: self._read_back(few), sum(len(view) for _, view in few), 0)
