@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _CALLS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4), "riscv64": (0, 1, 2, 4)}
 """Numbers of io_setup, io_destroy, io_submit and io_getevents (Linux, ``unistd.h`` of each architecture)."""
+AT_ONCE = 4
+"""Transfers that one system call submits: the kernel holds them back until it has all, and a device that completes many at once
+would have nothing to do meanwhile."""
 _LOOK_EVERY = 64
 """After so many reaps errors are looked for: then no more is submitted."""
 
@@ -173,12 +176,12 @@ class Aio:
             self._context,
         )
         pointers, events, results = self._pointers.ctypes.data, self._events.ctypes.data, self._events["result"]
-        count, depth = self._count, self._depth
+        count, depth, at_once = self._count, self._depth, AT_ONCE
         sent = got = looks = 0
         while got < count:
-            if sent < count:
+            while sent < count and (room := depth - sent + got) > 0:
                 began = read_ns()
-                done = submit(number, context, min(depth - sent + got, count - sent), pointers + 8 * sent)
+                done = submit(number, context, min(room, count - sent, at_once), pointers + 8 * sent)
                 if done < 0:
                     self._stop(sent, got)
                 submitted.append((done, began))
