@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from clustergauge.model import Scalar
 from storage_io.errors import StorageError
 from storage_io.evidence import cached_bytes, process_io
 
@@ -41,6 +42,10 @@ class DataFile:
                 self.direct, self.reason = False, "the file system refuses direct I/O"
         except OSError as error:
             raise StorageError(f"cannot create {path}", error) from error
+
+    def settings(self) -> dict[str, Scalar]:
+        """What a record says of the way the bytes went."""
+        return {"direct": self.direct, "direct_reason": self.reason, "device_counters": self.counted}
 
     @property
     def descriptor(self) -> int:

@@ -148,14 +148,19 @@ def _failed(file: DataFile, batch: Batch, index: int, cause: OSError) -> Storage
 
 
 def _start(file: DataFile, batch: Batch, depth: int) -> subprocess.Popen[str]:
+    numbers = [file.descriptor, batch.descriptor, batch.most, batch.block, depth, int(file.direct), os.getpid()]
+    return start_python("storage_io.helpers", numbers, (file.descriptor, batch.descriptor))
+
+
+def start_python(module: str, numbers: Sequence[int], descriptors: Sequence[int]) -> subprocess.Popen[str]:
+    """A module of ours as a process that is spoken to by lines; ``descriptors``: what it inherits under the same numbers."""
     path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    arguments = [file.descriptor, batch.descriptor, batch.most, batch.block, depth, int(file.direct), os.getpid()]
     return subprocess.Popen(
-        [sys.executable, "-m", "storage_io.helpers", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, numbers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        pass_fds=(file.descriptor, batch.descriptor),
+        pass_fds=tuple(descriptors),
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
 

@@ -117,7 +117,8 @@ def workload(op: str, block: int) -> Workload:
 class Scattered:
     """A file, transfers to random blocks of it, and the engine that does them.
 
-    ``steps``: steps of the `workload` in one run; known after `calibrate`.
+    ``steps``: steps of the `workload` in one run; known after `calibrate`.  ``pids``: the processes beside this one
+    whose bytes the kernel counts; ``beside``: bytes that others of them wrote during a run.
     """
 
     def __init__(self, ctx: Context, file: DataFile, pattern: Pattern, op: str, block: int, depth: int) -> None:
@@ -138,7 +139,9 @@ class Scattered:
         except BaseException:
             self._batch.close()
             raise
-        self._device = DeviceBytes(ctx.device_bytes, self._engine.pids)
+        self.pids = list(self._engine.pids)
+        self.beside = 0
+        self._device = DeviceBytes(ctx.device_bytes, self.pids)
         self._latencies = Latencies(ctx)
         self._choose = np.random.default_rng(ctx.seed)
         self._held: Numbers = np.zeros(self._blocks, np.int64)
@@ -148,7 +151,7 @@ class Scattered:
         self._cached = 0
         total = memory.meminfo("MemTotal")
         ctx.set("engine", self._engine.name)
-        for name, value in (("direct", file.direct), ("direct_reason", file.reason), ("device_counters", file.counted)):
+        for name, value in file.settings().items():
             ctx.set(name, value)
         if total:
             ctx.set("file_to_memory", round(file.size / total, 4))
@@ -308,4 +311,4 @@ class Scattered:
     def _settle(self) -> None:
         block = self._batch.block
         reads = round(self._count * self._reads)
-        self._device.settle(reads * block, (self._count - reads) * block)
+        self._device.settle(reads * block, (self._count - reads) * block + self.beside)

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from clustergauge import processes
 from clustergauge.probe import Context
 from clustergauge.world import Serial
 
@@ -101,3 +103,13 @@ def end(process, number=signal.SIGTERM):
     process.send_signal(number)
     process.stdout.read()
     return process.wait(30)
+
+
+def alive(pids, wait_s=20.0):
+    """Those of the processes that are still there after at most ``wait_s`` seconds; zombies are not."""
+    until = time.monotonic() + wait_s
+    while True:
+        left = [pid for pid in pids if (process := processes.read(pid)) and process.state != "Z"]
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.01)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from storage_io.errors import StorageError
 from storage_io.helpers import Helpers, helpers_for, share
 from storage_io.latencies import MOST, Latencies
 from storage_io.random_io import MIX, prepare, random
-from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
+from tests.on_disk import ROOT, alive, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
 
 SIZE = 16 << 20
 BLOCK = 4096
@@ -453,10 +452,7 @@ def test_helpers_end_with_their_worker_and_its_folder_is_swept(tmp_path, number)
         own = [p.pid for p in processes.descendants(process.pid)]
         assert own
         end(process, number)
-        deadline = time.monotonic() + 20
-        while any(processes.read(pid) and processes.read(pid).state != "Z" for pid in own) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not [pid for pid in own if processes.read(pid) and processes.read(pid).state != "Z"]
+        assert alive(own) == []
     assert len(names(tmp_path)) == (number == signal.SIGKILL)
     workspace.sweep(tmp_path)
     assert names(tmp_path) == []

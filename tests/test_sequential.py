@@ -16,7 +16,7 @@ from clustergauge.probe import Context, Skip, Wrong
 from clustergauge.world import Serial
 from storage_io import datafile, memory, workspace
 from storage_io.errors import StorageError
-from storage_io.sequential import BLOCK_BYTES, prepare, sequential
+from storage_io.sequential import BLOCK_BYTES, prepare, sequential, sequential_blocks
 from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
 
 SIZE = (8 << 20) + 4096  # the last block is a short one
@@ -88,6 +88,26 @@ def test_a_case_is_measured_as_a_worker_does(tmp_path, op, monkeypatch):
     assert outcome.status == "ok", outcome.reason
     assert len(outcome.measurement.samples_s) >= 3
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("op", "block", "count"), [("write", 64 << 10, 129), ("read", 4 << 20, 3)])
+def test_blocks_may_have_another_size(tmp_path, op, block, count):
+    ctx = context(tmp_path)
+    work = prepare(ctx, op, 8, SIZE, spare=0, block=block)
+    try:
+        assert len(work.run.__self__._blocks) == count
+        assert ctx.settings["block_bytes"] == block
+        work.reset()
+        work.run()
+        work.check()
+    finally:
+        work.close()
+
+
+def test_the_default_block_has_the_ids_it_always_had():
+    assert next(sequential.cases(op=["read"], depth=[8], size=[256 << 20])).id == "sequential/op=read/depth=8/size=256MiB"
+    (case,) = sequential_blocks.cases(op=["read"], block=["64KiB"], depth=[8], size=[256 << 20])
+    assert case.id == "sequential_blocks/op=read/block=64KiB/depth=8/size=256MiB"
 
 
 @pytest.mark.parametrize("depth", [1, 8])
