@@ -14,6 +14,11 @@ TRIES = 5
 MOST_TRIES = 1000
 
 
+def seconds(call: Callable[[], object]) -> float:
+    """How long one call takes, the first as it is: for what is too dear to be done twice (writing a file)."""
+    return WallClock().time([call])
+
+
 def least_seconds(call: Callable[[], object], tries: int = TRIES, enough: float = 0.0, spend_s: float = 0.0) -> float:
     """The shortest of ``tries`` runs of a call that returns when its work is done, after one that is not looked at.
 

@@ -13,6 +13,10 @@ from typing import Any, Literal, Protocol
 
 Calls = Sequence[Callable[[], object]]
 
+read_ns = time.perf_counter_ns
+"""Nanoseconds since some moment, monotonic and the same in all processes of a machine (``CLOCK_MONOTONIC`` on Linux): for the
+latencies of the many operations that one run of a storage case is made of, which an engine notes beside the clock."""
+
 
 class Clock(Protocol):
     """Times calls."""

@@ -261,6 +261,8 @@ class Sampler:
             fresh.append(self._sample(self.iterations) / runs)
             if self.arrivals:
                 arrived.append(self.clock.started_s)
+            if self.work.note:
+                self.work.note()
         self.mine += fresh
         everybody = self.world.gather([fresh, self._problem(decision.check), *([arrived] if self.arrivals else [])])
         if everybody:

@@ -20,6 +20,11 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "time_p99": ("s",),
     "compute": ("FLOP/s", "OP/s"),
     "bandwidth": ("B/s",),
+    "iops": ("IO/s",),
+    "latency_p50": ("s",),
+    "latency_p99": ("s",),
+    "latency_p999": ("s",),
+    "beside": ("B/s",),
     "algbw": ("B/s",),
     "busbw": ("B/s",),
     "loop_time": ("s",),
@@ -55,6 +60,8 @@ ENERGY_SHARE = 0.5
 """The least share of that time in which the work must have run."""
 COUNTER_STEP_S = 0.1
 """The longest step of an energy counter: NVML's sensor on A100 and H100 (arXiv:2312.02741); RAPL moves every millisecond."""
+LATENCIES = (("latency_p50", 0.5, 1), ("latency_p99", 0.99, P99_SAMPLES), ("latency_p999", 0.999, 10 * P99_SAMPLES))
+"""Quantiles of a record's series ``latency``: name, quantile, and the fewest values that have it."""
 
 
 def _one(_ranks: int) -> float:
@@ -101,7 +108,7 @@ def derive(records: Sequence[Record]) -> list[Metric]:
         return []
     found = list(_all(measured))
     workload = measured[0].workload
-    first = HEADLINES[workload.bound if workload else ""]
+    first = "iops" if workload and workload.ios else HEADLINES[workload.bound if workload else ""]
     return sorted(found, key=lambda metric: metric.name != first)  # stable: the rest keeps its order
 
 
@@ -148,6 +155,8 @@ def _all(records: Sequence[Record]) -> Iterator[Metric]:
     if alike:
         for name, amount in AMOUNTS.items():
             yield from _rate(name, [amount(record) for record in records], _unit(name, records[0]), launches)
+    yield from _latencies(records)
+    yield from _beside(records)
     if loops and same:
         yield _time("loop_time", stats.judging_interval(loops))
     if loops and alike:
@@ -167,6 +176,10 @@ def _bytes(record: Record) -> float:
     return record.workload.bytes_read + record.workload.bytes_written if record.workload else 0
 
 
+def _ios(record: Record) -> float:
+    return record.workload.ios if record.workload else 0
+
+
 def _message_bytes(record: Record) -> float:
     return record.workload.message_bytes if record.workload else 0
 
@@ -178,6 +191,7 @@ def _bus_bytes(record: Record) -> float:
 AMOUNTS: Mapping[str, Callable[[Record], float]] = {
     "compute": _operations,
     "bandwidth": _bytes,
+    "iops": _ios,
     "algbw": _message_bytes,
     "busbw": _bus_bytes,
 }
@@ -187,7 +201,7 @@ AMOUNTS: Mapping[str, Callable[[Record], float]] = {
 def _unit(name: str, record: Record) -> str:
     """The unit of a rate."""
     if name != "compute":
-        return "B/s"
+        return "IO/s" if name == "iops" else "B/s"
     return "FLOP/s" if record.workload and record.workload.flops else "OP/s"
 
 
@@ -214,6 +228,39 @@ def _rate(name: str, works: Sequence[float], unit: str, launches: Sequence[Seque
             low=works[0] / interval.high if interval.high else None,
             high=works[0] / interval.low if interval.low else None,
         )
+
+
+def series(record: Record, name: str) -> list[float]:
+    """The values of a series without those of the warm-up; empty where the record has none of that name.
+
+    Every sample has added as many values as every other.
+    """
+    measurement = record.measurement
+    found = measurement.series.get(name) if measurement else None
+    if measurement is None or found is None or not measurement.samples_s:
+        return []
+    return found.values[len(found.values) * measurement.warmup_cut // len(measurement.samples_s) :]
+
+
+def _latencies(records: Sequence[Record]) -> Iterator[Metric]:
+    """Quantiles of the single operations, where every launch has enough of them."""
+    launches = [series(record, "latency") for record in records]
+    fewest = min(len(launch) for launch in launches)
+    for name, quantile, least in LATENCIES:
+        if fewest >= least and (interval := stats.judging_interval(launches, quantile=quantile)).median > 0:
+            yield _time(name, interval)
+
+
+def _beside(records: Sequence[Record]) -> Iterator[Metric]:
+    """The rate of a writer at work beside the case, where every launch knows what it wrote during each sample."""
+    launches: list[list[float]] = []
+    for record in records:
+        counts, times = series(record, "beside_bytes"), samples(record)
+        scale = record.measurement.iterations_per_sample if record.measurement else 1
+        if len(counts) != len(times) or min(counts) <= 0:
+            return
+        launches.append([took * scale / count for count, took in zip(counts, times, strict=True)])  # seconds for a byte
+    yield from _rate("beside", [1.0] * len(launches), "B/s", launches)
 
 
 def _as_if_same(works: Sequence[float], launches: Sequence[Sequence[float]]) -> list[list[float]]:

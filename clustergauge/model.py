@@ -35,14 +35,16 @@ class Workload(Data, frozen=True, kw_only=True):
     """The work of ONE iteration of a case, counted by the probe's author; what turns a time into a rate.
 
     ``flops``/``ops``: floating-point / integer operations (a multiply-add is two).  ``bytes_read``/``bytes_written``: as STREAM
-    counts them for memory, application bytes for storage.  ``message_bytes``: S of nccl-tests.  ``collective``: name of the
-    operation, which selects the bus-bandwidth factor.  ``bound``: what limits it, which selects the headline rate.
+    counts them for memory, application bytes for storage.  ``ios``: storage operations (transfers, files, or calls on metadata,
+    as the probe says).  ``message_bytes``: S of nccl-tests.  ``collective``: name of the operation, which selects the factor of
+    bus bandwidth.  ``bound``: what limits it, which selects the headline rate.
     """
 
     flops: int = 0
     ops: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    ios: int = 0
     message_bytes: int = 0
     collective: str = ""
     dtype: str = ""

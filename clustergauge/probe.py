@@ -110,7 +110,8 @@ class Work:
     raises `Wrong`; called for the last of all, and between batches for as many as time allows.  ``exact``: once per case after
     timing, on inputs whose result is exact in the dtype, through the same compiled configuration, compared bit for bit;
     raises `Wrong`.  One of the two there must be.  ``digest``: for deterministic work, a digest of the
-    output; samples must agree.  ``close``: releases what memory management does not.
+    output; samples must agree.  ``note``: untimed, after every sample that counts, before a check of it: adds to a series what
+    the sample has to say beside its time (latencies).  ``close``: releases what memory management does not.
     ``clock``: ``device`` times on the accelerator's own clock, ``graph`` a graph of the calls replayed there (short work).
     ``cache``: ``cold`` if ``run`` rotates through sets larger than the last-level cache (or a single set is), ``hot`` if it
     reuses a cached one, ``none`` where the word has no meaning.
@@ -133,6 +134,7 @@ class Work:
     check: Callable[[], object] | None = None
     exact: Callable[[], object] | None = None
     digest: Callable[[], str] | None = None
+    note: Callable[[], object] | None = None
     close: Callable[[], object] | None = None
     clock: Literal["wall", "device", "graph"] = "wall"
     cache: Literal["cold", "hot", "none"] = "none"

@@ -39,6 +39,9 @@ LATE_SHARE = 0.1
 """The share of a sample's time below which a late rank does not change it much."""
 LATE_OFTEN = 0.5
 """A rank that is the last at so many of the samples is late by habit."""
+STEADY_WINDOWS = 5
+STEADY_RANGE = 0.20
+STEADY_SLOPE = 0.10
 LAUNCHES_LEAST = 3
 OF_ALIKE = ("restless", "wide interval", "correlated", "drift", "two modes")
 """Doubts about samples of one thing; those of a sweep are of different pairs, and `pairs` knows their spread."""
@@ -177,6 +180,22 @@ def _drift(_record: Record, samples: list[float]) -> Seen | None:
     return Seen(abs(change), detail) if abs(change) > max(DRIFT_LEAST, DRIFT_ERRORS * error) else None
 
 
+def _unsteady(record: Record, samples: list[float]) -> Seen | None:
+    """The rates of the last five windows, each a tenth of the samples: all within 20 % of their mean, and no slope above 10 % of
+    it from the first to the last (after SNIA's "Solid State Storage Performance Test Specification", steady state)."""
+    if record.workload is None or record.workload.bound != "storage" or len(samples) < STEADY_WINDOWS:
+        return None
+    width = max(1, len(samples) // (2 * STEADY_WINDOWS))
+    last = np.asarray(samples[-STEADY_WINDOWS * width :]).reshape(STEADY_WINDOWS, width)
+    rates = width / last.sum(axis=1)
+    rates /= rates.mean()
+    off = float(np.abs(rates - 1).max())
+    steps = np.arange(STEADY_WINDOWS) - (STEADY_WINDOWS - 1) / 2
+    slope = round(float(steps @ rates / (steps @ steps)) * (STEADY_WINDOWS - 1), 3)
+    detail = f"in the last {STEADY_WINDOWS} windows the rate strays by {off:.0%} from its mean and changes by {slope + 0.0:+.0%}"
+    return Seen(max(off, abs(slope)), detail) if off > STEADY_RANGE or abs(slope) > STEADY_SLOPE else None
+
+
 def _two_modes(_record: Record, samples: list[float]) -> Seen | None:
     """The best split of the sorted samples in two: least squared deviation inside both, their outer twentieths pulled in."""
     if len(samples) < MODES_SAMPLES:
@@ -305,6 +324,7 @@ DOUBTS = (
     ),
     Doubt("short samples", "give one run more work (a larger size): the clock is too coarse for this one", _short),
     Doubt("drift", "let the machine reach its working temperature first, fix the clocks, and measure again", _drift),
+    Doubt("not steady", "give the case more time, until the device's own caches are full and its speed settles", _unsteady),
     Doubt("two modes", "find what switches: placement on cores and memory, clock steps, huge pages, a neighbour", _two_modes),
     Doubt("slowing clock", "look at power limit and cooling, or fix the clocks lower than the machine can hold", _slowing_clock),
     Doubt("throttled", "mend cooling or power supply; until then this is not what the part can do", _throttled),

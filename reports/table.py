@@ -57,8 +57,11 @@ class Table:
 
 
 def _numbers(row: Row) -> list[str]:
-    """Median time, rate, share of the ceiling, half of the interval: ``–`` where unknown."""
-    time, headline = row.metric("time"), row.headline
+    """Median time (of single operations, where they were timed), rate, share of the ceiling, half of the interval.
+
+    ``–`` where unknown.
+    """
+    time, headline = row.metric("latency_p50") or row.metric("time"), row.headline
     median = format_rate(time.value, time.unit) if time else "–"
     rate = _rate(headline) if headline and headline.name != "time" else _tail(row)
     ceiling = row.ceiling

@@ -1,4 +1,11 @@
 """Storage probes."""
 
-PROBES = ("storage_io.sequential",)
+PROBES = (
+    "storage_io.sequential",
+    "storage_io.random_io",
+    "storage_io.flush",
+    "storage_io.metadata",
+    "storage_io.small_files",
+    "storage_io.under_write",
+)
 """Modules of this folder that define probes."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from clustergauge.model import Scalar
 from storage_io.errors import StorageError
 from storage_io.evidence import cached_bytes, process_io
 
@@ -41,6 +42,15 @@ class DataFile:
                 self.direct, self.reason = False, "the file system refuses direct I/O"
         except OSError as error:
             raise StorageError(f"cannot create {path}", error) from error
+
+    def settings(self) -> dict[str, Scalar]:
+        """What a record says of the way the bytes went."""
+        return {"direct": self.direct, "direct_reason": self.reason, "device_counters": self.counted}
+
+    @property
+    def descriptor(self) -> int:
+        """For engines that transfer by themselves, in this process or another."""
+        return self._fd
 
     def allocate(self) -> None:
         """Reserve the space, in one piece where the file system can; where it can't, the first write allocates."""
@@ -106,6 +116,16 @@ class DataFile:
             self.reason = "no page was cached; the kernel counts no device bytes here"
         else:
             self.go_buffered("the file system takes direct I/O but nothing shows that it happens")
+
+    def prove_writes(self, work: Callable[[], None], size: int) -> None:
+        """`prove` with ``work`` that writes ``size`` bytes; once more without direct I/O where it refuses them."""
+        try:
+            self.prove(work, 0, size)
+        except StorageError as error:
+            if not (self.direct and error.errno in REFUSED):
+                raise
+            self.go_buffered("the file system refuses direct transfers")
+            self.prove(work, 0, size)
 
     def close(self) -> None:
         """Close the file; a thread still at work meets a bad descriptor, never another file."""

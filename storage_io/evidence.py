@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def process_io() -> tuple[int, int] | None:
-    """``read_bytes`` and ``write_bytes`` of this process (``/proc/self/io``, proc(5)); ``None`` where unreadable.
+def process_io(pids: Sequence[int] = ()) -> tuple[int, int] | None:
+    """``read_bytes`` and ``write_bytes`` of this process (``/proc/self/io``, proc(5)) and of ``pids``; ``None`` where unreadable.
 
-    All its threads are in them, and the children it has waited for.
+    All threads are in them, and the children that were waited for.
     Reads served from the page cache are not.  Buffered writes are, from the moment a page is dirtied: only the sync that
     ends a run takes them to the device.
     """
+    read = written = 0
     try:
-        fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines())
-        return int(fields["read_bytes"]), int(fields["write_bytes"])
+        for process in ("self", *pids):
+            lines = Path(f"/proc/{process}/io").read_text(encoding="ascii").splitlines()
+            fields = dict(line.split(": ") for line in lines)
+            read, written = read + int(fields["read_bytes"]), written + int(fields["write_bytes"])
     except (OSError, ValueError, KeyError):
         return None
+    return read, written
 
 
 def cached_bytes(descriptor: int, size: int) -> int | None:
@@ -41,20 +46,21 @@ def cached_bytes(descriptor: int, size: int) -> int | None:
 class DeviceBytes:
     """Adds up the bytes of runs into ``totals``: ``read``, ``written``, ``asked_read``, ``asked_written``.
 
-    ``totals`` stays empty where the kernel's counters are unreadable.
+    ``totals`` stays empty where the kernel's counters are unreadable.  ``pids``: helpers that do the work beside this process.
     """
 
-    def __init__(self, totals: dict[str, int]) -> None:
+    def __init__(self, totals: dict[str, int], pids: Sequence[int] = ()) -> None:
         self._totals = totals
+        self._pids = pids
         self._before: tuple[int, int] | None = None
 
     def mark(self) -> None:
         """A run begins."""
-        self._before = process_io()
+        self._before = process_io(self._pids)
 
     def settle(self, asked_read: int, asked_written: int) -> None:
         """The run since `mark` has ended and had asked for these bytes.  Without a mark nothing is added."""
-        before, now = self._before, process_io()
+        before, now = self._before, process_io(self._pids)
         self._before = None
         if before and now:
             moved = {"read": now[0] - before[0], "written": now[1] - before[1]}

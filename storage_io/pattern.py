@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.uint64]
+    Numbers = NDArray[np.int64]
 
 STAMP_EVERY = 4096
 BASE_BYTES = 16 << 20
 _ROW = STAMP_EVERY // 8
+_ROWS_AT_ONCE = 256
+"""Blocks that are verified at once: what is expected stays in a cache."""
 POISON = 0xA5A5A5A5A5A5A5A5
 
 
@@ -51,12 +54,33 @@ class Pattern:
         self._base = np.frombuffer(os.urandom(BASE_BYTES), np.uint64)
         self._expected = self._base.copy()
 
-    def fill(self, out: Words, file: int, sample: int) -> None:
-        """The whole content of a file."""
+    def fill(self, out: Words, file: int, sample: int, offset: int = 0) -> None:
+        """The content of a file from byte ``offset`` on, a multiple of `BASE_BYTES`."""
         for start in range(0, len(out), len(self._base)):
             part = out[start : start + len(self._base)]
             part[:] = self._base[: len(part)]
-            self._stamp(part, file, start // _ROW, sample)
+            self._stamp(part, file, offset // STAMP_EVERY + start // _ROW, sample)
+
+    def fill_rows(self, out: Words, rows: Numbers, file: int, samples: Numbers) -> None:
+        """Blocks of 4 KiB that lie anywhere: ``rows`` are their numbers in the file, ``samples`` which sample each is of."""
+        content = out.reshape(-1, _ROW)
+        content[:] = self._base.reshape(-1, _ROW)[rows % (len(self._base) // _ROW)]
+        content[:, 0], content[:, 1], content[:, 2], content[:, 3] = self._run, file, rows, samples
+
+    def verify_rows(self, got: Words, rows: Numbers, path: Path, file: int, samples: Numbers) -> None:
+        """Raise `Wrong`, naming file and byte, unless ``got`` is what `fill_rows` makes of the same numbers."""
+        import numpy as np
+
+        content, step = got.reshape(-1, _ROW), _ROWS_AT_ONCE
+        scratch = np.empty((min(step, len(rows)), _ROW), np.uint64)
+        for start in range(0, len(rows), step):
+            part, numbers = content[start : start + step], rows[start : start + step]
+            want = scratch[: len(numbers)]
+            self.fill_rows(want.reshape(-1), numbers, file, samples[start : start + step])
+            if not np.array_equal(part, want):
+                wrong: Any = np.flatnonzero((part != want).any(axis=1))
+                first = wrong[0]
+                raise Wrong(_explain(part[first], want[first], path, int(numbers[first]) * STAMP_EVERY, len(wrong)))
 
     def restamp(self, content: Words, sample: int) -> None:
         """Make the whole content of a file that of another sample."""
@@ -84,14 +108,14 @@ class Pattern:
         rows[:, 2] = np.arange(first, first + len(rows), dtype=np.uint64)
 
 
-def _explain(got: Words, want: Words, path: Path, offset: int) -> str:
-    """What is wrong, from the first byte that differs."""
+def _explain(got: Words, want: Words, path: Path, offset: int, bad: int | None = None) -> str:
+    """What is wrong, from the first byte that differs.  ``bad``: blocks that are, where more than these were looked at."""
     import numpy as np
 
     found, due = got.view(np.uint8), want.view(np.uint8)
     differ: Any = found != due
     first = int(differ.argmax())
-    bad = int(differ.reshape(-1, STAMP_EVERY).any(axis=1).sum())
+    bad = int(differ.reshape(-1, STAMP_EVERY).any(axis=1).sum()) if bad is None else bad
     text = f"{path} differs at byte {offset + first}: expected {due[first]:#04x}, got {found[first]:#04x}"
     row = first // STAMP_EVERY * _ROW
     (run, *place), (own, *home) = got[row : row + 4].tolist(), want[row : row + 4].tolist()

@@ -1,9 +1,10 @@
 """Sequential write and read of one whole file, with direct I/O where the file system has it.
 
 The file is laid out and written once before timing, so a timed write overwrites allocated blocks: the device's rate, without
-the file system's allocation.  The timed region is the transfers of 1 MiB blocks by ``depth`` lanes and, for a write, the
-``fdatasync`` that ends it.  Every block has memory of its own, as in a program that loads or saves a file; a tool that reuses
-one small buffer keeps it in the processor's cache, and is faster where a processor moves the data (virtual disks).
+the file system's allocation.  The timed region is the transfers of blocks (of 1 MiB, or what the case says) by ``depth`` lanes
+and, for a write, the ``fdatasync`` that ends it.  Every block has memory of its own, as in a program that loads or saves a file;
+a tool that reuses one small buffer keeps it in the processor's cache, and is faster where a processor moves the data (virtual
+disks).
 
 Stamping, dropping pages and verifying happen outside the timed region: every read is verified whole; of every write some
 blocks, chosen anew, are read back from the device, and all of the last one.
@@ -13,22 +14,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
-from clustergauge.units import format_size
+from clustergauge.units import format_size, parse_size
 from storage_io import memory
-from storage_io.datafile import REFUSED, DataFile
-from storage_io.errors import StorageError
+from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
+from storage_io.layout import pieces
 from storage_io.mounts import describe
 from storage_io.pattern import POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.workspace import Workspace
-
-if TYPE_CHECKING:
-    from storage_io.pattern import Words
 
 BLOCK_BYTES = 1 << 20
 SPOT_CHECKS = 8
@@ -40,13 +37,29 @@ Block = tuple[int, memoryview]
 """Offset in the file, and the part of the buffer that belongs there."""
 
 
-@probe("sequential", needs=Needs(target=True), op=("write", "read"), depth=(1, 8), size=(64 << 20, 256 << 20, 1 << 30, 4 << 30))
+SIZES = (64 << 20, 256 << 20, 1 << 30, 4 << 30)
+
+
+@probe("sequential", needs=Needs(target=True), op=("write", "read"), depth=(1, 8), size=SIZES)
 def sequential(ctx: Context, op: str, depth: int, size: int) -> Work:
     """Write or read a whole file in 1 MiB blocks, ``depth`` at a time.  size: bytes of the file."""
     return prepare(ctx, op, depth, size)
 
 
-def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = None) -> Work:
+@probe(
+    "sequential_blocks",
+    needs=Needs(target=True),
+    op=("write", "read"),
+    block=("4KiB", "64KiB", "256KiB", "4MiB", "16MiB"),
+    depth=(1, 8),
+    size=SIZES,
+)
+def sequential_blocks(ctx: Context, op: str, block: str, depth: int, size: int) -> Work:
+    """The same in blocks of another size.  size: bytes of the file."""
+    return prepare(ctx, op, depth, size, block=parse_size(block))
+
+
+def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = None, block: int = BLOCK_BYTES) -> Work:
     """The work of the probe.  ``spare``: bytes to leave free on the file system, instead of what `Workspace` asks for.
 
     Raises `Skip` where the size has no meaning, memory or space are short, or the system is not Linux; `StorageError` where the
@@ -64,10 +77,10 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     with contextlib.ExitStack() as stack:
         workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, size, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
-        transfer = _Transfer(ctx, file, depth, writes=op == "write")
+        transfer = _Transfer(ctx, file, depth, block, writes=op == "write")
         stack.callback(transfer.lanes.close)
         transfer.lay_out()
-        for name, value in (describe(workspace.path) | _settings(file, depth)).items():
+        for name, value in (describe(workspace.path) | _settings(file, depth, block)).items():
             ctx.set(name, value)
         close = stack.pop_all().close
     return Work(
@@ -88,7 +101,7 @@ class _Transfer:
     ``_sample``: the one whose data the file holds (0: as laid out).  ``_asked``: there is a run to verify.
     """
 
-    def __init__(self, ctx: Context, file: DataFile, depth: int, *, writes: bool) -> None:
+    def __init__(self, ctx: Context, file: DataFile, depth: int, block: int, *, writes: bool) -> None:
         import numpy as np
 
         self.writes = writes
@@ -97,8 +110,8 @@ class _Transfer:
         self._file = file
         self._pattern = Pattern()
         self._content = aligned(file.size)
-        self._blocks = _blocks(self._content)
-        self._scratch = aligned(min(BLOCK_BYTES, file.size))
+        self._blocks = pieces(self._content, block)
+        self._scratch = aligned(min(block, file.size))
         self._choose = np.random.default_rng(ctx.seed)
         self._device = DeviceBytes(ctx.device_bytes)
         self._sample = 0
@@ -128,13 +141,7 @@ class _Transfer:
         if before is not None and after is not None:
             self._ctx.set("buffer_on_huge_pages", round(min(1.0, max(0, after - before) / file.size), 2))
         file.allocate()
-        try:
-            file.prove(self._write_once, 0, file.size)
-        except StorageError as error:
-            if not (file.direct and error.errno in REFUSED):
-                raise
-            file.go_buffered("the file system refuses direct transfers")
-            file.prove(self._write_once, 0, file.size)
+        file.prove_writes(self._write_once, file.size)
         if not self.writes:
             few = self._blocks[:SPOT_CHECKS]
             file.prove(lambda: self._read_back(few), sum(len(view) for _, view in few), 0)
@@ -197,20 +204,12 @@ class _Transfer:
         self._device.settle(0 if self.writes else size, size if self.writes else 0)
 
 
-def _blocks(content: Words) -> list[Block]:
-    """The buffer in blocks; the last may be shorter."""
-    whole = content.data.cast("B")
-    return [(offset, whole[offset : offset + BLOCK_BYTES]) for offset in range(0, len(whole), BLOCK_BYTES)]
-
-
-def _settings(file: DataFile, depth: int) -> dict[str, Scalar]:
+def _settings(file: DataFile, depth: int, block: int) -> dict[str, Scalar]:
     """What the record says of the way the bytes went."""
     total = memory.meminfo("MemTotal")
     return {
         "engine": f"pwritev/preadv, {depth} thread{'s' if depth > 1 else ''}",
-        "block_bytes": BLOCK_BYTES,
-        "direct": file.direct,
-        "direct_reason": file.reason,
-        "device_counters": file.counted,
+        "block_bytes": block,
+        **file.settings(),
         **({"file_to_memory": round(file.size / total, 4)} if total else {}),
     }

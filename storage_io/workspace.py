@@ -1,10 +1,10 @@
 """A private folder under the target: refused where space is short, always removed, swept by the next run if its owner was killed.
 
 A run folder is called ``.clustergauge-<16 hex digits>`` and holds a locked file ``lock`` (its owner's host and pid) and files
-``data-<n>``.  A folder whose lock is free has lost its owner; but where locks don't reach other hosts (Lustre's ``localflock``)
-a living owner elsewhere looks the same, so a folder of another host is left alone until it is a day old.  Nothing with another
-name is ever touched, no symbolic link is followed, and folders of other users are left alone.  Where the file system has no
-``flock``, nothing is swept.
+``data-<n>``, some in folders ``folder-<n>``.  A run folder whose lock is free has lost its owner; but where locks don't reach
+other hosts (Lustre's ``localflock``) a living owner elsewhere looks the same, so a folder of another host is left alone until it
+is a day old.  Nothing with another name is ever touched, no symbolic link is followed, and folders of other users are left
+alone.  Where the file system has no ``flock``, nothing is swept.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ FOREIGN_AGE_S = 86_400
 _PREFIX = ".clustergauge-"
 _FOLDER = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}", re.ASCII)
 _DATA = re.compile("data-[0-9]{1,9}", re.ASCII)
+_INNER = re.compile("folder-[0-9]{1,9}", re.ASCII)
 _LOCK = "lock"
 
 
@@ -49,6 +50,10 @@ class Workspace:
     def file(self, number: int) -> Path:
         """Path of data file ``number``."""
         return self.path / f"data-{number}"
+
+    def folder(self, number: int) -> Path:
+        """Path of folder ``number``, for data files alone; to be made by the caller."""
+        return self.path / f"folder-{number}"
 
     def close(self) -> None:
         """Remove the folder and what is in it.  Raises `StorageError` if something of another name is in there."""
@@ -162,12 +167,23 @@ def _empty(folder: int, lock: int) -> None:
     The lock goes last, for without it the rest would never be swept; and closed first, for NFS renames open files instead.
     """
     try:
-        for name in _names(folder, _DATA):
-            os.unlink(name, dir_fd=folder)
+        _unlink_data(folder)
+        for name in _names(folder, _INNER):
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            try:
+                _unlink_data(inner)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=folder)
     finally:
         os.close(lock)
     with contextlib.suppress(FileNotFoundError):  # another sweeper came in between
         os.unlink(_LOCK, dir_fd=folder)
+
+
+def _unlink_data(folder: int) -> None:
+    for name in _names(folder, _DATA):
+        os.unlink(name, dir_fd=folder)
 
 
 def _names(folder: int, pattern: re.Pattern[str]) -> list[str]:

@@ -59,6 +59,7 @@ workloads = st.builds(
     ops=counts,
     bytes_read=counts,
     bytes_written=counts,
+    ios=counts,
     message_bytes=counts,
     collective=texts,
     dtype=st.sampled_from(["", "fp32", "bf16"]),

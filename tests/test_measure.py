@@ -138,6 +138,18 @@ def test_reset_is_outside_the_clock_and_before_every_sample():
     assert clock.log == ["reset", "start 1", "run", "stop"] * (len(clock.log) // 4)
 
 
+def test_what_a_sample_has_to_say_is_noted_after_each_that_counts_and_before_its_check():
+    log: list[str] = []
+    work = Work(
+        run=lambda: log.append("run"), note=lambda: log.append("note"), check=lambda: log.append("check"), workload=Workload()
+    )
+    measured = sampler(FakeClock(always(0.001)), work).measure()
+    assert log.count("note") == len(measured.samples_s)
+    counted = log[log.index("note") - 1 :]
+    assert [word for word in counted if word != "check"] == ["run", "note"] * len(measured.samples_s)
+    assert counted[counted.index("check") - 1] == "note"
+
+
 def test_buffer_sets_take_turns_without_end():
     order: list[int] = []
     work = Work(run=[lambda i=i: order.append(i) for i in range(3)], workload=Workload())

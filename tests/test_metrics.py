@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from clustergauge import metrics, stats
-from clustergauge.model import Measurement, Metric, Workload
+from clustergauge.model import Measurement, Metric, Series, Workload
 from tests import made
 from tests.strategies import measurements, workloads
 
+OPERATIONS = {"latency": Series(unit="s", values=[1.0] * 1000), "beside_bytes": Series(unit="B", values=[1.0] * 200)}
 NETWORK = Workload(message_bytes=10**9, collective="all_reduce", dtype="fp32", bound="network")
 
 
@@ -50,14 +51,14 @@ def test_the_headline_is_the_rate_of_what_bounds_the_case(work, name, value, uni
 
 
 def test_every_metric_is_declared_with_its_unit():
-    works = [Workload(flops=1, bytes_read=1, message_bytes=1, collective="all_reduce"), Workload(ops=1)]
+    works = [Workload(flops=1, bytes_read=1, ios=1, message_bytes=1, collective="all_reduce"), Workload(ops=1)]
     joules = {"window": "sampling", "cpu_energy_j": 1.0, "cpu_energy_from_s": 0.0, "cpu_energy_to_s": 9.0}
     seen: set[tuple[str, str]] = set()
     for work in works:
         record = made.record(
             work=work,
             ranks=2,
-            measurement=measured([1.0] * 200, sample_start_s=[float(i) for i in range(200)], loop_mean_s=1.0),
+            measurement=measured([1.0] * 200, sample_start_s=[float(i) for i in range(200)], loop_mean_s=1.0, series=OPERATIONS),
             device_bytes={"read": 1, "asked_read": 1},
             settings={"burn_in": True},
             telemetry=joules,
@@ -159,6 +160,48 @@ def test_the_device_fraction_is_absent_where_a_launch_does_not_know():
     assert "device_fraction" not in by_name(made.record(device_bytes={"read": 0, "asked_read": 0}))
     only_reads = {"read": 100, "asked_read": 100, "written": 4096, "asked_written": 0}
     assert by_name(made.record(device_bytes=only_reads))["device_fraction"].value == 1.0
+
+
+IO = Workload(ios=1, bytes_read=4096, bound="storage")
+
+
+def latencies(values, samples=(1.0,) * 30, **more):
+    return measured(list(samples), series={"latency": Series(unit="s", values=values)}, **more)
+
+
+def test_operations_a_second_are_the_headline_of_what_is_counted_in_operations():
+    found = metrics.derive([made.record(work=IO, samples=[1e-5] * 30)])
+    assert (found[0].name, found[0].unit, found[0].value) == ("iops", "IO/s", pytest.approx(1e5))
+    assert by_name(made.record(work=IO, samples=[1e-5] * 30))["bandwidth"].value == pytest.approx(4096e5)
+
+
+def test_quantiles_of_latency_come_from_the_series_and_need_enough_values():
+    values = [1.0] * 980 + [3.0] * 15 + [9.0] * 5
+    found = by_name(made.record(work=IO, measurement=latencies(values)))
+    assert [found[f"latency_p{q}"].value for q in ("50", "99", "999")] == [1.0, 3.0, 9.0]
+    assert found["latency_p50"].better == "lower"
+    assert "latency_p999" not in by_name(made.record(work=IO, measurement=latencies(values[:999])))
+    assert "latency_p99" not in by_name(made.record(work=IO, measurement=latencies([1.0] * 99)))
+    assert "latency_p50" not in by_name(made.record(work=IO))
+    few = made.record(work=IO, measurement=latencies([1.0] * 99), launch=1)
+    assert "latency_p99" not in by_name(made.record(work=IO, measurement=latencies(values)), few)
+
+
+def test_the_latencies_of_the_warm_up_do_not_count():
+    cut = latencies([9.0] * 300 + [1.0] * 1200, samples=[3.0] * 6 + [1.0] * 24, warmup_cut=6)
+    assert by_name(made.record(work=IO, measurement=cut))["latency_p999"].value == 1.0
+    assert by_name(made.record(work=IO, measurement=latencies([9.0] * 300 + [1.0] * 1200)))["latency_p99"].value == 9.0
+
+
+def test_the_rate_of_a_writer_beside_is_its_bytes_over_the_time_of_each_sample():
+    beside = {"beside_bytes": Series(unit="B", values=[4e6, 6e6, 8e6] * 10)}
+    both = measured([0.001, 0.002, 0.004] * 10, iterations_per_sample=10, series=beside)
+    assert by_name(made.record(work=IO, measurement=both))["beside"].value == pytest.approx(3e8)
+    assert "beside" not in by_name(made.record(work=IO))
+    short = measured([1.0] * 30, series={"beside_bytes": Series(unit="B", values=[1.0] * 29)})
+    assert "beside" not in by_name(made.record(work=IO, measurement=short))
+    still = measured([1.0] * 30, series={"beside_bytes": Series(unit="B", values=[0.0] * 30)})
+    assert "beside" not in by_name(made.record(work=IO, measurement=still))
 
 
 def test_a_burn_in_tells_its_first_and_last_window():

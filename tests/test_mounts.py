@@ -101,7 +101,7 @@ def test_a_path_that_is_taken_is_left_as_it_is(tmp_path):
 
 def test_device_bytes_add_up_over_runs(monkeypatch):
     counters = iter([(100, 10), (150, 10), (1000, 0), (1007, 3), None, (9, 9)])
-    monkeypatch.setattr("storage_io.evidence.process_io", lambda: next(counters))
+    monkeypatch.setattr("storage_io.evidence.process_io", lambda *_: next(counters))
     totals = {}
     device = DeviceBytes(totals)
     device.mark()

@@ -5,10 +5,8 @@ import errno
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,15 +16,10 @@ from clustergauge.probe import Context, Skip, Wrong
 from clustergauge.world import Serial
 from storage_io import datafile, memory, workspace
 from storage_io.errors import StorageError
-from storage_io.sequential import BLOCK_BYTES, prepare, sequential
+from storage_io.sequential import BLOCK_BYTES, prepare, sequential, sequential_blocks
+from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
 
 SIZE = (8 << 20) + 4096  # the last block is a short one
-ROOT = Path(__file__).resolve().parents[1]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and changing owners needs root")
-
-
-def context(target):
-    return Context(world=Serial(), device="cpu", seed=1, scratch=target, target=target)
 
 
 @contextlib.contextmanager
@@ -38,41 +31,6 @@ def prepared(target, op, depth=1, size=SIZE):
     finally:
         work.close()
     assert names(target) == []
-
-
-@contextlib.contextmanager
-def mounted(folder, *command):
-    """A mount of the test's own; skipped where even root may not."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *command, str(folder)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def names(folder):
-    return sorted(p.name for p in folder.iterdir())
-
-
-def data_file(target):
-    (found,) = target.glob(".clustergauge-*/data-0")
-    return found
-
-
-def fraction(ctx, way):
-    return ctx.device_bytes["read" if way == "read" else "written"] / ctx.device_bytes[f"asked_{way}"]
-
-
-def flip(path, offset):
-    """One bit, behind the probe's back."""
-    with path.open("r+b", buffering=0) as file:
-        byte = os.pread(file.fileno(), 1, offset)[0]
-        os.pwrite(file.fileno(), bytes([byte ^ 4]), offset)
-        os.fsync(file.fileno())
-    return byte
 
 
 @pytest.fixture
@@ -91,11 +49,6 @@ def no_direct(monkeypatch):
 @pytest.fixture
 def any_space(monkeypatch):
     monkeypatch.setattr(workspace, "require_space", lambda *_: None)
-
-
-def has_device(ctx):
-    """Whether the file lies on something whose traffic the kernel counts."""
-    return ctx.settings["fs_type"] not in ("tmpfs", "ramfs") and ctx.settings["device_counters"]
 
 
 # -- sound
@@ -135,6 +88,26 @@ def test_a_case_is_measured_as_a_worker_does(tmp_path, op, monkeypatch):
     assert outcome.status == "ok", outcome.reason
     assert len(outcome.measurement.samples_s) >= 3
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("op", "block", "count"), [("write", 64 << 10, 129), ("read", 4 << 20, 3)])
+def test_blocks_may_have_another_size(tmp_path, op, block, count):
+    ctx = context(tmp_path)
+    work = prepare(ctx, op, 8, SIZE, spare=0, block=block)
+    try:
+        assert len(work.run.__self__._blocks) == count
+        assert ctx.settings["block_bytes"] == block
+        work.reset()
+        work.run()
+        work.check()
+    finally:
+        work.close()
+
+
+def test_the_default_block_has_the_ids_it_always_had():
+    assert next(sequential.cases(op=["read"], depth=[8], size=[256 << 20])).id == "sequential/op=read/depth=8/size=256MiB"
+    (case,) = sequential_blocks.cases(op=["read"], block=["64KiB"], depth=[8], size=[256 << 20])
+    assert case.id == "sequential_blocks/op=read/block=64KiB/depth=8/size=256MiB"
 
 
 @pytest.mark.parametrize("depth", [1, 8])
@@ -393,47 +366,16 @@ def test_nothing_is_left_when_preparing_ends_early(tmp_path, monkeypatch, plante
     assert names(tmp_path) == []
 
 
-WORKER = """
-import signal, sys
-from pathlib import Path
-from clustergauge.execute import execute
-from clustergauge.messages import Job
-from clustergauge.world import Serial
-from storage_io import workspace
-from storage_io.sequential import sequential
-
-workspace.require_space = lambda *_: None
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-params = {"op": sys.argv[2], "depth": 8, "size": 8 << 20}
-job = Job("x", "storage_io.sequential", "sequential", params, "cpu", budget_s=60, seed=1, target=sys.argv[1])
-execute(job, sequential, Serial(), Path(), lambda phase: print(phase, flush=True))
-"""
-
-
-@contextlib.contextmanager
-def measuring(target, op):
-    """Another process in the middle of its samples."""
-    command = [sys.executable, "-c", WORKER, str(target), op]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            assert any(line == "measure\n" for line in process.stdout)
-            yield process
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("op", ["write", "read"])
 def test_a_terminated_worker_leaves_nothing(tmp_path, op):
-    with measuring(tmp_path, op) as process:
+    with measuring(tmp_path, "storage_io.sequential", "sequential", op=op, depth=8, size=8 << 20) as process:
         assert data_file(tmp_path)
-        process.send_signal(signal.SIGTERM)
-        process.stdout.read()
-        assert process.wait(30) == 143
+        assert end(process) == 143
     assert names(tmp_path) == []
 
 
 def test_what_a_killed_writer_left_is_swept_by_the_next_and_a_living_ones_is_not(tmp_path):
-    with measuring(tmp_path, "write") as process:
+    with measuring(tmp_path, "storage_io.sequential", "sequential", op="write", depth=8, size=8 << 20) as process:
         living = names(tmp_path)
         assert len(living) == 1
         work = prepare(context(tmp_path), "read", 1, SIZE, spare=0)

@@ -116,6 +116,30 @@ def test_a_slower_last_third_is_drift():
     assert "drift" not in names(made.record(samples=[1.0] * 9 + [1.1] * 9))  # too few to speak of thirds
 
 
+STORED = Workload(bytes_read=4096, ios=1, bound="storage")
+
+
+def rates(*windows: float, width: int = 4) -> list[float]:
+    """Samples whose last five windows have these rates, after as many that are not looked at."""
+    return [1.0] * (5 * width) + [1 / rate for rate in windows for _ in range(width)]
+
+
+def test_storage_whose_last_windows_stray_or_slope_is_not_steady():
+    def doubted(samples: list[float], work: Workload = STORED) -> bool:
+        return "not steady" in names(made.record(work=work, samples=samples))
+
+    assert detail("not steady", made.record(work=STORED, samples=rates(1, 1, 1.5, 1, 1))).startswith(
+        "in the last 5 windows the rate strays by 36% from its mean and changes by +0%"
+    )
+    assert "changes by -12%" in detail("not steady", made.record(work=STORED, samples=rates(1.06, 1.03, 1.0, 0.97, 0.945)))
+    assert not doubted(rates(1, 1, 1.2, 1, 1))
+    assert not doubted(rates(1.04, 1.02, 1.0, 0.98, 0.96))
+    assert not doubted([2.0] * 20 + rates(1, 1, 1, 1, 1)[20:])  # what came before does not count
+    assert doubted(rates(1, 1, 1.5, 1, 1, width=1))
+    assert not doubted([1.0, 9.0, 1.0, 9.0])  # too few to say
+    assert not doubted(rates(1, 1, 1.5, 1, 1), Workload(flops=1, bound="compute"))
+
+
 def test_two_modes_are_told_with_their_shares():
     samples = np.random.default_rng(3).permutation(steady(count=75) + [1.1 * s for s in steady(2, count=25)]).tolist()
     assert detail("two modes", made.record(samples=samples)) == (

@@ -1,0 +1,50 @@
+"""Many transfers of one block each, in memory that helper processes share: where they go, what they carry, how long they took."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from storage_io.pattern import Words
+
+READ, WRITE = 0, 1
+"""Kinds of transfers; as Linux AIO numbers them (``IOCB_CMD_PREAD``, ``IOCB_CMD_PWRITE``)."""
+_FIELDS = 3
+
+
+class Batch:
+    """Room for ``most`` transfers of ``block`` bytes each.
+
+    ``offsets``: bytes into the file.  ``kinds``: `READ` or `WRITE`.  ``latencies``: nanoseconds from submitting to reaping, set
+    by the engine.  ``content``: the buffers, one after the other, as 64-bit words; each transfer has memory of its own, so
+    that all of a run can be verified after it.  ``descriptor``: the memory, for a `Batch` of the same size in another process.
+    """
+
+    def __init__(self, most: int, block: int, descriptor: int = -1) -> None:
+        import numpy as np
+
+        self.most = most
+        self.block = block
+        head = -(-_FIELDS * 8 * most // mmap.PAGESIZE) * mmap.PAGESIZE  # buffers begin on a page, as direct I/O needs it
+        size = head + most * block
+        self.descriptor = descriptor
+        if descriptor < 0:
+            self.descriptor = os.memfd_create("clustergauge")
+            os.truncate(self.descriptor, size)
+        self._memory = mmap.mmap(self.descriptor, size)
+        fields: Any = np.frombuffer(self._memory, np.int64, _FIELDS * most).reshape(_FIELDS, most)
+        self.offsets, self.kinds, self.latencies = fields
+        self.content: Words = np.frombuffer(self._memory, np.uint64, most * block // 8, head)
+        self.address = int(self.content.ctypes.data)
+
+    def view(self, index: int) -> memoryview:
+        """The buffer of one transfer."""
+        return self.content.data.cast("B")[index * self.block : (index + 1) * self.block]
+
+    def close(self) -> None:
+        """Let go of the descriptor; the memory goes with the last array."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

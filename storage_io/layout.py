@@ -1,0 +1,74 @@
+"""A file written whole before it is measured: every byte stamped, on the device, and direct I/O proven or given up.
+
+What would take much longer than the case is meant to last is refused while it is begun, so that a slow disk costs little.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clustergauge.budget import seconds
+from clustergauge.probe import Context, Skip
+from clustergauge.units import format_size
+from storage_io.datafile import DataFile
+from storage_io.lanes import Lanes
+from storage_io.pattern import BASE_BYTES, Pattern, aligned
+
+if TYPE_CHECKING:
+    from storage_io.pattern import Words
+
+PIECE_BYTES = 1 << 20
+DEPTH = 4
+READ_TO_PROVE = 8 << 20
+"""Bytes read to see whether direct reads are what they say."""
+PATIENCE_S, PATIENCE = 10.0, 4.0
+"""Laying out may take so many seconds, or so many times the budget of the case if that is more."""
+
+
+def patience(ctx: Context) -> float:
+    """Seconds that may go by before anything is measured."""
+    return max(PATIENCE_S, PATIENCE * ctx.budget_s)
+
+
+def lay_out(ctx: Context, file: DataFile, pattern: Pattern, number: int = 0, reads: bool = False) -> None:
+    """Write the file as number ``number`` of the pattern, sample 0.  ``reads``: direct reads are proven, too.
+
+    Raises `Skip` where it would take longer than `patience`, `StorageError` where it can't be done.
+    """
+    content = aligned(min(BASE_BYTES, file.size))
+    lanes = Lanes(DEPTH, file.write_at)
+
+    def write(start: int) -> None:
+        part = content[: (file.size - start) // 8]
+        pattern.fill(part, number, 0, start)
+        lanes.run([(start + offset, view) for offset, view in pieces(part)])
+        file.sync()
+
+    try:
+        file.allocate()
+        file.prove_writes(lambda: write(0), len(content) * 8)
+        spent = 0.0
+        for start in range(BASE_BYTES, file.size, BASE_BYTES):
+            spent += seconds(lambda start=start: write(start))
+            whole = spent * file.size / start
+            if whole > patience(ctx):
+                words = f"writing {format_size(file.size)} to begin with would take {whole:.0f} s"
+                raise Skip(f"{words} (at most {patience(ctx):.0f} s; take a smaller --set size=…)")
+    finally:
+        lanes.close()
+    if reads:
+        few = pieces(content[: READ_TO_PROVE // 8])
+        file.prove(lambda: _read(file, few), sum(len(view) for _, view in few), 0)
+    if not file.direct:
+        file.drop()
+
+
+def pieces(content: Words, piece: int = PIECE_BYTES) -> list[tuple[int, memoryview]]:
+    """A buffer in pieces, each with its place in it; the last may be shorter."""
+    whole = content.data.cast("B")
+    return [(offset, whole[offset : offset + piece]) for offset in range(0, len(whole), piece)]
+
+
+def _read(file: DataFile, few: list[tuple[int, memoryview]]) -> None:
+    for offset, view in few:
+        file.read_at(offset, view)

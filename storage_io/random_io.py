@@ -1,0 +1,314 @@
+"""Random reads and writes of small blocks with a fixed number in flight: operations a second, and how long each took.
+
+The file is laid out and written once before timing.  A sample is some thousands of transfers to blocks in random order, no block
+twice, so that each can be verified; it begins with an empty queue and ends when the last transfer has ended and, where there were
+writes, with one ``fdatasync``.  Latency is from submitting a transfer to reaping it, as the record's series ``latency`` has it;
+the times of the record are those of one transfer on average (of ten, 7 reads and 3 writes, where both go on): 1 / IOPS.
+
+Every read of every sample is verified whole, untimed; of the writes of a sample some are read back from the device, chosen anew,
+and all of the last one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from clustergauge.budget import seconds
+from clustergauge.model import Workload
+from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.units import format_size, parse_size
+from storage_io import memory
+from storage_io.batch import READ, WRITE, Batch
+from storage_io.datafile import DataFile
+from storage_io.evidence import DeviceBytes
+from storage_io.helpers import Alone, Helpers
+from storage_io.latencies import Latencies
+from storage_io.layout import lay_out
+from storage_io.mounts import describe
+from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern
+from storage_io.workspace import Workspace
+
+if TYPE_CHECKING:
+    from storage_io.pattern import Numbers, Words
+
+MIX = 10
+"""Of so many transfers of a mixed case `MIX_READS` are reads."""
+MIX_READS = 7
+BUFFER_BYTES = 128 << 20
+"""Memory for the blocks of one sample, at most."""
+SPARE_MEMORY = 256 << 20
+SAMPLES = 15
+"""About so many samples are to be had from the budget."""
+LEAST = 8
+"""Transfers of a sample, however slow the disk."""
+SPOT_CHECKS = 64
+"""Blocks written in a sample that are read back after it."""
+
+SIZES = (256 << 20, 1 << 30, 4 << 30, 16 << 30)
+
+
+@probe(
+    "random",
+    needs=Needs(target=True),
+    op=("read", "write", "mixed"),
+    block=("4KiB", "64KiB"),
+    depth=(1, 8, 32, 64, 256),
+    size=SIZES,
+)
+def random(ctx: Context, op: str, block: str, depth: int, size: int) -> Work:
+    """Read or write blocks in random order (mixed: 70 % reads), ``depth`` in flight.  size: bytes of the file."""
+    return prepare(ctx, op, parse_size(block), depth, size)
+
+
+def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int | None = None) -> Work:
+    """The work of the probe.  ``spare``: as for `sequential.prepare`.
+
+    Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
+    the target can't be written to.
+    """
+    require(ctx, size, block)
+    assert ctx.target
+    with contextlib.ExitStack() as stack:
+        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, size, spare=spare)))
+        file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
+        pattern = Pattern()
+        lay_out(ctx, file, pattern, reads=True)
+        scattered = stack.enter_context(contextlib.closing(Scattered(ctx, file, pattern, op, block, depth)))
+        scattered.calibrate()
+        for name, value in describe(workspace.path).items():
+            ctx.set(name, value)
+        close = stack.pop_all().close
+    return Work(
+        run=scattered.run,
+        reset=scattered.reset,
+        note=scattered.note,
+        check=scattered.check,
+        close=close,
+        workload=workload(op, block),
+        max_iterations=1,
+        steps=scattered.steps,
+    )
+
+
+def require(ctx: Context, size: int, block: int) -> None:
+    """Raises `Skip` where such a file can't be measured at all."""
+    if ctx.target is None:
+        raise Skip("no target folder")
+    if not hasattr(os, "O_DIRECT"):
+        raise Skip("needs Linux: direct I/O and its evidence")
+    if block % STAMP_EVERY or size < BASE_BYTES or size % block:
+        raise Skip(f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more")
+    available = memory.available()
+    if available is not None and available < BUFFER_BYTES + SPARE_MEMORY:
+        raise Skip(f"{BUFFER_BYTES >> 20} MiB of buffers need more memory than the {available >> 20} MiB available")
+
+
+def workload(op: str, block: int) -> Workload:
+    """The work of one step: one transfer, or ten of a mix."""
+    if op == "mixed":
+        reads, writes = MIX_READS, MIX - MIX_READS
+    else:
+        reads, writes = (1, 0) if op == "read" else (0, 1)
+    return Workload(ios=reads + writes, bytes_read=reads * block, bytes_written=writes * block, bound="storage")
+
+
+class Scattered:
+    """A file, transfers to random blocks of it, and the engine that does them.
+
+    ``steps``: steps of the `workload` in one run; known after `calibrate`.  ``pids``: the processes beside this one
+    whose bytes the kernel counts; ``beside``: bytes that others of them wrote during a run.
+    """
+
+    def __init__(self, ctx: Context, file: DataFile, pattern: Pattern, op: str, block: int, depth: int) -> None:
+        import numpy as np
+
+        self.writes = op != "read"
+        self._unit = MIX if op == "mixed" else 1
+        self._reads = {"read": 1.0, "write": 0.0, "mixed": MIX_READS / MIX}[op]
+        self._ctx = ctx
+        self._file = file
+        self._pattern = pattern
+        self._depth = depth
+        self._blocks = file.size // block
+        self._batch = Batch(min(self._blocks, BUFFER_BYTES // block), block)
+        self._count = 0
+        try:
+            self._engine = Alone(file, self._batch) if depth == 1 else Helpers(file, self._batch, depth)
+        except BaseException:
+            self._batch.close()
+            raise
+        self.pids = list(self._engine.pids)
+        self.beside = 0
+        self._device = DeviceBytes(ctx.device_bytes, self.pids)
+        self._latencies = Latencies(ctx)
+        self._choose = np.random.default_rng(ctx.seed)
+        self._held: Numbers = np.zeros(self._blocks, np.int64)
+        """The sample whose data each block holds."""
+        self._sample = 0
+        self._asked = False
+        self._cached = 0
+        total = memory.meminfo("MemTotal")
+        ctx.set("engine", self._engine.name)
+        for name, value in file.settings().items():
+            ctx.set(name, value)
+        if total:
+            ctx.set("file_to_memory", round(file.size / total, 4))
+
+    @property
+    def steps(self) -> int:
+        """See the class."""
+        return self._count // self._unit
+
+    def calibrate(self) -> None:
+        """Find how many transfers take a sample's share of the budget; at least the depth and `LEAST`."""
+        share = self._ctx.budget_s / SAMPLES
+        least = -(-max(self._depth, LEAST) // self._unit) * self._unit
+        most = self._batch.most // self._unit * self._unit
+        self._count = min(least, most)
+        for _ in range(4):
+            self._load()
+            took = seconds(self.run)
+            self._verify_all()
+            fitting = int(self._count * share / took) // self._unit * self._unit
+            wanted = max(min(least, most), min(most, fitting))
+            near = took >= share / 2 or wanted <= self._count
+            self._count = wanted
+            if near:
+                break
+        self._ctx.set("transfers_per_sample", self._count)
+
+    # -- the timed region
+
+    def run(self) -> None:
+        """All transfers of the sample, and the sync that takes writes to the device."""
+        self._engine.run()
+        if self.writes:
+            self._file.sync()
+
+    # -- outside of it
+
+    def reset(self) -> None:
+        """Settle and verify the last sample, and make the next one ready."""
+        self._settle()
+        if self._asked:
+            self._verify_some()
+        self._load()
+        self._drop()
+        self._asked = True
+        if self._file.counted:
+            self._device.mark()
+
+    def note(self) -> None:
+        """The latencies of the sample that has ended."""
+        self._settle()
+        self._engine.finish()
+        self._latencies.add(self._batch.latencies[: self._count])
+
+    def check(self) -> None:
+        """The whole of the last sample, bit for bit; writes are read back from the device."""
+        self._settle()
+        if self._asked:
+            self._verify_all()
+        self._asked = False
+
+    def close(self) -> None:
+        """End the helpers."""
+        self._engine.close()
+        self._batch.close()
+
+    def _load(self) -> None:
+        """Choose blocks, fill what is to be written, poison what is to be read."""
+        batch, count = self._batch, self._count
+        chosen = self._choose.permutation(self._blocks)[:count]
+        batch.offsets[:count] = chosen * batch.block
+        reads = round(count * self._reads)
+        kinds = batch.kinds[:count]
+        kinds[:], kinds[:reads] = WRITE, READ
+        self._choose.shuffle(kinds)
+        content = self._content(count)
+        if reads:
+            content[kinds == READ] = POISON
+        if self.writes:
+            self._sample += 1
+            written = chosen[kinds == WRITE]
+            self._held[written] = self._sample
+            fresh = content[kinds == WRITE].reshape(-1)
+            self._fill(fresh, written)
+            content[kinds == WRITE] = fresh.reshape(-1, batch.block // 8)
+        self._engine.load(count)
+
+    def _verify_some(self) -> None:
+        """All reads of the sample; of its writes some, read back."""
+        self._verify_reads()
+        written = self._written()
+        if len(written):
+            self._read_back(self._choose.choice(written, min(SPOT_CHECKS, len(written)), replace=False))
+
+    def _verify_all(self) -> None:
+        """All reads, and all writes read back from the device."""
+        self._verify_reads()
+        written = self._written()
+        if len(written):
+            self._read_back(written)
+
+    def _verify_reads(self) -> None:
+        import numpy as np
+
+        chosen = np.flatnonzero(self._batch.kinds[: self._count] == READ)
+        if len(chosen):
+            whole = len(chosen) == self._count
+            content = self._content(self._count) if whole else self._content(self._count)[chosen]
+            self._verify(content.reshape(-1), self._batch.offsets[chosen] // self._batch.block)
+
+    def _written(self) -> Numbers:
+        """The blocks that the last sample wrote."""
+        count = self._count
+        return self._batch.offsets[:count][self._batch.kinds[:count] == WRITE] // self._batch.block
+
+    def _read_back(self, blocks: Numbers) -> None:
+        """Read blocks by the same engine into poisoned buffers, and verify them."""
+        batch, count = self._batch, len(blocks)
+        if not self._file.direct:
+            self._file.drop()
+        batch.offsets[:count] = blocks * batch.block
+        batch.kinds[:count] = READ
+        self._content(count)[:] = POISON
+        self._engine.load(count)
+        self._engine.run()
+        self._verify(self._content(count).reshape(-1), blocks)
+
+    def _fill(self, out: Words, blocks: Numbers) -> None:
+        self._pattern.fill_rows(out, self._rows(blocks), 0, self._samples(blocks))
+
+    def _verify(self, got: Words, blocks: Numbers) -> None:
+        self._pattern.verify_rows(got, self._rows(blocks), self._file.path, 0, self._samples(blocks))
+
+    def _rows(self, blocks: Numbers) -> Numbers:
+        """The 4 KiB blocks that blocks are made of."""
+        import numpy as np
+
+        each = self._batch.block // STAMP_EVERY
+        return (blocks[:, None] * each + np.arange(each)).reshape(-1)
+
+    def _samples(self, blocks: Numbers) -> Numbers:
+        import numpy as np
+
+        return np.repeat(self._held[blocks], self._batch.block // STAMP_EVERY)
+
+    def _content(self, count: int) -> Words:
+        """The buffers of the first transfers, one a line."""
+        words = self._batch.block // 8
+        return self._batch.content[: count * words].reshape(count, words)
+
+    def _drop(self) -> None:
+        """Nothing of the file is cached when a buffered run begins; a record says what the kernel would not drop."""
+        if not self._file.direct and (left := self._file.drop()):
+            self._cached = max(self._cached, left)
+            self._ctx.set("page_cache_left_bytes", self._cached)
+
+    def _settle(self) -> None:
+        block = self._batch.block
+        reads = round(self._count * self._reads)
+        self._device.settle(reads * block, (self._count - reads) * block + self.beside)

@@ -1,0 +1,171 @@
+"""The small-files probe on real files: whole, cold, verified, and gone afterwards."""
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+
+import pytest
+
+from clustergauge.execute import execute
+from clustergauge.messages import Job
+from clustergauge.probe import Skip, Wrong
+from clustergauge.world import Serial
+from storage_io import small_files as module, workspace
+from storage_io.errors import StorageError
+from storage_io.small_files import LEAST, prepare, small_files
+from tests.on_disk import context, end, flip, fraction, has_device, measuring, names
+
+SIZE = 16 << 10
+TOTAL = 64 * SIZE
+
+
+@contextlib.contextmanager
+def prepared(target, op, depth=1):
+    ctx = context(target, 1e-6)
+    work = prepare(ctx, op, depth, SIZE, TOTAL, spare=0)
+    try:
+        yield work, ctx
+    finally:
+        work.close()
+    assert names(target) == []
+
+
+def files(target):
+    return sorted(target.glob(".clustergauge-*/data-*"))
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+@pytest.mark.parametrize(("op", "way"), [("write", "written"), ("read", "read")])
+def test_files_are_transferred_whole_verified_and_removed(tmp_path, op, way, depth):
+    with prepared(tmp_path, op, depth) as (work, ctx):
+        for _ in range(3):
+            work.reset()
+            work.run()
+        assert {path.stat().st_size for path in files(tmp_path)} == {SIZE}
+        assert len(files(tmp_path)) == (LEAST if op == "write" else 64)
+        work.check()
+        assert work.steps == LEAST
+        assert (work.workload.ios, work.workload.bytes_read + work.workload.bytes_written) == (1, SIZE)
+        if has_device(ctx):
+            assert ctx.device_bytes[f"asked_{way}"] == 3 * LEAST * SIZE
+            assert fraction(ctx, way) >= 0.95
+
+
+def test_without_direct_io_reads_are_cold_all_the_same(tmp_path, monkeypatch):
+    real = os.open
+
+    def refuse(path, flags, *args, **kwargs):
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for op, way in (("write", "written"), ("read", "read")):
+        with prepared(tmp_path, op) as (work, ctx):
+            for _ in range(2):
+                work.reset()
+                work.run()
+            work.check()
+            assert ctx.settings["direct"] is False
+            if has_device(ctx):
+                assert fraction(ctx, way) >= 0.95
+
+
+def test_a_case_is_measured_as_a_worker_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "require_space", lambda *_: None)
+    monkeypatch.setattr(module, "TOTAL_BYTES", TOTAL)
+    params = {"op": "write", "depth": 8, "size": SIZE}
+    job = Job("x", "storage_io.small_files", "small_files", params, "cpu", budget_s=0.1, seed=1, target=str(tmp_path))
+    outcome = execute(job, small_files, Serial(), tmp_path, lambda _: None)
+    assert outcome.status == "ok", outcome.reason
+    assert outcome.measurement.iterations_per_sample == outcome.settings["files_per_sample"]
+    assert names(tmp_path) == []
+
+
+def test_the_sync_ends_a_write_inside_the_time(tmp_path, monkeypatch):
+    calls = []
+    with prepared(tmp_path, "write") as (work, _):
+        group = work.run.__self__
+        real = group._sync
+        monkeypatch.setattr(group, "_sync", lambda: (calls.append(len(files(tmp_path))), real())[1])
+        work.reset()
+        work.run()
+        assert calls == [LEAST]
+
+
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, op):
+    with prepared(tmp_path, op) as (work, _):
+        work.reset()
+        number = work.run.__self__._chosen[5]
+        (path,) = tmp_path.glob(f".clustergauge-*/data-{number}") if op == "read" else [None]
+        if op == "read":
+            flip(path, 8192 + 7)
+        work.run()
+        if op == "write":
+            (path,) = tmp_path.glob(f".clustergauge-*/data-{number}")
+            flip(path, 8192 + 7)
+        with pytest.raises(Wrong, match=f"{path} differs at byte {8192 + 7}"):
+            work.check()
+
+
+def test_a_file_in_the_place_of_another_is_told(tmp_path):
+    with prepared(tmp_path, "read") as (work, _):
+        work.reset()
+        group = work.run.__self__
+        first, second = group._chosen[:2]
+        one, two = (tmp_path / names(tmp_path)[0] / f"data-{n}" for n in (first, second))
+        spare = one.rename(one.parent / "data-9999")
+        two.rename(one)
+        spare.rename(two)
+        work.run()
+        with pytest.raises(Wrong, match=f"file {second}, block 0, sample 0 lies where file {first}, block 0, sample 0 belongs"):
+            work.check()
+
+
+def test_reads_that_did_nothing_are_caught(tmp_path):
+    with prepared(tmp_path, "read") as (work, _):
+        work.reset()
+        with pytest.raises(Wrong, match="got 0xa5"):
+            work.check()
+
+
+def test_a_short_file_is_an_error_with_its_name(tmp_path):
+    with prepared(tmp_path, "read", 8) as (work, _):
+        work.reset()
+        (path,) = tmp_path.glob(f".clustergauge-*/data-{work.run.__self__._chosen[7]}")
+        os.truncate(path, 8192)
+        with pytest.raises(StorageError, match=f"^cannot read {path}: the file ends at byte 8192$"):
+            work.run()
+
+
+def test_a_limit_on_file_size_is_one_sentence(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+        try:
+            with pytest.raises(StorageError, match=r"^cannot write .*/data-\d+: file too large$"):
+                work.run()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_would_take_too_long_and_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
+    with pytest.raises(Skip, match="10000B is not a whole number of 4 KiB blocks"):
+        prepare(context(tmp_path), "read", 1, 10_000, spare=0)
+    monkeypatch.setattr(module, "seconds", lambda call: (call(), 4.0)[1])
+    with pytest.raises(Skip, match=r"^writing 64 files to begin with would take 16 s \(at most 10 s\)$"):
+        prepare(context(tmp_path), "read", 1, SIZE, TOTAL, spare=0)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_files_go_with_a_terminated_worker_and_are_swept_after_a_killed_one(tmp_path, number):
+    with measuring(tmp_path, "storage_io.small_files", "small_files", op="write", depth=8, size=4 << 20) as process:
+        end(process, number)
+    assert len(names(tmp_path)) == (number == signal.SIGKILL)
+    workspace.sweep(tmp_path)
+    assert names(tmp_path) == []
