@@ -283,6 +283,7 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         planned=planned,
         settings={"launcher": options.launcher, "version": __version__, "probes": code.digest_of(options.probes)}
         | ({"topology": topology} if topology else {})
+        | ({"device": options.device} if options.device != "auto" else {})
         | _remembered(asked.catalogue)
         | _way(fleet),
     )
@@ -506,7 +507,10 @@ def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
 
         loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
         terminal.show(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue), pairs)
-    return accept.exit_code(loaded.records, found, loaded.run.planned)
+    planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
+    if accept.idle(loaded.records, planned, device):
+        _say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
+    return accept.exit_code(loaded.records, found, planned, device)
 
 
 def _remembered(catalogue: Catalogue | None) -> dict[str, Scalar]:

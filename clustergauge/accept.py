@@ -121,8 +121,19 @@ def deciding(records: Sequence[Record]) -> list[Record]:
     return fresh or list(records)
 
 
-def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: Iterable[Planned] = ()) -> int:
-    """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured (planned, but no record), inconclusive · 0."""
+def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = "") -> bool:
+    """Whether every case that was planned was skipped; with a ``device`` that was asked for (``cuda``), every case on such."""
+    asked = [p for p in planned if p.device.startswith(device)]
+    return (
+        bool(asked) and all(p.skip for p in asked) and all(r.status == "skipped" for r in records if r.device.startswith(device))
+    )
+
+
+def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: Sequence[Planned] = (), device: str = "") -> int:
+    """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured, inconclusive · 0.
+
+    Not measured is what was planned and has no record, and a run that is `idle`: nothing in it was seen to be good.
+    """
     outcomes: set[str] = {v.verdict for v in verdicts}
     statuses: set[str] = {r.status for r in records}
     recorded = Counter((r.case, r.device, r.launch) for r in records)
@@ -131,6 +142,8 @@ def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: I
         if not p.skip:
             wanted[p.case, p.device, p.launch] += len(hosts.expand(p.hosts)) if p.hosts and p.nodes == 1 else 1
     if any(recorded[key] < count for key, count in wanted.items()):
+        outcomes.add("not measured")
+    if idle(records, planned, device):
         outcomes.add("not measured")
     if statuses & {"wrong", "error"} or "invalid" in outcomes:
         return BROKEN

@@ -152,7 +152,7 @@ class _Live:
     def _verify(self, work: Work) -> None:
         """Under the interpreter: every callable once, then every check.  Its time means nothing and is not taken."""
         for index, run in enumerate(work.runs):
-            work.last = index
+            work.last, work.count = index, 1
             if work.reset:
                 work.reset()
             run()

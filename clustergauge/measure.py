@@ -315,7 +315,7 @@ class Sampler:
             if len(self._schedules) > 64:
                 self._schedules.clear()
             self._schedules[key] = tuple(runs[(self.position + step) % len(runs)] for step in range(iterations))
-        self.work.last = (self.position + iterations - 1) % len(runs)
+        self.work.last, self.work.count = (self.position + iterations - 1) % len(runs), iterations
         self.position = (self.position + iterations) % len(runs)
         return self._schedules[key]
 

@@ -260,7 +260,8 @@ def _on_devices(
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
             nodes=nodes,
-            skip=_why_not(needs, kind, ranks, nodes, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
+            skip=_why_not(needs, device, ranks, nodes, machine, wish)
+            or _too_small(needs, interpret, cache_bytes(device, machine)),
         )
         for device in devices
     ]
@@ -292,8 +293,9 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
     return machine.cpu.cores if needs.world == "mpi" else min(machine.cpu.cores, GLOO_RANKS)
 
 
-def _why_not(needs: Needs, kind: str, ranks: int, nodes: int, machine: Machine, wish: Wish) -> str:
+def _why_not(needs: Needs, device: str, ranks: int, nodes: int, machine: Machine, wish: Wish) -> str:
     """Why the case cannot run here, in words; empty if it can."""
+    kind = device.partition(":")[0]
     if needs.target and wish.target is None:
         return "no target folder"
     if kind == "cuda" and not machine.gpus:
@@ -311,7 +313,8 @@ def _why_not(needs: Needs, kind: str, ranks: int, nodes: int, machine: Machine, 
         if importlib.util.find_spec(module) is None:
             return f"the package {module} is not installed"
     if kind == "cuda" and needs.arch:
-        for gpu in machine.gpus:
+        alone = [gpu for gpu in machine.gpus if device == f"cuda:{gpu.index}"]
+        for gpu in alone or machine.gpus:
             if gpu.arch.startswith("sm_") and gpu.arch[3:].isdigit() and int(gpu.arch[3:]) < needs.arch:
                 return f"needs sm_{needs.arch}, {gpu.name} is {gpu.arch}"
     return ""

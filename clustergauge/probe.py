@@ -124,8 +124,9 @@ class Work:
     ``sweep``: the callables are different things (transfers of different pairs), each to be timed by itself: a sample is one
     call, samples are whole passes over all callables, and at the end this is called on rank 0 with the seconds of every rank in
     every sample, ``[rank][sample]``, to put what they tell into series.
-    ``last``: set by the timing loop: index of the callable that ran last, for ``check``, ``digest`` and ``reset`` to look at.
-    Buffer sets hold the same inputs, so the digest does not depend on which of them ran.
+    ``last``, ``count``: set by the timing loop: index of the callable that ran last, and how many runs, in rotation, the latest
+    sample held, for ``check``, ``digest`` and ``reset`` to look at.  Buffer sets hold the same inputs, so the digest does not
+    depend on which of them ran.
     """
 
     run: Callable[[], object] | Sequence[Callable[[], object]]
@@ -146,6 +147,7 @@ class Work:
     sweep: Callable[[Sequence[Sequence[float]]], object] | None = None
     overhead: Callable[[], object] | None = None
     last: int = 0
+    count: int = 0
 
     @property
     def runs(self) -> tuple[Callable[[], object], ...]:

@@ -37,17 +37,17 @@ def require(wanted: int, device: str) -> None:
         raise Skip(f"needs {format_size(_round(wanted))} of memory, {format_size(_round(free))} is free on {device}")
 
 
-def rotation(ctx: Context, per_set: int, most: int) -> tuple[int, Literal["cold", "hot", "none"]]:
+def rotation(ctx: Context, per_set: int, most: int, least: int = 1) -> tuple[int, Literal["cold", "hot", "none"]]:
     """How many buffer sets of ``per_set`` bytes to rotate through, and the cache policy that this is.
 
     So many that they defeat the cache, in half of the free memory and ``most`` at most; where they cannot, one that stays in the
-    cache, with the reason in the record.  In the interpreter one, where the word has no meaning.  Never depends on time: what
-    else the machine does must not change what is measured.
+    cache, with the reason in the record.  ``least``: more than it takes, if there is memory for them.  In the interpreter one,
+    where the word has no meaning.  Never depends on time: what else the machine does must not change what is measured.
     """
     wanted = ctx.buffer_sets(per_set)
     affordable = max(1, min(most, free_bytes(ctx.device) // 2 // per_set))
     cold = wanted <= affordable
-    sets = wanted if cold and not ctx.interpret else 1
+    sets = max(wanted, min(least, affordable)) if cold and not ctx.interpret else 1
     ctx.set("buffer_sets", sets)
     if ctx.interpret:
         return sets, "none"

@@ -70,16 +70,17 @@ def latency(ctx: Context, backend: str, size: int) -> Work:
     ctx.set("stride_bytes", stride)
     ctx.set("loads_per_run", steps)
     working_sets.describe(ctx, memory, size, native.team(1).processors if backend == "native" else ())
-    return Work(
+    work = Work(
         run=run,
         reset=walk.begin,
-        check=walk.check,
+        check=lambda: walk.check(work.count * steps),
         exact=lambda: walk.exact(run, steps),
         steps=steps,
         workload=Workload(bound="latency"),
         clock="device" if ctx.kind == "cuda" else "wall",
         cache=policy,
     )
+    return work
 
 
 def steps_of(size: int | None, nodes: int) -> int:
@@ -149,11 +150,11 @@ class Walk:
         self.start = (self.start + int(self.cell[1])) % self.order.numel()
         self.cell[1] = 0
 
-    def check(self, loads: int | None = None) -> None:
-        """Raises `Wrong` unless something was loaded (``loads`` times, if given) and the walk is where so many loads lead."""
+    def check(self, loads: int) -> None:
+        """Raises `Wrong` unless there were so many ``loads`` since `begin`, and the walk is where they lead."""
         where, counted = self.cell.tolist()
-        if counted < 1 or (loads is not None and counted != loads):
-            raise Wrong(f"{counted} loads were counted{'' if loads is None else f', not {loads}'}")
+        if counted != loads:
+            raise Wrong(f"{counted} loads were counted, not {loads}")
         expected = int(self.order[(self.start + counted) % self.order.numel()])
         if where != expected:
             raise Wrong(

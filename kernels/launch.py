@@ -76,9 +76,11 @@ def counting(run: Call, counter: torch.Tensor, each: int, wait: Call, *, on_devi
 
     def check() -> None:
         wait()
-        count = int(counter)
-        if count < 1 or count % each:
-            raise Wrong(f"a sample of runs that each launch {each} added {count} to the counter")
+        if int(counter) != work.count * each:
+            raise Wrong(
+                f"a sample of {work.count} runs that each launch {each} added {int(counter)} to the counter, "
+                f"not {work.count * each}"
+            )
 
     def exact() -> None:
         reset()
@@ -88,7 +90,7 @@ def counting(run: Call, counter: torch.Tensor, each: int, wait: Call, *, on_devi
         if int(counter) != EXACT * each:
             raise Wrong(f"{EXACT} runs that each launch {each} added {int(counter)} to the counter, not {EXACT * each}")
 
-    return Work(
+    work = Work(
         run=run,
         reset=reset,
         check=check,
@@ -97,6 +99,7 @@ def counting(run: Call, counter: torch.Tensor, each: int, wait: Call, *, on_devi
         clock="device" if on_device else "wall",
         max_iterations=most,
     )
+    return work
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -67,6 +67,11 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     interpreter and not timed.  fp8: e4m3, one scale a tensor, quantised beforehand; fp8_fast lets tensor cores sum in fewer bits.
     How they did sum is the setting ``accumulated``: ``fp32`` or ``reduced``, absent where K is too short to tell.
     """
+    return prepare(ctx, backend, dtype, shape)[0]
+
+
+def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int = 1) -> tuple[Work, torch.Tensor]:
+    """The work of `matmul`, and the outputs (sets × M × N) that its runs write in rotation: ``least_sets`` if they fit."""
     import torch
 
     from kernels import accumulation, buffers, products
@@ -79,7 +84,7 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     buffers.require(per_set, ctx.device)
     if backend in {"torch", "numpy"} and ctx.kind == "cpu":
         _refuse_hopeless(ctx, dtype, (m, n, k))
-    sets, cache = buffers.rotation(ctx, per_set, MOST_SETS)
+    sets, cache = buffers.rotation(ctx, per_set, MOST_SETS, least_sets)
     a = buffers.stack(sets, m, k, operand, ctx.device)
     b = buffers.stack(sets, n, k, operand, ctx.device)
     c = buffers.stack(sets, m, n, output, ctx.device)
@@ -118,7 +123,7 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
         clock="device" if ctx.kind == "cuda" else "wall",
         cache=cache,
     )
-    return work
+    return work, c
 
 
 def trial(ctx: Context, backend: str, dtype: str, shape: str) -> Call:

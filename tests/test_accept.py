@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
@@ -200,6 +201,26 @@ def test_above_a_firm_ceiling_is_invalid_and_above_an_estimate_a_doubt():
 def test_the_worst_decides_the_exit_code(statuses, verdicts, code):
     records = [made.failed(s, "") for s in statuses]
     assert exit_code(records, [Verdict(case="c", verdict=v) for v in verdicts]) == code
+
+
+def test_a_run_that_skipped_everything_is_not_measured_rather_than_well():
+    skipped = made.failed("skipped", "no GPU")
+    plan = made.planned(skipped, skip="no GPU")
+    assert exit_code([skipped], [], [plan]) == 4
+    assert exit_code([], [], [plan]) == 4
+    other = made.record(shape="2")
+    assert exit_code([skipped, other], [], [plan, made.planned(other)]) == 0
+
+
+def test_where_gpus_were_asked_for_what_else_was_measured_does_not_count():
+    disk, gpu = made.record(), msgspec.structs.replace(made.failed("skipped", "no GPU"), device="cuda:0")
+    plans = [made.planned(disk), made.planned(gpu, skip="no GPU")]
+    assert disk.device == "cpu:0"
+    assert exit_code([disk, gpu], [], plans) == 0
+    assert exit_code([disk, gpu], [], plans, "cuda") == 4
+    seen = msgspec.structs.replace(made.record(shape="2"), device="cuda:1")
+    assert exit_code([disk, gpu, seen], [], [*plans, made.planned(seen)], "cuda") == 0
+    assert exit_code([disk], [], plans[:1], "cuda") == 0  # only storage was asked for
 
 
 def test_launches_that_chose_different_work_are_judged_by_their_rate_and_have_no_time():

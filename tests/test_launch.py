@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -120,12 +121,10 @@ def test_a_sample_holds_no_more_launches_than_the_queue(counted):
 @pytest.mark.parametrize(
     ("add", "each", "reason"),
     [
-        (lambda counter: None, 1, "a sample of runs that each launch 1 added 0 to the counter"),
-        (lambda counter: counter.sub_(1), 1, "a sample of runs that each launch 1 added -"),
-        (lambda counter: counter.add_(99), 100, "a sample of runs that each launch 100 added 99"),
-        (lambda counter: counter.add_(2), 1, "7 runs that each launch 1 added 14 to the counter, not 7"),
-        (lambda counter: counter.fill_(1), 1, "7 runs that each launch 1 added 1 to the counter, not 7"),
-        (lambda counter: counter.fill_(100), 100, "7 runs that each launch 100 added 100 to the counter, not 700"),
+        (lambda counter: None, 1, "a sample of 1 runs that each launch 1 added 0 to the counter"),
+        (lambda counter: counter.sub_(1), 1, "a sample of 1 runs that each launch 1 added -"),
+        (lambda counter: counter.add_(99), 100, "a sample of 1 runs that each launch 100 added 99"),
+        (lambda counter: counter.add_(2), 1, "a sample of 1 runs that each launch 1 added 2 to the counter, not 1"),
     ],
 )
 def test_launches_that_are_lost_or_doubled_are_caught(counted, add, each, reason):
@@ -142,7 +141,18 @@ def test_one_launch_lost_now_and_then_is_caught(counted):
         if len(calls) % 5:
             counter.add_(1)
 
-    assert counted(add).reason.startswith("7 runs that each launch 1 added ")
+    assert re.match(r"a sample of \d+ runs that each launch 1 added ", counted(add).reason)
+
+
+@pytest.mark.parametrize(
+    ("add", "each", "reason"),
+    [
+        (lambda counter: counter.fill_(1), 1, "7 runs that each launch 1 added 1 to the counter, not 7"),
+        (lambda counter: counter.fill_(100), 100, "7 runs that each launch 100 added 100 to the counter, not 700"),
+    ],
+)
+def test_launches_that_do_not_add_up_are_caught_by_more_runs_than_a_sample_held(counted, add, each, reason):
+    assert counted(add, each, most=1).reason == reason
 
 
 def test_a_round_trip_waits_after_its_launch():

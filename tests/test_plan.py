@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
@@ -124,6 +125,13 @@ def test_every_gpu_measures_alone_and_ranks_are_all_of_them(tmp_path):
 )
 def test_what_cannot_run_says_why(tmp_path, text, here, words):
     assert {c.skip for c in cases(tmp_path, f"[[cases]]\n{text}\n", here)} == {words}
+
+
+def test_a_gpu_is_not_skipped_for_what_another_cannot(tmp_path):
+    here = machine(gpus=2)
+    here = msgspec.structs.replace(here, gpus=[here.gpus[0], msgspec.structs.replace(here.gpus[1], arch="sm_90")])
+    found = {c.device: c.skip for c in cases(tmp_path, '[[cases]]\nprobe = "fresh"\n', here)}
+    assert found == {"cuda:0": "needs sm_90, NVIDIA A100-SXM4-80GB is sm_80", "cuda:1": ""}
 
 
 @pytest.mark.parametrize(
