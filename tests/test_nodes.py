@@ -21,7 +21,7 @@ from clustergauge.conversation import Site
 from clustergauge.errors import UsageError
 from clustergauge.fleet import odd_ones
 from clustergauge.launch import Install, PoolKey, passed_on
-from clustergauge.plan import Wish, load_suite
+from clustergauge.plan import Wish, load_probes, load_suite
 from clustergauge.plan_nodes import plan_nodes
 from clustergauge.remote import Desk, remote_words
 from clustergauge.spread import orders, over_nodes, reach, seats
@@ -346,3 +346,13 @@ def test_a_summons_refuses_what_it_does_not_know():
     assert msgspec.json.decode(line, type=m.Summons).address == ("h", 1)
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(line[:-1] + b',"more":1}', type=m.Summons)
+
+
+def test_each_node_of_many_brings_its_own_gpus_for_its_own_ranks(tmp_path):
+    (tmp_path / "one.toml").write_text('title = "t"\n[[cases]]\nprobe = "all_reduce"\nbackend = "nccl"\nsize = "8B"\n')
+    suite, probes = load_suite(tmp_path / "one.toml"), load_probes(["collectives.operations"])
+    machines = {f"n{n}": made.machine(gpus=8, machine_id=f"m{n}") for n in range(2)}
+    together = [p for p in plan_nodes(suite, probes, machines, list(machines), Wish()) if p.nodes > 1]
+    assert {(p.device, p.ranks, p.skip) for p in together} == {("cuda:nodes", 16, "")}
+    few = [p for p in plan_nodes(suite, probes, machines, list(machines), Wish(ranks=9)) if p.nodes > 1]
+    assert {p.skip for p in few} == {"9 ranks need a GPU each, here are 8"}
