@@ -112,7 +112,12 @@ def judge(
 
 def applies(criterion: Criterion, case: str, device: str) -> bool:
     """Whether a criterion is about this case on this device."""
-    return criterion.device in ("", device.partition(":")[0]) and matches(criterion.case, case)
+    return criterion.device in ("", kind_of_device(device)) and matches(criterion.case, case)
+
+
+def kind_of_device(device: str) -> str:
+    """``cpu`` or ``cuda`` of one machine, or ``cpu:nodes`` and ``cuda:nodes`` over several: what is alike can be compared."""
+    return device if device.endswith(":nodes") else device.partition(":")[0]
 
 
 def deciding(records: Sequence[Record]) -> list[Record]:
@@ -236,11 +241,11 @@ class _Judges:
     def _of_baseline(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
         if barred := self.standards.barred.get(record.machine_id):
             return f"the baseline cannot serve: {barred}"
-        kind = record.device.partition(":")[0]
+        kind = kind_of_device(record.device)
         same = [r for r in self.standards.baseline if r.case == record.case and r.status == "ok"]
         own = [r for r in same if r.machine_id == record.machine_id and r.device == record.device]
         groups: dict[Group, list[Record]] = {}
-        for r in own or [r for r in same if r.device.partition(":")[0] == kind]:
+        for r in own or [r for r in same if kind_of_device(r.device) == kind]:
             groups.setdefault((r.machine_id, r.case, r.device), []).append(r)
         values = [m for group in groups.values() for m in metrics.derive(deciding(group)) if m.name == metric.name]
         if not values:
@@ -254,11 +259,11 @@ class _Judges:
 
     def _of_peers(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
         """Against the median of all others of its class: devices of this kind on machines with the same parts."""
-        kind, classes = record.device.partition(":")[0], self.standards.classes
+        kind, classes = kind_of_device(record.device), self.standards.classes
         values: list[float] = []
         for (machine_id, case, device), group in self.groups.items():
             other = (machine_id, device) != (record.machine_id, record.device)
-            alike = device.partition(":")[0] == kind and classes.get(machine_id) == classes.get(record.machine_id)
+            alike = kind_of_device(device) == kind and classes.get(machine_id) == classes.get(record.machine_id)
             if case == record.case and other and alike and all(r.status == "ok" for r in group):
                 values += [m.value for m in metrics.derive(deciding(group)) if m.name == metric.name]
         if len(values) < LEAST_PEERS:

@@ -323,8 +323,8 @@ class Criterion(Data, frozen=True, kw_only=True):
     """
 
     case: str
-    device: Literal["", "cpu", "cuda"] = ""
-    """Only on devices of this kind; empty: on all."""
+    device: Literal["", "cpu", "cuda", "cpu:nodes", "cuda:nodes"] = ""
+    """Only on devices of this kind, of one machine or over all nodes together (``cuda:nodes``); empty: on all."""
     metric: str = ""
     unit: str = ""
     floor: float | None = None

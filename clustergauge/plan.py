@@ -293,7 +293,7 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
 
 
 def _why_not(needs: Needs, kind: str, own: int, nodes: int, machine: Machine, wish: Wish) -> str:
-    """Why the case cannot run here, in words; empty if it can.  ``own``: ranks on each of the nodes, of which ``machine`` is one."""
+    """Why the case cannot run here, in words; empty if it can.  ``own``: ranks on each node; ``machine``: one of them."""
     if needs.target and wish.target is None:
         return "no target folder"
     if kind == "cuda" and not machine.gpus:
