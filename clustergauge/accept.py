@@ -86,15 +86,12 @@ def judge(
     groups: dict[Group, list[Record]] = {}
     for record in records:
         groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
-    launches = Counter(
-        (case, device, confirms)
-        for case, device, confirms, _ in {(p.case, p.device, p.confirms, p.launch) for p in planned if not p.skip}
-    )
+    launches = _launches(planned, standards.machines)
     judges = _Judges(criteria, standards, groups)
     verdicts = [
         verdict
-        for (_, case, device), group in groups.items()
-        for verdict in judges.of(group, launches[case, device, any(r.confirms for r in group)])
+        for (machine_id, case, device), group in groups.items()
+        for verdict in judges.of(group, launches(machine_id, case, device, any(r.confirms for r in group)))
     ]
     recorded = {(record.case, record.device) for record in records}
     missing = dict.fromkeys((p.case, p.device) for p in planned if (p.case, p.device) not in recorded)
@@ -108,6 +105,24 @@ def judge(
         if c.required and not any(applies(c, *key) for key in everything)
     ]
     return verdicts
+
+
+def _launches(planned: Iterable[Planned], machines: Iterable[Machine]) -> Callable[[str, str, str, bool], int]:
+    """How many launches a machine was to make of a case on a device, fresh ones (``confirms``) apart.
+
+    What nodes measure alone each owes as often as it was planned for itself: some measure a case again, others need not.
+    """
+    names = {machine.machine_id: machine.node for machine in machines}
+    counts = Counter[tuple[str, str, bool, str]]()
+    for case, device, confirms, _, where in {
+        (p.case, p.device, p.confirms, p.launch, p.hosts if p.nodes == 1 else "") for p in planned if not p.skip
+    }:
+        counts.update((case, device, confirms, name) for name in (hosts.expand(where) if where else [""]))
+
+    def count(machine_id: str, case: str, device: str, confirms: bool) -> int:
+        return max(counts[case, device, confirms, name] for name in {"", names.get(machine_id, "")})
+
+    return count
 
 
 def applies(criterion: Criterion, case: str, device: str) -> bool:

@@ -221,6 +221,8 @@ class Machine(Data, frozen=True, kw_only=True):
     machine_id: str
     """Stable over reboots; a digest, never the raw serial."""
     host: str
+    node: str = ""
+    """What the user called it in a run over several (`Planned.hosts`); empty otherwise."""
     os: str = ""
     kernel: str = ""
     virtual: str = ""

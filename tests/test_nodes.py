@@ -189,6 +189,25 @@ def test_a_run_over_nodes_keeps_what_fails_out_of_the_next_tier_and_can_be_resum
     assert "that run used --hosts 'na,nb,nc-sick'" in said
 
 
+def test_what_fails_is_measured_afresh_on_each_node_and_over_all(tmp_path):
+    """Nothing takes a nanosecond: all of it fails a first time, and is confirmed by two fresh launches where it failed."""
+    (tmp_path / "never.toml").write_text(
+        '[[criteria]]\ncase = "misbehave/*"\nmetric = "time"\nlimit = 1\nunit = "ns"\nsource = "x"\n'
+    )
+    words = ["--suite", str(tmp_path / "nodes.toml"), "--hosts", "na,nb", "--ranks", "1", "-k", "*how=well*"]
+    status, said, records, run = cli(tmp_path, *words, "--accept", str(tmp_path / "never.toml"))
+    assert status == 1, said
+    places: dict[tuple[str, str], list[tuple[int, bool]]] = {}
+    for record in (r for r in records if r["status"] == "ok"):
+        where = record["device"] if record["device"] == "cpu:nodes" else record["placement"][0]["host"]
+        places.setdefault((where, record["params"]["world"]), []).append((record["launch"], record.get("confirms", False)))
+    assert places[("na", "serial")] == places[("nb", "serial")] == [(0, False), (1, True), (2, True)]
+    assert places[("cpu:nodes", "torch")] == [(0, False), (1, True), (2, True)]
+    assert {p["hosts"] for p in run["planned"] if p.get("confirms") and p.get("nodes", 1) == 1} == {"na", "nb"}
+    assert run["finished"]
+    assert not run.get("interrupted")
+
+
 def test_ctrl_c_ends_everything_on_all_nodes_and_keeps_what_was_measured(tmp_path):
     text = SUITE.replace('how = ["well", "sick"]', 'how = ["well", "hang"]').replace("timeout_s = 20", "timeout_s = 300")
     (tmp_path / "nodes.toml").write_text(text)
