@@ -461,17 +461,19 @@ def _measure(
     machines = earlier.machines if earlier else None
     longest = _duration("--max-time", options.max_time)
 
-    def again(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
-        everything = [*before, *records]
-        found = verdicts.judge(everything, planned, {machine.machine_id: machine}, asked)
-        return retry.again(planned, everything, found)
+    def again(planned: Sequence[Planned], there: Mapping[str, Machine], records: Sequence[Record]) -> list[Planned]:
+        names = {machine.machine_id: machine.node for machine in there.values()} if fleet else None
+        return retry.again(planned, records, verdicts.judge(records, planned, there, asked), names)
 
+    def again_here(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
+        return again(planned, {machine.machine_id: machine}, [*before, *records])
+
+    judged = bool(asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE for p in todo))
     if fleet:
-        came = nodes.conduct(folder, run, fleet, Progress(), before, longest, machines)
+        came = nodes.conduct(folder, run, fleet, Progress(), before, longest, machines, again if judged else None)
     else:
         supervisor = Supervisor(options.launcher, _python_path(options), sweep=SWEEP)
-        judged = asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE for p in todo)
-        came = conduct(folder, run, todo, supervisor, Progress(), longest, machines, again if judged else None)
+        came = conduct(folder, run, todo, supervisor, Progress(), longest, machines, again_here if judged else None)
     for note in came.notes:
         _say(note)
     if came.interrupted:

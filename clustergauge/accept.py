@@ -86,15 +86,12 @@ def judge(
     groups: dict[Group, list[Record]] = {}
     for record in records:
         groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
-    launches = Counter(
-        (case, device, confirms)
-        for case, device, confirms, _ in {(p.case, p.device, p.confirms, p.launch) for p in planned if not p.skip}
-    )
+    launches = _launches(planned, standards.machines)
     judges = _Judges(criteria, standards, groups)
     verdicts = [
         verdict
-        for (_, case, device), group in groups.items()
-        for verdict in judges.of(group, launches[case, device, any(r.confirms for r in group)])
+        for (machine_id, case, device), group in groups.items()
+        for verdict in judges.of(group, launches(machine_id, case, device, any(r.confirms for r in group)))
     ]
     recorded = {(record.case, record.device) for record in records}
     missing = dict.fromkeys((p.case, p.device) for p in planned if (p.case, p.device) not in recorded)
@@ -110,9 +107,32 @@ def judge(
     return verdicts
 
 
+def _launches(planned: Iterable[Planned], machines: Iterable[Machine]) -> Callable[[str, str, str, bool], int]:
+    """How many launches a machine was to make of a case on a device, fresh ones (``confirms``) apart.
+
+    What nodes measure alone each owes as often as it was planned for itself: some measure a case again, others need not.
+    """
+    names = {machine.machine_id: machine.node for machine in machines}
+    counts = Counter[tuple[str, str, bool, str]]()
+    for case, device, confirms, _, where in {
+        (p.case, p.device, p.confirms, p.launch, p.hosts if p.nodes == 1 else "") for p in planned if not p.skip
+    }:
+        counts.update((case, device, confirms, name) for name in (hosts.expand(where) if where else [""]))
+
+    def count(machine_id: str, case: str, device: str, confirms: bool) -> int:
+        return max(counts[case, device, confirms, name] for name in {"", names.get(machine_id, "")})
+
+    return count
+
+
 def applies(criterion: Criterion, case: str, device: str) -> bool:
     """Whether a criterion is about this case on this device."""
-    return criterion.device in ("", device.partition(":")[0]) and matches(criterion.case, case)
+    return criterion.device in ("", kind_of_device(device)) and matches(criterion.case, case)
+
+
+def kind_of_device(device: str) -> str:
+    """``cpu`` or ``cuda`` of one machine, or ``cpu:nodes`` and ``cuda:nodes`` over several: what is alike can be compared."""
+    return device if device.endswith(":nodes") else device.partition(":")[0]
 
 
 def deciding(records: Sequence[Record]) -> list[Record]:
@@ -249,11 +269,11 @@ class _Judges:
     def _of_baseline(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
         if barred := self.standards.barred.get(record.machine_id):
             return f"the baseline cannot serve: {barred}"
-        kind = record.device.partition(":")[0]
+        kind = kind_of_device(record.device)
         same = [r for r in self.standards.baseline if r.case == record.case and r.status == "ok"]
         own = [r for r in same if r.machine_id == record.machine_id and r.device == record.device]
         groups: dict[Group, list[Record]] = {}
-        for r in own or [r for r in same if r.device.partition(":")[0] == kind]:
+        for r in own or [r for r in same if kind_of_device(r.device) == kind]:
             groups.setdefault((r.machine_id, r.case, r.device), []).append(r)
         values = [m for group in groups.values() for m in metrics.derive(deciding(group)) if m.name == metric.name]
         if not values:
@@ -267,11 +287,11 @@ class _Judges:
 
     def _of_peers(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
         """Against the median of all others of its class: devices of this kind on machines with the same parts."""
-        kind, classes = record.device.partition(":")[0], self.standards.classes
+        kind, classes = kind_of_device(record.device), self.standards.classes
         values: list[float] = []
         for (machine_id, case, device), group in self.groups.items():
             other = (machine_id, device) != (record.machine_id, record.device)
-            alike = device.partition(":")[0] == kind and classes.get(machine_id) == classes.get(record.machine_id)
+            alike = kind_of_device(device) == kind and classes.get(machine_id) == classes.get(record.machine_id)
             if case == record.case and other and alike and all(r.status == "ok" for r in group):
                 values += [m.value for m in metrics.derive(deciding(group)) if m.name == metric.name]
         if len(values) < LEAST_PEERS:

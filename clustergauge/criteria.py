@@ -94,8 +94,8 @@ def parse(text: str, path: str) -> Acceptance:
         raise UsageError(f"{_located(text, path, field.rstrip('`').lstrip('.'), words)}: {words}") from None
     if file.schema != 1:
         raise UsageError(f"{_located(text, path, 'schema')}: {file.schema} is not known (this version reads 1)")
-    if not file.criteria and file.expect is None:
-        raise UsageError(f"{path}: holds neither [[criteria]] nor [expect]")
+    if not file.criteria and file.expect in (None, Expect()):
+        raise UsageError(f"{path}: asks for nothing: needs [[criteria]], or fields in [expect]")
     for number, criterion in enumerate(file.criteria):
         if problem := _problem(criterion):
             field, words = problem

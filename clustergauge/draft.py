@@ -21,7 +21,7 @@ def acceptance_of(loaded: LoadedRun) -> Acceptance:
     """References for all cases with a number; of several devices of one kind their median, with room for how they differ."""
     groups: dict[tuple[str, str], dict[tuple[str, str], list[Record]]] = {}
     for record in loaded.records:
-        kind = record.device.partition(":")[0]
+        kind = accept.kind_of_device(record.device)
         groups.setdefault((record.case, kind), {}).setdefault((record.machine_id, record.device), []).append(record)
     criteria = [c for key, devices in groups.items() if (c := _criterion(loaded, *key, devices.values()))]
     machines = list(loaded.machines.values())
@@ -47,7 +47,7 @@ def _criterion(loaded: LoadedRun, case: str, kind: str, devices: Iterable[list[R
     lower, upper = (-room, None) if heads[0].better == "higher" else (None, room)
     return Criterion(
         case=case,
-        device="cuda" if kind == "cuda" else "cpu",
+        device=kind,  # pyright: ignore[reportArgumentType]
         metric=heads[0].name,
         reference=float(number),
         unit=unit,

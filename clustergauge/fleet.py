@@ -30,6 +30,9 @@ COMPARED = ("python", "torch", "triton", "numpy", "mpi4py", "mpich", "nvidia-ncc
 JOIN_S = 60.0
 """How long the ends of all nodes' cases are waited for after an interrupt."""
 
+Again = Callable[[Sequence[Planned], Mapping[str, Machine], Sequence[Record]], list[Planned]]
+"""From all that was planned, the machines by id and all records so far to what else is to be measured."""
+
 
 @dataclass
 class Fleet:
@@ -51,7 +54,7 @@ class Fleet:
         def start(name: str) -> None:
             supervisor = self.supervise(name)
             try:
-                machine = supervisor.start(target)
+                machine = msgspec.structs.replace(supervisor.start(target), node=name)
             except Died as died:
                 self.left_out[name] = str(died)
             else:
@@ -114,13 +117,16 @@ def conduct(
     recorded: Sequence[Record] = (),
     stop_after_s: float | None = None,
     earlier: Mapping[str, Machine] | None = None,
+    again: Again | None = None,
 ) -> Progress:
     """Measure what has no record yet, to the end of the last agent; what was measured is kept in any case.
 
-    ``recorded``, ``earlier``: of a run that is resumed.  Once this returns the folder is finished and closed.
+    ``recorded``, ``earlier``: of a run that is resumed.  ``again``: what else to measure, asked after the cases of single nodes
+    and after those over all, until it names nothing more or the time is over.  Once this returns the folder is finished and
+    closed.
     """
     came, began = Progress(), time.monotonic()
-    left = _Left(folder, run, fleet, watcher, recorded, began + stop_after_s if stop_after_s else None)
+    left = _Left(folder, run, fleet, watcher, recorded, began + stop_after_s if stop_after_s else None, again)
     try:
         for machine in fleet.machines.values():
             before = (earlier or {}).get(machine.machine_id)
@@ -131,6 +137,8 @@ def conduct(
         longest = max((predict(planned) for planned in local.values()), default=0.0)
         watcher.start(sum(not p.skip for p in todo), longest + predict(together))
         left.measure_local(local, came)
+        while not came.problem and (more := left.again(came, spanning=False)):
+            left.measure_local(left.of_nodes(more), came)
         if together and not came.problem:
             left.measure_together(together, came)
     except KeyboardInterrupt:
@@ -138,7 +146,7 @@ def conduct(
     except (Died, StoreError) as error:
         came.problem = str(error)
     finally:
-        with closing(folder, run, came, watcher, began) as end:
+        with closing(folder, left.run, came, watcher, began) as end:
             left.stopping.set()
             fleet.stop() if came.interrupted else None
             left.join()
@@ -158,8 +166,10 @@ class _Left:
         watcher: Watcher,
         recorded: Sequence[Record],
         stop_at: float | None,
+        again: Again | None = None,
     ) -> None:
         self.folder, self.run, self.fleet, self.watcher, self.stop_at = folder, run, fleet, watcher, stop_at
+        self._again = again
         self.recorded = list(recorded)
         self.stopping = threading.Event()
         self._lock = threading.Lock()
@@ -167,16 +177,31 @@ class _Left:
 
     def local(self) -> dict[str, list[Planned]]:
         """The node-local cases of each node that have no record."""
+        return self.of_nodes([p for p in self.run.planned if p.nodes == 1])
+
+    def of_nodes(self, planned: Sequence[Planned]) -> dict[str, list[Planned]]:
+        """What of these node-local cases each node has to measure."""
         done = {(r.case, r.device, r.launch, r.machine_id) for r in self.recorded}
-        members = {p.hosts: set(hosts.expand(p.hosts)) for p in self.run.planned if p.hosts}
+        members = {p.hosts: set(hosts.expand(p.hosts)) for p in planned if p.hosts}
         return {
             name: [
-                p
-                for p in self.run.planned
-                if p.nodes == 1 and name in members[p.hosts] and (p.case, p.device, p.launch, machine.machine_id) not in done
+                p for p in planned if name in members[p.hosts] and (p.case, p.device, p.launch, machine.machine_id) not in done
             ]
             for name, machine in self.fleet.machines.items()
         }
+
+    def again(self, came: Progress, spanning: bool) -> list[Planned]:
+        """What is to be measured again, over all nodes or (not ``spanning``) on single ones; from now on it is planned."""
+        late = self.stop_at is not None and time.monotonic() >= self.stop_at
+        if not self._again or late or came.not_reached or self.stopping.is_set():
+            return []
+        machines = {machine.machine_id: machine for machine in self.fleet.machines.values()}
+        more = [p for p in self._again(self.run.planned, machines, self.recorded) if (p.nodes > 1) == spanning]
+        if more:
+            self.run = msgspec.structs.replace(self.run, planned=[*self.run.planned, *more])
+            self.folder.update(self.run)
+            self.watcher.start(len(more), predict(more))
+        return more
 
     def together(self) -> list[Planned]:
         """The cases over all nodes that have no record."""
@@ -225,17 +250,22 @@ class _Left:
         supervisor = fleet.supervise("")
         supervisor.take(team)
         try:
-            for index, planned in enumerate(todo):
-                sites = team.sites
-                if len(sites) < 2:
-                    self._none(todo[index:], [site.name for site in sites])
-                    break
-                fitted = msgspec.structs.replace(planned, ranks=planned.ranks // planned.nodes * len(sites))
-                carry_out(self, self.run, [fitted], supervisor, sites[0].machine, self, came, self.stop_at)
+            self._measure_all(todo, team, supervisor, came)
+            while len(team.sites) > 1 and (more := self.again(came, spanning=True)):
+                self._measure_all(more, team, supervisor, came)
         finally:
             fleet.left_out |= team.lost
             supervisor.close()
             came.notes += supervisor.notes
+
+    def _measure_all(self, todo: Sequence[Planned], team: Team, supervisor: Supervisor, came: Progress) -> None:
+        for index, planned in enumerate(todo):
+            sites = team.sites
+            if len(sites) < 2:
+                self._none(todo[index:], [site.name for site in sites])
+                break
+            fitted = msgspec.structs.replace(planned, ranks=planned.ranks // planned.nodes * len(sites))
+            carry_out(self, self.run, [fitted], supervisor, sites[0].machine, self, came, self.stop_at)
 
     def failed(self) -> dict[str, str]:
         """Nodes that failed a node-local case, and how.  What failed on all of them alike says nothing of one."""

@@ -223,6 +223,8 @@ class Machine(Data, frozen=True, kw_only=True):
     machine_id: str
     """Stable over reboots; a digest, never the raw serial."""
     host: str
+    node: str = ""
+    """What the user called it in a run over several (`Planned.hosts`); empty otherwise."""
     os: str = ""
     kernel: str = ""
     virtual: str = ""
@@ -325,8 +327,8 @@ class Criterion(Data, frozen=True, kw_only=True):
     """
 
     case: str
-    device: Literal["", "cpu", "cuda"] = ""
-    """Only on devices of this kind; empty: on all."""
+    device: Literal["", "cpu", "cuda", "cpu:nodes", "cuda:nodes"] = ""
+    """Only on devices of this kind, of one machine or over all nodes together (``cuda:nodes``); empty: on all."""
     metric: str = ""
     unit: str = ""
     floor: float | None = None

@@ -237,7 +237,7 @@ def _on_devices(
     if wish.device not in ("auto", kind) and not needs.target:
         return []
     nodes = wish.nodes if needs.world != "serial" and not needs.target else 1
-    ranks = _ranks(needs, kind, machine, wish) * nodes
+    own = _ranks(needs, kind, machine, wish)
     interpret = needs.interpreter and kind == "cpu"
     if kind == "cuda":
         devices = ["cuda:all"] if needs.world != "serial" else [f"cuda:{gpu.index}" for gpu in machine.gpus] or ["cuda:0"]
@@ -252,7 +252,7 @@ def _on_devices(
             module=case.module,
             params=dict(case.params),
             device=device,
-            ranks=ranks,
+            ranks=own * nodes,
             world=needs.world,
             interpret=interpret,
             env=dict(needs.env),
@@ -260,8 +260,7 @@ def _on_devices(
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
             nodes=nodes,
-            skip=_why_not(needs, device, ranks, nodes, machine, wish)
-            or _too_small(needs, interpret, cache_bytes(device, machine)),
+            skip=_why_not(needs, device, own, nodes, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
         )
         for device in devices
     ]
@@ -293,8 +292,8 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
     return machine.cpu.cores if needs.world == "mpi" else min(machine.cpu.cores, GLOO_RANKS)
 
 
-def _why_not(needs: Needs, device: str, ranks: int, nodes: int, machine: Machine, wish: Wish) -> str:
-    """Why the case cannot run here, in words; empty if it can."""
+def _why_not(needs: Needs, device: str, own: int, nodes: int, machine: Machine, wish: Wish) -> str:
+    """Why the case cannot run here, in words; empty if it can.  ``own``: ranks on each node; ``machine``: one of them."""
     kind = device.partition(":")[0]
     if needs.target and wish.target is None:
         return "no target folder"
@@ -304,10 +303,10 @@ def _why_not(needs: Needs, device: str, ranks: int, nodes: int, machine: Machine
         return "this torch is built for CPUs only: make install brings the one that fits this machine"
     if needs.nvlink and not all(link.kind == "nvlink" for link in machine.links):
         return "no NVLink between all GPUs"
-    if ranks < needs.ranks:
+    if own * nodes < needs.ranks:
         what = "GPU" if kind == "cuda" else "core"
-        return f"needs {needs.ranks} ranks, here is {ranks} {what}"
-    if needs.world != "serial" and (reason := too_many(needs.world, kind, ranks // nodes, machine)):
+        return f"needs {needs.ranks} ranks, here is {own} {what}"
+    if needs.world != "serial" and (reason := too_many(needs.world, kind, own, machine)):
         return reason
     for module in needs.modules:
         if importlib.util.find_spec(module) is None:

@@ -7,10 +7,11 @@ new launches alone, for of many criteria some fail by chance (flag, then confirm
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from clustergauge import hosts
 from clustergauge.model import Planned, Record, Verdict
 
 STEPS = (3, 5)
@@ -18,31 +19,46 @@ STEPS = (3, 5)
 CONFIRMING = 2
 """Fresh launches of a case that would fail."""
 
-Key = tuple[str, str]
-"""Case and device."""
+Key = tuple[str, str, str]
+"""Case, device and, of what each of several nodes measures alone, the node's name."""
 
 
-def again(planned: Sequence[Planned], records: Iterable[Record], verdicts: Iterable[Verdict]) -> list[Planned]:
+def again(
+    planned: Sequence[Planned],
+    records: Iterable[Record],
+    verdicts: Iterable[Verdict],
+    nodes: Mapping[str, str] | None = None,
+) -> list[Planned]:
     """The launches to measure next; empty where every verdict is as final as it gets.
 
+    ``nodes``: in a run over several, the name of each machine by its id: what one measures alone, it alone measures again.
     Only cases that were measured without an error are measured again.  Launches are numbered on.
     """
+
+    def key(of: Record | Verdict) -> Key:
+        return of.case, of.device, "" if of.device.endswith(":nodes") else (nodes or {}).get(of.machine_id, "")
+
     wanted: dict[Key, str] = {}
     for verdict in verdicts:
         if verdict.verdict == "FAIL" or (verdict.verdict == "inconclusive" and verdict.bound is not None):
-            key = (verdict.case, verdict.device)
-            wanted[key] = "FAIL" if verdict.verdict == "FAIL" else wanted.get(key, verdict.verdict)
+            wanted[key(verdict)] = "FAIL" if verdict.verdict == "FAIL" else wanted.get(key(verdict), verdict.verdict)
     plans: dict[Key, list[Planned]] = {}
     for plan in planned:
-        plans.setdefault((plan.case, plan.device), []).append(plan)
+        for name in _each(plan):
+            plans.setdefault((plan.case, plan.device, name), []).append(plan)
     done: dict[Key, list[Record]] = {}
     for record in records:
-        done.setdefault((record.case, record.device), []).append(record)
+        done.setdefault(key(record), []).append(record)
     found: list[Planned] = []
-    for key, word in wanted.items():
-        if key in plans and key in done and all(r.status == "ok" for r in done[key]):
-            found += _more(plans[key], word)
+    for one, word in wanted.items():
+        if one in plans and one in done and all(r.status == "ok" for r in done[one]):
+            found += [replace(plan, hosts=one[2] or plan.hosts) for plan in _more(plans[one], word)]
     return found
+
+
+def _each(plan: Planned) -> Iterator[str]:
+    """The nodes that measure it, each alone; one empty name where there is one machine, or one measurement over all."""
+    yield from hosts.expand(plan.hosts) if plan.hosts and plan.nodes == 1 else [""]
 
 
 def _more(plans: list[Planned], word: str) -> list[Planned]:

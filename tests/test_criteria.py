@@ -88,9 +88,10 @@ def test_a_mistake_names_file_line_and_field(old, new, said):
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_file_asks_for_nothing_and_is_a_mistake():
-    with pytest.raises(UsageError, match="holds neither"):
-        parse("schema = 1", "a.toml")
+@pytest.mark.parametrize("text", ["schema = 1", "[expect]", "[expect.versions]"])
+def test_a_file_that_asks_for_nothing_is_a_mistake(text):
+    with pytest.raises(UsageError, match="asks for nothing"):
+        parse(text, "a.toml")
 
 
 @given(st.text(max_size=200))

@@ -21,7 +21,7 @@ from clustergauge.conversation import Site
 from clustergauge.errors import UsageError
 from clustergauge.fleet import odd_ones
 from clustergauge.launch import Install, PoolKey, passed_on
-from clustergauge.plan import Wish, load_suite
+from clustergauge.plan import Wish, load_probes, load_suite
 from clustergauge.plan_nodes import plan_nodes
 from clustergauge.remote import Desk, remote_words
 from clustergauge.spread import orders, over_nodes, reach, seats
@@ -189,6 +189,25 @@ def test_a_run_over_nodes_keeps_what_fails_out_of_the_next_tier_and_can_be_resum
     assert "that run used --hosts 'na,nb,nc-sick'" in said
 
 
+def test_what_fails_is_measured_afresh_on_each_node_and_over_all(tmp_path):
+    """Nothing takes a nanosecond: all of it fails a first time, and is confirmed by two fresh launches where it failed."""
+    (tmp_path / "never.toml").write_text(
+        '[[criteria]]\ncase = "misbehave/*"\nmetric = "time"\nlimit = 1\nunit = "ns"\nsource = "x"\n'
+    )
+    words = ["--suite", str(tmp_path / "nodes.toml"), "--hosts", "na,nb", "--ranks", "1", "-k", "*how=well*"]
+    status, said, records, run = cli(tmp_path, *words, "--accept", str(tmp_path / "never.toml"))
+    assert status == 1, said
+    places: dict[tuple[str, str], list[tuple[int, bool]]] = {}
+    for record in (r for r in records if r["status"] == "ok"):
+        where = record["device"] if record["device"] == "cpu:nodes" else record["placement"][0]["host"]
+        places.setdefault((where, record["params"]["world"]), []).append((record["launch"], record.get("confirms", False)))
+    assert places[("na", "serial")] == places[("nb", "serial")] == [(0, False), (1, True), (2, True)]
+    assert places[("cpu:nodes", "torch")] == [(0, False), (1, True), (2, True)]
+    assert {p["hosts"] for p in run["planned"] if p.get("confirms") and p.get("nodes", 1) == 1} == {"na", "nb"}
+    assert run["finished"]
+    assert not run.get("interrupted")
+
+
 def test_ctrl_c_ends_everything_on_all_nodes_and_keeps_what_was_measured(tmp_path):
     text = SUITE.replace('how = ["well", "sick"]', 'how = ["well", "hang"]').replace("timeout_s = 20", "timeout_s = 300")
     (tmp_path / "nodes.toml").write_text(text)
@@ -345,3 +364,13 @@ def test_a_summons_refuses_what_it_does_not_know():
     assert msgspec.json.decode(line, type=m.Summons).address == ("h", 1)
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(line[:-1] + b',"more":1}', type=m.Summons)
+
+
+def test_each_node_of_many_brings_its_own_gpus_for_its_own_ranks(tmp_path):
+    (tmp_path / "one.toml").write_text('title = "t"\n[[cases]]\nprobe = "all_reduce"\nbackend = "nccl"\nsize = "8B"\n')
+    suite, probes = load_suite(tmp_path / "one.toml"), load_probes(["collectives.operations"])
+    machines = {f"n{n}": made.machine(gpus=8, machine_id=f"m{n}") for n in range(2)}
+    together = [p for p in plan_nodes(suite, probes, machines, list(machines), Wish()) if p.nodes > 1]
+    assert {(p.device, p.ranks, p.skip) for p in together} == {("cuda:nodes", 16, "")}
+    few = [p for p in plan_nodes(suite, probes, machines, list(machines), Wish(ranks=9)) if p.nodes > 1]
+    assert {p.skip for p in few} == {"9 ranks need a GPU each, here are 8"}

@@ -128,6 +128,39 @@ def test_what_passed_broke_or_has_no_bound_is_left_alone():
     assert again(launches(1), "inconclusive", bound=None) == []
 
 
+def test_of_many_nodes_only_the_one_concerned_measures_again():
+    def on(machine: str, **more):
+        return made.record(machine_id=machine, **more)
+
+    names = {"m1": "n1", "m2": "n2"}
+    records = [on("m1"), on("m2"), on("m1", device="cpu:nodes")]
+    planned = [made.planned(records[0], hosts="n[1-2]"), made.planned(records[2], hosts="n[1-2]", nodes=2)]
+    local = verdict("FAIL", records[1])
+    local = msgspec.structs.replace(local, machine_id="m2")
+    more = retry.again(planned, records, [local], names)
+    assert [(p.hosts, p.device, p.launch, p.confirms) for p in more] == [("n2", "cpu:0", n, True) for n in (1, 2)]
+    together = retry.again(planned, records, [verdict("FAIL", records[2])], names)
+    assert [(p.hosts, p.device, p.launch) for p in together] == [("n[1-2]", "cpu:nodes", n) for n in (1, 2)]
+    planned, records = [*planned, *more], [*records, *(on("m2", launch=n, confirms=True) for n in (1, 2))]
+    assert retry.again(planned, records, [local], names) == []  # it was confirmed
+    assert len(retry.again(planned, records, [verdict("FAIL", records[0])], names)) == 2  # the other was not
+
+
+def test_a_node_owes_the_launches_that_were_planned_for_it():
+    """One that was measured again does not make the others look unfinished."""
+    machines = {name: made.machine(machine_id=name, node=f"n-{name}") for name in ("a", "b")}
+    first = [made.record(machine_id=name) for name in machines]
+    extra = [made.record(machine_id="b", launch=n) for n in (1, 2)]
+    owed = [made.planned(first[0], hosts="n-a,n-b"), *(made.planned(r, hosts="n-b") for r in extra)]
+    asked = Asked(Acceptance(criteria=[Criterion(case="*", metric="compute", floor=1, unit="GFLOP/s")]))
+
+    def words(records):
+        return {v.machine_id: v.verdict for v in verdicts.judge(records, owed, machines, asked)}
+
+    assert words([*first, *extra]) == {"a": "pass", "b": "pass"}
+    assert words([*first, *extra[:1]]) == {"a": "pass", "b": "inconclusive"}
+
+
 # -- a baseline
 
 
