@@ -30,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-probes", action="append", default=[], metavar="MODULE", help="also load the probes of this module")
 
 
+def _machine(config: pytest.Config) -> machine.Machine:
+    if _MACHINE not in config.stash:
+        config.stash[_MACHINE] = machine.describe_apart()
+    return config.stash[_MACHINE]
+
+
 def _lane(config: pytest.Config) -> Lane:
     """Planned once, started with the first case."""
     if _LANE not in config.stash:
@@ -43,13 +49,12 @@ def _lane(config: pytest.Config) -> Lane:
             duration_s=option.bench_duration,
         )
         try:
-            here = machine.describe_apart()
+            here = _machine(config)
             planned = plan.plan(
                 plan.load_suite(lanes.suite_path(option.bench_suite)), lanes.probes(option.bench_probes), here, wish
             )
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
-        config.stash[_MACHINE] = here
         python_path = [str(config.invocation_params.dir)] if option.bench_probes else []
         config.stash[_LANE] = Lane(planned, option.bench_launcher, python_path)
     return config.stash[_LANE]
@@ -78,8 +83,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Our description beside the plugin's, so that a comparison warns when parts or versions differ."""
-    if _MACHINE in config.stash:
-        machine_info["clustergauge"] = lanes.machine_info(config.stash[_MACHINE])
+    machine_info["clustergauge"] = lanes.machine_info(_machine(config))  # asked before collection for --benchmark-compare
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,6 @@ class Tape:
     """A timer that plays back samples: it is read at the start of each round (0) and at its end (the sample)."""
 
     readings: list[float] = field(default_factory=list[float])
-    __name__: str = "clustergauge"
-    """What pytest-benchmark writes down as the timer."""
 
     def load(self, samples: Sequence[float]) -> None:
         """From now on, these."""
