@@ -89,9 +89,9 @@ class _Live:
         self.agree("prepare", lambda: self._prepare(job, probe))
         work = self.work
         assert work
-        if job.interpret:
+        if job.interpret or job.check_only:
             self.agree("check", lambda: self._verify(work))
-            return self._outcome("verified")
+            return self._outcome("verified", where="in the Triton interpreter" if job.interpret else "once")
         clock = clock_for(work.clock, job.device)
         self.context.set("clock_tick_s", clock.tick_s)
         with clock.owned():
@@ -150,22 +150,26 @@ class _Live:
             raise TypeError(f"probe {probe.name!r} checks nothing: its Work needs check or exact")
 
     def _verify(self, work: Work) -> None:
-        """Under the interpreter: every callable once, then every check.  Its time means nothing and is not taken."""
+        """Not timed (an interpreter's time means nothing): every callable once, then every check."""
         for index, run in enumerate(work.runs):
             work.last, work.count = index, 1
             if work.reset:
                 work.reset()
+            if work.sync:
+                self.world.barrier()
             run()
             if work.check:
                 work.check()
         if work.exact:
             work.exact()
 
-    def _outcome(self, status: Literal["ok", "verified"], measurement: Measurement | None = None) -> Outcome:
+    def _outcome(
+        self, status: Literal["ok", "verified"], measurement: Measurement | None = None, where: str = ""
+    ) -> Outcome:
         assert self.work
         return Outcome(
             status,
-            reason="checked in the Triton interpreter, not timed" if status == "verified" else "",
+            reason=f"checked {where}, not timed" if status == "verified" else "",
             workload=self.work.workload,
             measurement=measurement if self.world.rank == 0 else None,
             settings=self.context.settings,

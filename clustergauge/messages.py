@@ -110,7 +110,10 @@ FromWorker = Hello | Ready | Gather | Share | Outcome
 
 
 class Job(Message, frozen=True):
-    """One case to execute.  ``number``: counts from 1; whatever is said within the case carries it."""
+    """One case to execute.  ``number``: counts from 1; whatever is said within the case carries it.
+
+    ``check_only``: every callable once, then the checks; nothing is timed.
+    """
 
     case: str
     module: str
@@ -123,6 +126,7 @@ class Job(Message, frozen=True):
     interpret: bool = False
     llc_bytes: int = 32 << 20
     number: int = 0
+    check_only: bool = False
 
 
 class Gathered(Message, frozen=True):

@@ -273,6 +273,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """How many of them one measurement spans: 1, each alone; else all, with ``ranks`` in equal parts."""
     confirms: bool = False
     """Measured again, fresh, because it would fail: it is judged on such launches alone."""
+    check_only: bool = False
+    """Run once and checked, not timed."""
 
 
 class Run(Data, frozen=True, kw_only=True):

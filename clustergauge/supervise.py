@@ -150,6 +150,7 @@ class Supervisor:
             planned.interpret,
             llc_bytes,
             next(self._jobs),
+            planned.check_only,
         )
         began = time.monotonic()
         self._unswept = planned.target

@@ -1,0 +1,286 @@
+"""The pytest plugin of the installed library: the fixture ``gauge`` measures a kernel of one's own inside a test.
+
+```python
+@pytest.mark.gauge(flops=2 * 4096**3, floor="700 TFLOP/s", device="cuda:0")
+def test_product(gauge):
+    gauge(lambda: torch.mm(a, b, out=c), check=lambda: torch.testing.assert_close(c, expected))
+```
+
+The test fails if the output is wrong, or if the whole interval lies on the wrong side of the threshold.  If the threshold lies
+inside the interval the test passes with a `GaugeWarning`: nothing was shown either way.  Under pytest-xdist, whose other workers
+would be measured along, and with ``--gauge-check-only`` the kernel runs once and is checked, and nothing is timed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+if TYPE_CHECKING:  # everything else is imported when the fixture is used: each pytest that has us installed loads this file
+    from clustergauge.model import Measurement, Metric, Outcome
+    from clustergauge.probe import Work
+
+FIELDS = ("flops", "ops", "bytes", "dtype", "floor", "limit", "device", "budget_s")
+"""What the marker knows."""
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(\S+)\s*")
+_KEPT = "gauge"
+
+
+class GaugeWarning(UserWarning):
+    """A threshold lies inside the interval of what was measured."""
+
+
+@dataclass(frozen=True)
+class Gauged:
+    """What came of it.  ``metrics`` are empty and ``verdict`` is *not measured* where the kernel was only checked."""
+
+    verdict: Outcome
+    reason: str
+    metrics: tuple[Metric, ...] = ()
+    measurement: Measurement | None = None
+
+    @property
+    def text(self) -> str:
+        """One line for a person: the number that the threshold is about with its interval, the verdict, and why."""
+        return f"{self.verdict}: {self.reason}" if self.reason else self.verdict
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One flag."""
+    group = parser.getgroup("clustergauge")
+    group.addoption("--gauge-check-only", action="store_true", help="run gauged kernels once and check them; time nothing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    words = f"gauge({', '.join(f'{name}=…' for name in FIELDS)}): declared work and threshold of a gauged kernel."
+    config.addinivalue_line("markers", words)
+
+
+@pytest.fixture
+def gauge(request: pytest.FixtureRequest) -> Gauge:
+    """Measures a function, checks it, and holds it against the threshold of ``@pytest.mark.gauge(…)``."""
+    node = cast("pytest.Item", request.node)  # pyright: ignore[reportUnknownMemberType]
+    return Gauge(node)
+
+
+class Gauge:
+    """The fixture's value: call it once."""
+
+    def __init__(self, node: pytest.Item) -> None:
+        self._node = node
+
+    def __call__(
+        self,
+        run: Callable[[], object],
+        *,
+        check: Callable[[], object],
+        reset: Callable[[], object] | None = None,
+    ) -> Gauged:
+        """Measure ``run``: the work and nothing else.
+
+        ``check`` looks at the output of the last run, and raises or returns ``False`` if it is wrong.  ``reset``, untimed before
+        each sample, should spoil the output, so that a run that did nothing is caught.  Fails the test as the module says;
+        raises ``pytest.UsageError`` for a marker that makes no sense.
+        """
+        __tracebackhide__ = True
+        from clustergauge.probe import Work, Wrong
+
+        asked = _marker(self._node)
+        work = Work(run=run, check=lambda: _checked(check), reset=reset, workload=asked.workload, clock="device")
+        try:
+            gauged = self._checked_only(work) if _only_check(self._node.config) else _measured(work, asked)
+        except Wrong as wrong:
+            self._keep(f"wrong: {wrong}")
+            raise pytest.fail.Exception(f"wrong: {wrong}", pytrace=False) from wrong
+        self._keep(gauged.text)
+        if gauged.verdict == "FAIL":
+            pytest.fail(gauged.text, pytrace=False)
+        if gauged.verdict == "inconclusive":
+            warnings.warn(GaugeWarning(gauged.text), stacklevel=2)
+        return gauged
+
+    def _checked_only(self, work: Work) -> Gauged:
+        if work.reset:
+            work.reset()
+        work.runs[0]()
+        assert work.check
+        work.check()
+        return Gauged("not measured", "checked once, not timed")
+
+    def _keep(self, text: str) -> None:
+        """For the summary and JUnit's properties; with the report it also comes from the workers of pytest-xdist."""
+        self._node.user_properties.append((_KEPT, text))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """A line for each kernel."""
+    stats = cast("Mapping[str, list[Any]]", terminalreporter.stats)
+    reports = [r for reports in stats.values() for r in reports if getattr(r, "when", "") == "call"]
+    lines = [f"{r.nodeid}  {text}" for r in reports for name, text in r.user_properties if name == _KEPT]
+    if lines:
+        terminalreporter.section("gauged")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# steps
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the marker says.  ``bound`` in its bare ``unit``; ``None``: no threshold."""
+
+    workload: Any
+    metric: str
+    bound: float | None
+    unit: str
+    text: str
+    device: str
+    budget_s: float
+
+
+def _marker(node: pytest.Item) -> _Asked:
+    """The marker of a test, read strictly."""
+    from clustergauge.model import DTYPES, Workload
+
+    marker = node.get_closest_marker("gauge")
+    given = dict(marker.kwargs) if marker else {}
+    if marker and (marker.args or set(given) - set(FIELDS)):
+        raise pytest.UsageError(f"{node.nodeid}: gauge takes {', '.join(FIELDS)}, each by name")
+    counts = {name: given.get(name, 0) for name in ("flops", "ops", "bytes")}
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 0:
+            raise pytest.UsageError(f"{node.nodeid}: gauge: {name}={count!r} must be a whole number: the work of one call")
+    if given.get("dtype", "") not in ("", *DTYPES):
+        raise pytest.UsageError(f"{node.nodeid}: gauge: dtype={given['dtype']!r} (there are {', '.join(DTYPES)})")
+    if counts["flops"] and counts["ops"]:
+        raise pytest.UsageError(f"{node.nodeid}: gauge: flops or ops, not both")
+    bound = "compute" if counts["flops"] or counts["ops"] else "memory" if counts["bytes"] else "latency"
+    workload = Workload(
+        flops=counts["flops"], ops=counts["ops"], bytes_read=counts["bytes"], dtype=given.get("dtype", ""), bound=bound
+    )
+    budget = given.get("budget_s", 2.0)
+    if not isinstance(budget, int | float) or not 0 < budget < 1e6:
+        raise pytest.UsageError(f"{node.nodeid}: gauge: budget_s={budget!r} must be seconds")
+    metric, value, unit, text = _threshold(node.nodeid, given, counts)
+    return _Asked(workload, metric, value, unit, text, _device(node.nodeid, given.get("device")), float(budget))
+
+
+def _threshold(where: str, given: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, float | None, str, str]:
+    """Metric, bound in its bare unit, that unit, and the words: a rate is a floor, a time a limit."""
+    from clustergauge.units import parse_rate
+
+    if "floor" in given and "limit" in given:
+        raise pytest.UsageError(f"{where}: gauge: floor or limit, not both")
+    if "floor" not in given and "limit" not in given:
+        return "", None, "", ""
+    kind = "floor" if "floor" in given else "limit"
+    match = _NUMBER.fullmatch(given[kind]) if isinstance(given[kind], str) else None
+    if not match:
+        raise pytest.UsageError(f"{where}: gauge: {kind}={given[kind]!r}: write '700 TFLOP/s', '3 TB/s' or '1.4 ms'")
+    try:
+        value, unit = parse_rate(float(match[1]), match[2])
+    except ValueError as error:
+        raise pytest.UsageError(f"{where}: gauge: {kind}: {error}") from None
+    work = {"FLOP/s": "flops", "OP/s": "ops", "B/s": "bytes", "s": ""}.get(unit)
+    if work is None or value <= 0 or (unit == "s") != (kind == "limit"):
+        raise pytest.UsageError(f"{where}: gauge: {kind}={given[kind]!r}: a rate is a floor, a time a limit, and more than 0")
+    if work and not counts[work]:
+        raise pytest.UsageError(f"{where}: gauge: a floor in {match[2]} needs {work}=…, the work of one call")
+    metric = {"flops": "compute", "ops": "compute", "bytes": "bandwidth", "": "time"}[work]
+    return metric, value, unit, f"{'at least' if kind == 'floor' else 'at most'} {given[kind].strip()}"
+
+
+def _device(where: str, device: Any) -> str:
+    """The device that the kernel runs on.  A GPU must be named: launching is over long before its kernel is."""
+    if device is None:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            raise pytest.UsageError(f"{where}: gauge: this process uses a GPU: say device='cuda:0', or device='cpu'")
+        return "cpu"
+    if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda:\d{1,3}", device):
+        raise pytest.UsageError(f"{where}: gauge: device={device!r}: write 'cpu' or 'cuda:0'")
+    return device
+
+
+def _only_check(config: pytest.Config) -> bool:
+    return bool(config.getoption("gauge_check_only")) or hasattr(config, "workerinput")
+
+
+def _checked(check: Callable[[], object]) -> None:
+    """The user's check; what it says is wrong is `Wrong`."""
+    from clustergauge.probe import Wrong
+
+    try:
+        fine = check()
+    except AssertionError as error:
+        raise Wrong(" ".join(str(error).split())[:500] or "the check failed") from error
+    if fine is False:
+        raise Wrong("the check returned False")
+
+
+def _measured(work: Work, asked: _Asked) -> Gauged:
+    """Time it with the suite's own loop, and judge."""
+    from clustergauge import metrics
+    from clustergauge.bounds import Asked
+    from clustergauge.clocks import clock_for
+    from clustergauge.measure import Plan, Sampler
+    from clustergauge.model import Record
+    from clustergauge.run import now_text
+    from clustergauge.world import Serial
+
+    clock = clock_for(work.clock, asked.device)
+    with clock.owned():
+        sampler = Sampler(work, clock, Serial(), Plan(budget_s=asked.budget_s))
+        measurement = sampler.measure()
+        if not sampler.checked_last and work.check:
+            work.check()
+    record = Record(
+        run_id="pytest",
+        case="gauge",
+        probe="gauge",
+        params={},
+        machine_id="here",
+        device=asked.device,
+        status="ok",
+        started=now_text(),
+        workload=asked.workload,
+        measurement=measurement,
+    )
+    found = tuple(metrics.derive([record]))
+    metric = next((m for m in found if m.name == asked.metric and m.unit == asked.unit), None)
+    if asked.bound is None:
+        return Gauged("unreferenced", _said(found[0]) if found else "", found, measurement)
+    if metric is None:
+        return Gauged(
+            "inconclusive", f"no {asked.metric} in {asked.unit}: {len(measurement.samples_s)} samples", found, measurement
+        )
+    low = None if asked.unit == "s" else asked.bound
+    verdict, doubt = Asked(low, asked.unit, asked.bound if low is None else None).side_of(metric)
+    reason = f"{_said(metric)}, asked for {asked.text}{f' ({doubt})' if doubt else ''}"
+    if sampler.exposed:
+        share = f"{sampler.exposed} of {len(measurement.samples_s)} samples may hold the time of launching"
+        return Gauged(_no_worse(verdict), f"{reason}; {share}", found, measurement)
+    return Gauged(verdict, reason, found, measurement)
+
+
+def _no_worse(verdict: Outcome) -> Outcome:
+    """Times that are too long, if anything, fail nothing."""
+    return "inconclusive" if verdict == "FAIL" else verdict
+
+
+def _said(metric: Metric) -> str:
+    from clustergauge.units import format_rate
+
+    value = f"{metric.name} {format_rate(metric.value, metric.unit)}"
+    if metric.low is None or metric.high is None:
+        return value
+    return f"{value} ({format_rate(metric.low, metric.unit)} … {format_rate(metric.high, metric.unit)})"

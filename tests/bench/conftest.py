@@ -1,0 +1,102 @@
+"""Options of the benchmark lane, and its cases: one test each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustergauge import machine, plan
+from clustergauge.errors import UsageError
+from tests.bench import lane as lanes
+from tests.bench.lane import Lane, Tape
+
+_LANE = pytest.StashKey[Lane]()
+_MACHINE = pytest.StashKey[machine.Machine]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What to measure; everything else is pytest-benchmark's."""
+    group = parser.getgroup("bench", "the cases of a suite under pytest-benchmark")
+    group.addoption("--bench-suite", default="quick", metavar="NAME|FILE", help="suite name or TOML file (default: quick)")
+    group.addoption("--bench-case", action="append", default=[], metavar="GLOB", help="only cases whose id matches")
+    group.addoption("--bench-device", choices=("auto", "cpu", "cuda"), default="auto")
+    group.addoption("--bench-duration", type=float, metavar="S", help="seconds of measuring for each case")
+    group.addoption("--bench-ranks", type=int, metavar="N", help="ranks of collective cases")
+    group.addoption("--bench-launcher", default="", metavar="CMD", help="command that starts MPI ranks")
+    group.addoption("--bench-target", metavar="DIR", help="folder for storage cases (without it they are skipped)")
+    group.addoption("--bench-probes", action="append", default=[], metavar="MODULE", help="also load the probes of this module")
+
+
+def _machine(config: pytest.Config) -> machine.Machine:
+    if _MACHINE not in config.stash:
+        config.stash[_MACHINE] = machine.describe_apart()
+    return config.stash[_MACHINE]
+
+
+def _lane(config: pytest.Config) -> Lane:
+    """Planned once, started with the first case."""
+    if _LANE not in config.stash:
+        option: Any = config.option
+        target = Path(option.bench_target).absolute() if option.bench_target else None
+        wish = plan.Wish(
+            globs=option.bench_case,
+            device=option.bench_device,
+            target=target,
+            ranks=option.bench_ranks,
+            duration_s=option.bench_duration,
+        )
+        try:
+            here = _machine(config)
+            planned = plan.plan(
+                plan.load_suite(lanes.suite_path(option.bench_suite)), lanes.probes(option.bench_probes), here, wish
+            )
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+        python_path = [str(config.invocation_params.dir)] if option.bench_probes else []
+        config.stash[_LANE] = Lane(planned, option.bench_launcher, python_path)
+    return config.stash[_LANE]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each case, in a group by probe, timed by a tape of its own."""
+    if "case" in metafunc.fixturenames:
+        lane = _lane(metafunc.config)
+        metafunc.parametrize(
+            "case",
+            [
+                pytest.param(
+                    name,
+                    id=name,
+                    marks=[
+                        pytest.mark.benchmark(group=p.probe, timer=Tape()),
+                        pytest.mark.timeout(2 * (p.timeout_s + p.budget_s) + 180),  # ours end a hang long before
+                        *([pytest.mark.skip(reason=p.skip)] if p.skip else []),
+                    ],
+                )
+                for name, p in lane.planned.items()
+            ],
+        )
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Our description beside the plugin's, so that a comparison warns when parts or versions differ."""
+    machine_info["clustergauge"] = lanes.machine_info(_machine(config))  # asked before collection for --benchmark-compare
+
+
+@pytest.fixture(scope="session")
+def lane(request: pytest.FixtureRequest) -> Generator[Lane]:
+    """The supervisor of the session; all its processes end with it."""
+    lane = _lane(request.config)
+    yield lane
+    lane.close()
+
+
+@pytest.fixture
+def tape(request: pytest.FixtureRequest) -> Tape:
+    """The timer that this test's marker gave to pytest-benchmark."""
+    marker = request.node.get_closest_marker("benchmark")
+    assert marker
+    return marker.kwargs["timer"]

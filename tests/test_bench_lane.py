@@ -1,0 +1,127 @@
+"""The benchmark lane, driven as its users drive it: what pytest-benchmark's own options do to our cases."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.lane import Tape
+
+ROOT = Path(__file__).resolve().parents[1]
+SUITE = """
+title = "benched"
+budget_s = 0.1
+timeout_s = 20
+[[cases]]
+probe = "benched"
+"""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    path = tmp_path_factory.mktemp("suite") / "benched.toml"
+    path.write_text(SUITE)
+    return path
+
+
+def lane(suite, *words):
+    """Outcome by case (``right``: ``PASSED``), and the output."""
+    options = [f"--bench-suite={suite}", "--bench-probes=tests.faults.bench_probe"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        str(ROOT / "tests/bench"),
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "default",
+        *options,
+        *words,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=suite.parent, env=environment, capture_output=True, text=True, timeout=110)
+    output = done.stdout + done.stderr
+    found = re.findall(r"how=(\w+)@cpu:0\](?: (PASSED|FAILED|SKIPPED|ERROR)|)", output)
+    found += [(how, word) for word, how in re.findall(r"\] (PASSED|FAILED|SKIPPED|ERROR) \S*how=(\w+)@cpu:0\]", output)]
+    return {how: word for how, word in found if word}, output
+
+
+def test_samples_go_through_the_timer_to_the_last_bit():
+    tape, samples = Tape(), [0.1, 3e-9, 1 / 3]
+    tape.load(samples)
+    rounds = []
+    for _ in samples:
+        start = tape()
+        rounds.append(tape() - start)
+    assert rounds == samples
+    with pytest.raises(IndexError):
+        tape()
+
+
+def test_our_samples_are_in_the_books_with_what_they_mean_and_bad_cases_are_not(suite, tmp_path):
+    found, output = lane(suite, f"--benchmark-json={tmp_path / 'out.json'}")
+    assert found == {"right": "PASSED", "wrong": "FAILED", "crash": "FAILED", "skip": "SKIPPED", "target": "SKIPPED"}
+    assert "wrong: element 3 is 4, not 5" in output
+    assert "exited with 7" in output
+    assert "no meaning here" in output
+    assert "no target folder" in output
+    document = json.loads((tmp_path / "out.json").read_text())
+    (bench,) = document["benchmarks"]
+    assert bench["group"] == "benched"
+    assert bench["params"] == {"case": "benched/how=right@cpu:0"}
+    about, data = bench["extra_info"], bench["stats"]["data"]
+    time = about["metrics"]["time"]["value"]
+    assert len(data) == bench["stats"]["rounds"] > 5
+    assert statistics.median(data) == pytest.approx(time, rel=1e-12)
+    assert about["metrics"]["bandwidth"]["value"] == pytest.approx(1000 / time, rel=1e-12)
+    assert about["clock"] == "wall"
+    assert about["machine"] == document["machine_info"]["clustergauge"]
+    assert about["machine"]["cores"] > 0
+
+
+def test_disabled_each_case_runs_once_and_is_checked(suite, tmp_path):
+    found, output = lane(suite, "--benchmark-disable", f"--benchmark-json={tmp_path / 'out.json'}", "-k", "right or wrong")
+    assert found == {"right": "PASSED", "wrong": "FAILED"}
+    assert "wrong: element 3 is 4, not 5" in output
+    assert not (tmp_path / "out.json").exists() or not json.loads((tmp_path / "out.json").read_text())["benchmarks"]
+
+
+def test_skipped_nothing_is_started(suite):
+    found, _ = lane(suite, "--benchmark-skip")
+    assert set(found.values()) == {"SKIPPED"}
+
+
+def test_saved_runs_are_compared(suite):
+    lane(suite, "--benchmark-autosave", "-k", "right", "--benchmark-only")
+    found, output = lane(suite, "--benchmark-compare", "-k", "right")
+    assert found == {"right": "PASSED"}
+    assert "(0001_" in output
+    assert "(NOW)" in output
+
+
+def test_under_xdist_cases_are_checked_only(suite):
+    found, output = lane(suite, "-n", "1", "-k", "right or wrong")
+    assert found == {"right": "PASSED", "wrong": "FAILED"}
+    assert "Rounds" not in output
+
+
+def test_an_unknown_suite_is_a_usage_error(tmp_path):
+    found, output = lane(tmp_path / "nosuch.toml")
+    assert found == {}
+    assert "no suite file" in output
+
+
+def test_plain_pytest_leaves_the_lane_alone():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-k", "test_case", "--ignore-glob=tests/test_*"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert "test_cases.py" not in done.stdout

@@ -1,0 +1,63 @@
+"""The files that are ready to copy say nothing that our own command lines would refuse."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_suite
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+
+def arguments(tmp_path, **environment):
+    """What the batch script gives to run_suite.py; the interpreter of its checkout is one that tells."""
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    known = {"PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(tmp_path)} | environment
+    done = subprocess.run(["bash", DOCS / "slurm.sbatch"], env=known, capture_output=True, text=True, check=True)
+    script, *words = done.stdout.splitlines()
+    assert script == "run_suite.py"
+    return run_suite.make_parser().parse_args(words)
+
+
+def test_the_batch_script_measures_the_nodes_of_its_allocation(tmp_path):
+    nodes = {"SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "gpu[01-04]"}
+    asked = arguments(tmp_path, **nodes, ACCEPT="a b.toml", TARGET="/scratch")
+    assert (asked.verb, asked.hosts, asked.remote) == ("run", "gpu[01-04]", "srun")
+    assert (asked.accept, asked.target, asked.launches, asked.suite) == ("a b.toml", "/scratch", 3, "quick")
+
+
+def test_of_a_single_node_no_others_are_asked(tmp_path):
+    asked = arguments(tmp_path, SLURM_JOB_NUM_NODES="1", SLURM_JOB_NODELIST="gpu01", SUITE="mine.toml")
+    assert (asked.hosts, asked.remote, asked.accept, asked.suite) == ("", "", None, "mine.toml")
+
+
+def test_outside_an_allocation_the_batch_script_says_what_to_do(tmp_path):
+    done = subprocess.run(["bash", DOCS / "slurm.sbatch"], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert done.returncode
+    assert "run me with sbatch" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "ci.md"])
+def test_flags_of_the_lane_that_the_documents_name_exist(name):
+    named = set(re.findall(r"--(?:bench|benchmark|gauge)-[a-z-]+", (DOCS / name).read_text()))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-p", "clustergauge.pytest_plugin", "tests/bench", "--help"]
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert named
+    assert {flag for flag in named if not re.search(rf"{flag}\b(?!-)", told)} == set()
+
+
+def test_the_workflow_calls_run_suite_as_it_wants_to_be_called():
+    text = (DOCS / "github-actions.yml").read_text()
+    (words,) = re.findall(r"run_suite\.py (.*)", text)
+    assert run_suite.main(["run", *words.split()[:-2], "--dry-run", "--device", "cpu", "-k", "launch/*"]) == 0
