@@ -215,12 +215,20 @@ class Sampler:
         if self.world.rank == 0:
             batch, reason, *_ = self._next(look, at_a_look, cost, elapsed)
             lead = max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9)))) if self.world.size > 1 and not self.work.sweep else 0
+            if self.work.whole_budget and self.merged:
+                lead = max(lead, self._between(batch))
             check = self._checking_s <= CHECK_SHARE * self.plan.budget_s
             decision = [batch, reason, lead, check, *(self._wrong or (0, ""))]
         decided = Decision(*self.world.from_root(decision))
         if decided.problem:
             raise Wrong(decided.problem, rank=decided.culprit)
         return decided
+
+    def _between(self, batch: int) -> int:
+        """Samples of a burn-in that are not kept before ``batch`` that are: where the work allows none so long that about
+        `BURN_IN_SAMPLES` fill the budget, so that the record does not end before the time is up."""
+        one = max(self.merged[-1] * self.iterations * self.work.steps, self.clock.tick_s)
+        return int(batch * max(0.0, self.plan.budget_s / BURN_IN_SAMPLES / one - 1))
 
     def _next(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
         taken = len(self.merged)

@@ -347,6 +347,16 @@ def test_a_burn_in_takes_all_its_time_in_samples_of_a_fair_length_and_looks_ofte
     assert len(looks) >= len(measured.samples_s) / 20
 
 
+def test_a_burn_in_whose_samples_must_be_short_works_between_those_it_keeps_rather_than_ending_early():
+    clock = FakeClock(always(0.001))
+    work = Work(run=lambda: None, digest=lambda: "same", whole_budget=True, max_iterations=2, workload=Workload())
+    measured = sampler(clock, work, budget_s=100.0).measure()
+    assert measured.stop_reason == "budget"
+    assert 99 < clock.time_s < 103
+    assert 3000 < len(measured.samples_s) < 5100
+    assert measured.sample_start_s[-1] > 97
+
+
 # -- sweeps: callables that are different things
 
 
