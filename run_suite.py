@@ -96,7 +96,9 @@ def make_parser() -> Parser:
     report.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
     _acceptance_flags(report)
     report.add_argument("--topology", metavar="FILE", help="leaf switches of the hosts, instead of those the run remembers")
-    report.add_argument("--format", choices=("text", "json"), default="text")
+    formats = ("text", "json", "html", "md", "csv", "junit", "prom", "pytest-benchmark")
+    report.add_argument("--format", choices=formats, default="text", help="of what is printed (default: text)")
+    report.add_argument("--redact", action="store_true", help="replace names of hosts and users, addresses, serials and UUIDs")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     compare = verbs.add_parser("compare", help="two runs case by case, or many side by side")
@@ -340,7 +342,7 @@ def do_report(options: argparse.Namespace) -> int:
     loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
     if topology:
         loaded.run.settings["topology"] = topology
-    return _report(loaded, _asked(options, Path(options.output).absolute()), options.format)
+    return _report(loaded, _asked(options, Path(options.output).absolute()), options.format, options.redact)
 
 
 def do_compare(options: argparse.Namespace) -> int:
@@ -490,7 +492,7 @@ def _measure(
     return INTERRUPTED if came.interrupted else BROKEN if came.problem else code
 
 
-def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
+def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) -> int:
     """Judge and show; the exit code of the results."""
     from clustergauge import accept, ceilings, sweeps, topology, verdicts
 
@@ -498,21 +500,38 @@ def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
     pairs = sweeps.findings(loaded.records, asked.topology)
     held = _held_against(loaded.run, asked.catalogue)
+    planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
+    idle, code = accept.idle(loaded.records, planned, device), accept.exit_code(loaded.records, found, planned, device)
+    if redact:
+        from reports.redact import redacted
+
+        loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
+        loaded, found, pairs = redacted(loaded, found, pairs)
+        held = []
     if form == "json":
         from reports import document
 
         for note in held:
             _say(note)
         sys.stdout.buffer.write(document.document(loaded, found, pairs))
+    elif form != "text":
+        from reports import export, page
+        from reports.rows import rows_of
+
+        for note in held:
+            _say(note)
+        ceiling = ceilings.of_machines(loaded.machines, asked.catalogue)
+        rows = rows_of(loaded, found, ceiling)
+        text = page.html_of(loaded, rows, pairs, ceiling) if form == "html" else export.WRITERS[form](loaded, rows)
+        sys.stdout.buffer.write(text.encode(errors="replace"))
     else:
         from reports import terminal
 
         loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
         terminal.show(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue), pairs)
-    planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
-    if accept.idle(loaded.records, planned, device):
+    if idle:
         _say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
-    return accept.exit_code(loaded.records, found, planned, device)
+    return code
 
 
 def _remembered(catalogue: Catalogue | None) -> dict[str, Scalar]:

@@ -163,9 +163,7 @@ class _Live:
         if work.exact:
             work.exact()
 
-    def _outcome(
-        self, status: Literal["ok", "verified"], measurement: Measurement | None = None, where: str = ""
-    ) -> Outcome:
+    def _outcome(self, status: Literal["ok", "verified"], measurement: Measurement | None = None, where: str = "") -> Outcome:
         assert self.work
         return Outcome(
             status,
