@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.lane import Tape
+from clustergauge import machine, plan
+from tests.bench.lane import Lane, Tape
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = """
@@ -94,6 +95,18 @@ def test_disabled_each_case_runs_once_and_is_checked(suite, tmp_path):
     assert found == {"right": "PASSED", "wrong": "FAILED"}
     assert "wrong: element 3 is 4, not 5" in output
     assert not (tmp_path / "out.json").exists() or not json.loads((tmp_path / "out.json").read_text())["benchmarks"]
+
+
+def test_a_case_that_is_only_checked_runs_once_and_has_no_time(suite):
+    planned = plan.plan(plan.load_suite(suite), plan.load_probes(["tests.faults.bench_probe"]), machine.describe(), plan.Wish())
+    only = Lane(planned)
+    try:
+        record, _ = only.measure("benched/how=right@cpu:0", check_only=True)
+    finally:
+        only.close()
+    assert (record.status, record.reason) == ("verified", "checked once, not timed")
+    assert record.measurement is None
+    assert record.settings["runs"] == 1
 
 
 def test_skipped_nothing_is_started(suite):
