@@ -265,7 +265,8 @@ def _measured(work: Work, asked: _Asked) -> Gauged:
         )
     low = None if asked.unit == "s" else asked.bound
     verdict, doubt = Asked(low, asked.unit, asked.bound if low is None else None).side_of(metric)
-    reason = f"{_said(metric)}, asked for {asked.text}{f' ({doubt})' if doubt else ''}"
+    why = doubt.partition(":")[0]  # the interval is said already
+    reason = f"{_said(metric)}, asked for {asked.text}{f' ({why})' if why else ''}"
     if sampler.exposed:
         share = f"{sampler.exposed} of {len(measurement.samples_s)} samples may hold the time of launching"
         return Gauged(_no_worse(verdict), f"{reason}; {share}", found, measurement)

@@ -10,9 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.bench.lane import Tape
+from clustergauge import machine, plan
+from clustergauge.model import Gpu, Workload
+from tests import made
+from tests.bench.lane import Lane, Tape, describe
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = """
@@ -89,11 +93,35 @@ def test_our_samples_are_in_the_books_with_what_they_mean_and_bad_cases_are_not(
     assert about["machine"]["cores"] > 0
 
 
+@pytest.mark.parametrize(("flops", "impossible"), [(156 * 10**12, False), (10**15, True)])
+def test_the_fraction_of_a_ceiling_is_told_and_what_lies_above_it_is_impossible(flops, impossible):
+    """An A100 that is made up: its dense bf16 peak is 312 TFLOP/s."""
+    record = made.record(work=Workload(flops=flops, dtype="bf16", bound="compute"), device="cuda:0")
+    gpu = Gpu(index=0, name="NVIDIA A100-SXM4-80GB", uuid="GPU-0", arch="sm_80", sm_clock_max_mhz=1410.0)
+    about, problem = describe(record, msgspec.structs.replace(made.machine(), gpus=[gpu]))
+    assert about["ceiling"]["metric"] == "compute"
+    assert about["ceiling"]["fraction"] == pytest.approx(flops / about["ceiling"]["value"])
+    assert about["ceiling"]["value"] == pytest.approx(312e12, rel=0.01)
+    assert bool(problem) == impossible
+
+
 def test_disabled_each_case_runs_once_and_is_checked(suite, tmp_path):
     found, output = lane(suite, "--benchmark-disable", f"--benchmark-json={tmp_path / 'out.json'}", "-k", "right or wrong")
     assert found == {"right": "PASSED", "wrong": "FAILED"}
     assert "wrong: element 3 is 4, not 5" in output
     assert not (tmp_path / "out.json").exists() or not json.loads((tmp_path / "out.json").read_text())["benchmarks"]
+
+
+def test_a_case_that_is_only_checked_runs_once_and_has_no_time(suite):
+    planned = plan.plan(plan.load_suite(suite), plan.load_probes(["tests.faults.bench_probe"]), machine.describe(), plan.Wish())
+    only = Lane(planned)
+    try:
+        record, _ = only.measure("benched/how=right@cpu:0", check_only=True)
+    finally:
+        only.close()
+    assert (record.status, record.reason) == ("verified", "checked once, not timed")
+    assert record.measurement is None
+    assert record.settings["runs"] == 1
 
 
 def test_skipped_nothing_is_started(suite):
