@@ -96,7 +96,8 @@ def make_parser() -> Parser:
     report.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
     _acceptance_flags(report)
     report.add_argument("--topology", metavar="FILE", help="leaf switches of the hosts, instead of those the run remembers")
-    report.add_argument("--format", choices=("text", "json"), default="text")
+    formats = ("text", "json", "md", "csv", "junit", "prom", "pytest-benchmark")
+    report.add_argument("--format", choices=formats, default="text", help="of what is printed (default: text)")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     compare = verbs.add_parser("compare", help="two runs case by case, or many side by side")
@@ -501,6 +502,14 @@ def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
         for note in held:
             _say(note)
         sys.stdout.buffer.write(document.document(loaded, found, pairs))
+    elif form != "text":
+        from reports import export
+        from reports.rows import rows_of
+
+        for note in held:
+            _say(note)
+        rows = rows_of(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue))
+        sys.stdout.buffer.write(export.WRITERS[form](loaded, rows).encode(errors="replace"))
     else:
         from reports import terminal
 

@@ -1,0 +1,118 @@
+"""Exports: what other tools read of a run, read by their own readers or by strict ones written here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+
+from clustergauge.loading import LoadedRun
+from reports import export
+from reports.rows import rows_of
+from tests.made_up import COPY, CPU, MATMUL, TINY, loaded, planned, record, verdict
+
+HOSTILE = '</testcase><script>alert(1)</script>|"\\`]]>\x00\x1b[31m\ufffe'
+SAMPLE = re.compile(r'(clustergauge_[a-z0-9_]+)\{((?:[a-z]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\} (\S+)')
+
+
+def a_run(host: str = "node-017", reason: str = "no GPU") -> tuple[LoadedRun, list]:
+    good, slow = record("matmul", MATMUL), record("all_reduce", TINY)
+    run = loaded(
+        good, slow, record("memory", COPY, "skipped", reason), record("memory", {**COPY, "size": 1024}, "error", reason),
+        missing=[planned(record("memory", {**COPY, "size": 4096}))],
+        machines=(msgspec.structs.replace(CPU, host=host),),
+    )  # fmt: skip
+    verdicts = [
+        verdict(good, "pass", "compute", 2e12, "FLOP/s", floor=1e12),
+        verdict(slow, "FAIL", "time", 1e-3, "s", limit=1e-4),
+    ]
+    return run, rows_of(run, verdicts)
+
+
+def test_junit_counts_a_pass_a_failure_an_error_a_skip_and_a_case_without_a_record():
+    run, rows = a_run()
+    suite = ET.fromstring(export.to_junit(run, rows)).find("testsuite")
+    assert suite is not None
+    assert {k: suite.get(k) for k in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "5", "failures": "1", "errors": "2", "skipped": "1",
+    }  # fmt: skip
+    assert [[child.tag for child in case] for case in suite] == [[], ["failure"], ["skipped"], ["error"], ["error"]]
+    assert suite[4][0].get("type") == "no record"
+
+
+@pytest.mark.parametrize("form", export.WRITERS)
+def test_hostile_text_stays_text(form):
+    run, rows = a_run("node", HOSTILE)
+    text = export.WRITERS[form](run, rows)
+    assert not set("\x00\x1b") & set(text)
+    if form == "junit":
+        root = ET.fromstring(text)
+        assert not list(root.iter("script"))
+        assert len(list(root.iter("testcase"))) == 5
+    if form == "md":
+        assert "<script>" not in text
+        table = [line for line in text.splitlines() if line.startswith("|")]
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+
+
+@pytest.mark.parametrize("lead", ["=", "+", "-", "@", " =", "\t=", "＝"])
+def test_a_spreadsheet_computes_nothing(lead):
+    run, rows = a_run(f"{lead}HYPERLINK(1)", f"{lead}cmd")
+    read = list(csv.reader(io.StringIO(export.to_csv(run, rows))))
+    assert {len(line) for line in read} == {len(export.COLUMNS)}
+    assert tuple(read[0]) == export.COLUMNS
+    for line in read[1:-1]:
+        assert line[2].startswith("'")
+    assert read[3][-2].startswith("'")
+
+
+def test_the_csv_holds_bare_numbers():
+    run, rows = a_run()
+    line = dict(zip(export.COLUMNS, list(csv.reader(io.StringIO(export.to_csv(run, rows))))[1], strict=True))
+    assert (line["verdict"], line["metric"], float(line["value"]), line["unit"]) == ("pass", "compute", 2e12, "FLOP/s")
+    assert float(line["bound"]) == 1e12
+
+
+def test_prometheus_lines_are_well_formed_families_together_and_no_series_twice():
+    run, rows = a_run('no"de\\\n1')
+    lines = export.to_prometheus(run, rows).splitlines()
+    family, seen, series = "", set(), set()
+    for line in lines:
+        if line.startswith("# TYPE "):
+            family = line.split()[2]
+            assert family not in seen
+            seen.add(family)
+            continue
+        match = SAMPLE.fullmatch(line)
+        assert match, line
+        assert match[1] == family
+        assert (match[1], match[2]) not in series
+        series.add((match[1], match[2]))
+        assert float(match[3]) == float(match[3])
+    assert "clustergauge_compute_flop_per_second" in seen
+    assert f'clustergauge_planned_without_record{{run="{run.run.run_id}"}} 1' in lines
+    assert any(r"no\"de\\\n1" in line for line in lines)
+
+
+def test_pytest_benchmark_compares_the_export(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    run, rows = a_run()
+    text = export.to_pytest_benchmark(run, rows)
+    stats = json.loads(text)["benchmarks"][0]["stats"]
+    assert stats["rounds"] == 40
+    assert stats["median"] == pytest.approx(1e-3, rel=1e-3)
+    assert stats["q1"] <= stats["median"] <= stats["q3"]
+    assert stats["ops"] == 1 / stats["mean"]
+    for name in ("0001_a.json", "0002_b.json"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", *map(str, sorted(tmp_path.glob("*.json")))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"{run.records[0].case} [") == 2
