@@ -96,7 +96,7 @@ def make_parser() -> Parser:
     report.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
     _acceptance_flags(report)
     report.add_argument("--topology", metavar="FILE", help="leaf switches of the hosts, instead of those the run remembers")
-    formats = ("text", "json", "md", "csv", "junit", "prom", "pytest-benchmark")
+    formats = ("text", "json", "html", "md", "csv", "junit", "prom", "pytest-benchmark")
     report.add_argument("--format", choices=formats, default="text", help="of what is printed (default: text)")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
@@ -503,13 +503,15 @@ def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
             _say(note)
         sys.stdout.buffer.write(document.document(loaded, found, pairs))
     elif form != "text":
-        from reports import export
+        from reports import export, page
         from reports.rows import rows_of
 
         for note in held:
             _say(note)
-        rows = rows_of(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue))
-        sys.stdout.buffer.write(export.WRITERS[form](loaded, rows).encode(errors="replace"))
+        ceiling = ceilings.of_machines(loaded.machines, asked.catalogue)
+        rows = rows_of(loaded, found, ceiling)
+        text = page.html_of(loaded, rows, pairs, ceiling) if form == "html" else export.WRITERS[form](loaded, rows)
+        sys.stdout.buffer.write(text.encode(errors="replace"))
     else:
         from reports import terminal
 

@@ -1,0 +1,158 @@
+"""The HTML page: whole, safe, small, and no picture without its table."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import msgspec
+import numpy as np
+import pytest
+
+from clustergauge import accept, sweeps
+from reports import charts, page
+from reports.rows import rows_of
+from tests.made_up import COPY, CPU, MATMUL, TINY, finding, loaded, planned, record, verdict
+from tests.swept import flat, swept
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=http://x onerror=y>"
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+VOID = {"meta", "br"}
+
+
+class Strict(HTMLParser):
+    """Tags that are open, all that were seen with their attributes, and their text; a tag closed out of turn is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parsed(text: str) -> Strict:
+    reader = Strict()
+    reader.feed(text)
+    reader.close()
+    assert not reader.open
+    return reader
+
+
+def a_page(host: str = "node-017") -> str:
+    machine = msgspec.structs.replace(CPU, host=host, findings=[finding("governor", "warning", host, "set it")])
+    good, slow = record("matmul", MATMUL), record("all_reduce", TINY)
+    sizes = [record("memory", {**COPY, "size": 1 << n}, time=1e-6 * n) for n in (12, 16, 20)]
+    run = loaded(
+        good, slow, *sizes, record("memory", {**COPY, "size": 7}, "error", host),
+        missing=[planned(record("memory", {**COPY, "size": 5}))], machines=(machine,), notes=[host],
+    )  # fmt: skip
+    verdicts = [
+        verdict(good, "pass", "compute", 2e12, "FLOP/s", floor=1e12),
+        verdict(slow, "FAIL", "time", 1e-3, "s", limit=1e-4),
+    ]
+    return page.html_of(run, rows_of(run, verdicts))
+
+
+def test_every_tag_is_closed_in_turn_and_every_figure_has_its_table():
+    text = a_page()
+    reader = parsed(text)
+    tags = [tag for tag, _ in reader.seen]
+    assert tags.count("h1") == 1
+    assert tags.count("table") == tags.count("caption")
+    assert all(attrs.get("scope") in ("col", "row") for tag, attrs in reader.seen if tag == "th")
+    assert all(attrs.get("aria-label") or attrs.get("aria-hidden") for tag, attrs in reader.seen if tag == "svg")
+    figures = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
+    assert len(figures) == 6
+    assert all("<table>" in figure for figure in figures)
+
+
+def test_the_bad_come_first_and_the_banner_says_how_many():
+    text = a_page()
+    assert "2 of 6 cases must be looked at" in text
+    assert "1 of 7 planned cases have no record." in text
+    assert text.index("What must be looked at") < text.index("<h2>Results") < text.index("<h2>Machines")
+    assert ">≤ 100 µs<" in text
+
+
+def test_what_others_wrote_is_text():
+    text = a_page(HOSTILE)
+    reader = parsed(text)
+    assert not {"script", "img", "link", "iframe", "object"} & {tag for tag, _ in reader.seen}
+    assert not any(name.startswith("on") or name in ("src", "href") for _, attrs in reader.seen for name in attrs)
+    assert HOSTILE in "".join(reader.text)
+
+
+def test_nothing_is_fetched_and_the_page_is_small():
+    text = a_page()
+    assert "default-src 'none'" in text
+    assert not re.search(r"https?:|url\(|@import", text)
+    assert len(text.encode()) < 200_000
+
+
+def test_a_large_run_stays_below_two_megabytes():
+    records = [record("memory", {**COPY, "size": n + 1}) for n in range(5000)]
+    run = loaded(*records)
+    text = page.html_of(run, rows_of(run, []))
+    assert len(text.encode()) < 2_000_000
+    assert "3000 more are left out of this page" in text
+
+
+def test_a_run_of_nothing_never_reads_as_a_pass():
+    text = page.html_of(loaded(), [])
+    parsed(text)
+    assert "no case was measured" in text
+    assert 'class="banner good"' not in text
+
+
+def test_pairs_become_a_heat_map_that_keeps_unknown_apart():
+    sweep = flat(4, sends_2=0.61)
+    sweep[:, 0, 1] = np.nan
+    run = loaded(swept(sweep))
+    found = sweeps.findings(run.records)
+    text = page.html_of(run, rows_of(run, [*accept.judge(run.records), *sweeps.verdicts(found)]), found)
+    parsed(text)
+    heat = text[text.index("<h2>Between pairs") : text.index("<h2>Distributions")]
+    assert heat.count('class="cell"') == 11
+    assert heat.count('class="unknown"') == 1
+    assert "<td>unknown</td>" in heat
+    assert "node-002 sends at 61 % of its peers" in heat
+
+
+@pytest.mark.parametrize("points", [[(1.0, 1.0)], [(1.0, 2.0), (1.0, 2.0)], [(1e-9, 1e-15), (1e12, 1e15)]])
+@pytest.mark.parametrize("share", [False, True])
+def test_a_chart_of_any_points_lies_within_its_frame(points, share):
+    points = [(x, min(y, 1.0) if share else y) for x, y in points]
+    text = charts.lines("a <title>", {"a&b": points}, ("x", "y"), (str, str), share=share)
+    svg = ET.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
+    for x, y in (p.split(",") for line in svg.iter("polyline") for p in line.attrib["points"].split()):
+        assert 0 <= float(x) <= 640
+        assert 0 <= float(y) <= 300
+        assert math.isfinite(float(x) + float(y))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_draws_it(tmp_path):
+    (tmp_path / "page.html").write_text(a_page(HOSTILE), encoding="utf-8")
+    assert BROWSER
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "page.html").as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "page.png").stat().st_size > 5000
