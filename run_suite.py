@@ -98,6 +98,7 @@ def make_parser() -> Parser:
     report.add_argument("--topology", metavar="FILE", help="leaf switches of the hosts, instead of those the run remembers")
     formats = ("text", "json", "html", "md", "csv", "junit", "prom", "pytest-benchmark")
     report.add_argument("--format", choices=formats, default="text", help="of what is printed (default: text)")
+    report.add_argument("--redact", action="store_true", help="replace names of hosts and users, addresses, serials and UUIDs")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     compare = verbs.add_parser("compare", help="two runs case by case, or many side by side")
@@ -340,7 +341,7 @@ def do_report(options: argparse.Namespace) -> int:
     loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
     if topology:
         loaded.run.settings["topology"] = topology
-    return _report(loaded, _asked(options, Path(options.output).absolute()), options.format)
+    return _report(loaded, _asked(options, Path(options.output).absolute()), options.format, options.redact)
 
 
 def do_compare(options: argparse.Namespace) -> int:
@@ -488,7 +489,7 @@ def _measure(
     return INTERRUPTED if came.interrupted else BROKEN if came.problem else code
 
 
-def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
+def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) -> int:
     """Judge and show; the exit code of the results."""
     from clustergauge import accept, ceilings, sweeps, topology, verdicts
 
@@ -496,6 +497,13 @@ def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
     pairs = sweeps.findings(loaded.records, asked.topology)
     held = _held_against(loaded.run, asked.catalogue)
+    code = accept.exit_code(loaded.records, found, loaded.run.planned)
+    if redact:
+        from reports.redact import redacted
+
+        loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
+        loaded, found, pairs = redacted(loaded, found, pairs)
+        held = []
     if form == "json":
         from reports import document
 
@@ -517,7 +525,7 @@ def _report(loaded: LoadedRun, asked: Asked, form: str) -> int:
 
         loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
         terminal.show(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue), pairs)
-    return accept.exit_code(loaded.records, found, loaded.run.planned)
+    return code
 
 
 def _remembered(catalogue: Catalogue | None) -> dict[str, Scalar]:

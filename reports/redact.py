@@ -1,0 +1,162 @@
+"""A run without the names of what it ran on: hosts, users, addresses, serials and UUIDs, each the same word everywhere.
+
+Works on the documents, after they are judged, so that every format shows the same.  Known names are replaced wherever they stand
+as a word of their own; of what no document names as such (a server in an error's text), only what has the form of an address, a
+UUID, a mail-like ``user@`` or a home folder can be recognised.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from clustergauge import hosts
+from clustergauge.errors import UsageError
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Data, PairFindings, Verdict
+
+D = TypeVar("D", bound=Data)
+_KEPT = {
+    "schema", "status", "verdict", "kind", "state", "clock", "cache", "stop_reason", "device", "bound", "dtype", "collective",
+    "direction", "started", "finished", "better", "world", "unit", "probe", "module", "run_id", "code", "versions", "arch",
+    "peer_class", "digest", "pci",
+}  # fmt: skip
+"""Fields that name nothing of a site, and whose words have a meaning."""
+_NAMED_KEYS = {"path", "health", "left_out", "settings", "telemetry"}
+"""Dictionaries whose keys may hold a name."""
+_TOKEN = re.compile(r"\w[\w.-]*")
+_BREAK = re.compile(r"([._-]+)")
+_LIST = re.compile(r"[\w.-]*\[\d[\d,-]*\][\w.-]*")
+_UUID = re.compile(r"\b(?:GPU-|MIG-)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-f]{0,4}:){2,}[0-9a-f:.]*)(?![\w:])", re.IGNORECASE)
+_HARDWARE = re.compile(r"\b(?:[0-9a-f]{2}(?::[0-9a-f]{2}){5,19}|enx[0-9a-f]{12}|0x[0-9a-f]{16})\b", re.IGNORECASE)
+_USER = re.compile(r"(?:/home/|/Users/)([\w.-]+)|\b([A-Za-z_][\w.-]*)@(?=\w)")
+_SERIAL = re.compile(r"\bserial(?:[ _]?(?:number|no))?\"?[ :=]+\"?([\w-]*\d[\w-]*)", re.IGNORECASE)
+_SERVER = re.compile(r"(?<![\w/.-])([A-Za-z][\w.-]+):/(?!/)")
+_LONGEST = 12
+"""Parts of one name, between its dots and dashes."""
+
+
+def redacted(
+    loaded: LoadedRun, verdicts: Sequence[Verdict], pairs: Sequence[PairFindings]
+) -> tuple[LoadedRun, list[Verdict], list[PairFindings]]:
+    """The same run with its names replaced: ``node-1``, ``user-1``, ``address-1``, ``serial-1``, ``machine-1``."""
+    names = _Names(loaded, verdicts)
+    machines = [names.document(loaded.machines[name]) for name in sorted(loaded.machines)]
+    run = LoadedRun(
+        names.document(loaded.run),
+        {machine.machine_id: machine for machine in machines},
+        [names.document(record) for record in loaded.records],
+        Path(names.text(str(loaded.path))),
+        [names.text(note) for note in loaded.notes],
+    )
+    return run, [names.document(v) for v in verdicts], [names.document(p) for p in pairs]
+
+
+class _Names:
+    """What stands for what."""
+
+    def __init__(self, loaded: LoadedRun, verdicts: Sequence[Verdict]) -> None:
+        self.known: dict[str, str] = {}
+        self.count: dict[str, int] = {}
+        machines = [loaded.machines[name] for name in sorted(loaded.machines)]
+        for name in _hosts(loaded):
+            self._host(name)
+        for machine in machines:
+            self._put(machine.machine_id, "machine")
+            for gpu in machine.gpus:
+                self._put(gpu.uuid, "serial")
+        documents = [loaded.run, *machines, *loaded.records, *verdicts]
+        for text in (str(loaded.path), *(msgspec.json.encode(d).decode() for d in documents)):
+            for match in _USER.finditer(text):
+                self._put(match[1] or match[2], "user")
+            for match in _SERIAL.finditer(text):
+                self._put(match[1], "serial")
+            for match in _SERVER.finditer(text):
+                self._host(match[1])
+
+    def _host(self, name: str) -> None:
+        if name and name.lower() != "localhost":
+            short = name.partition(".")[0]
+            word = self.known.get(short.lower()) or self._put(name, "node")
+            if not _is_address(name):
+                self.known.setdefault(short.lower(), word)
+            self.known.setdefault(name.lower(), word)
+
+    def _put(self, name: str, kind: str) -> str:
+        if name and name.lower() not in self.known:
+            self.count[kind] = self.count.get(kind, 0) + 1
+            self.known[name.lower()] = f"{kind}-{self.count[kind]}"
+        return self.known.get(name.lower(), "")
+
+    def document(self, document: D) -> D:
+        """The document with all its texts replaced."""
+        return msgspec.convert(self._value(msgspec.to_builtins(document), ""), type(document))
+
+    def _value(self, value: Any, field: str) -> Any:
+        if field in _KEPT:
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            items = cast("list[Any]", value)
+            return items if items and isinstance(items[0], float) else [self._value(item, "") for item in items]
+        if isinstance(value, dict):
+            named = field in _NAMED_KEYS
+            items_ = cast("dict[str, Any]", value).items()
+            return {self.text(key) if named else key: self._value(inner, "" if named else key) for key, inner in items_}
+        return value
+
+    def text(self, text: str) -> str:
+        """The text with every name replaced."""
+        text = _LIST.sub(lambda m: self._list(m[0]), text)
+        text = _UUID.sub(lambda m: self._put(m[0], "serial"), text)
+        text = _HARDWARE.sub(lambda m: self._put(m[0], "address"), text)
+        text = _ADDRESS.sub(lambda m: self._put(m[0], "address") if _is_address(m[0]) else m[0], text)
+        return _TOKEN.sub(lambda m: self._token(m[0]), text)
+
+    def _list(self, text: str) -> str:
+        try:
+            names = hosts.expand(text)
+        except UsageError:
+            return text
+        return hosts.compress(self._token(name) for name in names)
+
+    def _token(self, token: str) -> str:
+        """The longest known names between the dots, dashes and underscores of a word."""
+        if whole := self.known.get(token.lower()):
+            return whole
+        parts, found, at = _BREAK.split(token), list[str](), 0
+        while at < len(parts):
+            for end in range(min(len(parts), at + 2 * _LONGEST), at, -1):
+                if word := self.known.get("".join(parts[at:end]).lower()):
+                    found.append(word)
+                    at = end
+                    break
+            else:
+                found.append(parts[at])
+                at += 1
+        return "".join(found)
+
+
+def _hosts(loaded: LoadedRun) -> Iterator[str]:
+    yield from sorted(machine.host for machine in loaded.machines.values())
+    for planned in loaded.run.planned:
+        if planned.hosts:
+            yield from hosts.expand(planned.hosts)
+    yield from loaded.run.left_out
+    for record in loaded.records:
+        yield from (place.host for place in record.placement)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return len(text) > 2

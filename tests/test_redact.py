@@ -1,0 +1,90 @@
+"""Redaction: no name of a site is left in any format, and the same thing keeps the same word."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clustergauge.model import Gpu, Place
+from reports import document, export, page, terminal
+from reports.redact import redacted
+from reports.rows import rows_of
+from tests import run_folders
+from tests.made_up import COPY, CPU, MATMUL, finding, loaded, record, verdict
+
+UUID = "GPU-8a1f2c3d-1111-2222-3333-444455556666"
+SECRETS = (
+    "rack7-n01",
+    "rack7-n02",
+    "acme",
+    "alice",
+    "10.1.2.3",
+    "fe80::1",
+    "8a1f2c3d",
+    "1650123",
+    "m-secret",
+    "aa:bb:cc",
+    "filer",
+)
+WHY = (
+    f"rack7-n01.acme.example and rack7-n02 at 10.1.2.3, fe80::1%eth0, aa:bb:cc:dd:ee:ff: {UUID}, serial 1650123, "
+    "/home/alice/x.log, alice@rack7-n01, filer:/export, rack7-n[01-02], rank_rack7-n01_3, Rack7-N02"
+)
+
+
+def shown() -> dict[str, str]:
+    gpus = [Gpu(index=0, name="NVIDIA H100", uuid=UUID)]
+    machine = msgspec.structs.replace(
+        CPU,
+        machine_id="m-secret",
+        host="rack7-n01.acme.example",
+        gpus=gpus,
+        findings=[finding("links", "warning", WHY, "mend it")],
+    )
+    good = record("matmul", MATMUL, machine_id="m-secret", placement=[Place(rank=0, host="rack7-n02")])
+    bad = record("memory", COPY, "error", WHY, machine_id="m-secret")
+    run = loaded(
+        good, bad, machines=(machine,), command=("--hosts", "rack7-n[01-02]", "/home/alice/results"), notes=[WHY],
+        left_out={"rack7-n02": WHY},
+    )  # fmt: skip
+    verdicts = [verdict(good, "FAIL", "compute", 1e12, "FLOP/s", floor=2e12, reason=WHY)]
+    verdicts = [msgspec.structs.replace(v, machine_id="m-secret") for v in verdicts]
+    run, judged, pairs = redacted(run, verdicts, [])
+    rows = rows_of(run, judged)
+    texts = {name: write(run, rows) for name, write in export.WRITERS.items()}
+    texts["json"] = document.document(run, judged, pairs).decode()
+    texts["html"] = page.html_of(run, rows, pairs)
+    texts["text"] = terminal.page_of(run, judged, 120, None, pairs).text()
+    return texts
+
+
+@pytest.mark.parametrize("form", [*export.WRITERS, "json", "html", "text"])
+def test_no_name_is_left(form):
+    text = shown()[form].lower()
+    assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_the_same_thing_has_the_same_word_everywhere_and_versions_stay():
+    text = shown()["json"]
+    assert "node-1 and node-2 at address-" in text
+    assert "user-1@node-1" in text
+    assert "node-[1-2]" in text
+    assert "rank_node-1_3, node-2" in text
+    assert '"torch":"2.13.0"' in text
+    assert '"machine_id":"machine-1"' in text
+
+
+@pytest.mark.parametrize("form", [*export.WRITERS, "json", "html", "text"])
+def test_the_command_line_redacts_and_keeps_its_exit_code(tmp_path, form):
+    folder = run_folders.fill(tmp_path, records=4)
+    suite = Path(__file__).parent.parent / "run_suite.py"
+    command = [sys.executable, str(suite), "report", str(folder), "--format", form]
+    plain, hidden = (subprocess.run([*command, *more], capture_output=True, text=True, timeout=60) for more in ([], ["--redact"]))
+    assert plain.returncode == hidden.returncode == 0, plain.stderr + hidden.stderr
+    assert "node-017" not in hidden.stdout
+    assert "spin/ns=100" in hidden.stdout.replace("\\", "") or form == "text"
+    assert hidden.stdout
