@@ -139,7 +139,7 @@ def _testcase(place: str, name: str, kind: str, word: str, why: str, seconds: fl
     if not kind:
         return [f"{opened}/>"]
     typed = "" if kind == "skipped" else f" type={_attribute(word)}"
-    told = f"<{kind} message={_attribute(why)}{typed}>{escape(_NOT_XML.sub('�', why))}</{kind}>"
+    told = f"<{kind} message={_attribute(why)}{typed}>{escape(why)}</{kind}>"
     return [f"{opened}>{told}</testcase>"]
 
 

@@ -62,6 +62,12 @@ def test_hostile_text_stays_text(form):
         assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
 
 
+def test_what_xml_cannot_carry_is_replaced_in_names_too():
+    run, rows = a_run(HOSTILE)
+    case = next(ET.fromstring(export.to_junit(run, rows)).iter("testcase"))
+    assert "�[31m�" in case.attrib["classname"]
+
+
 @pytest.mark.parametrize("lead", ["=", "+", "-", "@", " =", "\t=", "＝"])
 def test_a_spreadsheet_computes_nothing(lead):
     run, rows = a_run(f"{lead}HYPERLINK(1)", f"{lead}cmd")
