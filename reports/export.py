@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from clustergauge import metrics
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Planned, Record
 from clustergauge.units import format_rate
@@ -30,6 +29,7 @@ COLUMNS = (
 """Of the CSV: numbers in bare units, empty where unknown; ``low``/``high``: the 95 % interval."""
 _SUFFIX = {
     "s": "seconds", "FLOP/s": "flop_per_second", "OP/s": "op_per_second", "B/s": "bytes_per_second", "1": "ratio",
+    "IO/s": "io_per_second",
     "J/FLOP": "joules_per_flop", "J/OP": "joules_per_op", "J/B": "joules_per_byte",
 }  # fmt: skip
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -185,9 +185,6 @@ def to_prometheus(loaded: LoadedRun, rows: Sequence[Row]) -> str:
 
 def _label(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-assert {unit for units in metrics.UNITS.values() for unit in units} <= _SUFFIX.keys()
 
 
 # --------------------------------------------------------------------------------------------------------------------------

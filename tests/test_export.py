@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
+from clustergauge import metrics
 from clustergauge.loading import LoadedRun
 from reports import export
 from reports.rows import rows_of
@@ -122,3 +123,7 @@ def test_pytest_benchmark_compares_the_export(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"{run.records[0].case} [") == 2
+
+
+def test_every_unit_has_a_suffix_in_prometheus():
+    assert {unit for units in metrics.UNITS.values() for unit in units} == export._SUFFIX.keys()
