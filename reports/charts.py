@@ -12,6 +12,8 @@ from html import escape
 Point = tuple[float, float]
 Format = Callable[[float], str]
 COLOURS = 6
+SENTENCE = 40
+"""Characters from which on a cell may be broken into lines."""
 """Series that the style tells apart; further ones repeat the colours with dashes."""
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 300, 86, 16, 12, 44
 _TICKS = 8
@@ -20,11 +22,15 @@ _TICKS = 8
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of texts; the first cell of each row is its header."""
     top = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(c)}</td>" for c in row[1:]) + "</tr>" for row in rows
-    )
+    body = "".join(f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(map(_cell, row[1:])) + "</tr>" for row in rows)
     lead = f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
     return f'<div class="wide"><table>{lead}<tbody>{body}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """Numbers and words stay on one line; a sentence is broken."""
+    kind = ' class="text"' if len(text) > SENTENCE else ""
+    return f"<td{kind}>{escape(text)}</td>"
 
 
 def figure(title: str, svg: str, numbers: str) -> str:

@@ -22,6 +22,7 @@ from clustergauge.valid import printable
 from reports import charts
 from reports.charts import Point, table
 from reports.export import host_of, reason_of, unanswered
+from reports.layout import short_names
 from reports.rows import BAD, Row
 from reports.table import amount, percent, sign_of
 
@@ -34,6 +35,7 @@ QUANTILES = 100
 """Points of a distribution."""
 LONGEST = 2000
 """Characters of one text."""
+UNTIMED = ("verified", "skipped")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--ink:#1b1f24;--dim:#59626d;--rule:#d5dae0;--bad:#b3261e;--doubt:#7a5200;--good:#146c2e;
@@ -46,7 +48,9 @@ h1{font-size:1.4rem;overflow-wrap:anywhere}h2{font-size:1.15rem;margin-top:2rem}
 .good{color:var(--good)}.dim,.axis{color:var(--dim)}.wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.875rem;width:100%}caption{text-align:left;color:var(--dim);padding:.3rem 0}
 th,td{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;border-bottom:1px solid var(--rule);font-weight:400;
-overflow-wrap:break-word}thead th{font-weight:600}td{font-variant-numeric:tabular-nums}
+white-space:nowrap}thead th{font-weight:600}td{font-variant-numeric:tabular-nums}
+tbody th{white-space:normal;overflow-wrap:anywhere;min-width:11rem}
+td.text{white-space:normal;overflow-wrap:anywhere;min-width:12rem}
 figure{margin:1.2rem 0}figcaption{font-weight:600;overflow-wrap:anywhere}svg{display:block;width:100%;max-width:44rem;height:auto}
 svg.square{max-width:34rem}svg text{font-size:12px;fill:var(--ink)}svg text.on{fill:var(--bg)}.line{fill:none;stroke-width:2}
 .grid{stroke:var(--rule);stroke-width:1;fill:none}.cell{fill:var(--bad)}.unknown{fill:none;stroke:var(--dim);stroke-dasharray:2 2}
@@ -66,7 +70,8 @@ def html_of(loaded: LoadedRun, rows: Sequence[Row], found: Sequence[PairFindings
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main><h1>{escape(title)}</h1>",
         *_banner(loaded, rows),
         *_section("What must be looked at", _results(loaded, [r for r in rows if r.word in BAD], "bad cases, the worst first")),
-        *_section("Results", _results(loaded, [r for r in rows if r.word not in BAD], "all other cases")),
+        *_section("Results", _results(loaded, [r for r in rows if r.word not in (*BAD, *UNTIMED)], "cases with a number")),
+        *_section("Not timed", _results(loaded, [r for r in rows if r.word in UNTIMED], "cases skipped, or checked alone")),
         *_section("Machines", _machines(list(loaded.machines.values()))),
         *_section("By size", _sizes(loaded, rows)),
         *_section("Between pairs", _pairs(loaded, found)),
@@ -102,7 +107,7 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
         else "Nothing failed, but the run is not whole" if missing
         else "All that was asked is met" if count["pass"] else "Nothing was held against a criterion"
     )  # fmt: skip
-    words = " · ".join(f"{number} {word}" for word, number in count.most_common()) or "no case was measured"
+    words = " · ".join(f"{n} {_word(word)}" for word, n in count.most_common()) or "no case was measured"
     yield f'<p class="banner {style}" role="status"><strong>{lead}</strong><br>{escape(words)}</p>'
     if missing:
         yield f'<p class="doubt">{missing} of {len(loaded.run.planned)} planned cases have no record.</p>'
@@ -112,10 +117,15 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
         yield f'<p class="doubt">{escape(_text(note))}</p>'
 
 
+def _word(word: str) -> str:
+    return "ok (no criterion)" if word == "unreferenced" else word
+
+
 def _results(loaded: LoadedRun, rows: list[Row], caption: str) -> Iterator[str]:
     if not rows:
         return
     rows = sorted(rows, key=lambda r: BAD.index(r.word) if r.word in BAD else len(BAD))
+    names = short_names({row.case: row.params for row in rows})
     told: list[list[str]] = []
     for row in rows[:MOST_ROWS]:
         metric, limit = row.headline, row.ceiling
@@ -131,8 +141,12 @@ def _results(loaded: LoadedRun, rows: list[Row], caption: str) -> Iterator[str]:
         place = f"{host_of(loaded, row)} {row.device}"
         number = format_rate(metric.value, metric.unit) if metric else ""
         source = verdict.source if verdict else ""
-        told.append([row.case, place, row.word, number, interval, share, asked, margin, source, _text(reason_of(row))])
+        told.append(
+            [names[row.case], place, _word(row.word), number, interval, share, asked, margin, source, _text(reason_of(row))]
+        )
     head = ["case", "where", "verdict", "result", "95 % interval", "of ceiling", "asked", "margin", "source", "why"]
+    kept = [n for n in range(len(head)) if n < 4 or any(line[n] for line in told)]  # a column that is empty says nothing
+    head, told = [head[n] for n in kept], [[line[n] for n in kept] for line in told]
     left = f"; {len(rows) - MOST_ROWS} more are left out of this page" if len(rows) > MOST_ROWS else ""
     yield table(f"{len(rows)} {caption}{left}", head, [[_text(cell) for cell in line] for line in told])
 
