@@ -52,7 +52,8 @@ def lane(suite, *words):
         *options,
         *words,
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # it is no worker of our xdist
+    environment = own | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=suite.parent, env=environment, capture_output=True, text=True, timeout=110)
     output = done.stdout + done.stderr
     found = re.findall(r"how=(\w+)@cpu:0\](?: (PASSED|FAILED|SKIPPED|ERROR)|)", output)
