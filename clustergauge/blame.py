@@ -248,8 +248,9 @@ def _judge_case(
         unit = units[one.row]
         reason = Reason(kind=one.kind, device=unit.device, case=case, ratio=one.ratio, confirmed=one.confirmed)  # pyright: ignore[reportArgumentType]
         slow.setdefault(unit.machine_id, []).append(reason)
+    devices = Counter(unit.machine_id for unit in units)
     for machine_id, several in slow.items():
-        reasons[machine_id] += _of_node(several, sum(u.machine_id == machine_id for u in units))
+        reasons[machine_id] += _of_node(several, devices[machine_id])
     for row in found.cleared:
         cleared[units[row].machine_id] += 1
     for row in peers.minority([u.digest for u in units]):
