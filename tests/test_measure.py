@@ -211,6 +211,17 @@ def test_ranks_that_have_talked_first_take_samples_that_do_not_count(seconds, le
     assert clock.log.count("stop") == before + lead + len(measured.samples_s)
 
 
+@pytest.mark.parametrize("checked", [True, False])
+def test_after_a_check_one_sample_does_not_count(checked):
+    log: list[str] = []
+    work = Work(run=lambda: log.append("run"), check=(lambda: log.append("check")) if checked else None, workload=Workload())
+    clock = FakeClock(itertools.cycle([0.040, 0.050, 0.030, 0.060, 0.020]))
+    measured = sampler(clock, work, budget_s=1.0, target=0.0).measure()
+    batches = [list(group) for name, group in itertools.groupby(log) if name == "run"]
+    assert len(batches) == (2 if checked else 1)
+    assert log.count("run") == 2 + checked + len(measured.samples_s)  # after warming up and calibration
+
+
 def test_ranks_meet_before_every_sample_and_only_where_asked():
     class Counting(Serial):
         met = 0
@@ -236,7 +247,7 @@ def test_the_window_of_sampling_leaves_out_warming_up_calibrating_and_the_loop()
         clock.time_s += 0.5
 
     work = Work(run=lambda: None, reset=lambda: resets.append(clock.time_s), check=check, workload=Workload())
-    one = Sampler(work, clock, Talking(), Plan(budget_s=20.0))
+    one = Sampler(work, clock, Talking(), Plan(budget_s=0.15))  # so little that no sample is left out after a check
     one.phase = lambda name: resets.clear() if name == "measure" and not one.mine else None
     assert one.window is None
     measured = one.measure()

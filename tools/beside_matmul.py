@@ -4,7 +4,8 @@
 
 For fp32 and bf16, at 1024 and 2048: the best rate of probe ``matmul`` (torch; for fp32 numpy too) as the timing loop takes it
 (rotating through buffers, resets and checks in between) over the best rate of ``torch.mm`` and of numpy's BLAS for the same
-product (B stored N×K), called bare in a loop for as long.
+product (B stored N×K), called bare in a loop for as long: rotating through as many buffers (*cold*, as the probe is), and on one
+(*hot*: what leaving the cache costs is in this ratio too).
 Then what measuring adds to an operation of about 1 ms.  Printed are medians over PAIRS (11, and no fewer), the middle half, all.
 Times are means on both sides, so that whatever else the machine does counts on both: take figures on an idle one.
 """
@@ -42,51 +43,60 @@ def measured(work: Work, seconds: float) -> float:
     return fmean(taken.samples_s[taken.warmup_cut :])
 
 
-def bare(call: Call, seconds: float) -> float:
-    """Mean seconds of a call in a loop of about so many seconds, after two that do not count."""
-    call()
+def bare(calls: Sequence[Call], seconds: float) -> float:
+    """Mean seconds of a call in a loop of about so many seconds over the calls in turn, after two that do not count."""
+    calls[0]()
     began = time.perf_counter()
-    call()
-    count = max(1, round(seconds / (time.perf_counter() - began)))
+    calls[0]()
+    count = max(1, round(seconds / (time.perf_counter() - began) / len(calls))) * len(calls)
+    turns = calls * (count // len(calls))
     began = time.perf_counter()
-    for _ in range(count):
+    for call in turns:
         call()
     return (time.perf_counter() - began) / count
 
 
-def in_turn(works: Sequence[Work], others: Sequence[Call], pairs: int, seconds: float) -> list[float]:
-    """Of each pair: seconds of the fastest bare call over those of the fastest measured one.  Who is first alternates."""
-    ratios: list[float] = []
-    sides = [*(partial(measured, work, seconds) for work in works), *(partial(bare, other, seconds) for other in others)]
+def in_turn(works: Sequence[Work], others: Sequence[Sequence[list[Call]]], pairs: int, seconds: float) -> list[list[float]]:
+    """For each group of ``others``, of each pair: seconds of its fastest over the fastest work's.  Who is first alternates."""
+    groups = [
+        [partial(measured, work, seconds) for work in works],
+        *([partial(bare, o, seconds) for o in group] for group in others),
+    ]
+    ratios: list[list[float]] = [[] for _ in others]
     for pair in range(pairs):
-        order = range(len(sides)) if pair % 2 else reversed(range(len(sides)))
-        took = {side: sides[side]() for side in order}
-        ratios.append(min(took[side] for side in range(len(works), len(sides))) / min(took[side] for side in range(len(works))))
+        order = range(len(groups)) if pair % 2 else reversed(range(len(groups)))
+        took = {group: min(side() for side in groups[group]) for group in order}
+        for group, into in enumerate(ratios, 1):
+            into.append(took[group] / took[0])
     return ratios
 
 
-def products(dtype: str, size: int, scratch: Path) -> tuple[list[Work], list[Call]]:
-    """The probe's works, and the same product called bare: by torch, and by numpy where it has the type."""
-    a, b = (torch.randn(size, size, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]) for _ in range(2))
-    c = torch.empty_like(a)
-    right = b.T
-    others: list[Call] = [lambda: torch.mm(a, right, out=c)]
-    if dtype == "fp32":
-        x, y = a.numpy(), right.numpy()
-        z = np.empty_like(x)
-        others.append(lambda: np.matmul(x, y, out=z))
+def products(dtype: str, size: int, scratch: Path) -> tuple[list[Work], list[list[Call]], list[list[Call]]]:
+    """The probe's works, and the same product called bare, by torch and where it has the type by numpy: cold, and hot."""
     works: list[Work] = []
-    for backend in ("torch", "numpy")[: len(others)]:
+    cold: list[list[Call]] = []
+    for backend in ("torch", "numpy") if dtype == "fp32" else ("torch",):
         ctx = Context(Serial(), "cpu", 1, scratch)
         ctx.llc_bytes = processor.describe(processor.allowed()).llc_bytes or ctx.llc_bytes
         works.append(matmul.function(ctx, backend=backend, dtype=dtype, shape=str(size)))
-    return works, others
+        cold.append([_bare(backend, dtype, size) for _ in works[-1].runs])
+    return works, cold, [calls[:1] for calls in cold]
+
+
+def _bare(backend: str, dtype: str, size: int) -> Call:
+    """A product on buffers of its own."""
+    a, b = (torch.randn(size, size, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]) for _ in range(2))
+    c, right = torch.zeros_like(a), b.T
+    if backend == "torch":
+        return lambda: torch.mm(a, right, out=c)
+    x, y, z = a.numpy(), right.numpy(), c.numpy()
+    return lambda: np.matmul(x, y, out=z)
 
 
 def operation() -> Work:
     """A chain of SHA-256 of about `OPERATION_S`."""
     rounds = 1000
-    seconds = bare(partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", rounds), 0.1)
+    seconds = bare([partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", rounds)], 0.1)
     rounds = max(1, round(rounds * OPERATION_S / seconds))
     return Work(run=partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", rounds), workload=Workload())
 
@@ -104,12 +114,12 @@ def main() -> int:
     with TemporaryDirectory() as scratch:
         for dtype in ("fp32", "bf16"):
             for size in (1024, 2048):
-                works, others = products(dtype, size, Path(scratch))
-                best = "torch or numpy" if len(others) > 1 else "torch"
-                ratios = in_turn(works, others, pairs, seconds)
-                sys.stdout.write(f"matmul {dtype} {size}: measured over bare {best}: {spread(ratios, '.3f')}\n")
+                works, cold, hot = products(dtype, size, Path(scratch))
+                best = "torch or numpy" if len(works) > 1 else "torch"
+                for kind, ratios in zip(("cold", "hot"), in_turn(works, [cold, hot], pairs, seconds), strict=True):
+                    sys.stdout.write(f"matmul {dtype} {size}: measured over bare {best}, {kind}: {spread(ratios, '.3f')}\n")
     work = operation()
-    added = [1 / ratio - 1 for ratio in in_turn([work], work.runs, pairs, seconds)]
+    added = [1 / ratio - 1 for ratio in in_turn([work], [[list(work.runs)]], pairs, seconds)[0]]
     sys.stdout.write(f"measuring adds to an operation of about 1 ms: {spread(added, '+.2%')}\n")
     return 0
 
