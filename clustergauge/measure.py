@@ -214,9 +214,7 @@ class Sampler:
         decision = None
         if self.world.rank == 0:
             batch, reason, *_ = self._next(look, at_a_look, cost, elapsed)
-            lead = max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9)))) if self.world.size > 1 and not self.work.sweep else 0
-            if self.checked_last:  # checking leaves other threads and data behind: it was seen to cost a mean 4 %
-                lead = max(lead, 1)
+            lead = self._lead(cost)
             if self.work.whole_budget and self.merged:
                 lead = max(lead, self._between(batch))
             check = self._checking_s <= CHECK_SHARE * self.plan.budget_s
@@ -225,6 +223,14 @@ class Sampler:
         if decided.problem:
             raise Wrong(decided.problem, rank=decided.culprit)
         return decided
+
+    def _lead(self, cost: float) -> int:
+        """Samples that are not taken, by what was done before.  None of a sweep, whose samples stand for pairs in their order."""
+        if self.work.sweep:
+            return 0
+        if self.world.size > 1:
+            return max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9))))
+        return int(self.checked_last)  # checking leaves other threads and data behind: it was seen to cost a mean 4 %
 
     def _between(self, batch: int) -> int:
         """Samples of a burn-in that are not kept before ``batch`` that are: where the work allows none so long that about
