@@ -108,7 +108,7 @@ def make_parser() -> Parser:
     compare.add_argument(
         "--anyway", action="store_true", help="compare runs that differ in parts, drivers, libraries or settings"
     )
-    compare.add_argument("--format", choices=("text", "md", "json"), default="text")
+    compare.add_argument("--format", choices=("text", "md", "html", "json"), default="text")
     compare.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     fleet = verbs.add_parser("fleet", help="who is bad among many machines: held against their peers")
@@ -116,7 +116,7 @@ def make_parser() -> Parser:
     fleet.add_argument("--topology", metavar="FILE", help="which rack each host stands in")
     fleet.add_argument("--expect", default="", metavar="HOSTS", help="hosts that should be there: node[01-64]")
     fleet.add_argument("--lists", metavar="DIR", help="write nodes.json and lists of bad, suspect and unmeasured hosts there")
-    fleet.add_argument("--format", choices=("text", "json"), default="text")
+    fleet.add_argument("--format", choices=("text", "html", "json"), default="text")
     fleet.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     drafting = verbs.add_parser("accept", help="accept init RUN: an acceptance file from a good run, on stdout")
@@ -381,7 +381,7 @@ def do_fleet(options: argparse.Namespace) -> int:
 
     part = reduce.read(paths)
     found = blame.judge(part, rack_of, [host for host in expected if host not in {m.host for m in part.machines.values()}])
-    page.show(found, options.format)
+    page.show(found, options.format, part)
     if options.lists:
         for path in page.write_lists(found, Path(options.lists)):
             _say(f"written: {path}")
@@ -522,7 +522,9 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) ->
             _say(note)
         ceiling = ceilings.of_machines(loaded.machines, asked.catalogue)
         rows = rows_of(loaded, found, ceiling)
-        text = page.html_of(loaded, rows, pairs, ceiling) if form == "html" else export.WRITERS[form](loaded, rows)
+        text = (
+            page.html_of(loaded, rows, pairs, ceiling, asked.baseline) if form == "html" else export.WRITERS[form](loaded, rows)
+        )
         sys.stdout.buffer.write(text.encode(errors="replace"))
     else:
         from reports import terminal

@@ -78,9 +78,6 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
     then differ).  ``anyway``: compare in spite of differences between machines, drivers, libraries, clocks or settings.
     """
     matched = _matched(a.machines, b.machines)
-    differences = list(dict.fromkeys(d for one, two in matched for d in differ.of_machines(a.machines[one], b.machines[two])))
-    if a.run.code != b.run.code:
-        differences.append(Difference("code", "suite", a.run.code[:12], b.run.code[:12], bars=False))
     left, right = _groups(a.records), _groups(b.records)
     pairs: list[Pair] = []
     partners = dict(matched)
@@ -95,12 +92,21 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
     return Report(
         run_a=a.run.run_id,
         run_b=b.run.run_id,
-        differences=differences,
+        differences=between(a, b),
         pairs=sorted(pairs, key=_effect),
         only_a=_cases(g for g in left if (partners.get(g[0], ""), g[1], g[2]) not in right),
         only_b=_cases(g for g in right if g not in seen),
         anyway=anyway,
     )
+
+
+def between(a: LoadedRun, b: LoadedRun) -> list[Difference]:
+    """What is not the same on the machines of two runs, each once, and whether other code measured."""
+    matched = _matched(a.machines, b.machines)
+    found = list(dict.fromkeys(d for one, two in matched for d in differ.of_machines(a.machines[one], b.machines[two])))
+    if a.run.code != b.run.code:
+        found.append(Difference("code", "suite", a.run.code[:12], b.run.code[:12], bars=False))
+    return found
 
 
 def exit_code(report: Report) -> int:

@@ -111,6 +111,7 @@ def attention(
         attention_live.attempt(live[0])
         keep = stack.pop_all()
     ctx.set("flops_counted", "2.5 x forward" if mode == "backward" else "4 D per visible pair")
+    ctx.set("compulsory_bytes", per_set)
 
     def check() -> None:
         made = live[work.last].tensors()

@@ -95,6 +95,7 @@ def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int 
     products.poison(c)
     ctx.set("layout", "A MxK, B NxK, C MxN, row-major")
     ctx.set("mnk", format_shape((m, n, k)))
+    ctx.set("compulsory_bytes", per_set)
 
     set_precision(dtype)
     runs = [start(a[i], b[i], c[i]) for i in range(sets)]

@@ -7,60 +7,77 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+
+from reports.web import figure, table
 
 Point = tuple[float, float]
 Format = Callable[[float], str]
+Place = Callable[[float], float]
+"""From a value to where it lies in the picture."""
 COLOURS = 6
-SENTENCE = 40
-"""Characters from which on a cell may be broken into lines."""
 """Series that the style tells apart; further ones repeat the colours with dashes."""
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 300, 86, 16, 12, 44
 _TICKS = 8
+_NAME = 24
+"""Characters of a name beside a row of dots."""
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts; the first cell of each row is its header."""
-    top = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
-    body = "".join(f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(map(_cell, row[1:])) + "</tr>" for row in rows)
-    lead = f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
-    return f'<div class="wide"><table>{lead}<tbody>{body}</tbody></table></div>'
+@dataclass(frozen=True)
+class Axes:
+    """What runs along x and y, and how their values are written.  ``share``: y goes from 0 to 1, not by its logarithm."""
 
-
-def _cell(text: str) -> str:
-    """Numbers and words stay on one line; a sentence is broken."""
-    kind = ' class="text"' if len(text) > SENTENCE else ""
-    return f"<td{kind}>{escape(text)}</td>"
-
-
-def figure(title: str, svg: str, numbers: str) -> str:
-    """A chart, its title, and its table folded away."""
-    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}<details><summary>Table</summary>{numbers}</details></figure>"
+    x: str
+    y: str
+    format_x: Format
+    format_y: Format
+    share: bool = False
 
 
 def lines(
-    title: str, series: Mapping[str, Sequence[Point]], axes: tuple[str, str], formats: tuple[Format, Format], share: bool = False
+    title: str, series: Mapping[str, Sequence[Point]], axes: Axes, bounds: Mapping[str, Sequence[Point]] | None = None
 ) -> str:
-    """Series over a logarithmic x axis; y is logarithmic too, or from 0 to 1 if it is a ``share``.  Points must be positive."""
-    xs, ys = zip(*(p for points in series.values() for p in points), strict=True)
+    """Series over a logarithmic x axis.  Points must be positive.  ``bounds``: lines that nothing can lie above, drawn dotted."""
+    return _chart(title, series, axes, bounds or {}, joined=True)
+
+
+def points(
+    title: str, series: Mapping[str, Sequence[Point]], axes: Axes, bounds: Mapping[str, Sequence[Point]] | None = None
+) -> str:
+    """The same, of single points that no line joins."""
+    return _chart(title, series, axes, bounds or {}, joined=False)
+
+
+def _chart(
+    title: str, series: Mapping[str, Sequence[Point]], axes: Axes, bounds: Mapping[str, Sequence[Point]], joined: bool
+) -> str:
+    xs, ys = zip(*(p for line in (*series.values(), *bounds.values()) for p in line), strict=True)
     across = _scale(min(xs), max(xs), _LEFT, _W - _RIGHT)
     up: Callable[[float], float] = (
-        (lambda y: _H - _BOTTOM - y * (_H - _BOTTOM - _TOP)) if share else _scale(min(ys), max(ys), _H - _BOTTOM, _TOP)
+        (lambda y: _H - _BOTTOM - y * (_H - _BOTTOM - _TOP)) if axes.share else _scale(min(ys), max(ys), _H - _BOTTOM, _TOP)
     )
-    marks = [_tick_x(across(x), formats[0](x)) for x in _ticks(min(xs), max(xs))]
-    marks += [_tick_y(up(y), formats[1](y)) for y in ((0.0, 0.25, 0.5, 0.75, 1.0) if share else _ticks(min(ys), max(ys)))]
-    drawn: list[str] = []
-    for number, points in enumerate(series.values()):
+    marks = [_tick_x(across(x), axes.format_x(x)) for x in _ticks(min(xs), max(xs))]
+    steps = (0.0, 0.25, 0.5, 0.75, 1.0) if axes.share else _ticks(min(ys), max(ys))
+    marks += [_tick_y(up(y), axes.format_y(y)) for y in steps]
+    drawn = [f'<polyline class="bound" points="{_path(line, across, up)}"/>' for line in bounds.values()]
+    for number, line in enumerate(series.values()):
         colour, dash = number % COLOURS, _dash(number)
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
-        drawn.append(f'<polyline class="line" style="stroke:var(--s{colour})"{dash} points="{path}"/>')
-        if not share:
-            drawn += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" style="fill:var(--s{colour})"/>' for x, y in points]
-    names = f'<text class="axis" x="{(_W + _LEFT) / 2:.0f}" y="{_H - 6}" text-anchor="middle">{escape(axes[0])}</text>'
-    svg = _svg(f"{title}: {axes[1]} over {axes[0]}", _W, _H, "".join([*marks, *drawn, names]))
-    keys = "".join(map(_key, range(len(series)), series))
-    told = [[name, formats[0](x), formats[1](y)] for name, points in series.items() for x, y in points]
-    return figure(title, f'{svg}<ul class="keys">{keys}</ul>', table(title, ["series", *axes], told))
+        if joined:
+            drawn.append(f'<polyline class="line" style="stroke:var(--s{colour})"{dash} points="{_path(line, across, up)}"/>')
+        if not axes.share:
+            drawn += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" style="fill:var(--s{colour})"/>' for x, y in line]
+    names = f'<text class="axis" x="{(_W + _LEFT) / 2:.0f}" y="{_H - 6}" text-anchor="middle">{escape(axes.x)}</text>'
+    svg = _svg(f"{title}: {axes.y} over {axes.x}", _W, _H, "".join([*marks, *drawn, names]))
+    keys = "".join(_key(name, f'class="line" style="stroke:var(--s{n % COLOURS})"{_dash(n)}') for n, name in enumerate(series))
+    keys += "".join(_key(name, 'class="bound"') for name in bounds)
+    told = [[name, axes.format_x(x), axes.format_y(y)] for name, line in series.items() for x, y in line]
+    told += [[name, axes.format_x(x), axes.format_y(y)] for name, line in bounds.items() for x, y in line]
+    return figure(title, f'{svg}<ul class="keys">{keys}</ul>', table(title, ["series", axes.x, axes.y], told))
+
+
+def _path(line: Sequence[Point], across: Place, up: Place) -> str:
+    return " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line)
 
 
 def heat(title: str, names: Sequence[str], shares: Sequence[Sequence[float | None]]) -> str:
@@ -96,24 +113,117 @@ def heat(title: str, names: Sequence[str], shares: Sequence[Sequence[float | Non
     return figure(title, svg, table(f"{title}, % of peers", head, told))
 
 
+# --------------------------------------------------------------------------------------------------------------------------
+# rows along one axis
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval and its middle, as one row.  ``style``: ``bad``, ``doubt``, ``good`` or empty."""
+
+    name: str
+    low: float
+    value: float
+    high: float
+    style: str = ""
+
+
+def intervals(title: str, bars: Sequence[Bar], axis: str, form: Format) -> str:
+    """Intervals below one another on one linear axis, with a line at zero."""
+    low, high = min(0.0, *(b.low for b in bars)), max(0.0, *(b.high for b in bars))
+    across = _linear(low, high, 200, _W - _RIGHT)
+    marks, height = _frame(len(bars), _even(low, high), across, form, axis)
+    marks.append(f'<path class="zero" d="M{across(0):.1f} {_TOP}V{height - _BOTTOM}"/>')
+    for number, bar in enumerate(bars):
+        y, style = _row_y(number), bar.style or "plain"
+        marks.append(f'<g class="{style}"><path class="span" d="M{across(bar.low):.1f} {y}H{across(bar.high):.1f}"/>')
+        marks.append(f'<circle class="dot" cx="{across(bar.value):.1f}" cy="{y}" r="4"/></g>')
+        marks.append(_row_name(bar.name, y, 194))
+    told = [[b.name, form(b.value), form(b.low), form(b.high)] for b in bars]
+    return figure(title, _svg(f"{title}: {axis}", _W, height, "".join(marks)), table(title, ["case", axis, "from", "to"], told))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Values of many devices in one row.  ``named``: those that are pointed out, by name, with their style."""
+
+    name: str
+    values: Sequence[float]
+    named: Mapping[str, tuple[float, str]]
+
+
+def strips(title: str, rows: Sequence[Strip], axis: str, form: Format) -> str:
+    """Where each device of a fleet lies, one row a case; dots that would cover one another are drawn once."""
+    everything = [v for row in rows for v in (*row.values, *(value for value, _ in row.named.values()))]
+    low, high = min(everything), max(everything)
+    across = _linear(low, high, 200, _W - _RIGHT)
+    marks, height = _frame(len(rows), _even(low, high), across, form, axis)
+    told: list[list[str]] = []
+    for number, row in enumerate(rows):
+        y = _row_y(number)
+        places = sorted({round(across(v), 1) for v in row.values})
+        marks += [f'<circle class="many" cx="{x:.1f}" cy="{y}" r="3"/>' for x in places]
+        for name, (value, style) in row.named.items():
+            tip = f"<title>{escape(name)}: {escape(form(value))}</title>"
+            marks.append(f'<g class="{style}"><circle class="dot" cx="{across(value):.1f}" cy="{y}" r="4">{tip}</circle></g>')
+            told.append([row.name, name, form(value)])
+        marks.append(_row_name(row.name, y, 194))
+        ordered = sorted(row.values)
+        if ordered:
+            ends = f"{form(ordered[0])} … {form(ordered[-1])}"
+            told.append([row.name, f"the other {len(ordered)}", ends])
+    return figure(title, _svg(f"{title}: {axis}", _W, height, "".join(marks)), table(title, ["case", "device", axis], told))
+
+
+def _frame(count: int, ticks: Sequence[float], across: Place, form: Format, axis: str) -> tuple[list[str], int]:
+    """Grid and axis of ``count`` rows, and the height of the picture."""
+    height = _TOP + 26 * count + _BOTTOM
+    bottom = height - _BOTTOM
+    marks = [
+        f'<path class="grid" d="M{across(t):.1f} {_TOP}V{bottom}"/>'
+        f'<text x="{across(t):.1f}" y="{bottom + 18}" text-anchor="middle">{escape(form(t))}</text>'
+        for t in ticks
+    ]
+    marks.append(f'<text class="axis" x="{(_W + 200) / 2:.0f}" y="{height - 6}" text-anchor="middle">{escape(axis)}</text>')
+    return marks, height
+
+
+def _row_y(number: int) -> int:
+    return _TOP + 26 * number + 13
+
+
+def _row_name(name: str, y: int, x: int) -> str:
+    """The name of a row, its end if it is long: there names differ; the table has the whole."""
+    short = name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+    return f'<text x="{x}" y="{y + 4}" text-anchor="end">{escape(short)}<title>{escape(name)}</title></text>'
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# parts
+
+
 def _svg(label: str, width: int, height: int, inside: str, square: bool = False) -> str:
     kind = ' class="square"' if square else ""
     return f'<svg role="img"{kind} aria-label="{escape(label)}" viewBox="0 0 {width} {height}">{inside}</svg>'
 
 
-def _key(number: int, name: str) -> str:
-    line = f'<path class="line" style="stroke:var(--s{number % COLOURS})"{_dash(number)} d="M0 4H26"/>'
-    return f'<li><svg class="key" viewBox="0 0 26 8" aria-hidden="true">{line}</svg> {escape(name)}</li>'
+def _key(name: str, style: str) -> str:
+    return f'<li><svg class="key" viewBox="0 0 26 8" aria-hidden="true"><path {style} d="M0 4H26"/></svg> {escape(name)}</li>'
 
 
 def _dash(number: int) -> str:
     return ' stroke-dasharray="6 3"' if number >= COLOURS else ""
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def _scale(low: float, high: float, start: float, end: float) -> Place:
     """Logarithmic; a single value lies in the middle."""
     a, b = math.log(low), math.log(high)
     return lambda v: start + (end - start) * ((math.log(v) - a) / (b - a) if b > a else 0.5)
+
+
+def _linear(low: float, high: float, start: float, end: float) -> Place:
+    """A single value lies in the middle."""
+    return lambda v: start + (end - start) * ((v - low) / (high - low) if high > low else 0.5)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -122,12 +232,23 @@ def _ticks(low: float, high: float) -> list[float]:
     return [low * (high / low) ** (i / (count - 1)) for i in range(count)] if high > low else [low]
 
 
-def _tick_x(x: float, text: str) -> str:
+def _even(low: float, high: float) -> list[float]:
+    """Round steps (1, 2 or 5 of a power of ten) within the ends, four to eight of them."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    first = math.ceil(low / step - 1e-9)
+    return [step * n for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _tick_x(x: float, words: str) -> str:
     y = _H - _BOTTOM
-    label = f'<text x="{x:.1f}" y="{y + 18}" text-anchor="middle">{escape(text)}</text>'
+    label = f'<text x="{x:.1f}" y="{y + 18}" text-anchor="middle">{escape(words)}</text>'
     return f'<path class="grid" d="M{x:.1f} {_TOP}V{y}"/>{label}'
 
 
-def _tick_y(y: float, text: str) -> str:
-    label = f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+def _tick_y(y: float, words: str) -> str:
+    label = f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(words)}</text>'
     return f'<path class="grid" d="M{_LEFT} {y:.1f}H{_W - _RIGHT}"/>{label}'

@@ -26,8 +26,12 @@ LEAST_NAME = 16
 
 
 def show(report: Report, form: str) -> None:
-    """Print a comparison on stdout as ``text``, ``md`` or ``json``."""
-    if form == "json":
+    """Print a comparison on stdout as ``text``, ``md``, ``html`` or ``json``."""
+    if form == "html":
+        from reports import comparison_page
+
+        sys.stdout.buffer.write(comparison_page.html_of(report).encode(errors="replace"))
+    elif form == "json":
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
     elif form == "md":
         sys.stdout.write(markdown(report))
@@ -57,7 +61,7 @@ def page_of(report: Report, width: int) -> Page:
         page.wrap(words if barred else "", "→ ", "yellow")
     page.gap()
     compared = [p for p in report.pairs if p.word != "incomparable"]
-    names = _names(report.pairs)
+    names = names_of(report.pairs)
     if compared:
         _table(page, compared, names)
         page.gap()
@@ -72,12 +76,12 @@ def page_of(report: Report, width: int) -> Page:
     return page
 
 
-def _table(page: Page, pairs: Sequence[Pair], names: dict[Pair_, str]) -> None:
+def _table(page: Page, pairs: Sequence[Pair], names: dict[Key, str]) -> None:
     labels = ["A", "B", "time", "95 %", "launches"]
-    cells = [_cells(p) for p in pairs]
+    cells = [columns_of(p) for p in pairs]
     widths = [max(cell_len(row[i]) for row in [*cells, labels]) for i in range(len(labels))]
     last = max(cell_len(word_of(p)) for p in pairs)
-    shown = [names[_key(p)] for p in pairs]
+    shown = [names[key_of(p)] for p in pairs]
     room = page.width - sum(widths) - 2 * len(widths) - 2 - last
     if room < LEAST_NAME:  # the launches give way first: they are alike in most rows
         labels, widths, cells = labels[:-1], widths[:-1], [row[:-1] for row in cells]
@@ -95,7 +99,8 @@ def _join(name: str, texts: Sequence[str], width: int, widths: Sequence[int]) ->
     return "  ".join([pad(name, width), *(pad(text, w, right=True) for text, w in zip(texts, widths, strict=True))])
 
 
-def _cells(pair: Pair) -> list[str]:
+def columns_of(pair: Pair) -> list[str]:
+    """A, B, the shift, its interval and the launches of a pair, in words."""
     shift = pair.shift
     return [
         _number(pair.a),
@@ -110,12 +115,12 @@ def _number(metric: Metric | None) -> str:
     return format_rate(metric.value, metric.unit) if metric else "–"
 
 
-def _incomparable(page: Page, report: Report, names: dict[Pair_, str]) -> None:
+def _incomparable(page: Page, report: Report, names: dict[Key, str]) -> None:
     reasons: dict[str, list[Pair]] = {}
     for pair in report.having("incomparable"):
         reasons.setdefault(pair.why, []).append(pair)
     for reason, pairs in reasons.items():
-        cases = [names[_key(p)] for p in pairs]
+        cases = [names[key_of(p)] for p in pairs]
         page.add((f"incomparable  {len(pairs)}: ", "yellow"), (listed(cases, page.width - 22), "dim"))
         page.wrap(reason, "  ")
 
@@ -129,19 +134,21 @@ def _summary(report: Report) -> list[Part]:
     return parts or ["nothing to compare: no case was measured in both runs"]
 
 
-Pair_ = tuple[str, str, str, str]
+Key = tuple[str, str, str, str]
+"""What tells pairs apart: hosts on both sides, case, device."""
 
 
-def _key(pair: Pair) -> Pair_:
+def key_of(pair: Pair) -> Key:
+    """See `Key`."""
     return (*pair.hosts, pair.case, pair.device)
 
 
-def _names(pairs: Sequence[Pair]) -> dict[Pair_, str]:
+def names_of(pairs: Sequence[Pair]) -> dict[Key, str]:
     """What tables call each pair: host and device where there are several."""
     short = short_names({p.case: p.params for p in pairs})
     places = {(p.hosts, p.device) for p in pairs}
     several = len(places) > 1
-    return {_key(p): short[p.case] + (f" {_place(p, places)}" if several else "") for p in pairs}
+    return {key_of(p): short[p.case] + (f" {_place(p, places)}" if several else "") for p in pairs}
 
 
 def _place(pair: Pair, places: set[tuple[tuple[str, str], str]]) -> str:
@@ -151,8 +158,8 @@ def _place(pair: Pair, places: set[tuple[tuple[str, str], str]]) -> str:
 
 def markdown(report: Report) -> str:
     """The comparison for a pull request: the largest slowdown first, what did not change folded away."""
-    lines = [f"**{_words(report)}** — B {cell(report.run_b)} against A {cell(report.run_a)}", ""]
-    names = _names(report.pairs)
+    lines = [f"**{summary(report)}** — B {cell(report.run_b)} against A {cell(report.run_a)}", ""]
+    names = names_of(report.pairs)
     if report.differences:
         lines += ["| what differs | A | B |", "|---|---|---|"]
         lines += [f"| {cell(f'{d.kind} {d.name}')} | {cell(d.a)} | {cell(d.b)} |" for d in report.differences]
@@ -162,7 +169,7 @@ def markdown(report: Report) -> str:
     lines += _markdown_table(loud, names) if loud else []
     if quiet:
         lines += ["<details>", f"<summary>{len(quiet)} same</summary>", "", *_markdown_table(quiet, names), "</details>", ""]
-    lines += [f"- {cell(names[_key(p)])}: {cell(p.word)}: {cell(p.why)}" for p in report.having("incomparable")]
+    lines += [f"- {cell(names[key_of(p)])}: {cell(p.word)}: {cell(p.why)}" for p in report.having("incomparable")]
     for letter, cases in (("A", report.only_a), ("B", report.only_b)):
         lines += [f"- only in {letter}: {', '.join(f'{cell(c)}' for c in cases)}"] if cases else []
     if any(p.shift and p.shift.weak for p in report.pairs):
@@ -170,16 +177,17 @@ def markdown(report: Report) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _markdown_table(pairs: Sequence[Pair], names: dict[Pair_, str]) -> list[str]:
+def _markdown_table(pairs: Sequence[Pair], names: dict[Key, str]) -> list[str]:
     lines = ["| case | A | B | time | 95 % | launches | |", "|---|--:|--:|--:|--:|--:|---|"]
     for pair in pairs:
         word = f"**{word_of(pair)}**" if word_of(pair) in ("slower", "broken") else word_of(pair)
         why = f": {cell(pair.why)}" if pair.why else ""
-        lines.append(f"| {' | '.join(cell(t) for t in (names[_key(pair)], *_cells(pair)))} | {word}{why} |")
+        lines.append(f"| {' | '.join(cell(t) for t in (names[key_of(pair)], *columns_of(pair)))} | {word}{why} |")
     return [*lines, ""]
 
 
-def _words(report: Report) -> str:
+def summary(report: Report) -> str:
+    """How many of each word there are."""
     return "".join(p if isinstance(p, str) else p[0] for p in _summary(report))
 
 
@@ -230,10 +238,15 @@ def lines_of(runs: Sequence[LoadedRun]) -> list[Line]:
     return [Line(case, params[case], device, values) for (case, device), values in found.items() if any(values)]
 
 
+def letter_of(number: int) -> str:
+    """What a column is called."""
+    return chr(ord("A") + number) if number < 26 else f"R{number}"
+
+
 def many_page(runs: Sequence[LoadedRun], width: int) -> Page:
     """Many runs, a column each: the best is marked, the others say which share of it they reach."""
     page = Page(width)
-    labels = [chr(ord("A") + i) if i < 26 else f"R{i}" for i in range(len(runs))]
+    labels = [letter_of(i) for i in range(len(runs))]
     for label, loaded in zip(labels, runs, strict=True):
         hosts = [printable(m.host) for m in loaded.machines.values()]
         page.add((f"{label}  ", "bold"), f"{printable(loaded.run.run_id)}  ", (listed(hosts, max(10, width - 40)), "dim"))
@@ -269,8 +282,12 @@ def _share(line: Line, index: int) -> str:
 
 
 def show_many(runs: Sequence[LoadedRun], form: str) -> None:
-    """Print many runs on stdout as ``text``, ``md`` or ``json``."""
-    if form == "json":
+    """Print many runs on stdout as ``text``, ``md``, ``html`` or ``json``."""
+    if form == "html":
+        from reports import comparison_page
+
+        sys.stdout.buffer.write(comparison_page.html_of_many(runs).encode(errors="replace"))
+    elif form == "json":
         lines = [{"case": line.case, "device": line.device, "best": line.best, "values": line.values} for line in lines_of(runs)]
         sys.stdout.buffer.write(msgspec.json.encode({"runs": [r.run.run_id for r in runs], "cases": lines}) + b"\n")
     elif form == "md":

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from clustergauge import hosts
 from clustergauge.blame import CaseFinding, Fleet, Node, Reason
+from clustergauge.reduce import Part
 from clustergauge.units import format_time
 from clustergauge.valid import printable
 from reports.layout import Page, fit, pad, put, width_of
@@ -23,9 +24,13 @@ FILES = {"bad": "bad.txt", "suspect": "suspect.txt", "unmeasured": "unmeasured.t
 """Host lists by state, as `scontrol` and `pdsh` take them."""
 
 
-def show(fleet: Fleet, form: str) -> None:
-    """Print the judgement on stdout as ``text`` or ``json``."""
-    if form == "json":
+def show(fleet: Fleet, form: str, part: Part) -> None:
+    """Print the judgement on stdout as ``text``, ``html`` or ``json``.  ``part``: what was judged, for the pictures."""
+    if form == "html":
+        from reports import fleet_page
+
+        sys.stdout.buffer.write(fleet_page.html_of(fleet, part).encode(errors="replace"))
+    elif form == "json":
         sys.stdout.buffer.write(msgspec.json.encode(fleet) + b"\n")
     else:
         put(page_of(fleet, width_of(sys.stdout)))
@@ -70,7 +75,13 @@ def _cases(page: Page, cases: Sequence[CaseFinding]) -> None:
     known = sorted(cases, key=lambda c: -(c.smallest or 0.0))
     shown = known[:CASES_SHOWN]
     rows = [
-        (printable(c.case), str(c.devices), format_time(c.usual), f"{(c.high / c.low - 1):.0%}".replace("%", " %"), _smallest(c))
+        (
+            printable(c.case),
+            str(c.devices),
+            format_time(c.usual),
+            f"{(c.high / c.low - 1):.0%}".replace("%", " %"),
+            smallest_of(c),
+        )
         for c in shown
     ]
     labels = ("case", "devices", "median", "slowest over fastest", "loss it would show")
@@ -85,8 +96,9 @@ def _cases(page: Page, cases: Sequence[CaseFinding]) -> None:
         page.wrap("groups of fewer than 8 devices are weak evidence", "note: ", "dim")
 
 
-def _smallest(case: CaseFinding) -> str:
-    return f"{case.smallest / (1 + case.smallest):.1%}".replace("%", " %") if case.smallest else "–"
+def smallest_of(case: CaseFinding) -> str:
+    """The smallest loss that a case would have shown, in words."""
+    return f"{100 * case.smallest / (1 + case.smallest):.1f} %" if case.smallest else "–"
 
 
 def _node(page: Page, node: Node) -> None:

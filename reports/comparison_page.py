@@ -1,0 +1,138 @@
+"""Two runs compared, or many side by side, as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from clustergauge.compare import Pair, Report
+from clustergauge.loading import LoadedRun
+from clustergauge.units import format_rate
+from reports import charts, comparison
+from reports.charts import Bar
+from reports.comparison import WEAK, word_of
+from reports.layout import short_names
+from reports.table import percent
+from reports.web import banner, document, paragraph, section, table
+
+MOST_BARS, MOST_ROWS, MOST_RUNS = 60, 2000, 40
+"""What a page holds, so that it stays small; it says what it leaves out."""
+STYLES = {"broken": "bad", "slower": "bad", "faster": "good", "inconclusive": "doubt", "incomparable": "doubt"}
+
+
+def html_of(report: Report) -> str:
+    """B against A: what got worse first."""
+    names = comparison.names_of(report.pairs)
+    pairs = list(reversed(report.pairs))
+    loud = [p for p in pairs if p.word not in ("same", "incomparable")]
+    quiet = [p for p in pairs if p.word == "same"]
+    parts = [
+        *_banner(report),
+        *section("What changed, broke, or can't be told", _table(loud, names, "the largest slowdown first")),
+        *section("Shifts of the time", _shifts(pairs, names)),
+        *section("The same", _table(quiet, names, "no change beyond what matters")),
+        *section("Not compared", _left_out(report, names)),
+        *section("What differs between the runs", _differences(report)),
+        *section("Methods", _methods(pairs)),
+    ]
+    return document(f"ClusterGauge: {report.run_b} against {report.run_a}", parts)
+
+
+def _banner(report: Report) -> Iterator[str]:
+    bad = [p for p in report.pairs if word_of(p) in ("broken", "slower")]
+    unsure = [p for p in report.pairs if p.word in ("inconclusive", "incomparable")]
+    if not report.pairs:
+        lead, style = "Nothing to compare: no case was measured in both runs", "doubt"
+    elif bad:
+        lead, style = f"{len(bad)} of {len(report.pairs)} cases got slower or broke", "bad"
+    elif unsure:
+        lead, style = f"{len(unsure)} of {len(report.pairs)} cases can't be told; none is known to be slower", "doubt"
+    else:
+        lead, style = "Nothing got slower", "good"
+    yield banner(style, lead, f"B {report.run_b} against A {report.run_a}: {comparison.summary(report)}")
+    if report.anyway and any(d.bars for d in report.differences):
+        yield paragraph("Compared in spite of differences that decide results (--anyway).", "doubt")
+
+
+def _table(pairs: Sequence[Pair], names: dict[comparison.Key, str], order: str) -> Iterator[str]:
+    if not pairs:
+        return
+    left = f"; {len(pairs) - MOST_ROWS} more are left out of this page" if len(pairs) > MOST_ROWS else ""
+    head = ["case", "A", "B", "time", "95 % interval", "launches", "word", "why"]
+    shown = pairs[:MOST_ROWS]
+    told = [[names[comparison.key_of(p)], *comparison.columns_of(p), word_of(p), p.why] for p in shown]
+    yield table(
+        f"{len(pairs)} cases, {order}{left}", head, told, ["bad" if STYLES.get(word_of(p)) == "bad" else "" for p in shown]
+    )
+
+
+def _shifts(pairs: Sequence[Pair], names: dict[comparison.Key, str]) -> Iterator[str]:
+    bars = [
+        Bar(names[comparison.key_of(p)], p.shift.low, p.shift.shift, p.shift.high, STYLES.get(word_of(p), ""))
+        for p in pairs
+        if p.shift
+    ]
+    if bars:
+        yield charts.intervals("How much longer B takes than A", bars[:MOST_BARS], "change of the time, 95 % interval", percent)
+    if len(bars) > MOST_BARS:
+        yield paragraph(f"{len(bars) - MOST_BARS} smaller ones are not drawn; the tables hold them.")
+
+
+def _left_out(report: Report, names: dict[comparison.Key, str]) -> Iterator[str]:
+    barred = report.having("incomparable")
+    told = [[names[comparison.key_of(p)], p.why] for p in barred[:MOST_ROWS]]
+    told += [[case, "only in A"] for case in report.only_a[:MOST_ROWS]]
+    told += [[case, "only in B"] for case in report.only_b[:MOST_ROWS]]
+    if told:
+        count = len(barred) + len(report.only_a) + len(report.only_b)
+        yield table(
+            f"{count} cases" + (f", {count - len(told)} of them left out" if count > len(told) else ""), ["case", "why"], told
+        )
+
+
+def _differences(report: Report) -> Iterator[str]:
+    if report.differences:
+        told = [[d.name, d.kind, d.a, d.b, "no" if d.bars else "yes"] for d in report.differences]
+        styles = ["bad" if d.bars else "" for d in report.differences]
+        yield table(f"{len(told)} differences", ["what", "kind", "A", "B", "comparable"], told, styles)
+
+
+def _methods(pairs: Sequence[Pair]) -> Iterator[str]:
+    yield paragraph(
+        "The launch is the unit: medians of fresh processes on both sides, and the interval of the ratio of their times with the "
+        "spread between launches in it. Same: surely within the smallest change that matters. Changed: surely outside it. "
+        "Inconclusive: neither."
+    )
+    if any(p.shift and p.shift.weak for p in pairs):
+        yield paragraph(WEAK, "doubt")
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# many runs
+
+
+def html_of_many(runs: Sequence[LoadedRun]) -> str:
+    """One column a run: the best is marked, the others say which share of it they reach."""
+    return document(f"ClusterGauge: {len(runs)} runs side by side", section("Cases", _many(runs)))
+
+
+def _many(runs: Sequence[LoadedRun]) -> Iterator[str]:
+    shown = runs[:MOST_RUNS]
+    letters = [comparison.letter_of(number) for number in range(len(shown))]
+    told = [
+        [letter, r.run.run_id, ", ".join(m.host for m in r.machines.values())] for letter, r in zip(letters, shown, strict=True)
+    ]
+    yield table("Runs", ["", "run", "machines"], told)
+    if len(runs) > MOST_RUNS:
+        yield paragraph(f"{len(runs) - MOST_RUNS} more runs are left out of this page.")
+    lines = comparison.lines_of(shown)
+    names = short_names({line.case: line.params for line in lines})
+    rows: list[list[str]] = []
+    for line in lines[:MOST_ROWS]:
+        cells: list[str] = []
+        for index, metric in enumerate(line.values):
+            ratio = line.ratio(index)
+            share = "" if ratio is None else " (best)" if line.best == index else f" ({100 * ratio:.0f} %)"
+            cells.append(format_rate(metric.value, metric.unit) + share if metric else "–")
+        rows.append([names[line.case], line.device, *cells])
+    yield table(f"{len(lines)} cases, medians, and the share of the best", ["case", "device", *letters], rows)
+    yield paragraph("Medians side by side: whether two of them differ, a comparison of those two runs tells.")

@@ -1,0 +1,122 @@
+"""A fleet as one HTML page: who is bad first, then where every device lies among its peers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from clustergauge import blame
+from clustergauge.blame import CaseFinding, Fleet, Node
+from clustergauge.reduce import Part
+from clustergauge.units import format_time
+from reports import charts
+from reports.charts import Strip
+from reports.fleet import smallest_of, words
+from reports.web import banner, document, paragraph, section, table
+
+MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
+"""What a page holds, so that it stays small; it says what it leaves out."""
+STATES = {"bad": "bad", "suspect": "doubt", "unmeasured": "doubt", "good": "good"}
+
+
+def html_of(fleet: Fleet, part: Part) -> str:
+    """The whole page.  ``part``: what was judged."""
+    unwell = [node for node in fleet.nodes if node.state != "good"]
+    parts = [
+        *_banner(fleet),
+        *section("Nodes to look at", _nodes(unwell)),
+        *section("Racks that are slow as a whole", _racks(fleet)),
+        *section("Where devices lie among their peers", _strips(fleet, part)),
+        *section("What each case would have shown", _cases(fleet.cases)),
+        *section("Nodes without a finding", _good(fleet.of("good"))),
+        *section("Methods", _methods(fleet)),
+    ]
+    return document(f"ClusterGauge fleet of {len(fleet.nodes)} nodes", parts)
+
+
+def _banner(fleet: Fleet) -> Iterator[str]:
+    count = Counter(node.state for node in fleet.nodes)
+    told = " · ".join(f"{count[state]} {state}" for state in STATES if count[state]) or "no nodes"
+    unsure = count["suspect"] + count["unmeasured"]
+    if count["bad"]:
+        lead, style = f"{count['bad']} of {len(fleet.nodes)} nodes are bad", "bad"
+    elif unsure or fleet.racks or not fleet.nodes:
+        lead, style = "No node is known to be bad, but not all are known to be good", "doubt"
+    else:
+        lead, style = "Nobody stands out", "good"
+    yield banner(style, lead, told)
+    for note in fleet.notes:
+        yield paragraph(note, "doubt")
+
+
+def _nodes(nodes: Sequence[Node]) -> Iterator[str]:
+    if not nodes:
+        return
+    told = [
+        [node.host, node.state, node.rack, "; ".join(map(words, node.reasons[:5])), ", ".join(node.parts[:8])]
+        for node in nodes[:MOST_NODES]
+    ]
+    left = f"; {len(nodes) - MOST_NODES} more are left out of this page" if len(nodes) > MOST_NODES else ""
+    styles = ["bad" if node.state == "bad" else "" for node in nodes[:MOST_NODES]]
+    yield table(f"{len(nodes)} nodes, the worst first{left}", ["node", "state", "rack", "why", "parts"], told, styles)
+
+
+def _racks(fleet: Fleet) -> Iterator[str]:
+    if fleet.racks:
+        told = [[r.rack, r.case, f"{100 * r.ratio:.0f} %", str(r.devices)] for r in fleet.racks]
+        yield table(f"{len(told)} findings", ["rack", "case", "of the others", "devices"], told)
+
+
+def _strips(fleet: Fleet, part: Part) -> Iterator[str]:
+    """The cases in which somebody was found first; those that are found in them by name."""
+    accused = {node.machine_id: node for node in fleet.nodes if node.machine_id and node.state in ("bad", "suspect")}
+    blamed = Counter(reason.case for node in accused.values() for reason in node.reasons if reason.case)
+    chosen = sorted(fleet.cases, key=lambda c: (-blamed[c.case], -(c.smallest or 0.0)))[:MOST_STRIPS]
+    rows: list[Strip] = []
+    for case, shares in zip(chosen, blame.shares(part, chosen), strict=True):
+        of_case = {m for m, node in accused.items() if any(r.case == case.case for r in node.reasons)}
+        slowest = sorted((s for s in shares if s.machine_id in of_case), key=lambda s: s.value)[:MOST_NAMED]
+        pointed = {(s.machine_id, s.device) for s in slowest}
+        named = {f"{accused[s.machine_id].host} {s.device}": (s.value, STATES[accused[s.machine_id].state]) for s in slowest}
+        others = [s.value for s in shares if (s.machine_id, s.device) not in pointed]
+        if shares:
+            rows.append(Strip(case.case, others, named))
+    if rows:
+        yield charts.strips("Speed of every device over the median of its class", rows, "of its peers", _percent)
+    if len(fleet.cases) > MOST_STRIPS:
+        yield paragraph(f"{len(fleet.cases) - MOST_STRIPS} more cases are not drawn; the table below has them.")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _cases(cases: Sequence[CaseFinding]) -> Iterator[str]:
+    known = sorted(cases, key=lambda c: -(c.smallest or 0.0))
+    told = [
+        [c.case, c.device, str(c.devices), format_time(c.usual), f"{100 * (c.high / c.low - 1):.0f} %", smallest_of(c)]
+        for c in known[:MOST_CASES]
+    ]
+    if told:
+        left = f"; {len(cases) - MOST_CASES} more are left out of this page" if len(cases) > MOST_CASES else ""
+        head = ["case", "on", "devices", "median", "slowest over fastest", "loss it would show"]
+        yield table(f"{len(cases)} cases, those that show least first{left}", head, told)
+
+
+def _good(nodes: Sequence[Node]) -> Iterator[str]:
+    if nodes:
+        from clustergauge import hosts
+
+        names = sorted({node.host for node in nodes if hosts.is_name(node.host)})
+        odd = len(nodes) - len(names)
+        yield paragraph(hosts.compress(names) + (f" and {odd} whose names are no host names" if odd else ""))
+
+
+def _methods(fleet: Fleet) -> Iterator[str]:
+    yield paragraph(
+        "Devices of machines with the same parts, drivers, libraries and settings are peers. A device is slow when it lies "
+        "further from the median of its peers than chance explains among so many, and bad when fresh launches agree. Who is not "
+        "named may still be slower by less than the table of cases says would show."
+    )
+    if any(case.weak for case in fleet.cases):
+        yield paragraph("Groups of fewer than 8 devices are weak evidence.", "doubt")

@@ -1,0 +1,147 @@
+"""The pages of a comparison and of a fleet, and the pictures that pages are made of."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+
+from clustergauge import blame, compare, reduce
+from reports import charts, comparison, comparison_page, fleet_page, page
+from reports.rows import rows_of
+from tests import made
+from tests.html import BROWSER, HOSTILE, draw, is_safe, parsed
+from tests.made_up import COPY, CPU, MATMUL, loaded, record
+from tests.test_blame import node
+from tests.test_compare import launches, loaded as compared
+
+
+def a_comparison() -> str:
+    a = [*launches(1.0), *launches(1.0, shape=HOSTILE)]
+    b = [*launches(1.05, seed=1), *launches(1.0, seed=2, shape=HOSTILE), *launches(1.0, shape="gone")]
+    return comparison_page.html_of(compare.compare(compared(a, run_id="a"), compared(b, run_id="b")))
+
+
+def a_fleet(count: int = 10, host: str = "node-05") -> str:
+    evil = made.machine(machine_id="m05", host=host)
+    runs = [node(n, 1.25, machine=evil) if n == 5 else node(n) for n in range(count)]
+    part = reduce.joined([reduce.part_of(run) for run in runs])
+    return fleet_page.html_of(blame.judge(part, missing=["node-99"]), part)
+
+
+def test_a_comparison_names_what_got_slower_first_and_draws_its_interval():
+    text = a_comparison()
+    is_safe(text)
+    assert "1 of 2 cases got slower or broke" in text
+    assert text.index("What changed, broke") < text.index("<h2>The same") < text.index("<h2>Not compared")
+    assert text.count('<g class="bad"><path class="span"') == 1
+    assert text.count('<g class="plain"><path class="span"') == 1
+    assert "only in B" in text
+
+
+def test_nothing_compared_is_no_success():
+    text = comparison_page.html_of(compare.compare(compared(launches(1.0)), compared(launches(1.0, shape="8"))))
+    is_safe(text)
+    assert 'class="banner doubt"' in text
+    assert "Nothing to compare" in text
+
+
+def test_many_runs_are_columns():
+    runs = [compared(launches(t), run_id=name) for t, name in ((1.0, "a"), (2.0, "b"), (4.0, HOSTILE))]
+    text = comparison_page.html_of_many(runs)
+    is_safe(text)
+    assert text.count("(best)") == 1
+    assert "(50 %)" in text
+    assert "(25 %)" in text
+    assert HOSTILE in parsed(text).text
+
+
+def test_comparisons_are_printed_as_pages(capsysbinary):
+    report = compare.compare(compared(launches(1.0), run_id="a"), compared(launches(1.0, seed=1), run_id="b"))
+    comparison.show(report, "html")
+    assert b"Nothing got slower" in capsysbinary.readouterr().out
+    comparison.show_many([compared(launches(1.0))] * 3, "html")
+    assert b"3 runs side by side" in capsysbinary.readouterr().out
+
+
+def test_a_fleet_points_out_the_slow_one_among_its_peers():
+    text = a_fleet(host=HOSTILE)
+    is_safe(text)
+    assert "not all are known to be good" in text
+    strip = text[text.index("<h2>Where devices lie") : text.index("<h2>What each case")]
+    assert strip.count('<g class="doubt"><circle class="dot"') == 1
+    assert 0 < strip.count('<circle class="many"') <= 9
+    assert "80 %</td>" in strip
+    assert "the other 9" in strip
+    assert HOSTILE + " cpu:0" in parsed(text).text
+
+
+def test_shares_are_of_what_is_usual_in_the_class():
+    part = reduce.joined([reduce.part_of(node(n, 1.25 if n == 5 else 1.0)) for n in range(10)])
+    fleet = blame.judge(part)
+    (shares,) = blame.shares(part, fleet.cases)
+    assert len(shares) == 10
+    assert {s.machine_id: s.value for s in shares}["m05"] == pytest.approx(0.8, abs=0.001)
+    assert sorted(s.value for s in shares)[1] == pytest.approx(1.0, abs=0.001)
+
+
+def test_a_fleet_of_thousands_stays_small():
+    part = reduce.joined([reduce.part_of(node(n, 1 + 0.001 * (n % 50))) for n in range(2000)])
+    text = fleet_page.html_of(blame.judge(part), part)
+    is_safe(text)
+    assert len(text.encode()) < 400_000
+
+
+def test_the_roof_is_the_data_sheets_or_what_was_measured_and_says_which():
+    product = record("matmul", MATMUL, settings={"compulsory_bytes": 12_000_000})
+    copy = msgspec.structs.replace(record("memory", COPY), measurement=msgspec.structs.replace(
+        record("memory", COPY).measurement, cache="cold"))  # fmt: skip
+    run = loaded(product, copy)
+    text = page.html_of(run, rows_of(run, []))
+    is_safe(text)
+    roof = text[text.index("<h2>Against the roof") : text.index("<h2>Distributions")]
+    assert "slope: memory, the best measured here, 537 GB/s" in roof
+    assert "fp32: the best measured here, 2.00 TFLOP/s" in roof
+    assert "<td>167</td><td>2.00 TFLOP/s</td>" in roof  # 2 GFLOP over 12 MB
+    assert roof.count("<circle") == 1
+
+
+def test_what_counts_no_bytes_has_no_roof():
+    run = loaded(record("matmul", MATMUL), record("memory", COPY))
+    assert "Against the roof" not in page.html_of(run, rows_of(run, []))
+
+
+def test_what_differs_from_the_baseline_is_told():
+    run, other = loaded(record("matmul", MATMUL)), msgspec.structs.replace(CPU, kernel="6.1", versions={"torch": "2.12.0"})
+    same = page.html_of(run, rows_of(run, []), baseline=run)
+    assert "settings and code are as they were in" in same
+    text = page.html_of(run, rows_of(run, []), baseline=loaded(record("matmul", MATMUL), machines=(other,)))
+    is_safe(text)
+    differs = text[text.index("<h2>What differs from the baseline") : text.index("<h2>Distributions")]
+    assert "<td>library</td><td>2.12.0</td><td>2.13.0</td><td>no</td>" in differs
+    assert "<td>driver</td><td>6.1</td><td>–</td>" in differs
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (-0.02, 0.05), (-3.0, 1e6), (1e-9, 2e-9)])
+def test_rows_lie_within_their_frame(ends):
+    text = charts.intervals("t", [charts.Bar("a", ends[0], sum(ends) / 2, ends[1])] * 3, "shift", str)
+    text += charts.strips("t", [charts.Strip("a", ends, {"x": (ends[0], "bad")})], "of peers", str)
+    for x in re.findall(r'cx="([-\d.e]+)"', text):
+        assert 200 <= float(x) <= 640
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("made", [a_comparison, a_fleet], ids=["comparison", "fleet"])
+def test_a_browser_draws_it_and_asks_for_nothing(made, tmp_path):
+    told, asked, picture = draw(made(), tmp_path)
+    assert told == []
+    assert asked == []
+    assert picture.stat().st_size > 5000
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_page_that_asks_or_complains_would_be_seen(tmp_path):
+    told, asked, _ = draw('<img src="http://127.0.0.1:9/x"><script>console.log("hello")</script>', tmp_path)
+    assert any("hello" in line for line in told)
+    assert asked == ["http://127.0.0.1:9/x"]
