@@ -18,7 +18,9 @@ Place = Callable[[float], float]
 """From a value to where it lies in the picture."""
 COLOURS = 6
 """Series that the style tells apart; further ones repeat the colours with dashes."""
-_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 300, 86, 16, 12, 44
+_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 300, 86, 30, 12, 44
+_NAMES = 206
+"""Width that the names of rows take."""
 _TICKS = 8
 _NAME = 24
 """Characters of a name beside a row of dots."""
@@ -131,14 +133,14 @@ class Bar:
 def intervals(title: str, bars: Sequence[Bar], axis: str, form: Format) -> str:
     """Intervals below one another on one linear axis, with a line at zero."""
     low, high = min(0.0, *(b.low for b in bars)), max(0.0, *(b.high for b in bars))
-    across = _linear(low, high, 200, _W - _RIGHT)
+    across = _linear(low, high, _NAMES, _W - _RIGHT)
     marks, height = _frame(len(bars), _even(low, high), across, form, axis)
     marks.append(f'<path class="zero" d="M{across(0):.1f} {_TOP}V{height - _BOTTOM}"/>')
     for number, bar in enumerate(bars):
         y, style = _row_y(number), bar.style or "plain"
         marks.append(f'<g class="{style}"><path class="span" d="M{across(bar.low):.1f} {y}H{across(bar.high):.1f}"/>')
         marks.append(f'<circle class="dot" cx="{across(bar.value):.1f}" cy="{y}" r="4"/></g>')
-        marks.append(_row_name(bar.name, y, 194))
+        marks.append(_row_name(bar.name, y))
     told = [[b.name, form(b.value), form(b.low), form(b.high)] for b in bars]
     return figure(title, _svg(f"{title}: {axis}", _W, height, "".join(marks)), table(title, ["case", axis, "from", "to"], told))
 
@@ -156,7 +158,7 @@ def strips(title: str, rows: Sequence[Strip], axis: str, form: Format) -> str:
     """Where each device of a fleet lies, one row a case; dots that would cover one another are drawn once."""
     everything = [v for row in rows for v in (*row.values, *(value for value, _ in row.named.values()))]
     low, high = min(everything), max(everything)
-    across = _linear(low, high, 200, _W - _RIGHT)
+    across = _linear(low, high, _NAMES, _W - _RIGHT)
     marks, height = _frame(len(rows), _even(low, high), across, form, axis)
     told: list[list[str]] = []
     for number, row in enumerate(rows):
@@ -167,7 +169,7 @@ def strips(title: str, rows: Sequence[Strip], axis: str, form: Format) -> str:
             tip = f"<title>{escape(name)}: {escape(form(value))}</title>"
             marks.append(f'<g class="{style}"><circle class="dot" cx="{across(value):.1f}" cy="{y}" r="4">{tip}</circle></g>')
             told.append([row.name, name, form(value)])
-        marks.append(_row_name(row.name, y, 194))
+        marks.append(_row_name(row.name, y))
         ordered = sorted(row.values)
         if ordered:
             ends = f"{form(ordered[0])} … {form(ordered[-1])}"
@@ -184,7 +186,7 @@ def _frame(count: int, ticks: Sequence[float], across: Place, form: Format, axis
         f'<text x="{across(t):.1f}" y="{bottom + 18}" text-anchor="middle">{escape(form(t))}</text>'
         for t in ticks
     ]
-    marks.append(f'<text class="axis" x="{(_W + 200) / 2:.0f}" y="{height - 6}" text-anchor="middle">{escape(axis)}</text>')
+    marks.append(f'<text class="axis" x="{(_W + _NAMES) / 2:.0f}" y="{height - 6}" text-anchor="middle">{escape(axis)}</text>')
     return marks, height
 
 
@@ -192,10 +194,10 @@ def _row_y(number: int) -> int:
     return _TOP + 26 * number + 13
 
 
-def _row_name(name: str, y: int, x: int) -> str:
+def _row_name(name: str, y: int) -> str:
     """The name of a row, its end if it is long: there names differ; the table has the whole."""
     short = name if len(name) <= _NAME else "…" + name[1 - _NAME :]
-    return f'<text x="{x}" y="{y + 4}" text-anchor="end">{escape(short)}<title>{escape(name)}</title></text>'
+    return f'<text x="{_NAMES - 12}" y="{y + 4}" text-anchor="end">{escape(short)}<title>{escape(name)}</title></text>'
 
 
 # --------------------------------------------------------------------------------------------------------------------------

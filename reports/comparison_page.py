@@ -12,7 +12,7 @@ from reports.charts import Bar
 from reports.comparison import WEAK, word_of
 from reports.layout import short_names
 from reports.table import percent
-from reports.web import banner, document, paragraph, section, table
+from reports.web import banner, counted, document, paragraph, section, table
 
 MOST_BARS, MOST_ROWS, MOST_RUNS = 60, 2000, 40
 """What a page holds, so that it stays small; it says what it leaves out."""
@@ -60,9 +60,8 @@ def _table(pairs: Sequence[Pair], names: dict[comparison.Key, str], order: str) 
     head = ["case", "A", "B", "time", "95 % interval", "launches", "word", "why"]
     shown = pairs[:MOST_ROWS]
     told = [[names[comparison.key_of(p)], *comparison.columns_of(p), word_of(p), p.why] for p in shown]
-    yield table(
-        f"{len(pairs)} cases, {order}{left}", head, told, ["bad" if STYLES.get(word_of(p)) == "bad" else "" for p in shown]
-    )
+    styles = ["bad" if STYLES.get(word_of(p)) == "bad" else "" for p in shown]
+    yield table(f"{counted(len(pairs), 'case')}, {order}{left}", head, told, styles)
 
 
 def _shifts(pairs: Sequence[Pair], names: dict[comparison.Key, str]) -> Iterator[str]:
@@ -84,16 +83,15 @@ def _left_out(report: Report, names: dict[comparison.Key, str]) -> Iterator[str]
     told += [[case, "only in B"] for case in report.only_b[:MOST_ROWS]]
     if told:
         count = len(barred) + len(report.only_a) + len(report.only_b)
-        yield table(
-            f"{count} cases" + (f", {count - len(told)} of them left out" if count > len(told) else ""), ["case", "why"], told
-        )
+        left = f", {count - len(told)} of them left out of this page" if count > len(told) else ""
+        yield table(f"{counted(count, 'case')}{left}", ["case", "why"], told)
 
 
 def _differences(report: Report) -> Iterator[str]:
     if report.differences:
         told = [[d.name, d.kind, d.a, d.b, "no" if d.bars else "yes"] for d in report.differences]
         styles = ["bad" if d.bars else "" for d in report.differences]
-        yield table(f"{len(told)} differences", ["what", "kind", "A", "B", "comparable"], told, styles)
+        yield table(counted(len(told), "difference"), ["what", "kind", "A", "B", "comparable"], told, styles)
 
 
 def _methods(pairs: Sequence[Pair]) -> Iterator[str]:
@@ -134,5 +132,5 @@ def _many(runs: Sequence[LoadedRun]) -> Iterator[str]:
             share = "" if ratio is None else " (best)" if line.best == index else f" ({100 * ratio:.0f} %)"
             cells.append(format_rate(metric.value, metric.unit) + share if metric else "–")
         rows.append([names[line.case], line.device, *cells])
-    yield table(f"{len(lines)} cases, medians, and the share of the best", ["case", "device", *letters], rows)
+    yield table(f"{counted(len(lines), 'case')}, medians, and the share of the best", ["case", "device", *letters], rows)
     yield paragraph("Medians side by side: whether two of them differ, a comparison of those two runs tells.")

@@ -12,7 +12,7 @@ from clustergauge.units import format_time
 from reports import charts
 from reports.charts import Strip
 from reports.fleet import smallest_of, words
-from reports.web import banner, document, paragraph, section, table
+from reports.web import banner, counted, document, paragraph, section, table
 
 MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
 """What a page holds, so that it stays small; it says what it leaves out."""
@@ -58,13 +58,13 @@ def _nodes(nodes: Sequence[Node]) -> Iterator[str]:
     ]
     left = f"; {len(nodes) - MOST_NODES} more are left out of this page" if len(nodes) > MOST_NODES else ""
     styles = ["bad" if node.state == "bad" else "" for node in nodes[:MOST_NODES]]
-    yield table(f"{len(nodes)} nodes, the worst first{left}", ["node", "state", "rack", "why", "parts"], told, styles)
+    yield table(f"{counted(len(nodes), 'node')}, the worst first{left}", ["node", "state", "rack", "why", "parts"], told, styles)
 
 
 def _racks(fleet: Fleet) -> Iterator[str]:
     if fleet.racks:
         told = [[r.rack, r.case, f"{100 * r.ratio:.0f} %", str(r.devices)] for r in fleet.racks]
-        yield table(f"{len(told)} findings", ["rack", "case", "of the others", "devices"], told)
+        yield table(counted(len(told), "finding"), ["rack", "case", "of the others", "devices"], told)
 
 
 def _strips(fleet: Fleet, part: Part) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _cases(cases: Sequence[CaseFinding]) -> Iterator[str]:
     if told:
         left = f"; {len(cases) - MOST_CASES} more are left out of this page" if len(cases) > MOST_CASES else ""
         head = ["case", "on", "devices", "median", "slowest over fastest", "loss it would show"]
-        yield table(f"{len(cases)} cases, those that show least first{left}", head, told)
+        yield table(f"{counted(len(cases), 'case')}, those that show least first{left}", head, told)
 
 
 def _good(nodes: Sequence[Node]) -> Iterator[str]:

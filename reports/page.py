@@ -15,7 +15,7 @@ from reports.export import host_of, reason_of, unanswered
 from reports.layout import short_names
 from reports.rows import BAD, Row
 from reports.table import amount, percent, sign_of
-from reports.web import banner, document, paragraph, section, table
+from reports.web import banner, counted, document, paragraph, section, table
 
 if TYPE_CHECKING:
     from clustergauge.accept import CeilingOf
@@ -42,9 +42,9 @@ def html_of(
     rest = [r for r in rows if r.word in UNTIMED]
     parts = [
         *_banner(loaded, rows),
-        *section("What must be looked at", _results(loaded, bad, "bad cases, the worst first")),
-        *section("Results", _results(loaded, timed, "cases with a number")),
-        *section("Not timed", _results(loaded, rest, "cases skipped, or checked alone")),
+        *section("What must be looked at", _results(loaded, bad, "bad, the worst first")),
+        *section("Results", _results(loaded, timed, "with a number")),
+        *section("Not timed", _results(loaded, rest, "skipped, or checked alone")),
         *section("Machines", _machines(list(loaded.machines.values()))),
         *section("What differs from the baseline", _differences(loaded, baseline)),
         *section("Against the roof", page_charts.rooflines(loaded, rows)),
@@ -104,10 +104,8 @@ def _results(loaded: LoadedRun, rows: list[Row], caption: str) -> Iterator[str]:
         source = verdict.source if verdict else ""
         told.append([names[row.case], place, _word(row.word), number, interval, share, asked, margin, source, reason_of(row)])
     head = ["case", "where", "verdict", "result", "95 % interval", "of ceiling", "asked", "margin", "source", "why"]
-    kept = [n for n in range(len(head)) if n < 4 or any(line[n] for line in told)]  # a column that is empty says nothing
-    head, told = [head[n] for n in kept], [[line[n] for n in kept] for line in told]
     left = f"; {len(rows) - MOST_ROWS} more are left out of this page" if len(rows) > MOST_ROWS else ""
-    yield table(f"{len(rows)} {caption}{left}", head, told)
+    yield table(f"{counted(len(rows), 'case')}: {caption}{left}", head, told)
 
 
 def _machines(machines: list[Machine]) -> Iterator[str]:
@@ -137,7 +135,7 @@ def _differences(loaded: LoadedRun, baseline: LoadedRun | None) -> Iterator[str]
         return
     head = ["what", "kind", f"in {baseline.run.run_id}", "here", "comparable"]
     told = [[d.name, d.kind, d.a, d.b, "no" if d.bars else "yes"] for d in found]
-    yield table(f"{len(found)} differences", head, told, ["bad" if d.bars else "" for d in found])
+    yield table(counted(len(found), "difference"), head, told, ["bad" if d.bars else "" for d in found])
 
 
 def _speed(gbit_s: float | None) -> str:
@@ -155,7 +153,9 @@ def _warnings(loaded: LoadedRun, rows: Sequence[Row], ceiling: CeilingOf | None)
     told += [[f.name, m.host, f.detail if f.state == "warning" else f"unknown: {f.detail}", f.remedy] for m, f in found]
     if told:
         left = f"; {len(told) - MOST_WARNINGS} more are left out of this page" if len(told) > MOST_WARNINGS else ""
-        yield table(f"{len(told)} reasons to doubt{left}", ["warning", "where", "what", "what to do"], told[:MOST_WARNINGS])
+        yield table(
+            f"{counted(len(told), 'reason')} to doubt{left}", ["warning", "where", "what", "what to do"], told[:MOST_WARNINGS]
+        )
 
 
 def _methods(loaded: LoadedRun) -> Iterator[str]:

@@ -103,6 +103,8 @@ def _roofline(where: str, unit: str, members: Sequence[Row], slope: tuple[str, f
         tops = {f"{dtype}: the best measured here, {format_rate(rate, unit)}": rate for dtype, rate in best.items()}
     xs = [x for line in series.values() for x, _ in line]
     left, right = min(xs) / 2, max(xs) * 2
+    if slope:  # the ridge and some of the slope before it
+        left = min(left, min(tops.values()) / slope[1] / 4)
     bounds = {text(words): _roof(left, right, top, slope[1] if slope else None) for words, top in tops.items()}
     title = f"Roofline of {where}, {unit}" + (f" · slope: {slope[0]}" if slope else "")
     axes = Axes(f"{unit.removesuffix('/s')} a byte of memory", "rate", lambda x: f"{x:.3g}", partial(format_rate, unit=unit))

@@ -78,8 +78,18 @@ def text(words: str) -> str:
     return plain if len(plain) <= LONGEST else plain[:LONGEST] + "…"
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], styles: Sequence[str] = ()) -> str:
-    """A table of texts; the first cell of each row is its header.  ``styles``: class of each row, where it has one."""
+def counted(count: int, what: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> str:
+    """A table of texts without the columns in which nothing stands; the first cell of each row is its header.
+
+    ``styles``: class of each row, where it has one.
+    """
+    kept = [n for n in range(len(head)) if n == 0 or any(row[n] for row in rows)]
+    head, rows = [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
     top = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
     lines: list[str] = []
     for number, row in enumerate(rows):

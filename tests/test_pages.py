@@ -128,7 +128,7 @@ def test_rows_lie_within_their_frame(ends):
     text = charts.intervals("t", [charts.Bar("a", ends[0], sum(ends) / 2, ends[1])] * 3, "shift", str)
     text += charts.strips("t", [charts.Strip("a", ends, {"x": (ends[0], "bad")})], "of peers", str)
     for x in re.findall(r'cx="([-\d.e]+)"', text):
-        assert 200 <= float(x) <= 640
+        assert 200 <= float(x) <= 610
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
