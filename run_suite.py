@@ -131,6 +131,9 @@ def make_parser() -> Parser:
     selftest = verbs.add_parser("selftest", help="the gauge gauges itself: bias, overhead, smallest change it can show")
     selftest.add_argument("--short", action="store_true", help="fewer launches (for CI)")
     selftest.add_argument("--format", choices=("text", "json"), default="text")
+    selftest.add_argument(
+        "-o", "--output", default="results", metavar="DIR", help="where the figures are kept, for reports (default: results)"
+    )
 
     verbs.add_parser("schema", help="JSON Schema of a record")
     return parser
@@ -421,11 +424,14 @@ def do_verify(options: argparse.Namespace) -> int:
 
 def do_selftest(options: argparse.Namespace) -> int:
     """The gauge gauges itself."""
-    from clustergauge import selftest
+    from clustergauge import code, gauged, machine, selftest
+    from clustergauge.run import now_text
     from reports import selfcheck
 
     result = selftest.run(short=options.short, say=_say)
     selfcheck.show(result, options.format)
+    here = machine.describe_apart().machine_id
+    gauged.keep(gauged.of(result, here, code.digest(), now_text()), Path(options.output).absolute())
     return OK if result.passed else BROKEN
 
 
@@ -515,6 +521,7 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) ->
             _say(note)
         sys.stdout.buffer.write(document.document(loaded, found, pairs))
     elif form != "text":
+        from clustergauge import gauged
         from reports import export, page
         from reports.rows import rows_of
 
@@ -522,9 +529,11 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) ->
             _say(note)
         ceiling = ceilings.of_machines(loaded.machines, asked.catalogue)
         rows = rows_of(loaded, found, ceiling)
-        text = (
-            page.html_of(loaded, rows, pairs, ceiling, asked.baseline) if form == "html" else export.WRITERS[form](loaded, rows)
-        )
+        if form == "html":
+            gauges = gauged.find(loaded.path.parent, loaded.machines)
+            text = page.html_of(loaded, rows, pairs, ceiling, asked.baseline, gauges)
+        else:
+            text = export.WRITERS[form](loaded, rows)
         sys.stdout.buffer.write(text.encode(errors="replace"))
     else:
         from reports import terminal

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from clustergauge import compare, warnings
+from clustergauge.gauged import Gauged
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, PairFindings
-from clustergauge.units import format_rate, format_size
+from clustergauge.units import format_rate, format_size, format_time
 from reports import page_charts
 from reports.export import host_of, reason_of, unanswered
 from reports.layout import short_names
@@ -31,11 +32,12 @@ def html_of(
     found: Sequence[PairFindings] = (),
     ceiling: CeilingOf | None = None,
     baseline: LoadedRun | None = None,
+    gauges: Sequence[Gauged] = (),
 ) -> str:
     """The whole page.
 
     ``found``: what transfers between pairs say; ``ceiling``: what physics allows a metric; ``baseline``: the run that this one is
-    held against.
+    held against; ``gauges``: what the gauge found when it gauged itself on the machines of the run.
     """
     bad = [r for r in rows if r.word in BAD]
     timed = [r for r in rows if r.word not in (*BAD, *UNTIMED)]
@@ -52,7 +54,7 @@ def html_of(
         *section("Between pairs", page_charts.between_pairs(loaded, found)),
         *section("Distributions of times", page_charts.distributions(loaded, rows)),
         *section("Warnings", _warnings(loaded, rows, ceiling)),
-        *section("Methods", _methods(loaded)),
+        *section("Methods", [*_methods(loaded), *_gauged(loaded, gauges)]),
     ]
     return document(f"ClusterGauge run {loaded.run.run_id}", parts)
 
@@ -168,3 +170,27 @@ def _methods(loaded: LoadedRun) -> Iterator[str]:
     facts = {"run": run.run_id, "suite": run.suite, "started": run.started, "finished": run.finished or "not finished"}
     facts |= {"command": " ".join(run.command), "source digest": run.code}
     yield table("How it was measured", ["what", "value"], [[k, v] for k, v in facts.items()])
+
+
+def _gauged(loaded: LoadedRun, gauges: Sequence[Gauged]) -> Iterator[str]:
+    """How well the gauge itself measures on these machines: its selftest, where one is kept."""
+    if not gauges:
+        yield paragraph("The gauge was not tested on these machines: run_suite.py selftest does it, and reports tell.", "dim")
+        return
+    told: list[list[str]] = []
+    for one in gauges:
+        machine = loaded.machines.get(one.machine_id)
+        code = "" if one.code == loaded.run.code else ", by other code than measured this run"
+        told.append(
+            [
+                machine.host if machine else one.machine_id,
+                "; ".join(one.problems) or "nothing contradicts what is known",
+                "–" if one.bias is None else percent(one.bias),
+                "–" if one.overhead_s is None else format_time(one.overhead_s),
+                "–" if one.tick_s is None else format_time(one.tick_s),
+                "–" if one.smallest_change is None else f"{100 * one.smallest_change:.1f} %",
+                one.when + code,
+            ]
+        )
+    head = ["machine", "selftest", "largest bias", "overhead of a call", "step of the clock", "smallest change", "when"]
+    yield table("The gauge, gauged by itself: known durations, injected slowdowns", head, told)

@@ -7,7 +7,8 @@ import re
 import msgspec
 import pytest
 
-from clustergauge import blame, compare, reduce
+from clustergauge import blame, compare, gauged, reduce
+from clustergauge.selftest import Known, Selftest
 from reports import charts, comparison, comparison_page, fleet_page, page
 from reports.rows import rows_of
 from tests import made
@@ -121,6 +122,36 @@ def test_what_differs_from_the_baseline_is_told():
     differs = text[text.index("<h2>What differs from the baseline") : text.index("<h2>Distributions")]
     assert "<td>library</td><td>2.12.0</td><td>2.13.0</td><td>no</td>" in differs
     assert "<td>driver</td><td>6.1</td><td>–</td>" in differs
+
+
+def test_the_figures_of_the_selftest_are_kept_by_machine_and_shown(tmp_path):
+    run = loaded(record("matmul", MATMUL))
+    assert "The gauge was not tested" in page.html_of(run, rows_of(run, []))
+    known = [
+        Known(1e-3, 1.002e-3, 1e-3, 2e-3, ("pass", "FAIL"), 1e-3, 0),
+        Known(0.1, 0.099, None, -0.01, ("pass", "pass"), 0.1, 0),
+    ]
+    good = Selftest(known=known, overhead_s=4e-8, tick_s=1e-9, smallest_change=0.012)
+    gauged.keep(gauged.of(good, "m1", "c0de", "2026-03-01T10:15:00Z"), tmp_path)
+    (kept,) = gauged.find(tmp_path, ["m1", "m2", "../m1"])
+    assert (kept.bias, kept.problems) == (-0.01, [])
+    text = page.html_of(run, rows_of(run, []), gauges=[kept])
+    is_safe(text)
+    cells = "<td>\N{MINUS SIGN}1.0 %</td><td>40.0 ns</td><td>1.00 ns</td><td>1.2 %</td><td>2026-03-01T10:15:00Z</td>"
+    assert cells in text
+    gauged.keep(gauged.of(Selftest(problems=[HOSTILE]), "m1", "other", "2026-03-02T10:15:00Z"), tmp_path)
+    text = page.html_of(run, rows_of(run, []), gauges=gauged.find(tmp_path, ["m1"]))
+    is_safe(text)
+    assert HOSTILE in parsed(text).text
+    assert "by other code than measured this run" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 100_000, b'{"machine_id": "m2"}', b"\xff"])
+def test_what_is_no_selftest_is_as_if_it_were_not_there(content, tmp_path):
+    (tmp_path / "selftests").mkdir()
+    (tmp_path / "selftests/m1.json").write_bytes(content)
+    (tmp_path / "selftests/m2.json").symlink_to("/etc/passwd")
+    assert gauged.find(tmp_path, ["m1", "m2"]) == []
 
 
 @pytest.mark.parametrize("ends", [(0.0, 0.0), (-0.02, 0.05), (-3.0, 1e6), (1e-9, 2e-9)])
