@@ -58,6 +58,8 @@ def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable
         target=Path(job.target) if job.target else None,
         interpret=job.interpret,
         llc_bytes=job.llc_bytes,
+        pins=job.pins,
+        tunes=world.size == 1 and not job.interpret and not job.check_only,  # ranks might choose differently
     )
     live = _Live(context, world, phase)
     try:
