@@ -65,8 +65,9 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
 
     2·M·N·K operations.  Random normal data (uniform for int8), sums in fp32 (fp64 in fp64), output in the dtype (int32 for int8,
     fp32 for tf32, bf16 for fp8).  Names of shapes are in `kernels.shapes`.  On a processor the Triton kernel is checked in the
-    interpreter and not timed; on a GPU it is the fastest of a few configurations (`kernels.triton`).  fp8: e4m3, one scale a tensor, quantised beforehand; fp8_fast lets tensor cores sum in fewer bits.
-    How they did sum is the setting ``accumulated``: ``fp32`` or ``reduced``, absent where K is too short to tell.
+    interpreter and not timed; on a GPU it runs in the fastest of a few configurations.  fp8: e4m3, one scale a tensor, quantised
+    beforehand; fp8_fast lets tensor cores sum in fewer bits.  How they did sum is the setting ``accumulated``: ``fp32`` or
+    ``reduced``, absent where K is too short to tell.
     """
     return prepare(ctx, backend, dtype, shape)[0]
 

@@ -1,8 +1,8 @@
 """Attention in Triton: the configuration each architecture gets, and how its kernels are launched.
 
 Configurations compile without spilling registers as `gate_entries` lists them; where there are several a case chooses
-(`clustergauge.tuning`).  Tiles are moved by the copy engine (TMA) from Hopper on, warp specialisation in Blackwell's forward kernel, pointers with cp.async on Ampere, Ada and consumer
-Blackwell (99 KiB of shared memory), pointers with two stages on AMD.
+(`clustergauge.tuning`).  Tiles are moved by the copy engine (TMA) from Hopper on, with warp specialisation in Blackwell's forward
+kernel; by pointers with cp.async on Ampere, Ada and consumer Blackwell (99 KiB of shared memory), with two stages on AMD.
 """
 
 from __future__ import annotations
@@ -103,12 +103,7 @@ CONFIGS: dict[str, dict[int, Config]] = {
     "gfx950": _CDNA,
 }
 """By architecture (for NVIDIA the major version of the capability) and head size."""
-_WARP_TILES = {
-    64: {"forward": Tile(128, 64, 4, 3), "decode": Tile(16, 128, 4, 2)},
-    128: {"forward": Tile(64, 64, 4, 3), "decode": Tile(16, 32, 4, 4)},
-}
 OTHERS: dict[str, dict[int, dict[str, Tile]]] = {
-    "sm_8": _WARP_TILES,
     "sm_9": {
         64: {"forward": Tile(128, 128, 8, 2), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
         128: {"forward": Tile(128, 64, 8, 3), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
@@ -117,7 +112,6 @@ OTHERS: dict[str, dict[int, dict[str, Tile]]] = {
         64: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
         128: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
     },
-    "sm_12": _WARP_TILES,
 }
 """What may be faster in the place of a tile of `CONFIGS`: a launch tries it (`candidates`).  They compile as well."""
 
