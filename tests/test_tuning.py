@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import statistics
 import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given, strategies as st
 
 from clustergauge import differ, tuning
 from clustergauge.pins import LONGEST, MOST, MOST_OF_A_CASE, Pins, parse
 from clustergauge.plan import Wish, load_probes, load_suite, plan
-from clustergauge.probe import Context, Needs
+from clustergauge.probe import Context, Needs, Skip
 from clustergauge.supervise import Supervisor
 from clustergauge.tuning import ALIKE, PREFIX, ROUNDS, TUNE_S, choose, fastest, measure
 from clustergauge.world import Serial
@@ -402,3 +405,125 @@ def test_runs_that_chose_differently_are_compared_and_it_is_told():
     assert [(d.name, d.a, d.b, d.bars) for d in found] == [("config", "a", "b", False)]
     found = differ.of_records(launches("a"), launches("b"))
     assert [(d.name, d.bars) for d in found] == [("config", True)]
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# our Triton kernels, on devices that are made up
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A GPU that is made up, and its clock; candidates take the seconds that are planted, and all that ran is noted."""
+    clock, planted, ran = Clock(), {}, []
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
+    monkeypatch.setattr(tuning, "clock_for", lambda kind, where: clock if (kind, where) == ("device", "cuda:0") else None)
+
+    def call(name):
+        move = clock.pass_by(planted.get(name, 2e-3))
+        return lambda: (ran.append(name), move())
+
+    return SimpleNamespace(clock=clock, planted=planted, ran=ran, call=call)
+
+
+def on_gpu(tmp_path, **more):
+    return Context(Serial(), "cuda:0", 1, tmp_path, **more)
+
+
+def test_products_run_in_the_fastest_configuration_on_all_buffer_sets(tmp_path, monkeypatch, device):
+    from kernels import matmul
+    from kernels.triton import matmul as kernel
+
+    monkeypatch.setattr(kernel, "architecture", lambda _: "sm_90")
+    monkeypatch.setattr(kernel, "call", lambda config, dtype, a, b, c, scales: device.call((str(config), a)))
+    names = [str(config) for config in kernel.candidates("sm_90", "bf16", 64, 64)]
+    device.planted |= {(names[2], 0): 1e-3, (names[2], 1): 1e-3}
+    ctx = on_gpu(tmp_path)
+    start = matmul._tune(ctx, "bf16", (64, 64, 64), (None, None), ([0, 1], [0, 1], [0, 1]))
+    assert {name for name, _ in device.ran} == set(names)
+    assert (names[2], 1) in device.ran
+    device.ran.clear()
+    start(0, 0, 0)()
+    assert device.ran == [(names[2], 0)]
+    pin = {"matmul bf16 64x64x64 on H100": names[2]}
+    assert parse(ctx.settings) == pin
+    assert (ctx.settings["config"], ctx.settings["candidates"]) == (names[2], len(names))
+    later = on_gpu(tmp_path, pins=pin, tunes=False)
+    device.ran.clear()
+    matmul._tune(later, "bf16", (64, 64, 64), (None, None), ([0], [0], [0]))
+    assert (later.settings["config"], device.ran) == (names[2], [])
+
+
+@pytest.mark.parametrize(("mode", "choices"), [("forward", 2), ("backward", 2), ("decode", 2)])
+def test_attention_runs_in_the_fastest_configuration(tmp_path, monkeypatch, device, mode, choices):
+    from kernels import attention_live as live
+    from kernels.attended import Shape
+    from kernels.triton import attention as kernel
+
+    shape = Shape(1, 8, 2, 1 if mode == "decode" else 128, 128, 64, causal=False)
+    monkeypatch.setattr(live, "_architecture", lambda _: "sm_90")
+    monkeypatch.setattr(live, "_units", lambda _: 132)
+    for name in ("forward", "backward", "decode"):
+        monkeypatch.setattr(kernel, name, lambda config, *_, name=name: device.call((name, config.describe(name))))
+    q, kv = torch.zeros(1, 8, shape.queries, 64), torch.zeros(1, 2, 128, 64)
+    ctx = on_gpu(tmp_path)
+    sets = [live.Triton(ctx, shape, mode, (q, kv, kv, q)) for _ in range(2)]
+    names = [config.describe(mode) for config in sets[0].candidates]
+    assert len(names) == len(set(names)) == choices
+    device.planted[mode, names[-1]] = 1e-3
+    live.tune(ctx, sets, shape, "bf16")
+    assert ctx.settings["config"] == names[-1]
+    device.ran.clear()
+    for one in sets:
+        one.run()
+    assert device.ran == [(mode, names[-1])] * 2
+    grouped = f"1x8:2x{shape.queries}:128x64"
+    assert parse(ctx.settings) == {f"attention {mode} full bf16 {grouped} on H100": names[-1]}
+
+
+def test_torchs_own_attention_is_not_tuned(tmp_path):
+    from kernels import attention_live as live
+    from kernels.attended import Shape
+
+    shape = Shape(1, 8, 2, 16, 16, 64, causal=False)
+    q, kv = torch.zeros(1, 8, 16, 64), torch.zeros(1, 2, 16, 64)
+    ctx = on_gpu(tmp_path)
+    live.tune(ctx, [live.Torch(shape, "forward", (q, kv, kv))], shape, "bf16")
+    assert ctx.settings == {}
+
+
+@pytest.mark.parametrize(
+    "arch", ["interpreter", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"]
+)
+def test_there_are_few_candidates_each_once_and_the_first_is_the_configuration(arch):
+    from kernels.triton import attention, matmul
+
+    for dtype in matmul.DTYPES:
+        for n, k in ((8192, 8192), (8192, 8191)):
+            try:
+                found = matmul.candidates(arch, dtype, n, k)
+            except Skip:
+                continue
+            assert 1 <= len(found) == len(set(map(str, found))) <= 6
+            assert found[0] == matmul.chosen(arch, dtype, n, k)
+            assert len(found) == 1 or k % 16 == 0
+            assert len({(type(config), config.promote) for config in found}) == 1  # they sum alike
+    for mode, head_dim, queries, causal in itertools.product(
+        ("forward", "backward", "decode"), (64, 128), (8192, 8191), (True, False)
+    ):
+        found = attention.candidates(arch, head_dim, mode, queries, causal)
+        assert 1 <= len(found) == len({config.describe(mode) for config in found}) <= 6
+        assert found[0] == attention.fitted(attention.configuration(arch, head_dim), queries, causal)
+    assert arch != "interpreter" or len(matmul.candidates(arch, "bf16", 64, 64)) == len(found) == 1
+
+
+def test_what_does_not_fit_this_device_is_passed_over(tmp_path, device):
+    from triton import OutOfResources
+
+    from kernels.triton import tuned
+
+    def start(name):
+        return [lambda: raise_(OutOfResources(2, 1, "shared memory"))] if name == "large" else [device.call(name)]
+
+    names = {name: name for name in ("large", "small", "other")}
+    device.planted["other"] = 3e-3
+    assert tuned.choose(on_gpu(tmp_path), "x", names, start) == "small"

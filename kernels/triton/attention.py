@@ -103,7 +103,12 @@ CONFIGS: dict[str, dict[int, Config]] = {
     "gfx950": _CDNA,
 }
 """By architecture (for NVIDIA the major version of the capability) and head size."""
+_WARP_TILES = {
+    64: {"forward": Tile(128, 64, 4, 3), "decode": Tile(16, 128, 4, 2)},
+    128: {"forward": Tile(64, 64, 4, 3), "decode": Tile(16, 32, 4, 4)},
+}
 OTHERS: dict[str, dict[int, dict[str, Tile]]] = {
+    "sm_8": _WARP_TILES,
     "sm_9": {
         64: {"forward": Tile(128, 128, 8, 2), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
         128: {"forward": Tile(128, 64, 8, 3), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
@@ -112,6 +117,7 @@ OTHERS: dict[str, dict[int, dict[str, Tile]]] = {
         64: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
         128: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
     },
+    "sm_12": _WARP_TILES,
 }
 """What may be faster in the place of a tile of `CONFIGS`: a launch tries it (`candidates`).  They compile as well."""
 

@@ -138,8 +138,8 @@ fp32 has: ``fp8`` promotes sums to fp32 every 64 or 128 products, as cuBLAS does
 CUBLASLT_MATMUL_DESC_FAST_ACCUM), and both run the same kernel.
 """
 _WARP_TILES = {
-    "fp16": (Config(128, 128, 32, 4, 4),),
-    "bf16": (Config(128, 128, 32, 4, 4),),
+    "fp16": (Config(128, 128, 32, 4, 4), Config(128, 256, 32, 8, 4)),
+    "bf16": (Config(128, 128, 32, 4, 4), Config(128, 256, 32, 8, 4)),
     "tf32": (Config(128, 128, 32, 8, 3),),
     "int8": (Config(128, 128, 64, 8, 4),),
     "fp32": (Config(128, 64, 16, 4, 3),),
