@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from clustergauge.model import Gpu, Machine, Record, Scalar
-from clustergauge.tuning import PREFIX
+from clustergauge.pins import PREFIX
 
 Kind = Literal["device", "driver", "library", "clock", "setting", "work", "code"]
 

@@ -276,7 +276,7 @@ class Planned(Data, frozen=True, kw_only=True):
     check_only: bool = False
     """Run once and checked, not timed."""
     tunes: bool = False
-    """Chooses among candidates, unless that was done before in this run (see `tuning`)."""
+    """Takes the candidate that was chosen before in this run, or chooses one (see `tuning`)."""
 
 
 class Run(Data, frozen=True, kw_only=True):

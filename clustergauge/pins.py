@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterable, Mapping
 
 from clustergauge.model import Machine, Planned, Record, Scalar
-from clustergauge.tuning import PREFIX
 
+PREFIX = "pin."
+"""Of a setting that says what was chosen; the rest of its name says for what."""
 MOST = 1000
 """Pins that are kept in a run."""
 MOST_OF_A_CASE = 8
@@ -55,8 +56,8 @@ class Pins:
 
     def begin(self, planned: Planned, machine: Machine) -> None:
         """Of several nodes about to measure a case that tunes on devices of one model, one goes ahead, and the others wait until
-        it is done; no longer than the case may take."""
-        if not planned.tunes:
+        it is done; no longer than the case may take.  Several ranks do not tune."""
+        if not planned.tunes or planned.world != "serial":
             return
         key = _key(planned, machine)
         with self._lock:

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from clustergauge.clocks import Clock, clock_for
+from clustergauge.pins import PREFIX
 from clustergauge.probe import Context
 
 Calls = Sequence[Callable[[], object]]
 T = TypeVar("T")
 
-PREFIX = "pin."
-"""Of a setting that says what was chosen; the rest of its name says for what."""
 TUNE_S = 5.0
 """After so many seconds nothing more is tried; what was measured until then decides."""
 ROUNDS = 5
@@ -82,13 +81,14 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds of a call of every candidate that fits and was reached in time, in bursts of as many calls each, in turn.
 
-    Their first calls compile and are not looked at.  Raises what the last one did where none fits.
+    Every burst goes on with the buffer set after that where the one before ended, so that none finds its own in a cache more than
+    another.  The first calls compile and are not looked at.  Raises what the last candidate did where none fits.
     """
     until = clock.now() + TUNE_S
-    bursts: dict[str, Calls] = {}
+    ready: dict[str, Calls] = {}
     length, refused = 0, None
     for name, start in starts.items():
-        if bursts and clock.now() >= until:
+        if ready and clock.now() >= until:
             break
         try:
             calls = start()
@@ -98,14 +98,16 @@ def measure(
             refused = error
             continue
         length = length or max(1, min(clock.max_calls, round(BURST_S / max(clock.time(calls[:1]), clock.tick_s))))
-        bursts[name] = list(itertools.islice(itertools.cycle(calls), length))
-    if not bursts:
+        ready[name] = calls
+    if not ready:
         assert refused, "there is a candidate"
         raise refused
-    times: dict[str, list[float]] = {name: [] for name in bursts}
-    for _ in range(ROUNDS if len(bursts) > 1 else 0):
+    times: dict[str, list[float]] = {name: [] for name in ready}
+    numbers = itertools.count()
+    for _ in range(ROUNDS if len(ready) > 1 else 0):
         if clock.now() >= until and all(times.values()):
             break
-        for name, burst in bursts.items():
+        for name, calls in ready.items():
+            burst = [calls[number % len(calls)] for number in itertools.islice(numbers, length)]
             times[name].append(clock.time(burst) / length)
     return times

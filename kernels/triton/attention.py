@@ -103,12 +103,11 @@ CONFIGS: dict[str, dict[int, Config]] = {
     "gfx950": _CDNA,
 }
 """By architecture (for NVIDIA the major version of the capability) and head size."""
-_WARP_TILES = {
-    64: {"forward": Tile(128, 64, 4, 3), "decode": Tile(16, 128, 4, 2)},
-    128: {"forward": Tile(64, 64, 4, 3), "decode": Tile(16, 32, 4, 4)},
-}
 OTHERS: dict[str, dict[int, dict[str, Tile]]] = {
-    "sm_8": _WARP_TILES,
+    "sm_80": {
+        64: {"forward": Tile(128, 64, 4, 3), "decode": Tile(16, 128, 4, 2)},
+        128: {"forward": Tile(64, 64, 4, 3), "decode": Tile(16, 32, 4, 4)},
+    },
     "sm_9": {
         64: {"forward": Tile(128, 128, 8, 2), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
         128: {"forward": Tile(128, 64, 8, 3), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
@@ -117,7 +116,6 @@ OTHERS: dict[str, dict[int, dict[str, Tile]]] = {
         64: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
         128: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
     },
-    "sm_12": _WARP_TILES,
 }
 """What may be faster in the place of a tile of `CONFIGS`: a launch tries it (`candidates`).  They compile as well."""
 
@@ -134,9 +132,13 @@ def candidates(arch: str, head_dim: int, mode: str, queries: int, causal: bool) 
     """What may run a mode, the one to be had without trying first; `fitted`.  Raises `Skip` if there is none."""
     found = [fitted(configuration(arch, head_dim), queries, causal)]
     for name in ("keys", "queries") if mode == "backward" else (mode,):
-        tile = OTHERS.get(_family(arch), {}).get(head_dim, {}).get(name)
+        tile = _others(arch, head_dim).get(name)
         found += [replace(config, **{name: tile}) for config in found] if tile else []
     return found
+
+
+def _others(arch: str, head_dim: int) -> dict[str, Tile]:
+    return OTHERS.get(arch if arch in OTHERS else _family(arch), {}).get(head_dim, {})
 
 
 def _family(arch: str) -> str:
@@ -270,7 +272,7 @@ def _entries(target: str, d: int) -> Iterator[Entry]:
     from kernels.gate.entry import Argument, Descriptor, Entry, Expects, Pointer, named
 
     arch = target.replace("sm", "sm_")
-    configured, others = configuration(arch, d), OTHERS.get(_family(arch), {}).get(d, {})
+    configured, others = configuration(arch, d), _others(arch, d)
     queries, kv, group = 32, 8, 4
 
     def source(dtype: str, heads: int, length: int, rows: int) -> Argument:

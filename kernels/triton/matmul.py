@@ -138,16 +138,18 @@ fp32 has: ``fp8`` promotes sums to fp32 every 64 or 128 products, as cuBLAS does
 CUBLASLT_MATMUL_DESC_FAST_ACCUM), and both run the same kernel.
 """
 _WARP_TILES = {
-    "fp16": (Config(128, 128, 32, 4, 4), Config(128, 256, 32, 8, 4)),
-    "bf16": (Config(128, 128, 32, 4, 4), Config(128, 256, 32, 8, 4)),
+    "fp16": (Config(128, 128, 32, 4, 4),),
+    "bf16": (Config(128, 128, 32, 4, 4),),
     "tf32": (Config(128, 128, 32, 8, 3),),
     "int8": (Config(128, 128, 64, 8, 4),),
     "fp32": (Config(128, 64, 16, 4, 3),),
 }
+_A100 = _WARP_TILES | dict.fromkeys(("fp16", "bf16"), (Config(128, 128, 32, 4, 4), Config(128, 256, 32, 8, 4)))
 _SQUARE = {"int8": (Config(128, 128, 128, 8, 4),), "fp32": _WARP_TILES["fp32"]}
 _TALL = dict.fromkeys(("fp16", "bf16"), (Config(256, 128, 64, 8, 2),))
 OTHERS: dict[str, dict[str, tuple[Config, ...]]] = {
     "sm_8": _WARP_TILES,
+    "sm_80": _A100,
     "sm_9": _SQUARE,
     "sm_10": _SQUARE,
     "sm_12": _WARP_TILES,
