@@ -518,6 +518,23 @@ def test_there_are_few_candidates_each_once_and_the_first_is_the_configuration(a
     assert arch != "interpreter" or len(matmul.candidates(arch, "bf16", 64, 64)) == len(found) == 1
 
 
+def test_what_runs_in_triton_tunes_and_nothing_else():
+    from kernels.attention import attention
+    from kernels.best import best_matmul
+    from kernels.burnin import burnin
+    from kernels.matmul import matmul
+
+    product = {"dtype": "bf16", "shape": "64"}
+    sizes = {"mask": "full", "dtype": "bf16", "head_dim": 64, "heads": "8x2", "seq": 128, "batch": 1}
+    for backend, tunes in (("triton", True), ("torch", False)):
+        assert matmul.needs_of({"backend": backend, **product}).tunes == tunes
+        assert best_matmul.needs_of({"backend": backend, "dtype": "bf16"}).tunes == tunes
+        assert burnin.needs_of({"backend": backend, "on": "gpus", **product}).tunes == tunes
+        assert not burnin.needs_of({"backend": backend, "on": "cores", **product}).tunes
+    for backend, tunes in (("triton", True), ("sdpa_flash", False)):
+        assert attention.needs_of({"backend": backend, "mode": "forward", **sizes}).tunes == tunes
+
+
 def test_what_does_not_fit_this_device_is_passed_over(tmp_path, device):
     from triton import OutOfResources
 
