@@ -460,6 +460,7 @@ def _measure(
 ) -> int:
     """Take the cases through a supervisor, or one a node; whatever happens, what was measured is kept and reported."""
     from clustergauge import fleet as nodes, retry, store, sweeps, topology, verdicts
+    from clustergauge.pins import Pins
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
     from reports.progress import Progress
@@ -480,7 +481,7 @@ def _measure(
     if fleet:
         came = nodes.conduct(folder, run, fleet, Progress(), before, longest, machines, again if judged else None)
     else:
-        supervisor = Supervisor(options.launcher, _python_path(options), sweep=SWEEP)
+        supervisor = Supervisor(options.launcher, _python_path(options), sweep=SWEEP, pins=Pins(before))
         came = conduct(folder, run, todo, supervisor, Progress(), longest, machines, again_here if judged else None)
     for note in came.notes:
         _say(note)

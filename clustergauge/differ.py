@@ -7,10 +7,11 @@ that he means it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from clustergauge.model import Gpu, Machine, Record, Scalar
+from clustergauge.pins import PREFIX
 
 Kind = Literal["device", "driver", "library", "clock", "setting", "work", "code"]
 
@@ -21,6 +22,8 @@ CLOCK_TOLERANCE = 0.03
 OBSERVED = ("exposed_samples", "checked_samples", "page_cache_left_bytes", "log", "cache_reason", "searched", "finalists", "mnk",
             "compulsory_bytes")  # fmt: skip
 """Settings of a record that say what was seen, not what was chosen; those with a fraction are observations too."""
+TUNED = ("config", "splits", "tuned")
+"""Settings that a choice among candidates of the same work may change: they are told, and runs are compared none the less."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def of_records(a: Sequence[Record], b: Sequence[Record]) -> list[Difference]:
     first, second = a[0], b[0]
     work = _mapped("work", _work(first), _work(second))
     chosen = _mapped("setting", _choices(a), _choices(b))
-    return [*work, *chosen, *_observed_clocks(a, b)]
+    told = [replace(d, bars=False) if d.name in TUNED and first.settings.get("candidates") else d for d in chosen]
+    return [*work, *told, *_observed_clocks(a, b)]
 
 
 def _parts(a: Machine, b: Machine) -> Iterator[Difference]:
@@ -114,6 +118,7 @@ def _choices(records: Sequence[Record]) -> dict[str, Scalar]:
         name: value
         for name, value in first.items()
         if name not in OBSERVED
+        and not name.startswith(PREFIX)
         and not isinstance(value, float)
         and all(name in r.settings and r.settings[name] == value for r in records)
     }

@@ -22,6 +22,7 @@ from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
 from clustergauge.model import Measurement, Series
 from clustergauge.probe import Context, Probe, Skip, Work, Wrong
+from clustergauge.world import Serial
 
 if TYPE_CHECKING:
     from clustergauge.world import World
@@ -58,6 +59,8 @@ def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable
         target=Path(job.target) if job.target else None,
         interpret=job.interpret,
         llc_bytes=job.llc_bytes,
+        pins=job.pins,
+        tunes=isinstance(world, Serial) and not job.interpret and not job.check_only,  # ranks might choose differently
     )
     live = _Live(context, world, phase)
     try:

@@ -18,6 +18,7 @@ import msgspec
 from clustergauge import accept, hosts
 from clustergauge.conversation import Conversation, Died
 from clustergauge.model import Machine, Planned, Record, Run
+from clustergauge.pins import Pins
 from clustergauge.plan import predict
 from clustergauge.remote import Desk
 from clustergauge.run import Progress, Watcher, carry_out, closing, error_record, worst_findings
@@ -38,7 +39,8 @@ Again = Callable[[Sequence[Planned], Mapping[str, Machine], Sequence[Record]], l
 class Fleet:
     """The nodes of a run, by the names that the user gave them.
 
-    ``left_out``: nodes that are not measured (any more), and why.  ``apart``: nodes measured alone only, and why.
+    ``left_out``: nodes that are not measured (any more), and why.  ``apart``: nodes measured alone only, and why.  ``pins``: what
+    kernels were tuned to, on all of them.
     """
 
     desk: Desk
@@ -47,12 +49,14 @@ class Fleet:
     machines: dict[str, Machine] = field(default_factory=dict[str, Machine])
     left_out: dict[str, str] = field(default_factory=dict[str, str])
     apart: dict[str, str] = field(default_factory=dict[str, str])
+    pins: Pins = field(default_factory=Pins)
 
     def assemble(self, target: Path | None) -> None:
         """Start all agents at once; each has the same time, and none waits for another."""
 
         def start(name: str) -> None:
             supervisor = self.supervise(name)
+            supervisor.pins = self.pins
             try:
                 machine = msgspec.structs.replace(supervisor.start(target), node=name)
             except Died as died:
@@ -128,6 +132,8 @@ def conduct(
     came, began = Progress(), time.monotonic()
     left = _Left(folder, run, fleet, watcher, recorded, began + stop_after_s if stop_after_s else None, again)
     try:
+        for record in recorded:
+            fleet.pins.learn(record.settings, {})
         for machine in fleet.machines.values():
             before = (earlier or {}).get(machine.machine_id)
             findings = worst_findings(before.findings, machine.findings) if before else machine.findings
@@ -248,6 +254,7 @@ class _Left:
                 fleet.left_out[name] = str(died)
         team = Team(crew)
         supervisor = fleet.supervise("")
+        supervisor.pins = fleet.pins
         supervisor.take(team)
         try:
             self._measure_all(todo, team, supervisor, came)

@@ -275,6 +275,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """Measured again, fresh, because it would fail: it is judged on such launches alone."""
     check_only: bool = False
     """Run once and checked, not timed."""
+    tunes: bool = False
+    """Takes the candidate that was chosen before in this run, or chooses one (see `tuning`)."""
 
 
 class Run(Data, frozen=True, kw_only=True):

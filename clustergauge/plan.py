@@ -255,6 +255,7 @@ def _on_devices(
             ranks=own * nodes,
             world=needs.world,
             interpret=interpret,
+            tunes=needs.tunes and not interpret,
             env=dict(needs.env),
             target=str(wish.target) if needs.target and wish.target else "",
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,

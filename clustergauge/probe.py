@@ -47,7 +47,8 @@ class Needs:
     ``modules``: importable packages.  ``arch``: the lowest CUDA capability (``80`` for sm_80).  ``target``: a storage folder.
     ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.  ``working_set``: bytes that the case streams
     through and that no cache may hold; a case below 4 × the last-level cache is skipped.  ``env``: environment that libraries
-    read when they start, so that such cases get workers of their own.  ``nvlink``: between all GPUs.
+    read when they start, so that such cases get workers of their own.  ``nvlink``: between all GPUs.  ``tunes``: chooses among
+    candidates (`tuning`), once for all launches and all devices of a model.
     """
 
     world: WorldKind = "serial"
@@ -60,6 +61,7 @@ class Needs:
     working_set: int = 0
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     nvlink: bool = False
+    tunes: bool = False
 
 
 @dataclass
@@ -68,7 +70,8 @@ class Context:
 
     ``device``: a torch device string (``cpu``, ``cuda:0``).  ``target``: folder for storage probes (``None`` unless needed).
     ``scratch``: private folder, removed after the case.  ``interpret``: True under the Triton interpreter: keep it small.
-    ``budget_s``: seconds of measuring; one run must be far shorter.  ``llc_bytes``: last-level cache to defeat.
+    ``budget_s``: seconds of measuring; one run must be far shorter.  ``llc_bytes``: last-level cache to defeat.  ``pins``: what
+    was tuned in this run; ``tunes``: whether to tune (`tuning`).
     """
 
     world: World
@@ -79,6 +82,8 @@ class Context:
     target: Path | None = None
     interpret: bool = False
     llc_bytes: int = 32 << 20
+    pins: Mapping[str, str] = field(default_factory=dict[str, str])
+    tunes: bool = True
     settings: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     device_bytes: dict[str, int] = field(default_factory=dict[str, int])
     series: dict[str, tuple[str, list[float]]] = field(default_factory=dict[str, tuple[str, list[float]]])

@@ -190,9 +190,13 @@ def carry_out(
         if planned.skip:
             folder.append(_skipped(run, machine, planned))
             continue
+        supervisor.pins.begin(planned, machine)
+        if stopped():
+            return
         watcher.case(planned)
         started = now_text()
         result = supervisor.run(planned, seed_of(planned.case), cache_bytes(planned.device, machine))
+        supervisor.pins.end(planned, machine)
         if stopped():
             return
         progress.case_seconds += result.seconds

@@ -24,6 +24,7 @@ from clustergauge.launch import PoolKey, key_of, places, start_message
 from clustergauge.model import Machine, Place, Planned
 from clustergauge.node import Node
 from clustergauge.output import quote
+from clustergauge.pins import Pins
 from clustergauge.pool import Crew, Pool
 from clustergauge.remote import Desk
 from clustergauge.spread import orders, seats
@@ -50,13 +51,16 @@ class Supervisor:
         sweep: Sequence[str] = (),
         make: Callable[[], Crew] = Node,
         desk: Desk | None = None,
+        pins: Pins | None = None,
     ) -> None:
         """``start_s``: time for a pool to start, ``peer_grace_s``: ranks to go on after one ended early, ``answer_s``: the
         agent to answer.  ``sweep``: command that removes what killed workers left in the target that is appended to it.
         ``make``: the node, again whenever it has failed; of this machine unless the ``desk`` of remote ones is given too.
+        ``pins``: what kernels were tuned to in this run, on this node or another.
         """
         self._make = make
         self._desk = desk
+        self.pins = pins or Pins()
         self._starts_failed: list[str] = []
         self.answer_s = answer_s
         self.sweep = sweep
@@ -151,12 +155,15 @@ class Supervisor:
             llc_bytes,
             next(self._jobs),
             planned.check_only,
+            self.pins.known() if planned.tunes else {},
         )
         began = time.monotonic()
         self._unswept = planned.target
         try:
             result = self._run_in(node, pool, planned, job)
             self._unswept = ""
+            if planned.tunes:
+                self.pins.learn(result.outcome.settings, job.pins)
         except Silent as silent:
             self._close_silent()
             result = failed(str(silent), where=pool.where, facts=UNKNOWN)

@@ -60,7 +60,7 @@ def _needs(backend: str, mode: str, mask: str, dtype: str, head_dim: int, heads:
         if not isinstance(value, int) or not 1 <= value <= most:
             raise UsageError(f"{axis} {value!r}: must be a whole number from 1 to {most}")
     if backend == "triton":
-        return Needs(modules=("torch", "triton"), arch=80, interpreter=True)
+        return Needs(modules=("torch", "triton"), arch=80, interpreter=True, tunes=True)
     arch = {"sdpa_flash": 80, "sdpa_cudnn": 80, "sdpa_efficient": 80 if dtype == "bf16" else 50}.get(backend, 0)
     return Needs(modules=("torch",), arch=arch, device="cuda" if backend in {"sdpa_efficient", "sdpa_cudnn"} else "any")
 
@@ -86,7 +86,7 @@ def attention(
     batch: seq·(seq + 1)/2 pairs a head if causal, seq² if full.  Backward counts 2.5 × that: five products for two
     (FlashAttention-2, section 4.1), whatever a kernel computes again.  Decode is bound by reading keys and values,
     2·kv heads·seq·D elements a sequence, and counts its queries and outputs too.  Random normal data.  On a processor the
-    Triton kernels are checked in the interpreter and not timed.
+    Triton kernels are checked in the interpreter and not timed; on a GPU each is the fastest of a few configurations.
     """
     import torch
 
@@ -108,6 +108,7 @@ def attention(
         generator = torch.Generator(ctx.device).manual_seed(ctx.seed)
         first = _inputs(shape, kind, mode, ctx.device, generator)
         live = [start(first if i == 0 else tuple(x.clone() for x in first)) for i in range(sets)]
+        attention_live.tune(ctx, live, shape, dtype)
         attention_live.attempt(live[0])
         keep = stack.pop_all()
     ctx.set("flops_counted", "2.5 x forward" if mode == "backward" else "4 D per visible pair")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,6 +16,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from clustergauge.probe import Context, Skip
 from kernels import attended
 from kernels.attended import Shape, Tensors
+
+if TYPE_CHECKING:
+    from kernels.triton.attention import Config
 
 INTERPRETED = 1 << 18
 """Most (query, key) pairs of all heads that are worth sending through the interpreter (a few seconds)."""
@@ -87,24 +91,33 @@ class Triton(Live):
     def __init__(self, ctx: Context, shape: Shape, mode: str, inputs: tuple[torch.Tensor, ...]) -> None:
         from kernels.triton import attention as kernel
 
-        arch = "interpreter" if ctx.interpret else _architecture(ctx.device)
-        config = kernel.fitted(kernel.configuration(arch, shape.head_dim), shape.queries, shape.causal)
-        q, k, v = inputs[:3]
-        self.mode, self.inputs, self.o = mode, inputs, torch.empty_like(q)
+        self.ctx, self.shape, self.mode, self.inputs = ctx, shape, mode, inputs
+        self.o = torch.empty_like(inputs[0])
         self.grads = tuple(torch.empty_like(x) for x in inputs[:3]) if mode == "backward" else ()
-        ctx.set("config", config.describe(mode))
+        arch = "interpreter" if ctx.interpret else _architecture(ctx.device)
+        self.candidates = kernel.candidates(arch, shape.head_dim, mode, shape.queries, shape.causal)
         self.forward: Callable[[], object] | None = None
-        if mode == "decode":
-            parts = kernel.splits(config.decode, shape.keys, shape.batch * shape.kv_heads, _units(ctx))
-            ctx.set("splits", parts)
-            self.run = kernel.decode(config, q, k, v, self.o, parts)
-            return
-        lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-        self.run = kernel.forward(config, q, k, v, self.o, lse, shape.causal)
+        self.lse = torch.empty(self.o.shape[:3], dtype=torch.float32, device=self.o.device)
         if mode == "backward":
-            self.forward = self.run
-            self.run = kernel.backward(config, (q, k, v), self.o, inputs[3], lse, self.grads, shape.causal)
+            self.forward = kernel.forward(self.candidates[0], *inputs[:3], self.o, self.lse, shape.causal)
             self.forward()
+        self.configure(self.candidates[0])
+
+    def configure(self, config: Config) -> Callable[[], object]:
+        """Run in this configuration from now on; what runs."""
+        from kernels.triton import attention as kernel
+
+        (q, k, v), shape = self.inputs[:3], self.shape
+        if self.mode == "decode":
+            parts = kernel.splits(config.decode, shape.keys, shape.batch * shape.kv_heads, _units(self.ctx))
+            self.ctx.set("splits", parts)
+            self.run = kernel.decode(config, q, k, v, self.o, parts)
+        elif self.mode == "backward":
+            self.run = kernel.backward(config, (q, k, v), self.o, self.inputs[3], self.lse, self.grads, shape.causal)
+        else:
+            self.run = kernel.forward(config, q, k, v, self.o, self.lse, shape.causal)
+        self.ctx.set("config", config.describe(self.mode))
+        return self.run
 
     def restart(self) -> None:
         """A backward pass needs the output and the sums of a forward pass."""
@@ -154,6 +167,22 @@ def starter(ctx: Context, stack: ExitStack, backend: str, mode: str, shape: Shap
         ctx.set("threads", torch.get_num_threads())
         ctx.set("vector", torch.backends.cpu.get_cpu_capability())
     return lambda inputs: Torch(shape, mode, inputs)
+
+
+def tune(ctx: Context, live: Sequence[Live], shape: Shape, dtype: str) -> None:
+    """Have our kernels run in the fastest of their configurations (`clustergauge.tuning`); torch's are as they are."""
+    ours = [one for one in live if isinstance(one, Triton)]
+    if not ours:
+        return
+    from kernels.triton import tuned
+
+    mode, mask = ours[0].mode, "causal" if shape.causal else "full"
+    sizes = f"{shape.batch}x{shape.heads}:{shape.kv_heads}x{shape.queries}:{shape.keys}x{shape.head_dim}"
+    candidates = {config.describe(mode): config for config in ours[0].candidates}
+    what = f"attention {mode} {mask} {dtype} {sizes}"
+    config = tuned.choose(ctx, what, candidates, lambda config: [one.configure(config) for one in ours])
+    for one in ours:
+        one.configure(config)
 
 
 def attempt(live: Live) -> None:

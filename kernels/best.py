@@ -37,7 +37,9 @@ ALIKE = 0.005
 
 def _needs(backend: str, dtype: str) -> Needs:
     needs = matmul.matmul.needs_of({"backend": backend, "dtype": dtype, "shape": "16"})
-    return Needs(modules=needs.modules, device="cuda" if backend == "triton" else needs.device, arch=needs.arch)
+    return Needs(
+        modules=needs.modules, device="cuda" if backend == "triton" else needs.device, arch=needs.arch, tunes=needs.tunes
+    )
 
 
 @probe("best_matmul", needs=_needs, backend=("torch", "numpy", "triton", "cupy", "cuda"), dtype=matmul.DTYPES)

@@ -26,7 +26,7 @@ def _needs(backend: str, dtype: str, shape: str, on: str) -> Needs:
 
     needs = matmul.matmul.needs_of({"backend": backend, "dtype": dtype, "shape": shape})
     if on == "gpus":
-        return Needs(world="torch", device="cuda", modules=needs.modules, arch=needs.arch)
+        return Needs(world="torch", device="cuda", modules=needs.modules, arch=needs.arch, tunes=needs.tunes)
     return Needs(device="cpu", modules=needs.modules)
 
 
@@ -41,7 +41,8 @@ def _needs(backend: str, dtype: str, shape: str, on: str) -> Needs:
 def burnin(ctx: Context, backend: str, dtype: str, shape: str, on: str) -> Work:
     """The product of probe ``matmul`` without pause.  on: all GPUs of the node, a rank each; or all cores of the processor.
 
-    All outputs of all samples are compared bit for bit, not only the last of some.
+    All outputs of all samples are compared bit for bit, not only the last of some.  Triton's configuration is the one that the
+    run chose for the same product on one GPU before, else the first of them: several ranks do not tune.
     """
     del on
     from kernels import matmul

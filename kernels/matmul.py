@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     Scales = tuple[torch.Tensor, torch.Tensor]
+    Start = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Callable[[], object]]
 
 Call = Callable[[], object]
 
@@ -43,7 +44,7 @@ def _needs(backend: str, dtype: str, shape: str) -> Needs:
     if dtype.startswith("fp8") and k >= _LONGEST_FP8_SUM:
         raise UsageError(f"shape {shape}: with {dtype}, K must be below {_LONGEST_FP8_SUM}, or sums of 14 bits mean little")
     if backend == "triton":
-        return Needs(modules=("torch", "triton"), arch=89 if dtype.startswith("fp8") else 80, interpreter=True)
+        return Needs(modules=("torch", "triton"), arch=89 if dtype.startswith("fp8") else 80, interpreter=True, tunes=True)
     arch = {"tf32": 80, "bf16": 80, "fp8": 89, "fp8_fast": 89, "int8": 75}.get(dtype, 0)
     if backend == "numpy":
         return Needs(modules=("torch", "numpy"), device="cpu")
@@ -64,8 +65,9 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
 
     2·M·N·K operations.  Random normal data (uniform for int8), sums in fp32 (fp64 in fp64), output in the dtype (int32 for int8,
     fp32 for tf32, bf16 for fp8).  Names of shapes are in `kernels.shapes`.  On a processor the Triton kernel is checked in the
-    interpreter and not timed.  fp8: e4m3, one scale a tensor, quantised beforehand; fp8_fast lets tensor cores sum in fewer bits.
-    How they did sum is the setting ``accumulated``: ``fp32`` or ``reduced``, absent where K is too short to tell.
+    interpreter and not timed; on a GPU it runs in the fastest of a few configurations.  fp8: e4m3, one scale a tensor, quantised
+    beforehand; fp8_fast lets tensor cores sum in fewer bits.  How they did sum is the setting ``accumulated``: ``fp32`` or
+    ``reduced``, absent where K is too short to tell.
     """
     return prepare(ctx, backend, dtype, shape)[0]
 
@@ -98,6 +100,8 @@ def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int 
     ctx.set("compulsory_bytes", per_set)
 
     set_precision(dtype)
+    if backend == "triton":
+        start = _tune(ctx, dtype, (m, n, k), scales, (a, b, c))
     runs = [start(a[i], b[i], c[i]) for i in range(sets)]
     picks = torch.Generator().manual_seed(ctx.seed)
     rows = sorted({0, m - 1, *torch.randint(m, (products.ROWS - 2,), generator=picks).tolist()})
@@ -198,9 +202,7 @@ def set_precision(dtype: str) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
-def _starter(
-    ctx: Context, backend: str, dtype: str, mnk: Shape, scales: Scales
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+def _starter(ctx: Context, backend: str, dtype: str, mnk: Shape, scales: Scales) -> Start:
     """What makes a callable for one set of buffers.  ``scales``: of A and B, for fp8.  Raises `Skip` without a meaning."""
     if backend in {"cupy", "cuda"}:
         from kernels import cuda
@@ -229,7 +231,7 @@ def _starter(
     return _torch_call
 
 
-def _numpy_starter(ctx: Context, dtype: str) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+def _numpy_starter(ctx: Context, dtype: str) -> Start:
     """numpy's own BLAS (OpenBLAS in its wheels): on some processors faster than what torch brings.  It has no smaller types."""
     import numpy as np
 
@@ -283,9 +285,7 @@ def _refuse_fp8(ctx: Context, n: int, k: int) -> None:
         raise Skip("fp8 needs N and K divisible by 16")
 
 
-def _triton_starter(
-    ctx: Context, dtype: str, mnk: Shape, scales: Scales
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Call]:
+def _triton_starter(ctx: Context, dtype: str, mnk: Shape, scales: Scales) -> Start:
     if dtype not in TRITON:
         raise Skip(f"the Triton matmul has no {dtype}: it has {', '.join(TRITON)}")
     if ctx.interpret:
@@ -302,6 +302,27 @@ def _triton_starter(
     ctx.set("config", str(config))
     factors = scales if dtype.startswith("fp8") else None
     return lambda a, b, c: kernel.call(config, dtype, a, b, c, factors)
+
+
+def _tune(ctx: Context, dtype: str, mnk: Shape, scales: Scales, stacks: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Start:
+    """What makes a callable for one set of buffers, of the candidate that is fastest on all of them in turn."""
+    from kernels.triton import matmul as kernel, tuned
+
+    factors = scales if dtype.startswith("fp8") else None
+
+    def start(config: kernel.Config | kernel.matmul_tma.Config) -> Start:
+        return lambda a, b, c: kernel.call(config, dtype, a, b, c, factors)
+
+    arch = "interpreter" if ctx.interpret else kernel.architecture(ctx.device)
+    candidates = {str(config): config for config in kernel.candidates(arch, dtype, *mnk[1:])}
+    config = tuned.choose(
+        ctx,
+        f"matmul {dtype} {format_shape(mnk)}",
+        candidates,
+        lambda config: [start(config)(*tensors) for tensors in zip(*stacks, strict=True)],
+    )
+    ctx.set("config", str(config))
+    return start(config)
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ This module is also one that declares entries (``--entries tests.test_gate``): s
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -22,13 +23,13 @@ from kernels.gate import facts, golden, rules, table
 from kernels.gate.__main__ import gate, main
 from kernels.gate.compile import CompileError, compile_entry, disassemble, reason, triton_version
 from kernels.gate.entries import SHAPES, entries as shipped, jit, undeclared
-from kernels.gate.entry import Descriptor, Entry, Expects, Pointer
+from kernels.gate.entry import Descriptor, Entry, Expects, Pointer, named
 from kernels.gate.facts import Facts, Unreadable
 from kernels.gate.golden import Golden
 from kernels.gate.table import Report, Row
 from kernels.gate.targets import TARGETS, tensor_instruction
 from kernels.gate.worker import Answer, Job, compile_all, load_entries
-from kernels.triton import matmul, normalise
+from kernels.triton import attention, matmul, normalise
 
 # --------------------------------------------------------------------------------------------------------------------------
 # kernels to compile
@@ -770,10 +771,11 @@ def test_every_configuration_of_matmul_and_every_operation_on_memory_is_declared
     ):
         by_tensor = {"tf32", "fp16", "bf16", "fp8", "fp8_fast"} if name in {"sm90", "sm100"} else set()
         assert {(entry, target) for entry, target in declared if entry.startswith("matmul ") and target == name} == {
-            (f"matmul {dtype}{', ' * bool(shape)}{shape}", name)
+            (f"matmul {named(f'{dtype}, {shape}' if shape else dtype, number)}", name)
             for dtype in dtypes
-            for shape in SHAPES
+            for shape, (n, k) in SHAPES.items()
             if dtype not in by_tensor or "ragged" in shape
+            for number, _ in enumerate(matmul.candidates(name.replace("sm", "sm_"), dtype, n, k), 1)
         }
     for op in ("read", "write", "copy", "scale", "add", "triad"):
         assert {(f"memory {op}", target) for target in TARGETS} <= declared
@@ -800,6 +802,34 @@ def test_attention_is_declared_for_each_dtype_mask_and_kind_of_length():
                 said = {e.variant for e in shipped() if e.kernel == f"attention_{kernel}" and target in e.targets}
                 kinds = ("bf16 {} causal", "bf16 {} full", "bf16 {} causal ragged", "bf16 {} full ragged", "fp16 {} causal")
                 assert {kind.format(size) for kind in kinds} <= said
+
+
+def test_every_candidate_is_compiled_wherever_a_launch_may_choose_it():
+    """On each target with each kind of shape, mask and length of the first of them."""
+    compiled = {(entry.id, name): entry.config for entry in shipped() for name in entry.targets}
+    tuned = {key: config for key, config in compiled.items() if ", candidate " in key[0]}
+    for (entry, name), config in tuned.items():
+        first = entry.partition(", candidate ")[0]
+        assert compiled[first, name] != config
+    for name, (dtype, (n, k)) in itertools.product(TARGETS, itertools.product(("bf16", "int8"), SHAPES.values())):
+        for config in matmul.candidates(name.replace("sm", "sm_"), dtype, n, k)[1:]:
+            assert any(entry.startswith(("matmul ", "matmul_tma ")) for (entry, _), c in tuned.items() if c == str(config))
+    for name, family in (("sm80", "sm_80"), ("sm90", "sm_9"), ("sm100", "sm_10")):
+        for head_dim, tiles in attention.OTHERS[family].items():
+            for kernel, tile in tiles.items():
+                said = {e for (e, target), config in tuned.items() if target == name and config == str(tile)}
+                kinds = ("bf16 {}", "bf16 {} ragged", "fp16 {}")
+                if kernel != "decode":
+                    kinds = ("bf16 {} causal", "bf16 {} full", "bf16 {} causal ragged", "bf16 {} full ragged", "fp16 {} causal")
+                wanted = {f"attention_{kernel} {named(kind.format(f'D{head_dim}'), 2)}" for kind in kinds}
+                assert wanted <= said
+
+
+def test_a_candidate_that_cannot_run_fails_the_gate(monkeypatch):
+    monkeypatch.setitem(matmul.OTHERS["sm_80"], "bf16", (matmul.Config(128, 256, 64, 8, 5),))
+    (entry,) = (e for e in shipped() if e.id == "matmul bf16, candidate 2" and e.targets == ("sm80",))
+    (said,) = rules.problems(entry, TARGETS["sm80"], compile_entry(entry, TARGETS["sm80"]))
+    assert said.endswith("bytes of shared memory, sm80 has 166912")
 
 
 def test_only_fp32_products_need_no_tensor_core():

@@ -8,6 +8,7 @@ import pytest
 
 from clustergauge import messages as m
 from clustergauge.model import Measurement, Planned, Record, Workload
+from clustergauge.pins import Pins
 from clustergauge.run import Progress, carry_out, seed_of
 from clustergauge.store import RunFolder, StoreError, load
 from clustergauge.supervise import CaseResult
@@ -23,6 +24,7 @@ class StandIn:
     ends: dict[str, m.Outcome] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     time: float = 0.0
+    pins: Pins = field(default_factory=Pins)
 
     def run(self, planned: Planned, seed: int, llc_bytes: int) -> CaseResult:
         self.ran.append(planned.case)

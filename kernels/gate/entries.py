@@ -14,11 +14,14 @@ import pkgutil
 import textwrap
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clustergauge.probe import Skip
-from kernels.gate.entry import SCALE, Argument, Entry, Expects, Pointer
+from kernels.gate.entry import SCALE, Argument, Entry, Expects, Pointer, named
 from kernels.gate.targets import TARGETS
+
+if TYPE_CHECKING:
+    from kernels.triton.matmul import Config
 
 DECLARING = (
     "kernels.triton.attention",
@@ -46,20 +49,26 @@ def matmul_entries() -> list[Entry]:
     from kernels.triton import matmul
 
     cases = itertools.product(TARGETS, matmul.DTYPES, SHAPES)
-    return [entry for case in cases if (entry := _matmul(*case)) is not None]
+    return [entry for case in cases for entry in _matmul(*case)]
 
 
-def _matmul(target: str, dtype: str, shape: str) -> Entry | None:
-    """None where the kernel has no configuration, or tiles are moved by the copy engine."""
+def _matmul(target: str, dtype: str, shape: str) -> Iterator[Entry]:
+    """Of every candidate; none where the kernel has no configuration, or tiles are moved by the copy engine."""
+    from kernels.triton import matmul
+
+    try:
+        found = matmul.candidates(target.replace("sm", "sm_"), dtype, *SHAPES[shape])
+    except Skip:
+        return
+    for number, config in enumerate(found, 1):
+        if isinstance(config, matmul.Config):
+            yield _product(target, dtype, shape, config, number)
+
+
+def _product(target: str, dtype: str, shape: str, config: Config, number: int) -> Entry:
     from kernels.triton import matmul
 
     n, k = SHAPES[shape]
-    try:
-        config = matmul.chosen(target.replace("sm", "sm_"), dtype, n, k)
-    except Skip:
-        return None
-    if not isinstance(config, matmul.Config):
-        return None
     kind, scale = dtype.removesuffix("_fast"), SCALE if dtype.startswith("fp8") else None
     operand, output = {"int8": ("int8", "int32"), "tf32": ("fp32", "fp32"), "fp8": ("fp8", "bf16")}.get(kind, (kind, kind))
     wide = {"": {"loads", "stores"}, "N ragged": {"loads"}}.get(shape, set[str]())
@@ -69,7 +78,7 @@ def _matmul(target: str, dtype: str, shape: str) -> Entry | None:
             wide -= {"loads"}  # a small tile has 8 bytes for each of its 256 threads
     return Entry(
         kernel="matmul",
-        variant=f"{dtype}, {shape}" if shape else dtype,
+        variant=named(f"{dtype}, {shape}" if shape else dtype, number),
         function=matmul.matmul_kernel,
         arguments={
             "a_ptr": Pointer(operand),

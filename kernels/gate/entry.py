@@ -31,6 +31,11 @@ class Descriptor:
     shape: tuple[int, ...] = ()
 
 
+def named(variant: str, number: int) -> str:
+    """The variant of a candidate: what it computes, and for all but the first of them which it is."""
+    return variant if number == 1 else f"{variant}, candidate {number}"
+
+
 Argument = Pointer | Descriptor | int | float | bool | None
 
 

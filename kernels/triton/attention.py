@@ -1,12 +1,13 @@
 """Attention in Triton: the configuration each architecture gets, and how its kernels are launched.
 
-Configurations are pinned, and compile without spilling registers as `gate_entries` lists them: tiles moved by the copy engine
-(TMA) from Hopper on, warp specialisation in Blackwell's forward kernel, pointers with cp.async on Ampere, Ada and consumer
-Blackwell (99 KiB of shared memory), pointers with two stages on AMD.
+Configurations compile without spilling registers as `gate_entries` lists them; where there are several a case chooses
+(`clustergauge.tuning`).  Tiles are moved by the copy engine (TMA) from Hopper on, with warp specialisation in Blackwell's forward
+kernel; by pointers with cp.async on Ampere, Ada and consumer Blackwell (99 KiB of shared memory), with two stages on AMD.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -102,14 +103,46 @@ CONFIGS: dict[str, dict[int, Config]] = {
     "gfx950": _CDNA,
 }
 """By architecture (for NVIDIA the major version of the capability) and head size."""
+OTHERS: dict[str, dict[int, dict[str, Tile]]] = {
+    "sm_80": {
+        64: {"forward": Tile(128, 64, 4, 3), "decode": Tile(16, 128, 4, 2)},
+        128: {"forward": Tile(64, 64, 4, 3), "decode": Tile(16, 32, 4, 4)},
+    },
+    "sm_9": {
+        64: {"forward": Tile(128, 128, 8, 2), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
+        128: {"forward": Tile(128, 64, 8, 3), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
+    },
+    "sm_10": {
+        64: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
+        128: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
+    },
+}
+"""What may be faster in the place of a tile of `CONFIGS`: a launch tries it (`candidates`).  They compile as well."""
 
 
 def configuration(arch: str, head_dim: int) -> Config:
     """Raises `Skip` if there is none for the architecture."""
-    family = arch[:-1] if arch.startswith("sm_") else arch
+    family = _family(arch)
     if head_dim not in CONFIGS.get(family, {}):
         raise Skip(f"the Triton attention has no configuration for head size {head_dim} on {arch}")
     return CONFIGS[family][head_dim]
+
+
+def candidates(arch: str, head_dim: int, mode: str, queries: int, causal: bool) -> list[Config]:
+    """What may run a mode, the one to be had without trying first; `fitted`.  Raises `Skip` if there is none."""
+    found = [fitted(configuration(arch, head_dim), queries, causal)]
+    for name in ("keys", "queries") if mode == "backward" else (mode,):
+        tile = _others(arch, head_dim).get(name)
+        found += [replace(config, **{name: tile}) for config in found] if tile else []
+    return found
+
+
+def _others(arch: str, head_dim: int) -> dict[str, Tile]:
+    return OTHERS.get(arch if arch in OTHERS else _family(arch), {}).get(head_dim, {})
+
+
+def _family(arch: str) -> str:
+    return arch[:-1] if arch.startswith("sm_") else arch
 
 
 def fitted(config: Config, queries: int, causal: bool) -> Config:
@@ -236,13 +269,24 @@ def gate_entries() -> list[Entry]:
 
 
 def _entries(target: str, d: int) -> Iterator[Entry]:
-    from kernels.gate.entry import Argument, Descriptor, Entry, Expects, Pointer
+    from kernels.gate.entry import Argument, Descriptor, Entry, Expects, Pointer, named
 
-    configured = configuration(target.replace("sm", "sm_"), d)
+    arch = target.replace("sm", "sm_")
+    configured, others = configuration(arch, d), _others(arch, d)
     queries, kv, group = 32, 8, 4
 
     def source(dtype: str, heads: int, length: int, rows: int) -> Argument:
         return Descriptor(dtype, (1, rows, d), (heads, length, d)) if configured.tma else Pointer(dtype)
+
+    def tiles(config: Config) -> Iterator[tuple[str, Any, int, Tile]]:
+        for name, kernel in (
+            ("forward", forward_kernel),
+            ("keys", backward_keys_kernel),
+            ("queries", backward_queries_kernel),
+        ):
+            yield name, kernel, 1, getattr(config, name)
+            if name in others:
+                yield name, kernel, 2, others[name]
 
     fp32 = Pointer("fp32")
     for dtype, mask, length in (
@@ -254,11 +298,7 @@ def _entries(target: str, d: int) -> Iterator[Entry]:
     ):
         config = fitted(configured, length, mask == "causal")
         numbers: dict[str, Argument] = {"scale": 0.1, "M": length, "N": length, "G": group}
-        for name, kernel, tile in (
-            ("forward", forward_kernel, config.forward),
-            ("keys", backward_keys_kernel, config.keys),
-            ("queries", backward_queries_kernel, config.queries),
-        ):
+        for name, kernel, number, tile in tiles(config):
             q, k = source(dtype, queries, length, tile.bm), source(dtype, kv, length, tile.bn)
             arguments: dict[str, Argument] = {"q_src": q, "k_src": k, "v_src": k, "lse_ptr": fp32, **numbers}
             constants: dict[str, Any] = {"D": d, "BM": tile.bm, "BN": tile.bn, "CAUSAL": mask == "causal", "TMA": config.tma}
@@ -271,7 +311,7 @@ def _entries(target: str, d: int) -> Iterator[Entry]:
                 constants |= {"EVEN_M": length % tile.bm == 0} if name == "keys" else {}
             yield Entry(
                 kernel=f"attention_{name}",
-                variant=f"{dtype} D{d} {mask}{'' if length == 8192 else ' ragged'}",
+                variant=named(f"{dtype} D{d} {mask}{'' if length == 8192 else ' ragged'}", number),
                 function=kernel,
                 arguments=arguments,
                 constants=constants,
@@ -281,11 +321,14 @@ def _entries(target: str, d: int) -> Iterator[Entry]:
                 expects=Expects(tensor=dtype, bulk=config.tma),
                 config=str(tile),
             )
-    for dtype, length in (("bf16", 8192), ("bf16", 8191), ("fp16", 8192)):
-        tile, cache = configured.decode, Pointer(dtype)
+    decoding = [configured.decode, *([others["decode"]] if "decode" in others else [])]
+    for (dtype, length), (number, tile) in itertools.product(
+        (("bf16", 8192), ("bf16", 8191), ("fp16", 8192)), enumerate(decoding, 1)
+    ):
+        cache = Pointer(dtype)
         yield Entry(
             kernel="attention_decode",
-            variant=f"{dtype} D{d}{'' if length == 8192 else ' ragged'}",
+            variant=named(f"{dtype} D{d}{'' if length == 8192 else ' ragged'}", number),
             function=decode_kernel,
             arguments={"q_ptr": cache, "k_ptr": cache, "v_ptr": cache, "part_ptr": fp32, "lse_ptr": fp32, "scale": 0.1}
             | {"N": length, "G": group, "per_split": 512},

@@ -137,6 +137,26 @@ fp32 has: ``fp8`` promotes sums to fp32 every 64 or 128 products, as cuBLAS does
 ``fp8_fast`` never.  On other devices that flag of cuBLAS has no effect either (cuBLAS documentation,
 CUBLASLT_MATMUL_DESC_FAST_ACCUM), and both run the same kernel.
 """
+_WARP_TILES = {
+    "fp16": (Config(128, 128, 32, 4, 4),),
+    "bf16": (Config(128, 128, 32, 4, 4),),
+    "tf32": (Config(128, 128, 32, 8, 3),),
+    "int8": (Config(128, 128, 64, 8, 4),),
+    "fp32": (Config(128, 64, 16, 4, 3),),
+}
+_A100 = _WARP_TILES | dict.fromkeys(("fp16", "bf16"), (Config(128, 128, 32, 4, 4), Config(128, 256, 32, 8, 4)))
+_SQUARE = {"int8": (Config(128, 128, 128, 8, 4),), "fp32": _WARP_TILES["fp32"]}
+_TALL = dict.fromkeys(("fp16", "bf16"), (Config(256, 128, 64, 8, 2),))
+OTHERS: dict[str, dict[str, tuple[Config, ...]]] = {
+    "sm_8": _WARP_TILES,
+    "sm_80": _A100,
+    "sm_9": _SQUARE,
+    "sm_10": _SQUARE,
+    "sm_12": _WARP_TILES,
+    "gfx942": _TALL,
+    "gfx950": _TALL,
+}
+"""What may be faster than `CONFIGS`, by architecture and dtype: a launch tries them (`candidates`).  They compile as well."""
 
 
 def architecture(device: str) -> str:
@@ -160,12 +180,22 @@ def configuration(arch: str, dtype: str, n: int, k: int) -> Config:
     return replace(_SMALL, promote=config.promote) if n % 16 or k % 16 else config
 
 
-def chosen(arch: str, dtype: str, n: int, k: int) -> Config | matmul_tma.Config:
-    """What runs a product: tiles moved by the copy engine where there is one and it can (`matmul_tma`), else by pointers.
+def candidates(arch: str, dtype: str, n: int, k: int) -> tuple[Config | matmul_tma.Config, ...]:
+    """What may run a product, the one to be had without trying first: tiles moved by the copy engine where there is one and it
+    can (`matmul_tma`), else by pointers.
 
     Raises `Skip` if there is neither.
     """
-    return matmul_tma.configuration(arch, dtype, n, k) or configuration(arch, dtype, n, k)
+    if by_copies := matmul_tma.candidates(arch, dtype, n, k):
+        return by_copies
+    config = configuration(arch, dtype, n, k)
+    large = n % 16 == 0 and k % 16 == 0
+    return config, *(OTHERS.get(arch if arch in OTHERS else arch[:-1], {}).get(dtype, ()) if large else ())
+
+
+def chosen(arch: str, dtype: str, n: int, k: int) -> Config | matmul_tma.Config:
+    """The first of the `candidates`."""
+    return candidates(arch, dtype, n, k)[0]
 
 
 def constants(config: Config, dtype: str, k: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """C = A · Bᵀ in Triton for Hopper and Blackwell: the copy engine (TMA) moves tiles, and programs stay for many of them.
 
-Nothing is tuned when a case runs: configurations are pinned by architecture and dtype, and a record names the one that ran.
+An architecture and dtype have a few configurations, of which a case chooses (`clustergauge.tuning`).
 """
 
 # ruff: noqa: N803  (capitals are what the field writes for sizes and compile-time constants)
@@ -116,6 +116,24 @@ fp8 and fp8_fast as in `kernels.triton.matmul`; Hopper's fp8 with promoted sums 
 Descriptors on architectures without a copy engine would become narrow loads; consumer Blackwell has one, but not the memory for
 these tiles.
 """
+_HOPPER_HALVES = (Config(128, 256, 64, 8, 4, 2), Config(256, 128, 64, 8, 3, 1), Config(128, 128, 64, 8, 4, 1))
+_BLACKWELL_HALVES = (Config(128, 128, 64, 8, 4, 1, ws=True),)
+OTHERS: dict[str, dict[str, tuple[Config, ...]]] = {
+    "sm_9": {
+        "fp16": _HOPPER_HALVES,
+        "bf16": _HOPPER_HALVES,
+        "tf32": (Config(128, 128, 32, 8, 4, 1),),
+        "fp8_fast": (Config(256, 128, 128, 8, 4, 2), Config(128, 128, 128, 8, 4, 1)),
+    },
+    "sm_10": {
+        "fp16": _BLACKWELL_HALVES,
+        "bf16": _BLACKWELL_HALVES,
+        "tf32": (Config(128, 128, 32, 8, 4, 1, ws=True),),
+        "fp8": (Config(128, 128, 128, 8, 4, 1, ws=True),),
+        "fp8_fast": (Config(128, 128, 128, 8, 4, 1, ws=True),),
+    },
+}
+"""What may be faster: a launch tries them (`candidates`).  They compile as well."""
 ITEMSIZE = {"fp16": (2, 2), "bf16": (2, 2), "tf32": (4, 4), "fp8": (1, 2), "fp8_fast": (1, 2)}
 """Bytes of an element of the operands, and of the output."""
 ALIGNED = 16
@@ -130,6 +148,12 @@ def configuration(arch: str, dtype: str, n: int, k: int) -> Config | None:
         return None
     operand, output = ITEMSIZE[dtype]
     return None if k * operand % ALIGNED or n * output % ALIGNED else config
+
+
+def candidates(arch: str, dtype: str, n: int, k: int) -> tuple[Config, ...]:
+    """`configuration` and what may be faster; nothing where pointers must do."""
+    config = configuration(arch, dtype, n, k)
+    return (config, *OTHERS[arch[:-1]].get(dtype, ())) if config else ()
 
 
 def call(
@@ -173,6 +197,7 @@ def constants(config: Config, dtype: str) -> dict[str, Any]:
 
 def gate_entries() -> list[Entry]:
     """For the code gate: every configuration, with edges that tiles divide and with the raggedest that the copies allow."""
+    from kernels.gate.entry import named
     from kernels.gate.targets import TARGETS
 
     found: list[Entry] = []
@@ -182,9 +207,8 @@ def gate_entries() -> list[Entry]:
                 (dtype, 8192, 8192, 8192),
                 (f"{dtype}, ragged", 8191, 8192 + ALIGNED // output, 8192 + ALIGNED // operand),
             ):
-                config = configuration(target.replace("sm", "sm_"), dtype, n, k)
-                if config:
-                    found.append(_entry(target, dtype, variant, config, (m, n, k)))
+                for number, config in enumerate(candidates(target.replace("sm", "sm_"), dtype, n, k), 1):
+                    found.append(_entry(target, dtype, named(variant, number), config, (m, n, k)))
     return found
 
 
