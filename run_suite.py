@@ -124,8 +124,9 @@ def make_parser() -> Parser:
     drafting.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
     drafting.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
-    verify = verbs.add_parser("verify", help="check the checksums of a run")
+    verify = verbs.add_parser("verify", help="check the checksums of a run, and decide anew what was decided on it")
     verify.add_argument("run", metavar="RUN")
+    verify.add_argument("--baseline", metavar="RUN", help="the run it was held against, where that lies elsewhere")
     verify.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     selftest = verbs.add_parser("selftest", help="the gauge gauges itself: bias, overhead, smallest change it can show")
@@ -405,18 +406,14 @@ def do_accept(options: argparse.Namespace) -> int:
 
 
 def do_verify(options: argparse.Namespace) -> int:
-    """Checksums of a run."""
-    from clustergauge import store
+    """Checksums of a run, and everything that was decided on it, decided anew."""
+    from clustergauge import judgement, store
 
-    path = store.find_run(options.run, Path(options.output).absolute())
-    problems = store.verify(path)
-    for problem in problems:
-        print(problem)
-    if problems:
-        return USAGE
-    loaded = store.load(path)
-    print(f"{path}: intact ({len(loaded.records)} records)")
-    return OK
+    output = Path(options.output).absolute()
+    baseline = store.find_run(options.baseline, output) if options.baseline else None
+    checked = judgement.verify(store.find_run(options.run, output), output, baseline)
+    print(*checked.said, sep="\n")
+    return checked.code
 
 
 def do_selftest(options: argparse.Namespace) -> int:
@@ -485,16 +482,16 @@ def _measure(
     if came.problem:
         _say(f"run_suite.py: {came.problem}")
     try:
-        code = _report(store.load(folder.path), asked, options.format)
+        code = _report(store.load(folder.path), asked, options.format, keep=True)
     except KeyboardInterrupt:
         _say(f"interrupted: the run is kept in {folder.path}")
         return INTERRUPTED
     return INTERRUPTED if came.interrupted else BROKEN if came.problem else code
 
 
-def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) -> int:
-    """Judge and show; the exit code of the results."""
-    from clustergauge import accept, ceilings, sweeps, topology, verdicts
+def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, keep: bool = False) -> int:
+    """Judge and show; the exit code of the results.  ``keep``: what was decided goes into the run folder."""
+    from clustergauge import accept, ceilings, judgement, store, sweeps, topology, verdicts
 
     asked = dataclasses.replace(asked, topology=topology.of_run(loaded.run))
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
@@ -502,6 +499,12 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) ->
     held = _held_against(loaded.run, asked.catalogue)
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
     idle, code = accept.idle(loaded.records, planned, device), accept.exit_code(loaded.records, found, planned, device)
+    if keep:
+        try:
+            judgement.keep(loaded, asked, found, code)
+        except store.StoreError as error:
+            _say(f"run_suite.py: {error}")
+            code = BROKEN
     if redact:
         from reports.redact import redacted
 
@@ -725,7 +728,7 @@ def _asked(options: argparse.Namespace, output: Path) -> Asked:
     acceptance = criteria.parse(text, options.accept)
     if baseline is None and any(c.of_baseline for c in acceptance.criteria):
         raise UsageError(f"{options.accept} asks for a share of a baseline: name one with --baseline RUN")
-    return Asked(acceptance, baseline, parts)
+    return Asked(acceptance, baseline, parts, name=options.accept, text=text)
 
 
 def _topology(path: str | None) -> str:

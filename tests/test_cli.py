@@ -180,7 +180,8 @@ def test_report_and_verify_show_the_run_again(tmp_path, faulty):
     path = str(only_run(tmp_path))
     assert suite("report", path).stdout == first.stdout
     assert suite("report", "latest", "-o", str(tmp_path / "results")).stdout == first.stdout
-    assert suite("verify", path).returncode == 0
+    said = suite("verify", path)
+    assert (said.returncode, "verdicts and exit code 0 follow from the records" in said.stdout) == (0, True), said
     file = only_run(tmp_path) / "records.jsonl"
     file.write_text(file.read_text().replace('"launch":0', '"launch":1'))
     done = suite("verify", path)
