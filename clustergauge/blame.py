@@ -121,7 +121,7 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
             detail = f"{count} planned cases have no record" if count else "no case was measured"
             reasons[machine_id].append(Reason(kind="unmeasured", detail=detail))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
-    known = {machine.host for machine in part.machines.values()}
+    known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     lost = dict.fromkeys(missing, "it was never reached") | part.left_out
     nodes += [
         Node(host=host, machine_id="", state="unmeasured", reasons=[Reason(kind="unmeasured", detail=why)])
@@ -238,6 +238,7 @@ def _judge_case(
         _column(u.y for u in units),
         _column(u.tail for u in units),
         _column(u.fresh for u in units),
+        _column(u.fresh_tail for u in units),
         np.asarray([rack_number[racks[u.machine_id]] for u in units], np.int64),
         np.asarray([slot_number[u.device] for u in units], np.int64),
     )

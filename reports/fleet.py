@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from clustergauge import hosts
 from clustergauge.blame import CaseFinding, Fleet, Node, Reason
+from clustergauge.confirm import Outcome
 from clustergauge.units import format_time
 from clustergauge.valid import printable
 from reports.layout import Page, fit, pad, put, width_of
@@ -23,16 +24,19 @@ FILES = {"bad": "bad.txt", "suspect": "suspect.txt", "unmeasured": "unmeasured.t
 """Host lists by state, as `scontrol` and `pdsh` take them."""
 
 
-def show(fleet: Fleet, form: str) -> None:
-    """Print the judgement on stdout as ``text`` or ``json``."""
+def show(fleet: Fleet, form: str, outcomes: Sequence[Outcome] = ()) -> None:
+    """Print the judgement on stdout as ``text`` or ``json`` (where the reasons say what was confirmed)."""
     if form == "json":
         sys.stdout.buffer.write(msgspec.json.encode(fleet) + b"\n")
     else:
-        put(page_of(fleet, width_of(sys.stdout)))
+        put(page_of(fleet, width_of(sys.stdout), outcomes))
 
 
-def page_of(fleet: Fleet, width: int) -> Page:
-    """The judgement as lines of at most ``width`` cells: cases first, bad nodes last."""
+def page_of(fleet: Fleet, width: int, outcomes: Sequence[Outcome] = ()) -> Page:
+    """The judgement as lines of at most ``width`` cells: cases first, bad nodes last.
+
+    ``outcomes``: what measuring suspects again came to.
+    """
     page = Page(width)
     kinds = len({c.peer_class for c in fleet.cases})
     page.add(
@@ -47,6 +51,8 @@ def page_of(fleet: Fleet, width: int) -> Page:
         page.wrap(
             f"rack {rack.rack}: {rack.case} at {rack.ratio:.0%} of the others ({rack.devices} devices)", "rack slow: ", "yellow"
         )
+    page.gap()
+    _outcomes(page, outcomes)
     page.gap()
     for state in ("unmeasured", "suspect", "bad"):
         for node in reversed(fleet.of(state)):
@@ -87,6 +93,18 @@ def _cases(page: Page, cases: Sequence[CaseFinding]) -> None:
 
 def _smallest(case: CaseFinding) -> str:
     return f"{case.smallest / (1 + case.smallest):.1%}".replace("%", " %") if case.smallest else "–"
+
+
+def _outcomes(page: Page, outcomes: Sequence[Outcome]) -> None:
+    """The suspects that were measured again: cleared first, confirmed last."""
+    order = ("cleared", "could not be measured", "confirmed")
+    for outcome in sorted(outcomes, key=lambda o: order.index(o.word)):
+        suspect = outcome.suspect
+        at = f" on {suspect.device}" if suspect.device else ""
+        now = f", measured again {outcome.ratio:.0%}" if outcome.ratio is not None else ""
+        told = f"{suspect.host}: {suspect.kind} at {suspect.ratio:.0%} of its peers{now}{at} in {suspect.case}"
+        style = {"cleared": "green", "confirmed": "bold red"}.get(outcome.word, "yellow")
+        page.wrap(printable(told + (f": {outcome.why}" if outcome.why else "")), f"{outcome.word}: ", style, 2)
 
 
 def _node(page: Page, node: Node) -> None:

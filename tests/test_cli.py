@@ -331,6 +331,11 @@ def test_only_the_failed_cases_run_again(tmp_path, faulty):
     assert [r["case"].split("/")[1] for r in json.loads(done.stdout)["records"]] == ["how=raise"]
 
 
+def test_launches_that_confirm_are_two_and_say_so(tmp_path, faulty):
+    done = suite(*faulty("well"), "--confirming", "--format", "json")
+    assert [(r["launch"], r["confirms"]) for r in json.loads(done.stdout)["records"]] == [(0, True), (1, True)]
+
+
 def test_launches_are_fresh_processes(tmp_path, faulty):
     done = suite(*faulty("well"), "--launches", "2", "--format", "json")
     assert [r["launch"] for r in json.loads(done.stdout)["records"]] == [0, 1]
