@@ -388,12 +388,7 @@ def do_fleet(options: argparse.Namespace) -> int:
     output = Path(options.output).absolute()
     paths = list(dict.fromkeys(path for word in options.runs for path in folder.find_runs(word, output)))
     expected = hosts.expand(options.expect) if options.expect else []
-    leaves = topology.of_text(_topology(options.topology)) if options.topology else None
-
-    def rack_of(host: str) -> str:
-        leaf = leaves.find(host) if leaves else None
-        return leaf.rack if leaf else ""
-
+    rack_of = topology.racks(topology.of_text(_topology(options.topology)) if options.topology else None)
     part = reduce.read(paths)
     missing = [host for host in expected if host not in {m.host for m in part.machines.values()}]
     found, told, stopped = blame.judge(part, rack_of, missing), [], OK
@@ -573,7 +568,8 @@ def _measure(
 
 def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, keep: bool = False) -> int:
     """Judge and show; the exit code of the results.  ``keep``: what was decided goes into the run folder."""
-    from clustergauge import accept, ceilings, judgement, store, sweeps, topology, verdicts
+    from clustergauge import accept, blame, ceilings, judgement, store, sweeps, topology, verdicts
+    from reports import fleet as nodes
 
     asked = dataclasses.replace(asked, topology=topology.of_run(loaded.run))
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
@@ -581,9 +577,10 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, ke
     held = _held_against(loaded.run, asked.catalogue)
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
     idle, code = accept.idle(loaded.records, planned, device), accept.exit_code(loaded.records, found, planned, device)
+    fleet = blame.of_run(loaded, asked.topology)
     if keep:
         try:
-            judgement.keep(loaded, asked, found, code)
+            judgement.keep(loaded, asked, found, code, nodes.lists_of(fleet) if fleet else None)
         except store.StoreError as error:
             _say(f"run_suite.py: {error}")
             code = BROKEN
@@ -592,7 +589,7 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, ke
 
         loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
         loaded, found, pairs = redacted(loaded, found, pairs)
-        held = []
+        held, fleet = [], blame.of_run(loaded)
     if form == "json":
         from reports import document
 
@@ -614,6 +611,11 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, ke
 
         loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
         terminal.show(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue), pairs)
+        if fleet:
+            print()
+            nodes.show(fleet, "text")
+    if fleet and blame.exit_code(fleet) == BROKEN:  # bits that differ from what most nodes computed
+        code = BROKEN
     if idle:
         _say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
     return code

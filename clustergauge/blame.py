@@ -15,9 +15,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from clustergauge import accept, differ, peers
+from clustergauge import accept, differ, peers, reduce
+from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
 from clustergauge.reduce import Part, Unit
+from clustergauge.topology import Topology, racks
 
 LARGE_CLASS = 8
 """A class of so many members makes smaller ones deviants of it."""
@@ -131,6 +133,13 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
     nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.host))
     return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes])
+
+
+def of_run(loaded: LoadedRun, topology: Topology | None = None) -> Fleet | None:
+    """The nodes of one run held against each other; ``None`` for a run of one machine."""
+    if len(loaded.machines) + len(loaded.run.left_out.keys() - {m.node for m in loaded.machines.values()}) < 2:
+        return None
+    return judge(reduce.part_of(loaded), racks(topology))
 
 
 def exit_code(fleet: Fleet) -> int:

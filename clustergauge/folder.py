@@ -29,8 +29,9 @@ from clustergauge.errors import UsageError
 RUN, RECORDS, CHECKSUMS, MACHINES, LOGS = "run.json", "records.jsonl", "records.sha256", "machines", "logs"
 SUMS, LOCK = "SHA256SUMS", ".lock"
 VERDICTS, ACCEPTANCE, CEILINGS = "verdicts.json", "acceptance.toml", "ceilings.toml"
-JUDGED = (VERDICTS, ACCEPTANCE, CEILINGS)
-"""What was decided when the run ended, and the user's files that it was decided by (`judgement`)."""
+NODES, BAD, SUSPECT, UNMEASURED = "nodes.json", "bad.txt", "suspect.txt", "unmeasured.txt"
+JUDGED = (VERDICTS, ACCEPTANCE, CEILINGS, NODES, BAD, SUSPECT, UNMEASURED)
+"""What was decided when the run ended (`judgement`), the user's files that it was decided by, which of its nodes are bad."""
 LINE_BYTES = 64 << 20
 """Longest line or document that is read."""
 MOST_LINES = 10_000_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,8 +48,13 @@ class Checked:
 # kept
 
 
-def keep(loaded: LoadedRun, asked: Asked, found: Sequence[Verdict], exit_code: int) -> None:
-    """Write what was decided into the folder of a run that has ended.  Raises `StoreError` and `UsageError`."""
+def keep(
+    loaded: LoadedRun, asked: Asked, found: Sequence[Verdict], exit_code: int, lists: Mapping[str, bytes] | None = None
+) -> None:
+    """Write what was decided into the folder of a run that has ended.  Raises `StoreError` and `UsageError`.
+
+    ``lists``: of its nodes, by file name (some of `folder.JUDGED`).
+    """
     baseline, parts = asked.baseline, asked.catalogue
     judgement = Judgement(
         run_id=loaded.run.run_id,
@@ -66,7 +71,7 @@ def keep(loaded: LoadedRun, asked: Asked, found: Sequence[Verdict], exit_code: i
         files[folder.ACCEPTANCE] = asked.text.encode()
     if parts:
         files[folder.CEILINGS] = parts.content
-    store.keep(loaded.path, files)
+    store.keep(loaded.path, files | dict(lists or {}))
 
 
 def _text(judgement: Judgement) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge import hosts
+from clustergauge import folder, hosts
 from clustergauge.blame import CaseFinding, Fleet, Node, Reason
 from clustergauge.confirm import Outcome
 from clustergauge.units import format_time
@@ -20,7 +20,7 @@ from reports.layout import Page, fit, pad, put, width_of
 STYLES = {"bad": "bold red", "suspect": "yellow", "unmeasured": "yellow", "good": "green"}
 REASONS_SHOWN = 3
 CASES_SHOWN = 12
-FILES = {"bad": "bad.txt", "suspect": "suspect.txt", "unmeasured": "unmeasured.txt"}
+FILES = {"bad": folder.BAD, "suspect": folder.SUSPECT, "unmeasured": folder.UNMEASURED}
 """Host lists by state, as `scontrol` and `pdsh` take them."""
 
 
@@ -125,12 +125,11 @@ def words(reason: Reason) -> str:
     return printable(f"{reason.kind}{ratio}{at}{of}{sure}" + (f": {reason.detail}" if reason.detail else ""))
 
 
-def write_lists(fleet: Fleet, folder: Path) -> list[Path]:
-    """``nodes.json`` and the compressed host lists of bad, suspect and unmeasured nodes, ready for drain and cordon scripts.
+def lists_of(fleet: Fleet) -> dict[str, bytes]:
+    """``nodes.json`` and the compressed host lists of bad, suspect and unmeasured nodes, by file name: for scripts that drain.
 
-    Nothing here is ever executed by us.  Names that are no host names go into ``nodes.json`` alone.  Raises ``OSError``.
+    Nothing here is ever executed by us.  Names that are no host names go into ``nodes.json`` alone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     nodes = [
         {
             "host": node.host,
@@ -142,11 +141,17 @@ def write_lists(fleet: Fleet, folder: Path) -> list[Path]:
         }
         for node in fleet.nodes
     ]
-    written = [folder / "nodes.json"]
-    written[0].write_bytes(msgspec.json.format(msgspec.json.encode({"schema": 1, "nodes": nodes})) + b"\n")
+    files = {folder.NODES: msgspec.json.format(msgspec.json.encode({"schema": 1, "nodes": nodes})) + b"\n"}
     for state, name in FILES.items():
         names = sorted({node.host for node in fleet.nodes if node.state == state and hosts.is_name(node.host)})
-        path = folder / name
-        path.write_text(hosts.compress(names) + "\n" if names else "", encoding="utf-8")
-        written.append(path)
-    return written
+        files[name] = (hosts.compress(names) + "\n").encode() if names else b""
+    return files
+
+
+def write_lists(fleet: Fleet, where: Path) -> list[Path]:
+    """Writes `lists_of` the fleet into a folder, which is made; the files.  Raises ``OSError``."""
+    where.mkdir(parents=True, exist_ok=True)
+    files = lists_of(fleet)
+    for name, content in files.items():
+        (where / name).write_bytes(content)
+    return [where / name for name in files]
