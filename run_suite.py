@@ -27,6 +27,7 @@ from clustergauge.errors import UsageError
 
 if TYPE_CHECKING:
     from clustergauge.catalogue import Catalogue
+    from clustergauge.confirm import Suspect
     from clustergauge.fleet import Fleet
     from clustergauge.model import Machine, Planned, Record, Run, Scalar
     from clustergauge.plan import Wish
@@ -77,6 +78,7 @@ def make_parser() -> Parser:
     )
     _selection_flags(run)
     run.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
+    run.add_argument("--confirming", action="store_true", help="fresh launches that confirm or clear what fleet suspects")
     run.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), instead of what the suite says")
     run.add_argument("--max-time", metavar="TIME", help="start no case after this time: 90s, 10m, 1h")
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
@@ -115,6 +117,8 @@ def make_parser() -> Parser:
     fleet.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ids, or folders that hold many runs")
     fleet.add_argument("--topology", metavar="FILE", help="which rack each host stands in")
     fleet.add_argument("--expect", default="", metavar="HOSTS", help="hosts that should be there: node[01-64]")
+    fleet.add_argument("--confirm", action="store_true", help="measure the suspects again, fresh, on their hosts (of --hosts)")
+    _place_flags(fleet)
     fleet.add_argument("--lists", metavar="DIR", help="write nodes.json and lists of bad, suspect and unmeasured hosts there")
     fleet.add_argument("--format", choices=("text", "html", "json"), default="text")
     fleet.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
@@ -124,8 +128,9 @@ def make_parser() -> Parser:
     drafting.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
     drafting.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
-    verify = verbs.add_parser("verify", help="check the checksums of a run")
+    verify = verbs.add_parser("verify", help="check the checksums of a run, and decide anew what was decided on it")
     verify.add_argument("run", metavar="RUN")
+    verify.add_argument("--baseline", metavar="RUN", help="the run it was held against, where that lies elsewhere")
     verify.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
     selftest = verbs.add_parser("selftest", help="the gauge gauges itself: bias, overhead, smallest change it can show")
@@ -160,6 +165,11 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--ranks", type=_count, metavar="N", help="ranks of collective cases (default: all cores or GPUs)")
+    _place_flags(parser)
+
+
+def _place_flags(parser: argparse.ArgumentParser) -> None:
+    """Where and by what commands it is measured."""
     parser.add_argument(
         "--launcher",
         default="",
@@ -255,12 +265,14 @@ def _say(text: str) -> None:
 
 def do_run(options: argparse.Namespace) -> int:
     """Measure, keep, judge, report."""
+    from clustergauge import retry
+
     output = Path(options.output).absolute()
     asked = _asked(options, output)
     _duration("--max-time", options.max_time)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
-            signal.signal(number, _terminate)
+    if options.confirming:
+        options.launches = max(options.launches, retry.CONFIRMING)
+    _heed_signals()
     with _fleet(options) as fleet:
         if options.resume:
             return _resume(options, output, asked, fleet)
@@ -269,12 +281,15 @@ def do_run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet | None) -> int:
     """A new run."""
+    import msgspec
+
     from clustergauge import code, criteria, store
     from clustergauge.model import Run
     from clustergauge.run import now_text
 
     topology = _topology(options.topology)
     planned = _failed_cases(options, output, fleet) if options.rerun_failed else _planned(options, output, fleet)
+    planned = [msgspec.structs.replace(p, confirms=True) for p in planned] if options.confirming else planned
     for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
@@ -315,7 +330,7 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
         raise UsageError(
             f"run {run.run_id} was measured on {', '.join(m.host for m in loaded.machines.values())}, this is {here.host}"
         )
-    _trust(run, run.planned, options, output, fleet)
+    _trust(run, run.planned, options, output, _way(fleet))
     done = {(r.case, r.device, r.launch) for r in loaded.records}
     todo = [p for p in run.planned if (p.case, p.device, p.launch) not in done]
     if options.dry_run:
@@ -370,25 +385,88 @@ def do_compare(options: argparse.Namespace) -> int:
 
 def do_fleet(options: argparse.Namespace) -> int:
     """Who is bad among many."""
-    from clustergauge import blame, folder, hosts, reduce, topology
+    from clustergauge import blame, confirm, folder, hosts, reduce, topology
     from reports import fleet as page
 
     output = Path(options.output).absolute()
     paths = list(dict.fromkeys(path for word in options.runs for path in folder.find_runs(word, output)))
     expected = hosts.expand(options.expect) if options.expect else []
-    leaves = topology.of_text(_topology(options.topology)) if options.topology else None
-
-    def rack_of(host: str) -> str:
-        leaf = leaves.find(host) if leaves else None
-        return leaf.rack if leaf else ""
-
+    rack_of = topology.racks(topology.of_text(_topology(options.topology)) if options.topology else None)
     part = reduce.read(paths)
-    found = blame.judge(part, rack_of, [host for host in expected if host not in {m.host for m in part.machines.values()}])
-    page.show(found, options.format, part)
+    missing = [host for host in expected if host not in {m.host for m in part.machines.values()}]
+    found, told, stopped = blame.judge(part, rack_of, missing), [], OK
+    if options.confirm:
+        again, new, stopped = _confirm(options, output, confirm.by_run(confirm.suspects(found), part.folders))
+        if new:
+            part = reduce.joined([part, reduce.read([run.path for run in new])])
+            found = blame.judge(part, rack_of, missing)
+            told = confirm.outcomes(again, part, found, new)
+    page.show(found, options.format, part, told)
     if options.lists:
         for path in page.write_lists(found, Path(options.lists)):
             _say(f"written: {path}")
-    return blame.exit_code(found)
+    return stopped or blame.exit_code(found)
+
+
+def _confirm(
+    options: argparse.Namespace, output: Path, wanted: Mapping[str, Sequence[Suspect]]
+) -> tuple[list[Suspect], list[LoadedRun], int]:
+    """Measure suspects again where we can reach them, and say how where not: who was, in which runs, and what ended it early."""
+    from clustergauge import store
+    from reports.again import confirming
+
+    if not wanted:
+        _say("nobody is suspect: there is nothing to confirm")
+    again: list[Suspect] = []
+    new: list[LoadedRun] = []
+    for path, suspects in wanted.items():
+        loaded = store.load(Path(path))
+        if loaded.run.settings.get("hosts"):
+            run, code = _measure_suspects(options, output, loaded, suspects)
+            new.append(run)
+            again += suspects
+            if code:
+                return again, new, code
+        else:
+            _say(f"on {suspects[0].host}: {confirming(loaded.run, [suspect.case for suspect in suspects])}")
+    if len(new) < len(wanted):
+        _say("and then fleet again, with the new runs beside these")
+    return again, new, OK
+
+
+def _measure_suspects(
+    options: argparse.Namespace, output: Path, loaded: LoadedRun, suspects: Sequence[Suspect]
+) -> tuple[LoadedRun, int]:
+    """A run that measures the suspects of another again, on their nodes; hosts and commands are those of this command line."""
+    from clustergauge import code, confirm, fleet as nodes, hosts, launch, remote, store
+    from clustergauge.run import now_text
+    from reports.progress import Progress
+
+    run, way = loaded.run, remote.way(options.remote, options.launcher)
+    if run.code != code.digest():
+        raise UsageError(f"run {run.run_id} was measured by other code ({run.code}, now {code.digest()}): measure it all again")
+    names = hosts.wanted(options.hosts, options.hostfile, remote.is_srun(way), os.environ)
+    todo = confirm.planned(loaded, suspects)
+    _trust(run, todo, options, output, _way_of(names, way, launch.Install.at(options.remote_root).root))
+    wanted = {name for planned in todo for name in hosts.expand(planned.hosts)}
+    chosen = hosts.compress(name for name in names if name in wanted)
+    _heed_signals()
+    with _fleet(argparse.Namespace(**vars(options) | {"hosts": chosen, "hostfile": ""})) as fleet:
+        assert fleet
+        run = confirm.run_of(run, store.new_run_id(), now_text(), ["run_suite.py", *sys.argv[1:]], todo, fleet.desk.names)
+        folder = store.RunFolder.create(output, run)
+        came = nodes.conduct(folder, run, fleet, Progress())
+    for note in [*came.notes, *([f"run_suite.py: {came.problem}"] if came.problem else [])]:
+        _say(note)
+    _say(f"measured again: {folder.path}")
+    return store.load(folder.path), INTERRUPTED if came.interrupted else BROKEN if came.problem else OK
+
+
+def _heed_signals() -> None:
+    """SIGTERM and a lost terminal are treated like Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, _terminate)
 
 
 def do_accept(options: argparse.Namespace) -> int:
@@ -408,18 +486,14 @@ def do_accept(options: argparse.Namespace) -> int:
 
 
 def do_verify(options: argparse.Namespace) -> int:
-    """Checksums of a run."""
-    from clustergauge import store
+    """Checksums of a run, and everything that was decided on it, decided anew."""
+    from clustergauge import judgement, store
 
-    path = store.find_run(options.run, Path(options.output).absolute())
-    problems = store.verify(path)
-    for problem in problems:
-        print(problem)
-    if problems:
-        return USAGE
-    loaded = store.load(path)
-    print(f"{path}: intact ({len(loaded.records)} records)")
-    return OK
+    output = Path(options.output).absolute()
+    baseline = store.find_run(options.baseline, output) if options.baseline else None
+    checked = judgement.verify(store.find_run(options.run, output), output, baseline)
+    print(*checked.said, sep="\n")
+    return checked.code
 
 
 def do_selftest(options: argparse.Namespace) -> int:
@@ -492,16 +566,17 @@ def _measure(
     if came.problem:
         _say(f"run_suite.py: {came.problem}")
     try:
-        code = _report(store.load(folder.path), asked, options.format)
+        code = _report(store.load(folder.path), asked, options.format, keep=True)
     except KeyboardInterrupt:
         _say(f"interrupted: the run is kept in {folder.path}")
         return INTERRUPTED
     return INTERRUPTED if came.interrupted else BROKEN if came.problem else code
 
 
-def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) -> int:
-    """Judge and show; the exit code of the results."""
-    from clustergauge import accept, ceilings, sweeps, topology, verdicts
+def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, keep: bool = False) -> int:
+    """Judge and show; the exit code of the results.  ``keep``: what was decided goes into the run folder."""
+    from clustergauge import accept, blame, ceilings, judgement, store, sweeps, topology, verdicts
+    from reports import fleet as nodes
 
     asked = dataclasses.replace(asked, topology=topology.of_run(loaded.run))
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
@@ -509,12 +584,19 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) ->
     held = _held_against(loaded.run, asked.catalogue)
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
     idle, code = accept.idle(loaded.records, planned, device), accept.exit_code(loaded.records, found, planned, device)
+    fleet = blame.of_run(loaded, asked.topology)
+    if keep:
+        try:
+            judgement.keep(loaded, asked, found, code, nodes.lists_of(fleet) if fleet else None)
+        except store.StoreError as error:
+            _say(f"run_suite.py: {error}")
+            code = BROKEN
     if redact:
         from reports.redact import redacted
 
         loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
         loaded, found, pairs = redacted(loaded, found, pairs)
-        held = []
+        held, fleet = [], blame.of_run(loaded)
     if form == "json":
         from reports import document
 
@@ -541,6 +623,11 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) ->
 
         loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
         terminal.show(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue), pairs)
+        if fleet:
+            print()
+            nodes.show(fleet, "text")
+    if fleet and blame.exit_code(fleet) == BROKEN:  # bits that differ from what most nodes computed
+        code = BROKEN
     if idle:
         _say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
     return code
@@ -597,12 +684,14 @@ def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
 
 def _way(fleet: Fleet | None) -> dict[str, str]:
     """Which nodes and how they are reached, for the settings of a run."""
+    return _way_of(fleet.desk.names, fleet.desk.remote, fleet.desk.install.root) if fleet else {}
+
+
+def _way_of(names: Sequence[str], remote: str, root: Path) -> dict[str, str]:
     from clustergauge import hosts
 
-    if not fleet:
-        return {}
-    root = {"remote_root": str(fleet.desk.install.root)} if fleet.desk.install.root != ROOT else {}
-    return {"hosts": hosts.compress(fleet.desk.names), "remote": fleet.desk.remote} | root
+    found = {"hosts": hosts.compress(names), "remote": remote} if names else {}
+    return found | ({"remote_root": str(root)} if names and root != ROOT else {})
 
 
 def _planned(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:
@@ -663,11 +752,11 @@ def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None
     if not failed:
         raise UsageError(f"no case of {loaded.run.run_id} was wrong or an error")
     planned = [p for p in loaded.run.planned if (p.case, p.device, p.launch) in failed]
-    _trust(loaded.run, planned, options, output, fleet)
+    _trust(loaded.run, planned, options, output, _way(fleet))
     return planned
 
 
-def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, output: Path, fleet: Fleet | None) -> None:
+def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, output: Path, way: Mapping[str, str]) -> None:
     """A run folder may come from anywhere: it never chooses what is executed, imported or written to.  This command line does."""
     from clustergauge import code, launch
 
@@ -675,12 +764,11 @@ def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, ou
     launcher = str(run.settings.get("launcher", ""))
     if launcher != options.launcher:
         raise UsageError(f"that run used --launcher {launcher!r}: say so again, if you mean it")
-    way = _way(fleet)
     for name in ("hosts", "remote", "remote_root"):
         if run.settings.get(name, "") != way.get(name, ""):
             said = f"that run used --{name.replace('_', '-')} {run.settings.get(name, '')!r}"
             raise UsageError(f"{said}, not {way.get(name, '')!r}: say it again, if you mean it")
-    target = _target(options, None if fleet else output)
+    target = _target(options, None if way else output)
     known = {*_own_probe_modules(), *options.probes}
     for p in planned:
         if p.module not in known:
@@ -737,7 +825,7 @@ def _asked(options: argparse.Namespace, output: Path) -> Asked:
     acceptance = criteria.parse(text, options.accept)
     if baseline is None and any(c.of_baseline for c in acceptance.criteria):
         raise UsageError(f"{options.accept} asks for a share of a baseline: name one with --baseline RUN")
-    return Asked(acceptance, baseline, parts)
+    return Asked(acceptance, baseline, parts, name=options.accept, text=text)
 
 
 def _topology(path: str | None) -> str:

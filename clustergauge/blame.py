@@ -15,9 +15,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from clustergauge import accept, differ, peers
+from clustergauge import accept, differ, peers, reduce
+from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
 from clustergauge.reduce import Part, Unit
+from clustergauge.topology import Topology, racks
 
 LARGE_CLASS = 8
 """A class of so many members makes smaller ones deviants of it."""
@@ -121,7 +123,7 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
             detail = f"{count} planned cases have no record" if count else "no case was measured"
             reasons[machine_id].append(Reason(kind="unmeasured", detail=detail))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
-    known = {machine.host for machine in part.machines.values()}
+    known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     lost = dict.fromkeys(missing, "it was never reached") | part.left_out
     nodes += [
         Node(host=host, machine_id="", state="unmeasured", reasons=[Reason(kind="unmeasured", detail=why)])
@@ -152,6 +154,13 @@ def shares(part: Part, cases: Sequence[CaseFinding]) -> list[list[Share]]:
             usual = math.log(cases[number].usual)
             found[number] = [Share(u.machine_id, u.device, math.exp(usual - u.y)) for u in units if u.y is not None]
     return found
+
+
+def of_run(loaded: LoadedRun, topology: Topology | None = None) -> Fleet | None:
+    """The nodes of one run held against each other; ``None`` for a run of one machine."""
+    if len(loaded.machines) + len(loaded.run.left_out.keys() - {m.node for m in loaded.machines.values()}) < 2:
+        return None
+    return judge(reduce.part_of(loaded), racks(topology))
 
 
 def exit_code(fleet: Fleet) -> int:
@@ -259,6 +268,7 @@ def _judge_case(
         _column(u.y for u in units),
         _column(u.tail for u in units),
         _column(u.fresh for u in units),
+        _column(u.fresh_tail for u in units),
         np.asarray([rack_number[racks[u.machine_id]] for u in units], np.int64),
         np.asarray([slot_number[u.device] for u in units], np.int64),
     )

@@ -73,8 +73,9 @@ class Catalogue:
     normal: Mapping[str, Part]
     """By device name in its normal form (`normal_name`)."""
     path: str = ""
-    """The user's file that was laid over ours, and its SHA-256; empty without one."""
+    """The user's file that was laid over ours, its SHA-256 and what it holds; empty without one."""
     sha256: str = ""
+    content: bytes = b""
 
 
 @functools.cache
@@ -110,7 +111,7 @@ def load(path: Path) -> Catalogue:
         parts[part.name] = _over(base.parts.get(part.name), part)
     cores = {**base.cores, **{unit: {**base.cores.get(unit, {}), **rates} for unit, rates in _plain(own).items()}}
     laid_over = _catalogue({**base.sources, **own.sources}, cores, parts.values(), str(path))
-    return replace(laid_over, path=str(path), sha256=hashlib.sha256(content).hexdigest())
+    return replace(laid_over, path=str(path), sha256=hashlib.sha256(content).hexdigest(), content=content)
 
 
 def _parse(text: str, path: str) -> _File:

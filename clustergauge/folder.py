@@ -1,8 +1,8 @@
 """The files of a run folder: their names, their checksums, who writes them.  What they say is the business of `loading`.
 
 `CHECKSUMS` and `RECORDS` go line by line: line i of the first is the SHA-256 of line i of the second (with its newline) and is on
-disk before it, so a last checksum without a record means that writing was interrupted.  `SUMS`, written when a run ends, covers
-all files but the logs, in the format of ``sha256sum --check``.
+disk before it, so a last checksum without a record means that writing was interrupted.  `SUMS`, written when a run ends (`sums`),
+covers all files but the logs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BufferedReader
@@ -28,6 +28,10 @@ from clustergauge.errors import UsageError
 
 RUN, RECORDS, CHECKSUMS, MACHINES, LOGS = "run.json", "records.jsonl", "records.sha256", "machines", "logs"
 SUMS, LOCK = "SHA256SUMS", ".lock"
+VERDICTS, ACCEPTANCE, CEILINGS = "verdicts.json", "acceptance.toml", "ceilings.toml"
+NODES, BAD, SUSPECT, UNMEASURED = "nodes.json", "bad.txt", "suspect.txt", "unmeasured.txt"
+JUDGED = (VERDICTS, ACCEPTANCE, CEILINGS, NODES, BAD, SUSPECT, UNMEASURED)
+"""What was decided when the run ended (`judgement`), the user's files that it was decided by, which of its nodes are bad."""
 LINE_BYTES = 64 << 20
 """Longest line or document that is read."""
 MOST_LINES = 10_000_000
@@ -40,7 +44,6 @@ _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{4}", re.ASCII)
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _CHECKSUM = re.compile(rb"[0-9a-f]{64}\n")
 _PART_OF_CHECKSUM = re.compile(rb"[0-9a-f]{1,64}\n?")
-_SUMS_LINE = re.compile(r"([0-9a-f]{64})  (\S{1,200})\n")
 
 
 @dataclass(frozen=True)
@@ -257,24 +260,6 @@ def machine_files(path: Path) -> list[Path]:
         if file.suffix != ".json" or not valid.is_file_name(file.stem):
             raise UsageError(f"{located(file)}: not a machine description (machines/<machine_id>.json)")
     return files
-
-
-def changed_files(path: Path, but: Collection[str] = ()) -> dict[str, str]:
-    """Holds the files (``but`` these) against `SUMS`: problems by file name; none if there is no such file (yet)."""
-    if not ended_well(path):
-        return {}
-    unseen = {RUN, RECORDS, CHECKSUMS, *(f"{MACHINES}/{file.name}" for file in machine_files(path))}
-    problems: dict[str, str] = {}
-    for number, line in enumerate(content_of(path / SUMS).decode(errors="replace").splitlines(keepends=True), 1):
-        match = _SUMS_LINE.fullmatch(line)
-        if not match or match[2] not in unseen:
-            words = f"line {number}: not the checksum of a file of this run: {valid.shown(line.rstrip())}"
-            problems.setdefault(SUMS, f"{located(path / SUMS)} {words}")
-            continue
-        unseen.remove(match[2])
-        if match[2] not in but and digest(path / match[2]) != match[1]:
-            problems[match[2]] = f"{located(path / match[2])}: does not match its checksum ({SUMS} line {number})"
-    return problems | {name: f"{located(path / SUMS)}: has no checksum of {name}" for name in sorted(unseen)}
 
 
 def content_of(path: Path) -> bytes:

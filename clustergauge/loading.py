@@ -18,16 +18,16 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from clustergauge import folder, valid
+from clustergauge import folder, sums, valid
 from clustergauge.errors import UsageError
-from clustergauge.model import SCHEMA, Machine, Planned, Record, Run
+from clustergauge.model import SCHEMA, Judgement, Machine, Planned, Record, Run
 
 _ESCAPE = re.compile(rb"\\[^\"\\/]")
 """Escapes of JSON that may stand for an unprintable character."""
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})", re.ASCII)
 
 MOST_PROBLEMS = 20
-D = TypeVar("D", Run, Machine, Record)
+D = TypeVar("D", Run, Machine, Record, Judgement)
 Tail = Literal["refuse", "live", "cut"]
 
 
@@ -39,6 +39,7 @@ _version_decoder = msgspec.json.Decoder(_Version)
 _run_decoder = msgspec.json.Decoder(Run)
 _machine_decoder = msgspec.json.Decoder(Machine)
 _record_decoder = msgspec.json.Decoder(Record)
+_judgement_decoder = msgspec.json.Decoder(Judgement)
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ def read(path: Path, tail: Tail, writer: int | None = None) -> tuple[LoadedRun, 
         with _no_collection():
             folder.check_folder(path)
             if tail != "live":  # records are better told line by line, first
-                _refuse(folder.changed_files(path, but=(folder.RECORDS, folder.CHECKSUMS)))
+                _refuse(sums.changed(path, but=(folder.RECORDS, folder.CHECKSUMS)))
             run, planned = _run(path / folder.RUN)
             machines = {file.stem: _machine(file) for file in folder.machine_files(path)}
             torn = "refuse" if tail == "cut" and folder.ended_well(path) else tail
             records, ends = _records(path, run.run_id, planned, machines, torn)
             if tail != "live":
-                _refuse(folder.changed_files(path))
+                _refuse(sums.changed(path))
     except OSError as error:
         raise folder.failed(path, error) from None
     notes: list[str] = []
@@ -118,7 +119,7 @@ def verify(path: Path) -> list[str]:
                     more += 1
         if more:
             problems.append(f"{folder.located(path / folder.RECORDS)}: and {more} more lines")
-        problems += [] if live else folder.changed_files(path).values()
+        problems += [] if live else sums.changed(path).values()
         if not live and not (path / folder.SUMS).exists() and _run(path / folder.RUN)[0].finished:
             problems.append(f"{folder.located(path / folder.SUMS)}: missing, though the run ended")
     except UsageError as error:
@@ -126,6 +127,14 @@ def verify(path: Path) -> list[str]:
     except OSError as error:
         problems.append(str(folder.failed(path, error)))
     return problems
+
+
+def judgement(path: Path, run_id: str) -> Judgement | None:
+    """What was decided on the run when it ended; ``None`` where nothing was kept of that.  Raises `UsageError`."""
+    file = path / folder.VERDICTS
+    if not os.path.lexists(file):
+        return None
+    return _document(folder.content_of(file), _judgement_decoder, lambda j: valid.check_judgement(j, run_id), file)
 
 
 # --------------------------------------------------------------------------------------------------------------------------

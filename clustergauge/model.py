@@ -366,6 +366,31 @@ class Verdict(Data, frozen=True, kw_only=True):
     source: str = ""
 
 
+class Baseline(Data, frozen=True, kw_only=True):
+    """A run that another was held against.  ``facts``: SHA-256 over its records and machines (`sums.facts`)."""
+
+    run_id: str
+    facts: str
+
+
+class Judgement(Data, frozen=True, kw_only=True):
+    """``verdicts.json``: what was decided when the run ended, to be held against what its records say (`judgement`).
+
+    ``version``, ``code``: of the ClusterGauge that decided.  ``exit_code``: of the results; an interruption has its own.
+    ``accept``, ``ceilings``: the files as they were named; their text lies beside it.
+    """
+
+    schema: str = SCHEMA
+    run_id: str
+    version: str
+    code: str
+    exit_code: int
+    accept: str = ""
+    ceilings: str = ""
+    baseline: Baseline | None = None
+    verdicts: list[Verdict]
+
+
 class Suspect(Data, frozen=True, kw_only=True):
     """What transfers between all pairs say is slower than its peers.
 

@@ -7,7 +7,7 @@ After simulations of fleets of 8 to 4096 nodes with planted defects.  With ``y =
 * ``s = max(MAD(r), 0.1 %)``, ``k(N) = 4 + 24/N``.  *suspect*: ``r > max(3 %, k·s)``.
 * *confirmed*: the mean of two fresh launches or more fails the same cut; if it does not, the device is cleared.
 * *rack*: its effect is above the median rack's by ``max(2 %, k·max(MAD of racks, 1.25·s/√nodes in it))``.
-* the same on the 90th percentile of the time finds what is slow now and then.
+* the same on the 90th percentile of the time finds what is slow now and then, and fresh launches confirm or clear it by theirs.
 * with a baseline of the spread ``s0`` (ν = 30 degrees of freedom) in a group below 16: ``s² = (ν·s0² + N·MAD²)/(ν + N)``.
 """
 
@@ -43,13 +43,14 @@ Index = NDArray[np.int64]
 class Group:
     """One case on devices that should be alike: a row a device.
 
-    ``y``: ln of the median time.  ``tail``: ln of its 90th percentile, not a number where samples are too few.  ``fresh``: mean
-    ln of the medians of fresh launches, not a number without them.  ``rack``, ``slot``: numbers, −1 where unknown.
+    ``y``: ln of the median time.  ``tail``: ln of its 90th percentile, not a number where samples are too few.  ``fresh``,
+    ``fresh_tail``: the mean of both over fresh launches, not a number without them.  ``rack``, ``slot``: numbers, −1 if unknown.
     """
 
     y: Array
     tail: Array
     fresh: Array
+    fresh_tail: Array
     rack: Index
     slot: Index
 
@@ -98,16 +99,19 @@ def judge(group: Group, prior: float | None = None) -> Found:
     slow: list[Slow] = []
     cleared: list[int] = []
     for row in suspects.tolist():
-        usual = group.y[row] - r[row]
-        again = float(group.fresh[row] - usual)
-        if math.isnan(again):
-            slow.append(Slow(row, math.exp(-r[row]), False, "slow"))
-        elif again > cut:
-            slow.append(Slow(row, math.exp(-again), True, "slow"))
-        else:
-            cleared.append(row)
-    slow += _intermittent(group, set(suspects.tolist()))
+        _hold(row, float(r[row]), float(group.fresh[row] - (group.y[row] - r[row])), cut, "slow", slow, cleared)
+    _intermittent(group, set(suspects.tolist()), slow, cleared)
     return Found(slow, _slow_racks(group, racks, s), cleared, _smallest(cut, s, count), count < WEAK_GROUP)
+
+
+def _hold(row: int, first: float, again: float, cut: float, kind: str, slow: list[Slow], cleared: list[int]) -> None:
+    """A suspect goes to the slow, confirmed or not, or to the cleared; ``again``: what fresh launches say, if there were any."""
+    if math.isnan(again):
+        slow.append(Slow(row, math.exp(-first), False, kind))
+    elif again > cut:
+        slow.append(Slow(row, math.exp(-again), True, kind))
+    else:
+        cleared.append(row)
 
 
 def _smallest(cut: float, s: float, count: int) -> float:
@@ -174,19 +178,18 @@ def _slow_racks(group: Group, effects: dict[int, float], s: float) -> list[SlowR
     return found
 
 
-def _intermittent(group: Group, known: set[int]) -> list[Slow]:
+def _intermittent(group: Group, known: set[int], slow: list[Slow], cleared: list[int]) -> None:
     """Devices that the median does not accuse and the tail of their samples does."""
     rows = np.flatnonzero(~np.isnan(group.tail))
     if len(rows) < LEAST_GROUP:
-        return []
-    part = Group(group.tail[rows], group.tail[rows], group.fresh[rows], group.rack[rows], group.slot[rows])
-    r, _ = _rest(part.y, part)
+        return
+    tail, again = group.tail[rows], group.fresh_tail[rows]
+    part = Group(tail, tail, again, again, group.rack[rows], group.slot[rows])
+    r, _ = _rest(tail, part)
     cut = _cut(r, None)[1]
-    return [
-        Slow(int(rows[n]), math.exp(-float(r[n])), False, "intermittent")
-        for n in np.flatnonzero(r > cut).tolist()
-        if int(rows[n]) not in known
-    ]
+    for n in np.flatnonzero(r > cut).tolist():
+        if (row := int(rows[n])) not in known:
+            _hold(row, float(r[n]), float(again[n] - (tail[n] - r[n])), cut, "intermittent", slow, cleared)
 
 
 def minority(digests: Sequence[str]) -> list[int]:

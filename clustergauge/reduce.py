@@ -32,8 +32,9 @@ APART = 32
 class Unit(Data, frozen=True, array_like=True):
     """One case on one device of one machine: all launches of a run together.
 
-    ``y``, ``tail``: ln of the median time (s) and of its 90th percentile; ``fresh``: mean ln of the medians of fresh launches.
-    ``digest``: of the output, where all launches agree on one; ``-`` where they do not.  ``trouble``: wrong or error, in words.
+    ``y``, ``tail``: ln of the median time (s) and of its 90th percentile, ``None`` where all launches are fresh; ``fresh``,
+    ``fresh_tail``: the mean of both over fresh launches.  ``digest``: of the output, where all launches agree on one; ``-`` where
+    they do not.  ``trouble``: wrong or error, in words.
     """
 
     case: str
@@ -46,6 +47,7 @@ class Unit(Data, frozen=True, array_like=True):
     trouble: str = ""
     work: int = 0
     """Index into the works of its `Part`."""
+    fresh_tail: float | None = None
 
 
 class Work(Data, frozen=True, array_like=True):
@@ -56,7 +58,10 @@ class Work(Data, frozen=True, array_like=True):
 
 
 class Part(Data, frozen=True):
-    """What some runs come to.  ``unreached``: planned for a machine and without a record, by machine."""
+    """What some runs come to.  ``unreached``: planned for a machine and without a record, by machine.
+
+    ``folders``: of the run that measured a machine, by machine.
+    """
 
     machines: dict[str, Machine]
     units: list[Unit]
@@ -65,6 +70,7 @@ class Part(Data, frozen=True):
     left_out: dict[str, str]
     """Nodes that a run could not measure, and why."""
     notes: list[str]
+    folders: dict[str, str]
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -83,15 +89,20 @@ def _chunk(paths: list[str]) -> bytes:
 
 
 def joined(parts: Sequence[Part]) -> Part:
-    """Parts as one; equal works become one, and a machine that several runs describe is as the last says."""
+    """Parts as one; equal works become one, and a machine that several runs describe is as the last says.
+
+    Fresh launches that a run of their own made (``fleet --confirm``) go to what they are to confirm, the last such run's alone.
+    """
     machines: dict[str, Machine] = {}
     units: list[Unit] = []
     works: dict[Work, int] = {}
     unreached: dict[str, int] = {}
     left_out: dict[str, str] = {}
     notes: list[str] = []
+    folders: dict[str, str] = {}
     for part in parts:
-        machines |= part.machines
+        machines = part.machines | machines if _only_fresh(part) else machines | part.machines
+        folders |= part.folders
         moved = [works.setdefault(work, len(works)) for work in part.works]
         if moved == list(range(len(moved))):
             units += part.units
@@ -101,7 +112,28 @@ def joined(parts: Sequence[Part]) -> Part:
             unreached[machine] = unreached.get(machine, 0) + count
         left_out |= part.left_out
         notes += part.notes
-    return Part(machines, units, list(works), unreached, left_out, notes)
+    return Part(machines, _with_fresh(units), list(works), unreached, left_out, notes, folders)
+
+
+def _only_fresh(part: Part) -> bool:
+    return bool(part.units) and not part.folders
+
+
+def _with_fresh(units: list[Unit]) -> list[Unit]:
+    """Units that hold fresh launches alone put into those of the same case, device and machine."""
+    alone = {(u.case, u.device, u.machine_id): u for u in units if u.y is None and not u.trouble and u.fresh is not None}
+    if not alone:
+        return units
+    found: list[Unit] = []
+    for unit in units:
+        key = unit.case, unit.device, unit.machine_id
+        fresh = alone.get(key)
+        if unit.y is None or fresh is None or fresh.work != unit.work:
+            found.append(unit)
+            continue
+        digest = unit.digest if fresh.digest in ("", unit.digest) else "-"
+        found.append(msgspec.structs.replace(unit, fresh=fresh.fresh, fresh_tail=fresh.fresh_tail, digest=digest))
+    return found
 
 
 def part_of(loaded: LoadedRun) -> Part:
@@ -113,7 +145,9 @@ def part_of(loaded: LoadedRun) -> Part:
     works: dict[Work, int] = {}
     units = [_unit(key, records, works) for key, records in groups.items()]
     notes = [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
-    return Part(loaded.machines, units, list(works), _unreached(loaded), dict(loaded.run.left_out), notes)
+    first = {r.machine_id for r in loaded.records if not r.confirms}
+    folders = {machine: str(loaded.path) for machine in loaded.machines if machine in first}
+    return Part(loaded.machines, units, list(works), _unreached(loaded), dict(loaded.run.left_out), notes, folders)
 
 
 def _unit(key: tuple[str, str, str], records: list[Record], works: dict[Work, int]) -> Unit:
@@ -124,14 +158,18 @@ def _unit(key: tuple[str, str, str], records: list[Record], works: dict[Work, in
     first = ordinary[0] if ordinary else fresh[0]
     assert first.workload
     work = works.setdefault(Work(first.workload, first.ranks), len(works))
-    medians = [_ln(metrics.samples(r), 0.5) for r in ordinary or fresh]
-    tails = [_ln(metrics.samples(r), 0.9) for r in ordinary or fresh if len(metrics.samples(r)) >= TAIL_SAMPLES]
-    again = [_ln(metrics.samples(r), 0.5) for r in fresh]
+    medians, tails = _places(ordinary)
+    again, again_tails = _places(fresh) if len(fresh) > 1 else ([], [])
     digests = {r.measurement.digest for r in records if r.measurement and r.measurement.digest}
     digest = digests.pop() if len(digests) == 1 else "-" if digests else ""
-    return Unit(
-        case, device, machine_id, _mean(medians), _mean(tails), _mean(again) if len(again) > 1 else None, digest, "", work
-    )  # fmt: skip
+    y, tail, fresh_y, fresh_tail = map(_mean, (medians, tails, again, again_tails))
+    return Unit(case, device, machine_id, y, tail, fresh_y, digest, "", work, fresh_tail)
+
+
+def _places(records: Sequence[Record]) -> tuple[list[float], list[float]]:
+    """ln of the median of each launch, and of the 90th percentile of those with samples enough."""
+    taken = [metrics.samples(r) for r in records]
+    return [_ln(s, 0.5) for s in taken], [_ln(s, 0.9) for s in taken if len(s) >= TAIL_SAMPLES]
 
 
 def _trouble(records: Sequence[Record]) -> str:
@@ -158,14 +196,17 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _unreached(loaded: LoadedRun) -> dict[str, int]:
-    """How many planned cases have no record at all, by machine: of each node they were planned for, or of the only machine."""
+    """How many planned cases have no record at all, by machine: of each node they were planned for, or of the only machine.
+
+    Launches that were to confirm are no part of it: without them a suspect stays one.
+    """
     recorded = {(r.machine_id, r.case, r.device, r.launch) for r in loaded.records}
-    by_host = {machine.host: machine_id for machine_id, machine in loaded.machines.items()}
+    by_host = {machine.node or machine.host: machine_id for machine_id, machine in loaded.machines.items()}
     alone = list(loaded.machines) if len(loaded.machines) == 1 else []
     named: dict[str, list[str]] = {}
     missing: Counter[str] = Counter()
     for plan in loaded.run.planned:
-        if plan.skip or plan.nodes > 1:
+        if plan.skip or plan.nodes > 1 or plan.confirms:
             continue
         if plan.hosts not in named:  # the same few lists again and again
             named[plan.hosts] = [by_host[h] for h in hosts.expand(plan.hosts) if h in by_host] if plan.hosts else alone

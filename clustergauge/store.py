@@ -1,7 +1,8 @@
 """Writes the run folder ``results/<run-id>/``: each record is on disk before the next case starts.
 
 ``run.json`` (`Run`), ``machines/<machine_id>.json`` (`Machine`), ``records.jsonl`` (one `Record` a line, only ever appended),
-``records.sha256`` (the checksum of every line, written before it), ``logs/``, and ``SHA256SUMS`` once the run has ended.
+``records.sha256`` (the checksum of every line, written before it), ``logs/``, and once the run has ended ``SHA256SUMS`` and
+what was decided on it (`keep`).
 Reading is in `loading`, the files in `folder`; what both ask of a document in `valid`.
 """
 
@@ -12,12 +13,12 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import msgspec
 
-from clustergauge import folder, valid
+from clustergauge import folder, sums, valid
 from clustergauge.errors import UsageError
 from clustergauge.folder import find_run, new_run_id
 from clustergauge.loading import Ends, LoadedRun, load, read, verify
@@ -143,7 +144,8 @@ class RunFolder:
             if (case, device, launch) not in planned:
                 raise ValueError(f"the run no longer plans {case} on {device}, launch {launch}, which has a record")
         with self._whole(f"{folder.RUN} stays as it was"):
-            (self.path / folder.SUMS).unlink(missing_ok=True)  # from here on it would be wrong
+            for name in (folder.SUMS, *folder.JUDGED):  # from here on they would be wrong
+                (self.path / name).unlink(missing_ok=True)
         self._replace(folder.RUN, _text(run))
         self._planned = planned
 
@@ -154,10 +156,8 @@ class RunFolder:
                 self._cut_back()
             self.update(run)
             with self._whole(f"{folder.SUMS} is not written"):
-                names = [folder.RUN, *(f"{folder.MACHINES}/{file.name}" for file in folder.machine_files(self.path))]
-                names += [folder.RECORDS, folder.CHECKSUMS]
-                sums = "".join(f"{folder.digest(self.path / name)}  {name}\n" for name in names)
-            self._replace(folder.SUMS, sums.encode())
+                content = sums.text(self.path)
+            self._replace(folder.SUMS, content)
         finally:
             self.close()
 
@@ -222,20 +222,8 @@ class RunFolder:
     def _replace(self, name: str, content: bytes) -> None:
         """Write a file of the folder so that it is there whole or not at all."""
         self._files()
-        temporary, target = self.path / _TEMPORARY, self.path / name
         with self._whole(f"{name} is not written"):
-            try:
-                temporary.unlink(missing_ok=True)
-                file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-                try:
-                    _write(file, content)
-                finally:
-                    os.close(file)
-                temporary.replace(target)
-                _sync_folder(target.parent)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            _put(self.path, name, content)
 
 
 def reopen(path: Path) -> RunFolder:
@@ -266,12 +254,47 @@ def reopen(path: Path) -> RunFolder:
     return opened
 
 
+def keep(path: Path, files: Mapping[str, bytes]) -> None:
+    """Put what was decided on a run that has ended (some of `folder.JUDGED`) beside it, and into its checksums.
+
+    Interrupted, it leaves files without a checksum, which `judgement.verify` tells.  Raises `StoreError`, and `UsageError` if
+    another process is writing to the folder.
+    """
+    try:
+        lock = folder.lock(path)
+        try:
+            for name, content in files.items():
+                _put(path, name, content)
+            _put(path, folder.SUMS, sums.text(path))
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise StoreError(f"{folder.located(path)}: {_why(error)}: the verdicts are not kept, the records are") from error
+
+
 def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _text(document: Run | Machine) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def _put(path: Path, name: str, content: bytes) -> None:
+    """A file of the folder, whole or not at all."""
+    temporary, target = path / _TEMPORARY, path / name
+    try:
+        temporary.unlink(missing_ok=True)
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            _write(file, content)
+        finally:
+            os.close(file)
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _write(file: int, content: bytes) -> None:

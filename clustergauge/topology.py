@@ -15,7 +15,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Annotated
 
@@ -113,6 +113,16 @@ def of_run(run: Run) -> Topology | None:
     """The topology that a run remembers; ``None`` if it was given none.  Raises `UsageError`."""
     text = run.settings.get("topology")
     return of_text(str(text)) if text else None
+
+
+def racks(topology: Topology | None) -> Callable[[str], str]:
+    """The rack of a host by its name; empty where that is not known."""
+
+    def rack_of(host: str) -> str:
+        leaf = topology.find(host) if topology else None
+        return leaf.rack if leaf else ""
+
+    return rack_of
 
 
 def _checked(topology: Topology, path: str) -> Topology:

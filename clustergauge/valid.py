@@ -17,7 +17,7 @@ import msgspec
 
 from clustergauge import hosts
 from clustergauge.errors import UsageError
-from clustergauge.model import Data, Machine, Measurement, Planned, Record, Run, Scalar
+from clustergauge.model import Data, Judgement, Machine, Measurement, Planned, Record, Run, Scalar
 from clustergauge.probe import Case
 
 Key = tuple[str, str, int]
@@ -215,6 +215,17 @@ def check_machine(machine: Machine) -> None:
     clocks = [machine.cpu.clock_max_mhz, *(gpu.sm_clock_max_mhz for gpu in machine.gpus)]
     others = [*(gpu.power_limit_w for gpu in machine.gpus), *(nic.rate_gbit_s for nic in machine.nics)]
     _finite("clocks, power limits and rates", (value for value in [*clocks, *others] if value is not None))
+
+
+def check_judgement(judgement: Judgement, run_id: str) -> None:
+    """Raises `Invalid` unless it is about this run and names what can be named."""
+    if judgement.run_id != run_id:
+        raise Invalid(f"run_id {shown(judgement.run_id)} is of another run (this is {run_id})")
+    if judgement.baseline and not is_file_name(judgement.baseline.run_id):
+        raise Invalid(f"baseline {shown(judgement.baseline.run_id)} cannot name a folder")
+    for number, verdict in enumerate(judgement.verdicts):
+        numbers = (verdict.value, verdict.bound, verdict.margin)
+        _finite(f"verdicts[{number}]", (value for value in numbers if value is not None))
 
 
 def _case(where: str, document: Record | Planned) -> None:

@@ -22,12 +22,15 @@ class Asked:
 
     ``baseline``: a run to be as good as: what a criterion says ``of_baseline``, and otherwise `BASELINE_FRACTION` of it for every
     case that both measured.  ``catalogue``: of ceilings, if not ours.  ``topology``: which leaf switch each host hangs on.
+    ``name``, ``text``: of the acceptance file, as it was named and as it was read.
     """
 
     acceptance: Acceptance = NOTHING
     baseline: LoadedRun | None = None
     catalogue: Catalogue | None = None
     topology: Topology | None = None
+    name: str = ""
+    text: str = ""
 
 
 def judge(

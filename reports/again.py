@@ -14,6 +14,7 @@ _NODES = ("hosts", "hostfile", "remote", "remote-root", "address")
 _KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", *_NODES, "target", "topology", "probes", "output")
 """Flags that decide which cases there are and how they run, in the order in which they are given again."""
 _OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "ceilings", "format")
+_SWITCHES = ("dry-run", "confirming")
 _DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}
 
 
@@ -47,6 +48,16 @@ def again(run: Run, case: str, broken: bool) -> list[str]:
     return parts
 
 
+def confirming(run: Run, cases: Iterable[str]) -> str:
+    """The command that measures these cases again on the host of a run, in fresh launches that confirm what is suspected."""
+    known = [p.case for p in run.planned]
+    chosen = list(dict.fromkeys(cases))
+    parts = again(run, chosen[0], broken=False) or ["run_suite.py run", ""]
+    if parts[1].startswith("--rerun-failed"):  # -k does not choose among those
+        return " ".join([parts[0], "--confirming", *parts[1:]])
+    return " ".join([parts[0], "--confirming", *(_part("-k", glob_of(case, known)) for case in chosen), *parts[2:]])
+
+
 def glob_of(case: str, others: Iterable[str]) -> str:
     """What ``-k`` must be given to choose this case: signs of globs stand for themselves, and it chooses no longer id."""
     glob = "".join(f"[{c}]" if c in "*?[" else c for c in case)
@@ -68,7 +79,8 @@ def _given(command: list[str]) -> dict[str, list[str]]:
     parser.add_argument("verb", nargs="?")
     parser.add_argument("-k", action="append", default=[])
     parser.add_argument("-o", "--output", action="append", default=[])
-    parser.add_argument("--dry-run", action="store_true")
+    for name in _SWITCHES:
+        parser.add_argument(f"--{name}", action="store_true")
     for name in (*_KEPT, *_OTHER):
         if name not in ("k", "output"):
             parser.add_argument(f"--{name}", dest=name, action="append", default=[])

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge import hosts
+from clustergauge import folder, hosts
 from clustergauge.blame import CaseFinding, Fleet, Node, Reason
+from clustergauge.confirm import Outcome
 from clustergauge.reduce import Part
 from clustergauge.units import format_time
 from clustergauge.valid import printable
@@ -20,12 +21,15 @@ from reports.layout import Page, fit, pad, put, width_of
 STYLES = {"bad": "bold red", "suspect": "yellow", "unmeasured": "yellow", "good": "green"}
 REASONS_SHOWN = 3
 CASES_SHOWN = 12
-FILES = {"bad": "bad.txt", "suspect": "suspect.txt", "unmeasured": "unmeasured.txt"}
+FILES = {"bad": folder.BAD, "suspect": folder.SUSPECT, "unmeasured": folder.UNMEASURED}
 """Host lists by state, as `scontrol` and `pdsh` take them."""
 
 
-def show(fleet: Fleet, form: str, part: Part) -> None:
-    """Print the judgement on stdout as ``text``, ``html`` or ``json``.  ``part``: what was judged, for the pictures."""
+def show(fleet: Fleet, form: str, part: Part, outcomes: Sequence[Outcome] = ()) -> None:
+    """Print the judgement on stdout as ``text``, ``html`` or ``json`` (where the reasons say what was confirmed).
+
+    ``part``: what was judged, for the pictures; ``outcomes``: what measuring suspects again came to.
+    """
     if form == "html":
         from reports import fleet_page
 
@@ -33,11 +37,14 @@ def show(fleet: Fleet, form: str, part: Part) -> None:
     elif form == "json":
         sys.stdout.buffer.write(msgspec.json.encode(fleet) + b"\n")
     else:
-        put(page_of(fleet, width_of(sys.stdout)))
+        put(page_of(fleet, width_of(sys.stdout), outcomes))
 
 
-def page_of(fleet: Fleet, width: int) -> Page:
-    """The judgement as lines of at most ``width`` cells: cases first, bad nodes last."""
+def page_of(fleet: Fleet, width: int, outcomes: Sequence[Outcome] = ()) -> Page:
+    """The judgement as lines of at most ``width`` cells: cases first, bad nodes last.
+
+    ``outcomes``: what measuring suspects again came to.
+    """
     page = Page(width)
     kinds = len({c.peer_class for c in fleet.cases})
     page.add(
@@ -52,6 +59,8 @@ def page_of(fleet: Fleet, width: int) -> Page:
         page.wrap(
             f"rack {rack.rack}: {rack.case} at {rack.ratio:.0%} of the others ({rack.devices} devices)", "rack slow: ", "yellow"
         )
+    page.gap()
+    _outcomes(page, outcomes)
     page.gap()
     for state in ("unmeasured", "suspect", "bad"):
         for node in reversed(fleet.of(state)):
@@ -101,6 +110,18 @@ def smallest_of(case: CaseFinding) -> str:
     return f"{100 * case.smallest / (1 + case.smallest):.1f} %" if case.smallest else "–"
 
 
+def _outcomes(page: Page, outcomes: Sequence[Outcome]) -> None:
+    """The suspects that were measured again: cleared first, confirmed last."""
+    order = ("cleared", "could not be measured", "confirmed")
+    for outcome in sorted(outcomes, key=lambda o: order.index(o.word)):
+        suspect = outcome.suspect
+        at = f" on {suspect.device}" if suspect.device else ""
+        now = f", measured again {outcome.ratio:.0%}" if outcome.ratio is not None else ""
+        told = f"{suspect.host}: {suspect.kind} at {suspect.ratio:.0%} of its peers{now}{at} in {suspect.case}"
+        style = {"cleared": "green", "confirmed": "bold red"}.get(outcome.word, "yellow")
+        page.wrap(printable(told + (f": {outcome.why}" if outcome.why else "")), f"{outcome.word}: ", style, 2)
+
+
 def _node(page: Page, node: Node) -> None:
     where = f" (rack {printable(node.rack)})" if node.rack else ""
     page.add((f"{node.state:<10} ", STYLES[node.state]), (fit(printable(node.host) + where, page.width - 11), "bold"))
@@ -119,12 +140,11 @@ def words(reason: Reason) -> str:
     return printable(f"{reason.kind}{ratio}{at}{of}{sure}" + (f": {reason.detail}" if reason.detail else ""))
 
 
-def write_lists(fleet: Fleet, folder: Path) -> list[Path]:
-    """``nodes.json`` and the compressed host lists of bad, suspect and unmeasured nodes, ready for drain and cordon scripts.
+def lists_of(fleet: Fleet) -> dict[str, bytes]:
+    """``nodes.json`` and the compressed host lists of bad, suspect and unmeasured nodes, by file name: for scripts that drain.
 
-    Nothing here is ever executed by us.  Names that are no host names go into ``nodes.json`` alone.  Raises ``OSError``.
+    Nothing here is ever executed by us.  Names that are no host names go into ``nodes.json`` alone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     nodes = [
         {
             "host": node.host,
@@ -136,11 +156,17 @@ def write_lists(fleet: Fleet, folder: Path) -> list[Path]:
         }
         for node in fleet.nodes
     ]
-    written = [folder / "nodes.json"]
-    written[0].write_bytes(msgspec.json.format(msgspec.json.encode({"schema": 1, "nodes": nodes})) + b"\n")
+    files = {folder.NODES: msgspec.json.format(msgspec.json.encode({"schema": 1, "nodes": nodes})) + b"\n"}
     for state, name in FILES.items():
         names = sorted({node.host for node in fleet.nodes if node.state == state and hosts.is_name(node.host)})
-        path = folder / name
-        path.write_text(hosts.compress(names) + "\n" if names else "", encoding="utf-8")
-        written.append(path)
-    return written
+        files[name] = (hosts.compress(names) + "\n").encode() if names else b""
+    return files
+
+
+def write_lists(fleet: Fleet, where: Path) -> list[Path]:
+    """Writes `lists_of` the fleet into a folder, which is made; the files.  Raises ``OSError``."""
+    where.mkdir(parents=True, exist_ok=True)
+    files = lists_of(fleet)
+    for name, content in files.items():
+        (where / name).write_bytes(content)
+    return [where / name for name in files]

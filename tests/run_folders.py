@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,13 +50,19 @@ def a_record(launch: int = 0, **changes: object) -> Record:
     return msgspec.structs.replace(record, **changes)
 
 
-def fill(parent: Path, records: int = 3, finished: bool = True, run: Run | None = None) -> Path:
+def fill(
+    parent: Path,
+    records: int = 3,
+    finished: bool = True,
+    run: Run | None = None,
+    record: Callable[[int], Record] = a_record,
+) -> Path:
     """The folder of `a_run` with so many records, closed."""
     run = run or a_run()
     with RunFolder.create(parent, run) as folder:
         folder.write_machine(a_machine())
         for launch in range(records):
-            folder.append(a_record(launch))
+            folder.append(record(launch))
         if finished:
             folder.finish(msgspec.structs.replace(run, finished="2026-11-23T06:31:00Z"))
     return folder.path

@@ -180,7 +180,8 @@ def test_report_and_verify_show_the_run_again(tmp_path, faulty):
     path = str(only_run(tmp_path))
     assert suite("report", path).stdout == first.stdout
     assert suite("report", "latest", "-o", str(tmp_path / "results")).stdout == first.stdout
-    assert suite("verify", path).returncode == 0
+    said = suite("verify", path)
+    assert (said.returncode, "verdicts and exit code 0 follow from the records" in said.stdout) == (0, True), said
     file = only_run(tmp_path) / "records.jsonl"
     file.write_text(file.read_text().replace('"launch":0', '"launch":1'))
     done = suite("verify", path)
@@ -328,6 +329,11 @@ def test_only_the_failed_cases_run_again(tmp_path, faulty):
         "--rerun-failed", "latest", "--probes", "tests.faults.misbehaving", "-o", str(tmp_path / "results"), "--format", "json"
     )
     assert [r["case"].split("/")[1] for r in json.loads(done.stdout)["records"]] == ["how=raise"]
+
+
+def test_launches_that_confirm_are_two_and_say_so(tmp_path, faulty):
+    done = suite(*faulty("well"), "--confirming", "--format", "json")
+    assert [(r["launch"], r["confirms"]) for r in json.loads(done.stdout)["records"]] == [(0, True), (1, True)]
 
 
 def test_launches_are_fresh_processes(tmp_path, faulty):

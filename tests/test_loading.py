@@ -358,15 +358,15 @@ def test_sums_that_are_missing_are_noted(tmp_path):
 SUMS = {
     "of a file outside": (
         lambda text: text + f"{'0' * 64}  ../../etc/passwd\n",
-        "line 5: not the checksum of a file of this run",
+        "line 7: not the checksum of a file of this run",
     ),
-    "twice": (lambda text: text + text.splitlines(keepends=True)[0], "line 5: not the checksum of a file of this run"),
+    "twice": (lambda text: text + text.splitlines(keepends=True)[0], "line 7: not the checksum of a file of this run"),
     "one left out": (lambda text: "".join(text.splitlines(keepends=True)[1:]), "has no checksum of run.json"),
     "in the other mode of sha256sum": (
         lambda text: text.replace("  ", " *", 1),
         "line 1: not the checksum of a file of this run",
     ),
-    "without its last newline": (lambda text: text[:-1], "line 4: not the checksum of a file of this run"),
+    "without its last newline": (lambda text: text[:-1], "line 6: not the checksum of a file of this run"),
     "none": (lambda text: "", "has no checksum of machines/m1.json"),
     "junk": (lambda text: "\x1b[2J\n", "line 1: not the checksum of a file of this run: '�[2J'"),
 }
@@ -388,7 +388,7 @@ def test_verifying_names_every_file_that_changed_and_every_one_left_out(tmp_path
     (path / "SHA256SUMS").write_text("".join(line for line in sums.splitlines(keepends=True) if "run.json" not in line))
     (path / "machines" / "m1.json").write_text("{}")
     assert verify(path) == [
-        f"{path}/machines/m1.json: does not match its checksum (SHA256SUMS line 1)",
+        f"{path}/machines/m1.json line 1: does not match its checksum (SHA256SUMS line 1)",
         f"{path}/SHA256SUMS: has no checksum of run.json",
     ]
 

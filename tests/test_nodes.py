@@ -182,6 +182,12 @@ def test_a_run_over_nodes_keeps_what_fails_out_of_the_next_tier_and_can_be_resum
     assert list(run["left_out"]) == ["nc-sick"]
     assert "planned on this node only" in run["left_out"]["nc-sick"]
     assert "nc-sick" in said
+    assert said.index("\n3 nodes · ") > said.index("run folder: ")  # the fleet stands at the end
+    assert "bad        nc-sick\n  failed on cpu:0 in misbehave/" in said
+    (folder,) = [path for path in tmp_path.iterdir() if (path / "run.json").exists()]
+    assert (folder / "bad.txt").read_text() == "nc-sick\n"
+    assert {n["host"]: n["state"] for n in json.loads((folder / "nodes.json").read_text())["nodes"]}["na"] == "good"
+    assert "nodes.json" in (folder / "SHA256SUMS").read_text()
     status, said, again, _ = cli(tmp_path, "--resume", "latest", "--hosts", "na,nb,nc-sick")
     assert again == records  # nothing was missing
     status, said, again, _ = cli(tmp_path, "--resume", "latest", "--hosts", "na,nb")

@@ -23,7 +23,12 @@ def fleet(count: int, rng, defects: dict[int, float] | None = None, racks: int =
     fresh = own + rng.normal(0, 0.003, (2, count)).mean(0) if confirm else np.full(count, math.nan)
     rack = np.arange(count) * racks // count if racks else np.full(count, -1)
     return peers.Group(
-        y, y + 0.01 + rng.normal(0, 0.002, count), fresh, rack, np.arange(count) % slots if slots > 1 else np.zeros(count, int)
+        y,
+        y + 0.01 + rng.normal(0, 0.002, count),
+        fresh,
+        fresh + 0.01,
+        rack,
+        np.arange(count) % slots if slots > 1 else np.zeros(count, int),
     )
 
 
@@ -66,7 +71,18 @@ def test_without_fresh_launches_a_slow_device_is_a_suspect():
 def test_what_is_slow_now_and_then_is_found_in_the_tail():
     group = fleet(64, np.random.default_rng(5))
     group.tail[9] += 0.3
-    assert [(s.row, s.kind) for s in peers.judge(group).slow] == [(9, "intermittent")]
+    group.fresh_tail[9] = math.nan
+    assert [(s.row, s.kind, s.confirmed) for s in peers.judge(group).slow] == [(9, "intermittent", False)]
+
+
+@pytest.mark.parametrize(("again", "slow", "cleared"), [(0.3, [(9, "intermittent", True)], []), (0.0, [], [9])])
+def test_fresh_launches_confirm_or_clear_what_is_slow_now_and_then_by_their_tail(again, slow, cleared):
+    group = fleet(64, np.random.default_rng(5))
+    group.tail[9] += 0.3
+    group.fresh_tail[9] += again
+    found = peers.judge(group)
+    assert [(s.row, s.kind, s.confirmed) for s in found.slow] == slow
+    assert found.cleared == cleared
 
 
 def test_a_slow_slot_is_nobodys_fault():
@@ -137,7 +153,7 @@ def test_the_bitwise_vote(digests, rows):
 def test_any_times_are_judged_and_the_fastest_is_never_slow(values):
     y = np.asarray(values)
     nothing = np.full(len(y), math.nan)
-    group = peers.Group(y, nothing, nothing, np.full(len(y), -1), np.zeros(len(y), np.int64))
+    group = peers.Group(y, nothing, nothing, nothing, np.full(len(y), -1), np.zeros(len(y), np.int64))
     found = peers.judge(group)
     assert all(0 < s.ratio < 1 for s in found.slow)
     assert int(np.argmin(y)) not in {s.row for s in found.slow}

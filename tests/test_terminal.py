@@ -546,9 +546,9 @@ def test_what_is_the_default_anyway_is_not_said_again():
 
 
 def test_every_flag_that_the_run_knows_is_known_to_the_rerun_line():
-    from reports.again import _KEPT, _OTHER
+    from reports.again import _KEPT, _OTHER, _SWITCHES
 
-    known = {"-k", "--dry-run", *(f"--{name}" for name in (*_KEPT, *_OTHER) if name != "k")}
+    known = {"-k", *(f"--{name}" for name in (*_KEPT, *_OTHER, *_SWITCHES) if name != "k")}
     (verbs,) = [a for a in run_suite.make_parser()._actions if a.dest == "verb"]
     flags = {flag for action in verbs.choices["run"]._actions for flag in action.option_strings}
     assert flags - {"-h", "--help", "-o"} == known
