@@ -78,7 +78,7 @@ def make_parser() -> Parser:
     _selection_flags(run)
     run.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
     run.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), instead of what the suite says")
-    run.add_argument("--max-time", metavar="TIME", help="start no case after this time: 90s, 10m, 1h")
+    run.add_argument("--max-time", metavar="TIME", help="start no case after this time, cut a burn-in short: 90s, 10m, 1h")
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
     run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
     _acceptance_flags(run)
@@ -479,7 +479,8 @@ def _measure(
     for note in came.notes:
         _say(note)
     if came.interrupted:
-        _say(f"interrupted: what was measured is kept; run_suite.py run --resume {run.run_id} goes on")
+        left = fleet or len(came.records) < sum(not p.skip for p in todo)  # a burn-in that was cut short has its record
+        _say(f"interrupted: what was measured is kept{f'; run_suite.py run --resume {run.run_id} goes on' if left else ''}")
     if came.not_reached:
         _say(f"{len(came.not_reached)} cases not reached in the time given; run_suite.py run --resume {run.run_id} goes on")
     if came.problem:

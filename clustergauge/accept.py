@@ -152,7 +152,8 @@ def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = ""
 def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: Sequence[Planned] = (), device: str = "") -> int:
     """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured, inconclusive · 0.
 
-    Not measured is what was planned and has no record, and a run that is `idle`: nothing in it was seen to be good.
+    Not measured is what was planned and has no record, or one that was cut short (`is_cut`), and a run that is `idle`: nothing in
+    it was seen to be good.
     """
     outcomes: set[str] = {v.verdict for v in verdicts}
     statuses: set[str] = {r.status for r in records}
@@ -163,7 +164,7 @@ def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: S
             wanted[p.case, p.device, p.launch] += len(hosts.expand(p.hosts)) if p.hosts and p.nodes == 1 else 1
     if any(recorded[key] < count for key, count in wanted.items()):
         outcomes.add("not measured")
-    if idle(records, planned, device):
+    if idle(records, planned, device) or any(r.status == "ok" and is_cut(r) for r in records):
         outcomes.add("not measured")
     if statuses & {"wrong", "error"} or "invalid" in outcomes:
         return BROKEN
@@ -204,6 +205,8 @@ class _Judges:
         apart = metrics.disagreement(measured)
         for criterion in asked:
             judged = self._verdict(replace(verdict, reason=doubt), criterion, measured, found)
+            if judged.verdict == "pass" and (cut := next((r for r in measured if is_cut(r)), None)):
+                judged = replace(judged, verdict="inconclusive", reason=cut.reason)
             if judged.verdict == "pass" and len(measured) < launches:
                 few = f"only {len(measured)} of {launches} launches were measured"
                 judged = replace(judged, verdict="inconclusive", reason=few)
@@ -341,6 +344,11 @@ def _contradiction(records: list[Record], found: Iterable[Metric], standards: St
 def is_bad(record: Record) -> bool:
     """Whether a record speaks against its machine: wrong, an error, or hardware that failed meanwhile."""
     return record.status in ("wrong", "error") or any(map(_is_fault, record.counters.health))
+
+
+def is_cut(record: Record) -> bool:
+    """Whether work that was to run for its whole budget was cut short: what it holds is measured, and less than was asked."""
+    return record.measurement is not None and record.measurement.stop_reason == "interrupted"
 
 
 def _is_fault(name: str) -> bool:

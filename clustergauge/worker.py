@@ -82,6 +82,10 @@ class Mouth:
         """Send a message to the supervisor."""
         self.channel.send(message)
 
+    def say_so_far(self, outcome: m.Outcome) -> None:
+        """What the case in hand has measured since this was called last."""
+        self.say(m.SoFar(outcome, self.job))
+
     def gather(self, value: Json) -> list[Json] | None:
         """See `world.Hub`."""
         self.say(m.Gather(value, self.job))
@@ -149,7 +153,7 @@ def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Pat
         phase("import")
         folder = Path(tempfile.mkdtemp(prefix="case-", dir=scratch))
         try:
-            outcome = execute(message, load_probe(message.module, message.probe), world, folder, phase)
+            outcome = execute(message, load_probe(message.module, message.probe), world, folder, phase, mouth.say_so_far)
         except ImportError as error:
             outcome = m.Outcome("error", f"cannot import the probe: {error}")
         finally:

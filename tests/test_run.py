@@ -24,7 +24,7 @@ class StandIn:
     ran: list[str] = field(default_factory=list)
     time: float = 0.0
 
-    def run(self, planned: Planned, seed: int, llc_bytes: int) -> CaseResult:
+    def run(self, planned: Planned, seed: int, llc_bytes: int, stop_at: float | None = None) -> CaseResult:
         self.ran.append(planned.case)
         self.time += 10.0
         well = m.Outcome(
