@@ -502,7 +502,9 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) ->
     pairs = sweeps.findings(loaded.records, asked.topology)
     held = _held_against(loaded.run, asked.catalogue)
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
-    idle, code = accept.idle(loaded.records, planned, device), accept.exit_code(loaded.records, found, planned, device)
+    there = loaded.machines.values()
+    idle, unused = accept.idle(loaded.records, planned, device), accept.gpus_unmeasured(loaded.records, planned, there, device)
+    code = accept.exit_code(loaded.records, found, planned, device, there)
     if redact:
         from reports.redact import redacted
 
@@ -532,6 +534,8 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False) ->
         terminal.show(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue), pairs)
     if idle:
         _say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
+    for words in unused:
+        _say(f"run_suite.py: {words}")
     return code
 
 

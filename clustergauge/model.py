@@ -217,6 +217,10 @@ class Finding(Data, frozen=True, kw_only=True):
     fails: bool = False
 
 
+GPUS_UNUSABLE = "gpus_unusable"
+"""The finding that GPUs are there and none can be used: what is measured without them is no success (`accept`)."""
+
+
 class Machine(Data, frozen=True, kw_only=True):
     """What one machine is: described once per run in ``machines/<machine_id>.json``."""
 
@@ -276,6 +280,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """Measured again, fresh, because it would fail: it is judged on such launches alone."""
     check_only: bool = False
     """Run once and checked, not timed."""
+    instead: str = ""
+    """Why it is to run on the processor though there is a GPU that it was meant for."""
 
 
 class Run(Data, frozen=True, kw_only=True):
