@@ -26,7 +26,7 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
-from clustergauge import code, hosts, launch, messages as m, placement, processes
+from clustergauge import code, hosts, launch, messages as m, placement, pools, processes
 from clustergauge.control import Channel, ChannelError, connect
 from clustergauge.execute import execute
 from clustergauge.model import Json
@@ -158,8 +158,20 @@ def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Pat
             outcome = m.Outcome("error", f"cannot import the probe: {error}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        if not outcome.broken:  # such a process is replaced, and with it goes what it holds
+            phase("empty pools")
+            outcome = _emptied(outcome)
         phase("report")
         mouth.say(msgspec.structs.replace(outcome, job=message.number))
+
+
+def _emptied(outcome: m.Outcome) -> m.Outcome:
+    """The outcome, once libraries have given back the memory of the case; where they cannot, this process is to be replaced."""
+    try:
+        pools.empty()
+    except Exception:  # noqa: BLE001 (whatever a broken device raises)
+        return msgspec.structs.replace(outcome, broken=True)
+    return outcome
 
 
 def bind(rank: int, cpus: str = "") -> str:
