@@ -80,7 +80,7 @@ def make_parser() -> Parser:
     run.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
     run.add_argument("--confirming", action="store_true", help="fresh launches that confirm or clear what fleet suspects")
     run.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), instead of what the suite says")
-    run.add_argument("--max-time", metavar="TIME", help="start no case after this time: 90s, 10m, 1h")
+    run.add_argument("--max-time", metavar="TIME", help="start no case after this time, cut a burn-in short: 90s, 10m, 1h")
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
     run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
     _acceptance_flags(run)
@@ -560,7 +560,8 @@ def _measure(
     for note in came.notes:
         _say(note)
     if came.interrupted:
-        _say(f"interrupted: what was measured is kept; run_suite.py run --resume {run.run_id} goes on")
+        left = fleet or len(came.records) < sum(not p.skip for p in todo)  # a burn-in that was cut short has its record
+        _say(f"interrupted: what was measured is kept{f'; run_suite.py run --resume {run.run_id} goes on' if left else ''}")
     if came.not_reached:
         _say(f"{len(came.not_reached)} cases not reached in the time given; run_suite.py run --resume {run.run_id} goes on")
     if came.problem:
@@ -583,7 +584,9 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, ke
     pairs = sweeps.findings(loaded.records, asked.topology)
     held = _held_against(loaded.run, asked.catalogue)
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
-    idle, code = accept.idle(loaded.records, planned, device), accept.exit_code(loaded.records, found, planned, device)
+    there = loaded.machines.values()
+    idle, unused = accept.idle(loaded.records, planned, device), accept.gpus_unmeasured(loaded.records, planned, there, device)
+    code = accept.exit_code(loaded.records, found, planned, device, there)
     fleet = blame.of_run(loaded, asked.topology)
     if keep:
         try:
@@ -630,6 +633,8 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, ke
         code = BROKEN
     if idle:
         _say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
+    for words in unused:
+        _say(f"run_suite.py: {words}")
     return code
 
 

@@ -19,7 +19,7 @@ from clustergauge import hosts, links, metrics, path, stats
 from clustergauge.bounds import Asked, absolute, fraction
 from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
-from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Verdict
+from clustergauge.model import GPUS_UNUSABLE, Criterion, Machine, Metric, Planned, Record, Verdict
 from clustergauge.units import format_rate
 
 if TYPE_CHECKING:
@@ -149,10 +149,46 @@ def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = ""
     )
 
 
-def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: Sequence[Planned] = (), device: str = "") -> int:
+def gpus_unmeasured(
+    records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
+) -> list[str]:
+    """Of each machine none of whose GPUs was measured though cases were meant for them: that, and why, in words.
+
+    Not so where the processor was asked for (``device``), where all asked for has its place there (storage, MPI), and where
+    ``CUDA_VISIBLE_DEVICES`` hides them, which `preflight` says.
+    """
+    if device == "cpu":
+        return []
+    records, planned = list(records), list(planned)
+    tried = {r.machine_id for r in records if r.device.startswith("cuda") and r.status != "skipped"}
+    spanned = any(r.device == "cuda:nodes" and r.status != "skipped" for r in records)
+    found: list[str] = []
+    for machine in machines:
+        unusable = next((f for f in machine.findings if f.name == GPUS_UNUSABLE), None)
+        if unusable:
+            found.append(f"{machine.host}: {unusable.detail}; {unusable.remedy}")
+        if not machine.gpus or spanned or machine.machine_id in tried:
+            continue
+        own = [p for p in planned if not p.hosts or not machine.node or machine.node in hosts.expand(p.hosts)]
+        late = [r.reason for r in records if r.machine_id == machine.machine_id and r.device.startswith("cuda") and r.reason]
+        reasons = [p.instead or p.skip for p in own if p.instead or (p.device.startswith("cuda") and p.skip)] or late
+        if reasons:
+            count = f"{len(machine.gpus)} GPUs are" if len(machine.gpus) > 1 else "a GPU is"
+            found.append(f"{machine.host}: {count} here and not measured: {Counter(reasons).most_common(1)[0][0]}")
+    return found
+
+
+def exit_code(
+    records: Sequence[Record],
+    verdicts: Iterable[Verdict],
+    planned: Sequence[Planned] = (),
+    device: str = "",
+    machines: Iterable[Machine] = (),
+) -> int:
     """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured, inconclusive · 0.
 
-    Not measured is what was planned and has no record, and a run that is `idle`: nothing in it was seen to be good.
+    Not measured is what was planned and has no record, or one that was cut short (`is_cut`), and a run that is `idle`: nothing in
+    it was seen to be good.  So are GPUs that are there and were not measured (`gpus_unmeasured`).
     """
     outcomes: set[str] = {v.verdict for v in verdicts}
     statuses: set[str] = {r.status for r in records}
@@ -163,7 +199,9 @@ def exit_code(records: Sequence[Record], verdicts: Iterable[Verdict], planned: S
             wanted[p.case, p.device, p.launch] += len(hosts.expand(p.hosts)) if p.hosts and p.nodes == 1 else 1
     if any(recorded[key] < count for key, count in wanted.items()):
         outcomes.add("not measured")
-    if idle(records, planned, device):
+    if idle(records, planned, device) or any(r.status == "ok" and is_cut(r) for r in records):
+        outcomes.add("not measured")
+    if gpus_unmeasured(records, planned, machines, device):
         outcomes.add("not measured")
     if statuses & {"wrong", "error"} or "invalid" in outcomes:
         return BROKEN
@@ -204,6 +242,8 @@ class _Judges:
         apart = metrics.disagreement(measured)
         for criterion in asked:
             judged = self._verdict(replace(verdict, reason=doubt), criterion, measured, found)
+            if judged.verdict == "pass" and (cut := next((r for r in measured if is_cut(r)), None)):
+                judged = replace(judged, verdict="inconclusive", reason=cut.reason)
             if judged.verdict == "pass" and len(measured) < launches:
                 few = f"only {len(measured)} of {launches} launches were measured"
                 judged = replace(judged, verdict="inconclusive", reason=few)
@@ -341,6 +381,11 @@ def _contradiction(records: list[Record], found: Iterable[Metric], standards: St
 def is_bad(record: Record) -> bool:
     """Whether a record speaks against its machine: wrong, an error, or hardware that failed meanwhile."""
     return record.status in ("wrong", "error") or any(map(_is_fault, record.counters.health))
+
+
+def is_cut(record: Record) -> bool:
+    """Whether work that was to run for its whole budget was cut short: what it holds is measured, and less than was asked."""
+    return record.measurement is not None and record.measurement.stop_reason == "interrupted"
 
 
 def _is_fault(name: str) -> bool:

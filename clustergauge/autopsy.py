@@ -22,7 +22,7 @@ class CaseResult:
 
     ``log``: stacks, states and last words of all ranks; empty unless something went wrong.  ``seconds``: from handing out the job
     to its end, without the start of workers.  ``environment``: what steered the transport.  ``files``: what libraries wrote when
-    they hung, as it stands.
+    they hung, as it stands.  ``so_far``: what work that runs for its whole budget had said before its end (see `so_far`).
     """
 
     outcome: m.Outcome
@@ -33,6 +33,7 @@ class CaseResult:
     seconds: float = 0.0
     environment: dict[str, str] = field(default_factory=dict[str, str])
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    so_far: m.Outcome | None = None
 
 
 MOST_NAMED = 16

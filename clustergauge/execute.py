@@ -48,8 +48,18 @@ class Ended(Exception):
         self.said = said
 
 
-def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable[[str], None]) -> Outcome:
-    """Run one case on this rank.  Never raises for what the case did; the outcome says it."""
+def execute(
+    job: Job,
+    probe: Probe,
+    world: World,
+    scratch: Path,
+    phase: Callable[[str], None],
+    tell: Callable[[Outcome], None] = lambda _: None,
+) -> Outcome:
+    """Run one case on this rank.  Never raises for what the case did; the outcome says it.
+
+    ``tell``: told what work that runs for its whole budget has measured meanwhile (`messages.SoFar`).
+    """
     context = Context(
         world=world,
         device=job.device,
@@ -62,7 +72,7 @@ def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable
         pins=job.pins,
         tunes=isinstance(world, Serial) and not job.interpret and not job.check_only,  # ranks might choose differently
     )
-    live = _Live(context, world, phase)
+    live = _Live(context, world, phase, tell)
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(live.close)
@@ -80,7 +90,8 @@ def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable
 class _Live:
     """One case while it lives."""
 
-    def __init__(self, context: Context, world: World, phase: Callable[[str], None]) -> None:
+    def __init__(self, context: Context, world: World, phase: Callable[[str], None], tell: Callable[[Outcome], None]) -> None:
+        self.tell = tell
         self.context = context
         self.world = world
         self.phase = phase
@@ -98,7 +109,7 @@ class _Live:
         clock = clock_for(work.clock, job.device)
         self.context.set("clock_tick_s", clock.tick_s)
         with clock.owned():
-            sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase)
+            sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase, self._so_far)
             measurement = sampler.measure()
             self.sampled = sampler.window
             if sampler.exposed:
@@ -178,6 +189,9 @@ class _Live:
             sampled=self.sampled,
             runs=self.runs,
         )
+
+    def _so_far(self, part: Measurement) -> None:
+        self.tell(self._outcome("ok", part))
 
     def _say_transport(self, collective: str) -> None:
         """Record what NCCL says it chose, of all ranks."""

@@ -104,7 +104,7 @@ def verify(path: Path, results: Path, baseline: Path | None = None) -> Checked:
     asked = _asked(loaded, judgement, _baseline(judgement, [path.parent, results], baseline))
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
     device = str(loaded.run.settings.get("device", ""))
-    exit_code = accept.exit_code(loaded.records, found, loaded.run.planned, device)
+    exit_code = accept.exit_code(loaded.records, found, loaded.run.planned, device, loaded.machines.values())
     told = list(_differences(path / folder.VERDICTS, judgement, found, exit_code))
     decided = f"decided by ClusterGauge {judgement.version}, code {judgement.code}"
     if not told:

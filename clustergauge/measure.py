@@ -16,7 +16,7 @@ import numpy as np
 
 from clustergauge import stats, sync
 from clustergauge.clocks import Calls, Clock
-from clustergauge.model import Measurement
+from clustergauge.model import Measurement, Series
 from clustergauge.probe import Work, Wrong
 from clustergauge.world import World
 
@@ -77,13 +77,15 @@ class Sampler:
     world: World
     plan: Plan
     phase: Callable[[str], None] = lambda _: None
+    tell: Callable[[Measurement], None] = lambda _: None
+    """Told, on rank 0 and between batches, what work that runs for its whole budget has measured since it was told last."""
     iterations: int = 1
     position: int = 0
     mine: list[float] = field(default_factory=list[float])
     starts: list[float] = field(default_factory=list[float])
     merged: list[float] = field(default_factory=list[float])
     everyone: list[list[float]] = field(default_factory=list[list[float]])
-    """On rank 0, of a sweep: the seconds of every rank in every sample, ``[rank][sample]``."""
+    """On rank 0, of a sweep and of a burn-in on several ranks: the seconds of every rank in every sample, ``[rank][sample]``."""
     ran: int = 0
     """Runs of the work so far, each step of them, those that do not count included."""
     digest: str = ""
@@ -135,19 +137,35 @@ class Sampler:
             if self.arrivals:
                 self.phase("compare clocks")
                 self.arrivals.look_again()
-        skew, late = self.arrivals.summary() if self.arrivals else ([], {})
+        return self._measurement(decision.reason or "budget")
+
+    def _measurement(self, reason: Literal["converged", "budget", "samples", "interrupted"], since: int = 0) -> Measurement:
+        """What was measured, of the samples only those from number ``since`` on."""
+        skew, late = self.arrivals.summary() if self.arrivals and reason != "interrupted" else ([], {})
+        cut = stats.warmup_cut(self.merged) if self.merged and not self.work.sweep else 0
         return Measurement(
             clock=self.clock.name,
             cache=self.work.cache,
-            warmup_cut=stats.warmup_cut(self.merged) if self.merged and not self.work.sweep else 0,
+            warmup_cut=cut,
             iterations_per_sample=self.iterations * self.work.steps,
-            samples_s=self.merged,
-            sample_start_s=[start - self.starts[0] for start in self.starts],
+            samples_s=self.merged[since:],
+            sample_start_s=[start - self.starts[0] for start in self.starts[since:]],
             arrival_skew_s=skew,
-            stop_reason=decision.reason or "budget",
+            stop_reason=reason,
             digest=self.digest,
-            series=late,
+            series=late | (self._by_rank(cut) if self.work.whole_budget else {}),
         )
+
+    def _by_rank(self, cut: int) -> dict[str, Series]:
+        """How long each of several ranks took, the median of all its samples after the warm-up and of the last tenth of them."""
+        ranks = [times[cut:] for times in self.everyone]
+        if not ranks or not ranks[0]:
+            return {}
+        last = max(1, len(ranks[0]) // 10)
+        return {
+            "rank_time": Series(unit="s", values=[stats.median(times) for times in ranks]),
+            "rank_time_last": Series(unit="s", values=[stats.median(times[-last:]) for times in ranks]),
+        }
 
     def loop_mean(self) -> float:
         """Mean seconds of a call in a loop without meeting in between, as OSU and nccl-tests report (outputs unchecked); of
@@ -228,7 +246,7 @@ class Sampler:
         """Samples that are not taken, by what was done before.  None of a sweep, whose samples stand for pairs in their order."""
         if self.work.sweep:
             return 0
-        if self.world.size > 1:
+        if self.world.size > 1 or self.work.whole_budget:
             return max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9))))
         return int(self.checked_last)  # checking leaves other threads and data behind: it was seen to cost a mean 4 %
 
@@ -282,7 +300,7 @@ class Sampler:
         self.mine += fresh
         everybody = self.world.gather([fresh, self._problem(decision.check), *([arrived] if self.arrivals else [])])
         if everybody:
-            if self.work.sweep:
+            if self.work.sweep or (self.work.whole_budget and len(everybody) > 1):
                 self.everyone = self.everyone or [[] for _ in everybody]
                 for of_rank, (times, *_) in zip(self.everyone, everybody, strict=True):
                     of_rank.extend(times)
@@ -290,6 +308,8 @@ class Sampler:
             self._wrong = next(((rank, problem) for rank, (_, problem, *_) in enumerate(everybody) if problem), None)
             if self.arrivals:
                 self.arrivals.rows.append(np.array([arrived for *_, arrived in everybody]))
+            if self.work.whole_budget and not self._wrong:  # what a wrong batch took is no number
+                self.tell(self._measurement("interrupted", since=len(self.merged) - decision.batch))
 
     def _problem(self, check: bool) -> str:
         """What is wrong with the output of the last sample, in words; ranks agree on it before one of them leaves."""

@@ -103,7 +103,17 @@ class Outcome(Message, frozen=True):
     """The number of the `Job` that ended."""
 
 
-FromWorker = Hello | Ready | Gather | Share | Outcome
+class SoFar(Message, frozen=True):
+    """What work that runs for its whole budget has measured since it said so last, from rank 0 (see `so_far`).
+
+    ``outcome``: as it would be if the case ended here; its measurement holds only the samples since.
+    """
+
+    outcome: Outcome
+    job: int
+
+
+FromWorker = Hello | Ready | Gather | Share | Outcome | SoFar
 
 
 # -- supervisor to worker (through the agent)

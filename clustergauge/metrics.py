@@ -269,6 +269,11 @@ def _as_if_same(works: Sequence[float], launches: Sequence[Sequence[float]]) -> 
     return [[seconds * share for seconds in launch] for share, launch in zip(shares, launches, strict=True)]
 
 
+def windows(record: Record) -> list[Metric]:
+    """First and last window of one burn-in, whatever became of it: what it had measured before it went wrong was checked."""
+    return list(_windows([record], [samples(record)])) if record.settings.get("burn_in") and samples(record) else []
+
+
 def _windows(records: Sequence[Record], launches: Sequence[Sequence[float]]) -> Iterator[Metric]:
     """Rates at the start and at the end of a burn-in, and the second over the first; absent where it was too short."""
     sizes = [int(WINDOW * len(launch)) for launch in launches]

@@ -66,8 +66,9 @@ class Measurement(Data, frozen=True, kw_only=True):
     over ranks; the first ``warmup_cut`` of them are warm-up.  ``sample_start_s``: start of each sample, seconds since the
     first.  ``loop_mean_s``: mean seconds of a call in one unsynchronised loop, comparable with OSU and nccl-tests.
     ``arrival_skew_s``: for each sample, seconds between the first and the last rank to begin it (see `sync`; the error of the
-    clocks is the setting ``clock_error_s``).  ``stop_reason``: ``converged``, ``budget`` (time ended first) or ``samples`` (as
-    many as a record keeps).
+    clocks is the setting ``clock_error_s``).  ``stop_reason``: ``converged``, ``budget`` (time ended first), ``samples`` (as
+    many as a record keeps) or ``interrupted``: of work that was to run for its whole budget, what was measured and checked before
+    it was cut short (the record's ``reason`` says by what), whatever the record's status.
     """
 
     clock: Literal["wall", "cuda_event", "cuda_graph"]
@@ -78,7 +79,7 @@ class Measurement(Data, frozen=True, kw_only=True):
     sample_start_s: list[float] = []
     loop_mean_s: float | None = None
     arrival_skew_s: list[float] = []
-    stop_reason: Literal["converged", "budget", "samples"] = "converged"
+    stop_reason: Literal["converged", "budget", "samples", "interrupted"] = "converged"
     digest: str = ""
     series: dict[str, Series] = {}
 
@@ -216,6 +217,10 @@ class Finding(Data, frozen=True, kw_only=True):
     fails: bool = False
 
 
+GPUS_UNUSABLE = "gpus_unusable"
+"""The finding that GPUs are there and none can be used: what is measured without them is no success (`accept`)."""
+
+
 class Machine(Data, frozen=True, kw_only=True):
     """What one machine is: described once per run in ``machines/<machine_id>.json``."""
 
@@ -277,6 +282,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """Run once and checked, not timed."""
     tunes: bool = False
     """Takes the candidate that was chosen before in this run, or chooses one (see `tuning`)."""
+    instead: str = ""
+    """Why it is to run on the processor though there is a GPU that it was meant for."""
 
 
 class Run(Data, frozen=True, kw_only=True):

@@ -30,6 +30,9 @@ CACHES_EXCEEDED = 4
 """A working set so many times the last-level cache is not served by it (STREAM's own rule)."""
 
 
+CPU_TORCH = "this torch is built for CPUs only: TORCH_BACKEND=auto sh tools/install.sh brings the one that fits this machine"
+
+
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One ``[[cases]]`` table of a suite file; the remaining keys are axes of the probe.
 
@@ -233,6 +236,7 @@ def _on_devices(
 ) -> list[Planned]:
     """The case on every device it concerns: each GPU alone, or the one processor, or all ranks together."""
     kind = "cpu" if needs.target else needs.device if needs.device != "any" else selection.device
+    unused = kind == "any" and wish.device == "auto" and bool(machine.gpus) and _cpu_build(machine)
     kind = min(kinds) if kind == "any" else kind
     if wish.device not in ("auto", kind) and not needs.target:
         return []
@@ -261,6 +265,7 @@ def _on_devices(
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
             nodes=nodes,
+            instead=CPU_TORCH if unused else "",
             skip=_why_not(needs, device, own, nodes, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
         )
         for device in devices
@@ -301,7 +306,7 @@ def _why_not(needs: Needs, device: str, own: int, nodes: int, machine: Machine, 
     if kind == "cuda" and not machine.gpus:
         return "no GPU"
     if kind == "cuda" and "torch" in needs.modules and _cpu_build(machine):
-        return "this torch is built for CPUs only: make install brings the one that fits this machine"
+        return CPU_TORCH
     if needs.nvlink and not all(link.kind == "nvlink" for link in machine.links):
         return "no NVLink between all GPUs"
     if own * nodes < needs.ranks:

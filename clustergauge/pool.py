@@ -42,6 +42,7 @@ class Pool:
     """Workers of one world.
 
     ``number``: of the pool, as its workers say in their `Hello`.  ``where``: planned, and once they are ready, real.
+    ``so_far``: what the job in hand says it has measured (see `so_far`), ``None`` for work that says nothing before its end.
     ``dead``: why it cannot be used any more.  ``crash``: what a crashing worker wrote.  ``job``: the one in hand, 0 before the
     first.  ``early``: the first outcome in it that is not good.  ``address``: where rank 0 is to be met.
     ``tell_cpus``: processors are told, not left to the environment.  ``environment``: what steers the transport, as rank 0 says.
@@ -58,6 +59,7 @@ class Pool:
     crash: str = ""
     job: int = 0
     early: m.Outcome | None = None
+    so_far: m.Outcome | None = None
     first_gone: int = 0
     """The worker whose channel ended first, 0 for none."""
     address: str = "127.0.0.1"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clustergauge import nvml, sysfs
-from clustergauge.model import Finding, Gpu, Machine
+from clustergauge.model import GPUS_UNUSABLE, Finding, Gpu, Machine
 
 
 def ok(name: str, detail: str) -> Finding:
@@ -39,9 +39,12 @@ def gpus_missing(machine: Machine, root: Path, shown: int, problem: str) -> Iter
     The driver's list in /proc is that of this container, unlike the bus, which shows every device of the host.
     """
     held = len(sysfs.entries(root / "proc/driver/nvidia/gpus"))
-    if held > shown:
+    if held and not shown and problem:
+        remedy = "load the driver that fits its library (a reboot does after an upgrade), and see nvidia-smi"
+        yield warning(GPUS_UNUSABLE, f"the driver holds {held} GPUs, none can be opened ({problem})", remedy)
+    elif held > shown:
         remedy = "if a batch system keeps the others from you, all is well; else see dmesg for Xid, nvidia-smi for the driver"
-        yield warning("gpus", f"the driver holds {held} GPUs, {shown} can be opened{problem and f' ({problem})'}", remedy)
+        yield warning("gpus", f"the driver holds {held} GPUs, {shown} can be opened", remedy)
     elif not machine.gpus and (on_bus := sum(map(_is_nvidia, sysfs.entries(root / "sys/bus/pci/devices")))):
         why = problem or "CUDA_VISIBLE_DEVICES hides them"
         remedy = "check the driver (nvidia-smi, dmesg), the container's --gpus, and CUDA_VISIBLE_DEVICES"

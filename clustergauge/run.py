@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import signal
 import time
@@ -14,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from clustergauge import path
+from clustergauge import path, so_far
 from clustergauge.conversation import Died
 from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
 from clustergauge.plan import cache_bytes, predict
@@ -176,7 +177,7 @@ def carry_out(
 ) -> None:
     """Measure ``todo`` in order; no case starts after ``stop_at`` (of ``clock``).  ``progress`` tells how far it came.
 
-    ``stopped``: whether to end without a record of the case in hand.
+    ``stopped``: whether to end without a record of the case in hand; but what a burn-in had measured until then is kept.
     """
     for index, planned in enumerate(todo):
         if stopped():
@@ -195,20 +196,36 @@ def carry_out(
             return
         watcher.case(planned)
         started = now_text()
-        result = supervisor.run(planned, seed_of(planned.case), cache_bytes(planned.device, machine))
-        supervisor.pins.end(planned, machine)
+        try:
+            result = supervisor.run(planned, seed_of(planned.case), cache_bytes(planned.device, machine), stop_at)
+        except KeyboardInterrupt:
+            with _undisturbed():
+                if result := supervisor.interrupted(planned):
+                    _note(folder, _record(run, machine, planned, started, result), result, progress, watcher)
+            raise
+        finally:
+            supervisor.pins.end(planned, machine)
         if stopped():
+            if result.so_far and so_far.stands(result.so_far):
+                cut = dataclasses.replace(
+                    result, outcome=so_far.cut_short(result.so_far, "interrupted", planned.budget_s), log=""
+                )
+                _note(folder, _record(run, machine, planned, started, cut), cut, progress, watcher)
             return
         progress.case_seconds += result.seconds
-        record = _record(run, machine, planned, started, result)
-        if result.log:
-            name = folder.write_log(f"{planned.case}-{planned.launch}", result.log)
-            record = msgspec.structs.replace(record, settings=record.settings | {"log": name})
-        for file, content in result.files.items():
-            folder.write_file(f"{planned.case}-{planned.launch}-{file}", content)
-        kept = _keep(folder, record)
-        progress.records.append(kept)
-        watcher.done(kept)
+        _note(folder, _record(run, machine, planned, started, result), result, progress, watcher)
+
+
+def _note(folder: Keeper, record: Record, result: CaseResult, progress: Progress, watcher: Watcher) -> None:
+    """Put on disk what came of a case: its log, what libraries wrote, its record."""
+    if result.log:
+        name = folder.write_log(f"{record.case}-{record.launch}", result.log)
+        record = msgspec.structs.replace(record, settings=record.settings | {"log": name})
+    for file, content in result.files.items():
+        folder.write_file(f"{record.case}-{record.launch}-{file}", content)
+    kept = _keep(folder, record)
+    progress.records.append(kept)
+    watcher.done(kept)
 
 
 def worst_findings(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from clustergauge import hosts, messages as m
+from clustergauge import hosts, messages as m, so_far
 from clustergauge.autopsy import GOOD, UNKNOWN, Autopsy, CaseResult, failed
 from clustergauge.conversation import Conversation, Died, Silent, Site
 from clustergauge.errors import UsageError
@@ -30,6 +30,11 @@ from clustergauge.remote import Desk
 from clustergauge.spread import orders, seats
 from clustergauge.sweep import SWEEP_S, sweep
 from clustergauge.team import Lost, Team
+
+
+class TimeUp(Exception):
+    """The run's time is over, and the case in hand is one that can be cut short."""
+
 
 STARTS_TRIED = 2
 """How often in a row a pool may fail to start before its remaining cases are given up."""
@@ -128,8 +133,11 @@ class Supervisor:
             self._note_survivors(node.close(ask), pool)
         self._sweep()
 
-    def run(self, planned: Planned, seed: int, llc_bytes: int) -> CaseResult:
-        """Run one case to its end, whatever that is.  Never raises for what the case or its processes did."""
+    def run(self, planned: Planned, seed: int, llc_bytes: int, stop_at: float | None = None) -> CaseResult:
+        """Run one case to its end, whatever that is.  Never raises for what the case or its processes did.
+
+        ``stop_at`` (``time.monotonic``): work that says what it has measured so far (a burn-in) is cut short then.
+        """
         key = key_of(planned)
         tried = self._failed_starts.setdefault(key, [])
         if len(tried) >= STARTS_TRIED:
@@ -160,17 +168,33 @@ class Supervisor:
         began = time.monotonic()
         self._unswept = planned.target
         try:
-            result = self._run_in(node, pool, planned, job)
+            result = self._run_in(node, pool, planned, job, stop_at)
             self._unswept = ""
             if planned.tunes:
                 self.pins.learn(result.outcome.settings, job.pins)
+        except TimeUp:
+            assert pool.so_far
+            outcome = so_far.cut_short(pool.so_far, "the time was up", planned.budget_s)
+            result = CaseResult(outcome, self._facts(node), pool.where, environment=pool.environment)
+            if self.node is node:
+                self._end_pool(node, pool)
         except Silent as silent:
             self._close_silent()
             result = failed(str(silent), where=pool.where, facts=UNKNOWN)
         except Died as died:
             result = self._autopsy(node, pool, str(died))
             self._sweep()
-        return dataclasses.replace(result, seconds=time.monotonic() - began)
+        if result.outcome.status in ("wrong", "error") and pool.so_far and so_far.stands(pool.so_far):
+            result = dataclasses.replace(result, outcome=so_far.broken_off(result.outcome, pool.so_far, planned.budget_s))
+        return dataclasses.replace(result, seconds=time.monotonic() - began, so_far=pool.so_far)
+
+    def interrupted(self, planned: Planned) -> CaseResult | None:
+        """What the case in hand has measured when Ctrl-C ends it; ``None`` where it has said nothing worth keeping."""
+        node, pool = self.node, self.pool
+        if not node or not pool or not pool.so_far or not so_far.stands(pool.so_far):
+            return None
+        outcome = so_far.cut_short(pool.so_far, "interrupted", planned.budget_s)
+        return CaseResult(outcome, self._facts(node), pool.where, environment=pool.environment)
 
     # -- pools
 
@@ -286,10 +310,10 @@ class Supervisor:
 
     # -- cases
 
-    def _run_in(self, node: Crew, pool: Pool, planned: Planned, job: m.Job) -> CaseResult:
+    def _run_in(self, node: Crew, pool: Pool, planned: Planned, job: m.Job, stop_at: float | None) -> CaseResult:
         """Give the job to every rank and wait for all their outcomes.  Raises `Died` when one is gone, stopped or too late."""
         node.ask(m.Begin(), m.Began, self.answer_s)
-        pool.job, pool.early = job.number, None
+        pool.job, pool.early, pool.so_far = job.number, None, None
         for rank in pool.ranks.values():
             rank.outcome = None
             rank.parts.clear()
@@ -297,7 +321,10 @@ class Supervisor:
             node.send(m.To(rank.pid, msgspec.structs.replace(job, device="cpu" if device.startswith("cpu") else device)))
         until = time.monotonic() + planned.timeout_s + planned.budget_s
         while any(r.outcome is None for r in pool.ranks.values()):
-            heard = pool.hear(until)
+            cut = stop_at if pool.so_far and so_far.stands(pool.so_far) else None
+            heard = pool.hear(until if cut is None else min(until, cut))
+            if cut is not None and time.monotonic() >= cut and not pool.early:
+                raise TimeUp
             match heard:
                 case None:
                     raise Died(f"no end after {planned.timeout_s + planned.budget_s:.0f} s")
@@ -308,6 +335,8 @@ class Supervisor:
                         until = min(until, time.monotonic() + self.peer_grace_s)
                 case m.From(pid, m.Gather() | m.Share() as said) if pid in pool.ranks:
                     pool.pass_on(pool.ranks[pid], said)
+                case m.From(pid, m.SoFar(part, number)) if pid in pool.ranks and number == job.number:
+                    pool.so_far = so_far.join(pool.so_far, part)
                 case m.WorkerGone(pid) if pid in pool.ranks:
                     raise Died(pool.blame(heard))
                 case m.Stopped(pid, _, phase) if pid in pool.ranks:

@@ -39,6 +39,8 @@ LATE_SHARE = 0.1
 """The share of a sample's time below which a late rank does not change it much."""
 LATE_OFTEN = 0.5
 """A rank that is the last at so many of the samples is late by habit."""
+SLOW_RANK = 0.9
+"""The share of the others' rate below which a rank of a burn-in is slow: good parts of one kind differ by a few per cent."""
 STEADY_WINDOWS = 5
 STEADY_RANGE = 0.20
 STEADY_SLOPE = 0.10
@@ -290,6 +292,21 @@ def _late(record: Record, samples: list[float]) -> Seen | None:
     return Seen(late[rank], f"rank {rank}{host} {behind}")
 
 
+def _slow_rank(record: Record, _samples: list[float]) -> Seen | None:
+    """A rank that does the same work as the others clearly slower, in the same samples: of all, or of the last tenth."""
+    found: list[Seen] = []
+    for name, when in (("rank_time", ""), ("rank_time_last", " in the last window")):
+        kept = record.measurement.series.get(name) if record.measurement else None
+        times = kept.values if kept else []
+        for rank, time in enumerate(times):
+            others = stats.median(times[:rank] + times[rank + 1 :]) if len(times) > 1 else 0.0
+            if time > 0 and 0 < others < SLOW_RANK * time:
+                where = next((f" ({p.device} on {p.host})" for p in record.placement if p.rank == rank), "")
+                words = f"rank {rank}{where} reached {others / time:.0%} of the rate of the others{when}"
+                found.append(Seen(time / others, f"{words} ({format_time(time)} against {format_time(others)})"))
+    return max(found, key=lambda seen: seen.weight, default=None)
+
+
 def _unproven(record: Record, _samples: list[float]) -> Seen | None:
     """Storage of which nothing proves that a device, and not a cache, did the work."""
     if record.workload is None or record.workload.bound != "storage":
@@ -333,6 +350,11 @@ DOUBTS = (
         "late rank",
         "look at that host (what else runs there, clocks, cores given): the others wait for it, not for a link",
         _late,
+    ),
+    Doubt(
+        "slow rank",
+        "look at clocks, power and temperature of that device, and see whether it stays slow in another slot",
+        _slow_rank,
     ),
     Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),
     Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),

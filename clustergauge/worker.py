@@ -26,7 +26,7 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
-from clustergauge import code, hosts, launch, messages as m, placement, processes
+from clustergauge import code, hosts, launch, messages as m, placement, pools, processes
 from clustergauge.control import Channel, ChannelError, connect
 from clustergauge.execute import execute
 from clustergauge.model import Json
@@ -81,6 +81,10 @@ class Mouth:
     def say(self, message: m.FromWorker) -> None:
         """Send a message to the supervisor."""
         self.channel.send(message)
+
+    def say_so_far(self, outcome: m.Outcome) -> None:
+        """What the case in hand has measured since this was called last."""
+        self.say(m.SoFar(outcome, self.job))
 
     def gather(self, value: Json) -> list[Json] | None:
         """See `world.Hub`."""
@@ -149,13 +153,25 @@ def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Pat
         phase("import")
         folder = Path(tempfile.mkdtemp(prefix="case-", dir=scratch))
         try:
-            outcome = execute(message, load_probe(message.module, message.probe), world, folder, phase)
+            outcome = execute(message, load_probe(message.module, message.probe), world, folder, phase, mouth.say_so_far)
         except ImportError as error:
             outcome = m.Outcome("error", f"cannot import the probe: {error}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        if not outcome.broken:  # such a process is replaced, and with it goes what it holds
+            phase("empty pools")
+            outcome = _emptied(outcome)
         phase("report")
         mouth.say(msgspec.structs.replace(outcome, job=message.number))
+
+
+def _emptied(outcome: m.Outcome) -> m.Outcome:
+    """The outcome, once libraries have given back the memory of the case; where they cannot, this process is to be replaced."""
+    try:
+        pools.empty()
+    except Exception:  # noqa: BLE001 (whatever a broken device raises)
+        return msgspec.structs.replace(outcome, broken=True)
+    return outcome
 
 
 def bind(rank: int, cpus: str = "") -> str:

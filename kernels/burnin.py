@@ -6,6 +6,8 @@ Unlike other probes it does not stop when the interval is narrow: heat takes min
 A sample holds no more products than there are sets of buffers, so that all its outputs are still there when it is over.  Then,
 untimed and on the device, each is compared with one that was kept from the beginning: an error of one product among many
 thousands shows, and so does one of the memory that holds operands, which every set has for itself.
+
+After each such look what was measured is told (`clustergauge.so_far`): cut short, a burn-in keeps it, and never passes.
 """
 
 from __future__ import annotations

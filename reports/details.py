@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clustergauge import ceilings
+from clustergauge import accept, ceilings, metrics
 from clustergauge.units import format_rate
-from reports.layout import Part
+from clustergauge.valid import printable
+from reports.layout import Part, fit_end
 from reports.rows import Row
 
 CLOCK_OFF = 0.03
@@ -16,6 +17,7 @@ CLOCK_OFF = 0.03
 def details(row: Row) -> Iterator[list[Part]]:
     """What is known of the row beyond its columns, a line each."""
     yield from _held(row)
+    yield from _cut(row)
     yield from _clock(row)
     yield from _energy(row)
 
@@ -26,6 +28,16 @@ def _held(row: Row) -> Iterator[list[Part]]:
     if first and last and held:
         rates = (format_rate(metric.value, metric.unit) for metric in (first, last))
         yield [f"  sustained {held.value:.1%}: ", (" → ".join(rates), "dim")]
+
+
+def _cut(row: Row) -> Iterator[list[Part]]:
+    """Of a burn-in that did not run for all its time: how far it came, and what it held until it went wrong."""
+    for record in row.records:
+        if row.metrics and accept.is_cut(record):
+            yield [f"  {fit_end(printable(record.reason), 100)}"]
+        rates = [format_rate(m.value, m.unit) for m in metrics.windows(record) if m.name != "sustained"]
+        if rates and record.status in ("wrong", "error"):
+            yield ["  before that, first to last window: ", (" → ".join(rates), "dim")]
 
 
 def _clock(row: Row) -> Iterator[list[Part]]:

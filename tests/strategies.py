@@ -81,7 +81,7 @@ def measurements(draw: st.DrawFn, least: int = 1) -> Measurement:
         sample_start_s=[float(i) for i in range(len(samples))] if started else [],
         loop_mean_s=draw(st.none() | times),
         arrival_skew_s=draw(st.lists(numbers, max_size=3)),
-        stop_reason=draw(st.sampled_from(["converged", "budget", "samples"])),
+        stop_reason=draw(st.sampled_from(["converged", "budget", "samples", "interrupted"])),
         digest=draw(texts),
         series=draw(mappings(series, 2)),
     )

@@ -368,6 +368,56 @@ def test_a_burn_in_whose_samples_must_be_short_works_between_those_it_keeps_rath
     assert measured.sample_start_s[-1] > 97
 
 
+def test_a_burn_in_says_between_batches_what_it_has_measured_since_it_said_so_last():
+    clock, parts = FakeClock(always(0.001)), []
+    work = Work(run=lambda: None, digest=lambda: "same", whole_budget=True, workload=Workload())
+    one = sampler(clock, work, budget_s=10.0)
+    one.tell = lambda part: parts.append((part, clock.log[-1], len(one.merged)))
+    measured = one.measure()
+    assert [s for part, *_ in parts for s in part.samples_s] == measured.samples_s
+    assert [s for part, *_ in parts for s in part.sample_start_s] == measured.sample_start_s
+    assert len(parts) >= len(measured.samples_s) / 20
+    assert {after for _, after, _ in parts} == {"stop"}  # never between the two readings of a sample
+    assert {part.stop_reason for part, *_ in parts} == {"interrupted"}
+    assert all(part.warmup_cut <= known for part, _, known in parts)
+
+
+def test_a_batch_whose_output_is_wrong_is_not_among_what_a_burn_in_said():
+    told, digests = [], iter(["same"] * 5)
+    work = Work(run=lambda: None, digest=lambda: next(digests, "other"), whole_budget=True, workload=Workload())
+    one = sampler(FakeClock(always(0.001)), work, budget_s=10.0)
+    one.tell = told.append
+    with pytest.raises(Wrong, match="two samples of a deterministic kernel differ"):
+        one.measure()
+    assert len(told) == 4  # the first digest is the one that the others are held against
+    assert sum(len(part.samples_s) for part in told) < len(one.merged)
+
+
+def test_work_that_ends_when_it_has_converged_says_nothing_before():
+    one = sampler(FakeClock(always(0.001)))
+    one.tell = lambda _: pytest.fail("nobody asked")
+    one.measure()
+
+
+class Several(Serial):
+    """Three ranks of which the others take twice and three times as long as this one."""
+
+    def gather(self, value):
+        first, *rest = value
+        return [[[rank * s for s in first], *rest] for rank in (1, 2, 3)]
+
+
+def test_a_burn_in_on_several_ranks_keeps_how_long_each_took():
+    work = Work(run=lambda: None, digest=lambda: "same", whole_budget=True, workload=Workload())
+    one = Sampler(work, FakeClock(always(0.25)), Several(), Plan(budget_s=20.0))
+    measured = one.measure()
+    assert {name: series.values for name, series in measured.series.items()} == {
+        "rank_time": [0.25, 0.5, 0.75],
+        "rank_time_last": [0.25, 0.5, 0.75],
+    }
+    assert set(measured.samples_s) == {0.75}
+
+
 # -- sweeps: callables that are different things
 
 

@@ -26,7 +26,7 @@ class StandIn:
     time: float = 0.0
     pins: Pins = field(default_factory=Pins)
 
-    def run(self, planned: Planned, seed: int, llc_bytes: int) -> CaseResult:
+    def run(self, planned: Planned, seed: int, llc_bytes: int, stop_at: float | None = None) -> CaseResult:
         self.ran.append(planned.case)
         self.time += 10.0
         well = m.Outcome(

@@ -389,6 +389,9 @@ class Script:
     def say(self, message: m.FromWorker) -> None:
         self.said.append(message)
 
+    def say_so_far(self, outcome: m.Outcome) -> None:
+        self.said.append(m.SoFar(outcome, self.job))
+
 
 def test_a_rank_that_has_left_its_case_is_not_disturbed_by_what_comes_late(tmp_path):
     late = m.Shared("late", 1), m.Gathered(["late"], 1)

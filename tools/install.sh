@@ -34,7 +34,8 @@ install_torch() {
         return # where pip is configured to find a CPU build, it is the smallest way
     fi
     # uv knows the build that fits the driver and where it lives
-    if pip install uv && .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend "$backend" "torch==$torch"; then
+    if pip install uv && .venv/bin/uv pip install --quiet --python .venv/bin/python --reinstall-package torch \
+        --torch-backend "$backend" "torch==$torch"; then
         return
     fi
     say "no build chosen by hardware could be had; taking what pip finds for torch $torch (on Linux with CUDA libraries: several GB)"
