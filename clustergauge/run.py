@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -108,7 +107,7 @@ def conduct(
     """
     came, began = Progress(), time.monotonic()
     try:
-        machine = supervisor.start(Path(next((p.target for p in todo if p.target), folder.path)))
+        machine = supervisor.start(list(dict.fromkeys(p.target for p in todo if p.target)) or [str(folder.path)])
         if earlier and machine.machine_id in earlier:
             findings = worst_findings(earlier[machine.machine_id].findings, machine.findings)
             machine = msgspec.structs.replace(machine, findings=findings)

@@ -19,7 +19,7 @@ from clustergauge.model import Machine, PairFindings
 from clustergauge.pair_fit import Array
 from clustergauge.units import format_rate, format_size, format_time
 from clustergauge.valid import printable
-from reports import charts
+from reports import charts, storage
 from reports.charts import Point, table
 from reports.export import host_of, reason_of, unanswered
 from reports.layout import short_names
@@ -275,4 +275,5 @@ def _methods(loaded: LoadedRun) -> Iterator[str]:
     run = loaded.run
     facts = {"run": run.run_id, "suite": run.suite, "started": run.started, "finished": run.finished or "not finished"}
     facts |= {"command": " ".join(run.command), "source digest": run.code}
+    facts |= {f"target {number}": line for number, line in enumerate(storage.lines(loaded), 1)}
     yield table("How it was measured", ["what", "value"], [[k, _text(v)] for k, v in facts.items()])
