@@ -189,7 +189,14 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", default="", metavar="HOST", help="this machine as the nodes reach it (default: by the route)"
     )
-    parser.add_argument("--target", metavar="DIR", help="folder for storage cases (default: where run folders go)")
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="DIR",
+        dest="targets",
+        help="folder for storage cases; given again, each has every case (default: where run folders go)",
+    )
     parser.add_argument(
         "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
     )
@@ -679,7 +686,7 @@ def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
 
     nodes = fleet.Fleet(desk, supervise_one)
     try:
-        nodes.assemble(_target(options, None))
+        nodes.assemble(_targets(options, None))
         for name, why in (nodes.left_out | nodes.apart).items():
             _say(f"{name}: {'left out' if name in nodes.left_out else 'measured alone only'}: {why}")
         yield nodes
@@ -726,25 +733,20 @@ def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
         options.globs,
         options.device,
         values,
-        _target(options, output),
+        _targets(options, output),
         getattr(options, "launches", 1),
         options.ranks,
         _duration("--duration", getattr(options, "duration", None)),
     )
 
 
-def _target(options: argparse.Namespace, output: Path | None) -> Path | None:
-    """The folder of storage cases; of nodes, which have folders of their own (no ``output``), the one that is named."""
-    if not options.target:
-        return output
-    target = Path(options.target).absolute()
-    if output is None:
-        return target
-    if not target.is_dir():
-        raise UsageError(f"--target {options.target}: not a folder")
-    if not os.access(target, os.W_OK | os.X_OK):
-        raise UsageError(f"--target {options.target}: not writable")
-    return target
+def _targets(options: argparse.Namespace, output: Path | None) -> tuple[str, ...]:
+    """The folders of storage cases; of nodes, which have folders of their own (no ``output``), those that are named."""
+    from clustergauge import targets
+
+    if not options.targets:
+        return (str(output),) if output else ()
+    return targets.parse(options.targets, local=output is not None)
 
 
 def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:
@@ -773,14 +775,17 @@ def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, ou
         if run.settings.get(name, "") != way.get(name, ""):
             said = f"that run used --{name.replace('_', '-')} {run.settings.get(name, '')!r}"
             raise UsageError(f"{said}, not {way.get(name, '')!r}: say it again, if you mean it")
-    target = _target(options, None if way else output)
+    targets = _targets(options, None if way else output)
     known = {*_own_probe_modules(), *options.probes}
+    wrote = {p.target for p in run.planned}
+    if options.targets and (unused := [target for target in targets if target not in wrote]):
+        raise UsageError(f"--target {unused[0]}: that run did not write to it")
     for p in planned:
         if p.module not in known:
             raise UsageError(f"that run used probes of {p.module!r}: say --probes {p.module} again, if you mean it")
         if odd := [name for name, value in p.env.items() if not launch.is_choice(name, value)]:
             raise UsageError(f"that run set {odd[0]!r} in the environment of its workers: start a new run")
-        if p.target and Path(p.target) != target:
+        if p.target and p.target not in targets:
             raise UsageError(f"that run wrote to {p.target!r}: say --target again, if you mean it")
     if run.settings.get("probes", "") != code.digest_of(options.probes):
         raise UsageError("that run used other probes, or other code of them, than --probes names now: start a new run")

@@ -88,8 +88,9 @@ class Agent:
         self.sidecar.start()
         self.children.set()
         host = machine.describe()
-        target = Path(os.environ.get("CLUSTERGAUGE_TARGET") or self.scratch)
-        host = msgspec.structs.replace(host, findings=preflight.findings(host, target, self.scratch))
+        targets = os.environ.get("CLUSTERGAUGE_TARGETS", "").split("\n")
+        folders = [Path(target) for target in targets if target] or [self.scratch]
+        host = msgspec.structs.replace(host, findings=preflight.findings(host, folders, self.scratch))
         address = self.boss.sock.getsockname()[0] if self.boss.sock.family == socket.AF_INET else ""
         interface = summons.interface_of(address) if address else ""
         hello = m.AgentHello(host.host, os.getpid(), code.digest(), host, self.name, str(self.scratch), address, interface)
@@ -319,7 +320,7 @@ def _remote(told: m.Summons) -> int:
         sys.exit(f"{hosts.own()}: {error}")
     name = told.name or os.environ.get("SLURMD_NODENAME", "") or hosts.own()
     scratch = summons.own_folder(told.token, name)
-    os.environ |= {"CLUSTERGAUGE_SCRATCH": str(scratch), "CLUSTERGAUGE_TARGET": told.target}
+    os.environ |= {"CLUSTERGAUGE_SCRATCH": str(scratch), "CLUSTERGAUGE_TARGETS": "\n".join(told.targets)}
     key = scratch / "key"
     key.touch(0o600)
     key.write_bytes(secrets.token_bytes(32))

@@ -61,7 +61,7 @@ class Conversation:
         """The one node, once it is there (`team.Team` has several)."""
         return [self.site] if self.site else []
 
-    def start(self, target: Path | None = None) -> Machine:
+    def start(self, targets: Sequence[str] = ()) -> Machine:
         """Start the agent; what it says of its machine.  Raises `Died` if it does not come up."""
         raise NotImplementedError
 

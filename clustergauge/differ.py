@@ -19,8 +19,24 @@ DRIVERS = ("nvidia_driver", "amdgpu_driver", "cuda_driver", "cuda_driver_api", "
 """Versions of a machine that are its drivers'; the others are libraries'."""
 CLOCK_TOLERANCE = 0.03
 """Clocks observed while measuring may differ by this much (relative): steps of a governor, and rounding."""
-OBSERVED = ("exposed_samples", "checked_samples", "page_cache_left_bytes", "log", "cache_reason", "searched", "finalists", "mnk",
-            "compulsory_bytes")  # fmt: skip
+OBSERVED = (
+    "exposed_samples",
+    "checked_samples",
+    "page_cache_left_bytes",
+    "log",
+    "cache_reason",
+    "searched",
+    "finalists",
+    "mnk",
+    "compulsory_bytes",
+    "free_bytes",
+    "direct_reason",
+    "latencies",
+    "latency_every",
+    "transfers_per_sample",
+    "operations_per_sample",
+    "files_per_sample",
+)
 """Settings of a record that say what was seen, not what was chosen; those with a fraction are observations too."""
 TUNED = ("config", "splits", "tuned")
 """Settings that a choice among candidates of the same work may change: they are told, and runs are compared none the less."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from clustergauge import nccl_log, transport
+from clustergauge import nccl_log, targets, transport
 from clustergauge.clocks import clock_for
 from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
@@ -155,7 +155,7 @@ class _Live:
             self.work.close()
 
     def _prepare(self, job: Job, probe: Probe) -> None:
-        returned: object = probe.function(self.context, **job.params)
+        returned: object = probe.function(self.context, **targets.own_params(job.params))
         if not isinstance(returned, Work):  # pyright: ignore[reportUnnecessaryIsInstance] (what a user's probe returns)
             raise TypeError(f"probe {probe.name!r} returned {type(returned).__name__}, not a Work: is a return missing?")
         self.work = returned

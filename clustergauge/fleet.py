@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
@@ -51,14 +50,14 @@ class Fleet:
     apart: dict[str, str] = field(default_factory=dict[str, str])
     pins: Pins = field(default_factory=Pins)
 
-    def assemble(self, target: Path | None) -> None:
+    def assemble(self, targets: Sequence[str]) -> None:
         """Start all agents at once; each has the same time, and none waits for another."""
 
         def start(name: str) -> None:
             supervisor = self.supervise(name)
             supervisor.pins = self.pins
             try:
-                machine = msgspec.structs.replace(supervisor.start(target), node=name)
+                machine = msgspec.structs.replace(supervisor.start(targets), node=name)
             except Died as died:
                 self.left_out[name] = str(died)
             else:

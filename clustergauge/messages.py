@@ -20,8 +20,8 @@ class Summons(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of JSON, which no command line and no environment ever holds.
 
     ``key``: hexadecimal.  ``address``: where the supervisor listens.  ``name``: of the node as the user calls it; empty where one
-    line goes to all (srun): then Slurm's name of it.  ``token``: names the scratch folders of this run, no secret.  ``target``:
-    folder of storage cases.  ``environment``: of the supervisor, what steers MPI and NCCL.  ``end``: do nothing but end what an
+    line goes to all (srun): then Slurm's name of it.  ``token``: names the scratch folders of this run, no secret.  ``targets``:
+    folders of storage cases.  ``environment``: of the supervisor, what steers MPI and NCCL.  ``end``: do nothing but end what an
     earlier agent of this run left here.
     """
 
@@ -29,7 +29,7 @@ class Summons(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: tuple[str, int]
     token: str
     name: str = ""
-    target: str = ""
+    targets: list[str] = []
     environment: dict[str, str] = {}
     end: bool = False
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from clustergauge import code, messages as m, processes
@@ -38,8 +39,8 @@ class Node(Conversation):
         self._listener = Listener(str(self.scratch / _SOCKET), key.read_bytes(), self._ears.add)
         self._agent: subprocess.Popen[bytes] | None = None
 
-    def start(self, target: Path | None = None) -> Machine:
-        """Start the agent; what it says of its machine, with what its preflight found (``target``: the folder of storage cases).
+    def start(self, targets: Sequence[str] = ()) -> Machine:
+        """Start the agent; what it says of its machine, with what its preflight found (``targets``: folders of storage cases).
 
         Raises `Died` if it does not come up.
         """
@@ -55,7 +56,7 @@ class Node(Conversation):
                 | {
                     "CLUSTERGAUGE_SCRATCH": str(self.scratch),
                     "PYTHONPATH": python_path,
-                    "CLUSTERGAUGE_TARGET": str(target or ""),
+                    "CLUSTERGAUGE_TARGETS": "\n".join(targets),
                 },
                 start_new_session=True,
             )

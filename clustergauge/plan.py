@@ -6,12 +6,13 @@ import importlib
 import importlib.util
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
 
+from clustergauge import targets
 from clustergauge.errors import UsageError
 from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
@@ -64,7 +65,8 @@ class Wish:
     globs: Sequence[str] = ()
     device: DeviceChoice = "auto"
     values: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-    target: Path | None = None
+    targets: Sequence[str] = ()
+    """Where storage cases write (`targets.parse`); with several, each has every such case."""
     launches: int = 1
     ranks: int | None = None
     duration_s: float | None = None
@@ -192,13 +194,22 @@ def _expand(
             wished = [_value(axis, v, "--set") for v in given]
             values[axis] = [v for v in wished if _knows(probe, axis, v)]
     try:
-        cases = [c for c in probe.cases(**values) if not wish.globs or any(matches(glob, c.id) for glob in wish.globs)]
+        cases = list(probe.cases(**values))
     except ValueError as error:
         raise UsageError(f"cases[{number}]: {error}") from None
     planned: list[Planned] = []
     for case in cases:
-        planned += _on_devices(case, probe.needs_of(case.params), selection, suite, machine, wish, kinds)
+        placed = {target: replace(case, params=targets.params_for(case.params, target, wish.targets)) for target in wish.targets}
+        if any(_wanted(one, wish) for one in (case, *placed.values())):
+            needs = probe.needs_of(case.params)
+            for target, one in placed.items() if needs.target and placed else [("", case)]:
+                if _wanted(one, wish):
+                    planned += _on_devices(one, needs, target, selection, suite, machine, wish, kinds)
     return _first_that_run(planned, selection.first_of) if selection.first_of else planned
+
+
+def _wanted(case: Case, wish: Wish) -> bool:
+    return not wish.globs or any(matches(glob, case.id) for glob in wish.globs)
 
 
 def _words(values: Iterable[Scalar]) -> str:
@@ -232,7 +243,7 @@ def _value(axis: str, value: Scalar, where: str) -> Scalar:
 
 
 def _on_devices(
-    case: Case, needs: Needs, selection: Selection, suite: Suite, machine: Machine, wish: Wish, kinds: set[str]
+    case: Case, needs: Needs, target: str, selection: Selection, suite: Suite, machine: Machine, wish: Wish, kinds: set[str]
 ) -> list[Planned]:
     """The case on every device it concerns: each GPU alone, or the one processor, or all ranks together."""
     kind = "cpu" if needs.target else needs.device if needs.device != "any" else selection.device
@@ -261,12 +272,13 @@ def _on_devices(
             interpret=interpret,
             tunes=needs.tunes and not interpret,
             env=dict(needs.env),
-            target=str(wish.target) if needs.target and wish.target else "",
+            target=target,
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
             timeout_s=selection.timeout_s or suite.timeout_s,
             nodes=nodes,
             instead=CPU_TORCH if unused else "",
-            skip=_why_not(needs, device, own, nodes, machine, wish) or _too_small(needs, interpret, cache_bytes(device, machine)),
+            skip=_why_not(needs, target, device, own, nodes, machine)
+            or _too_small(needs, interpret, cache_bytes(device, machine)),
         )
         for device in devices
     ]
@@ -298,10 +310,10 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
     return machine.cpu.cores if needs.world == "mpi" else min(machine.cpu.cores, GLOO_RANKS)
 
 
-def _why_not(needs: Needs, device: str, own: int, nodes: int, machine: Machine, wish: Wish) -> str:
+def _why_not(needs: Needs, target: str, device: str, own: int, nodes: int, machine: Machine) -> str:
     """Why the case cannot run here, in words; empty if it can.  ``own``: ranks on each node; ``machine``: one of them."""
     kind = device.partition(":")[0]
-    if needs.target and wish.target is None:
+    if needs.target and not target:
         return "no target folder"
     if kind == "cuda" and not machine.gpus:
         return "no GPU"

@@ -10,7 +10,7 @@ import re
 import resource
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,10 +32,10 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 T = TypeVar("T")
 
 
-def findings(machine: Machine, target: Path, scratch: Path, root: Path = sysfs.ROOT) -> list[Finding]:
+def findings(machine: Machine, targets: Sequence[Path], scratch: Path, root: Path = sysfs.ROOT) -> list[Finding]:
     """All findings on this machine, in the order a reader wants them.  Needs no root and changes nothing.
 
-    ``target``: folder of the storage cases; ``scratch``: of everything temporary.
+    ``targets``: folders of the storage cases; ``scratch``: of everything temporary.
     """
     return [
         *gpus(machine, root),
@@ -44,8 +44,7 @@ def findings(machine: Machine, target: Path, scratch: Path, root: Path = sysfs.R
         locked_memory(machine, _limit(resource.RLIMIT_MEMLOCK)),
         open_files(machine, _limit(resource.RLIMIT_NOFILE)),
         home(),
-        folder("target", target, LEAST_TARGET, "name another folder with --target"),
-        in_memory(target, root),
+        *(finding for number, target in enumerate(targets, 1) for finding in _target(number, target, root)),
         folder("scratch", scratch, LEAST_SCRATCH, "free some space there, or set TMPDIR to another folder"),
         huge_pages(machine),
         governor(machine),
@@ -117,6 +116,12 @@ def home() -> Finding:
     return ok("home", f"{path} can be written")
 
 
+def _target(number: int, path: Path, root: Path) -> list[Finding]:
+    """The findings on one of the targets; the second is called ``target_2``."""
+    name = "target" if number == 1 else f"target_{number}"
+    return [folder(name, path, LEAST_TARGET, "name another folder with --target"), in_memory(f"{name}_file_system", path, root)]
+
+
 def folder(name: str, path: Path, least: int, remedy: str) -> Finding:
     """Whether a folder can be written and has ``least`` bytes free."""
 
@@ -141,15 +146,15 @@ def folder(name: str, path: Path, least: int, remedy: str) -> Finding:
     return ok(name, f"{path} can be written, {_size(free)} free")
 
 
-def in_memory(target: Path, root: Path = sysfs.ROOT) -> Finding:
+def in_memory(name: str, target: Path, root: Path = sysfs.ROOT) -> Finding:
     """Whether the storage cases would measure memory."""
     kind = file_system(target, root)
     if not kind:
-        return unknown("target_file_system", f"the file system of {target} is not known")
+        return unknown(name, f"the file system of {target} is not known")
     if kind in ("tmpfs", "ramfs"):
         detail = f"{target} is on {kind}: storage cases would measure memory"
-        return warning("target_file_system", detail, "name a folder on the storage to be measured with --target")
-    return ok("target_file_system", kind)
+        return warning(name, detail, "name a folder on the storage to be measured with --target")
+    return ok(name, kind)
 
 
 def file_system(path: Path, root: Path = sysfs.ROOT) -> str:

@@ -208,7 +208,12 @@ class Case:
 
         An empty value is left out: the ids of a probe stay what they were when it gets an axis on which it had stood at "".
         """
-        return "/".join([self.probe, *(f"{k}={_show(k, v)}" for k, v in self.params.items() if v != "")])
+        return "/".join([self.probe, *self.parts])
+
+    @property
+    def parts(self) -> list[str]:
+        """``backend=torch``, ``op=triad``, …: what the id holds after the probe."""
+        return [f"{k}={_show(k, v)}" for k, v in self.params.items() if v != ""]
 
 
 def _show(axis: str, value: Scalar) -> str:
@@ -222,6 +227,9 @@ def probe(
 
     ``needs``: a `Needs`, or a function of the parameters that returns one.
     """
+
+    if "target" in axes:
+        raise ValueError(f"probe {name!r}: 'target' is no axis of a probe; its context has it")
 
     def decorate(function: ProbeFunction) -> Probe:
         return Probe(name, function.__module__, function, needs or Needs(), {axis: tuple(v) for axis, v in axes.items()})

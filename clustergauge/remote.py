@@ -101,21 +101,21 @@ class Desk:
         self.address = self.address or _address(self.names)
         self._listener = Listener(("", 0), self._key, self._welcome, self.start_s)
 
-    def summon(self, name: str, target: str, end: bool = False) -> subprocess.Popen[bytes]:
+    def summon(self, name: str, targets: list[str], end: bool = False) -> subprocess.Popen[bytes]:
         """Start the agent of a node (srun: at the first call those of all); the command that does.  Raises `Died`.
 
         ``end``: instead of serving, it ends what an earlier one left.
         """
         if not is_srun(self.remote):
-            return self._start(remote_words(self.remote, name, shlex.join(self._agent())), name, target, end)
+            return self._start(remote_words(self.remote, name, shlex.join(self._agent())), name, targets, end)
         with self._lock:
             first, again = self._together is None, name in self._summoned or end
             self._summoned.add(name)
             if first and not end:
-                self._together = self._start(self._srun(self.names), "", target, end)
+                self._together = self._start(self._srun(self.names), "", targets, end)
             if self._together is not None and not again:
                 return self._together
-        return self._start(self._srun([name]), name, target, end)
+        return self._start(self._srun([name]), name, targets, end)
 
     def await_call(self, name: str, process: subprocess.Popen[bytes]) -> tuple[Channel, m.AgentHello]:
         """The agent's call.  Raises `Died` when its command has ended or the time is over."""
@@ -160,14 +160,14 @@ class Desk:
         count = [f"--nodes={nodes}", f"--ntasks={nodes}", f"--nodelist={hosts.compress(names)}"]
         return [*shlex.split(self.remote), *count, *SRUN, *self._agent()]
 
-    def _start(self, words: list[str], name: str, target: str, end: bool) -> subprocess.Popen[bytes]:
+    def _start(self, words: list[str], name: str, targets: list[str], end: bool) -> subprocess.Popen[bytes]:
         environment = passed_on(os.environ)
         told = m.Summons(
             self._key.hex(),
             (self.address, self._listener.address[1]),  # type: ignore[arg-type]
             self.token,
             name,
-            target,
+            targets,
             environment,
             end,
         )
@@ -205,12 +205,12 @@ class RemoteNode(Conversation):
         self.name = name
         self.who = f"the agent of {name}"
         self._desk = desk
-        self._target = ""
+        self._targets: list[str] = []
 
-    def start(self, target: Path | None = None) -> Machine:
+    def start(self, targets: Sequence[str] = ()) -> Machine:
         """See `Conversation`; the same for an agent that runs other code."""
-        self._target = str(target or "")
-        channel, hello = self._desk.await_call(self.name, self._desk.summon(self.name, self._target))
+        self._targets = list(targets)
+        channel, hello = self._desk.await_call(self.name, self._desk.summon(self.name, self._targets))
         self._channel = channel
         if hello.code != code.digest():
             self.close()
@@ -237,7 +237,7 @@ class RemoteNode(Conversation):
         if gone:
             return []
         try:
-            self._desk.summon(self.name, self._target, end=True).wait(END_S)
+            self._desk.summon(self.name, self._targets, end=True).wait(END_S)
         except (Died, subprocess.TimeoutExpired):
             return [f"{self.name} cannot be reached: its agent ends by itself once it finds the connection gone"]
         return []

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -109,7 +108,7 @@ def conduct(
     """
     came, began = Progress(), time.monotonic()
     try:
-        machine = supervisor.start(Path(next((p.target for p in todo if p.target), folder.path)))
+        machine = supervisor.start(list(dict.fromkeys(p.target for p in todo if p.target)) or [str(folder.path)])
         if earlier and machine.machine_id in earlier:
             findings = worst_findings(earlier[machine.machine_id].findings, machine.findings)
             machine = msgspec.structs.replace(machine, findings=findings)

@@ -12,7 +12,6 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -73,7 +72,7 @@ class Supervisor:
         self.python_path = python_path or []
         self.start_s = start_s
         self.peer_grace_s = peer_grace_s
-        self.target: Path | None = None
+        self.targets: list[str] = []
         self.notes: list[str] = []
         self.node: Crew | None = None
         self.machine: Machine | None = None
@@ -84,17 +83,17 @@ class Supervisor:
         self._jobs = itertools.count(1)
         self._unswept = ""
 
-    def start(self, target: Path | None = None) -> Machine:
-        """Start the agent of this node; what it says of the machine.  ``target``: folder of storage cases, for its preflight.
+    def start(self, targets: Sequence[str] = ()) -> Machine:
+        """Start the agent of this node; what it says of the machine.  ``targets``: folders of storage cases, for its preflight.
 
         Raises `Died` if it does not come up; after two times it is not tried again.
         """
-        self.target = target or self.target
+        self.targets = list(targets) or self.targets
         if len(self._starts_failed) >= STARTS_TRIED:
             raise Died(f"not tried again: {self._starts_failed[-1]}")
         node = self._make()
         try:
-            self.machine = node.start(self.target)
+            self.machine = node.start(self.targets)
         except Died as died:
             node.close(ask=False)
             self._starts_failed.append(str(died))

@@ -67,9 +67,9 @@ class Team:
         """Of the first node that is left."""
         return self.sites[0].scratch
 
-    def start(self, target: Path | None = None) -> Machine:
+    def start(self, targets: Sequence[str] = ()) -> Machine:
         """The first of the machines: the agents are here already.  Raises `Died` where none is left."""
-        del target
+        del targets
         if not self._nodes:
             raise Died(f"no node is left: {self._words(self.lost)}")
         return self.sites[0].machine

@@ -43,7 +43,7 @@ def again(run: Run, case: str, broken: bool) -> list[str]:
         kept = _KEPT
     for name in kept:
         flag = "-o" if name == "output" else f"--{name}"
-        values = given[name] if name in ("set", "probes") else given[name][-1:]
+        values = given[name] if name in ("set", "target", "probes") else given[name][-1:]
         parts += [_part(flag, value) for value in values if value != _DEFAULTS.get(name)]
     return parts
 

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from clustergauge.model import Scalar
+from clustergauge.probe import Case
 from clustergauge.valid import printable
 
 LEAST, MOST, PIPE = 72, 160, 120
@@ -174,12 +175,15 @@ def _start(text: str, width: int) -> str:
 
 def parts_of(case: str, params: Mapping[str, Scalar]) -> tuple[str, ...]:
     """The probe and the values of its axes: ``("memory", "torch", "triad", "1GiB")`` of the id with ``backend=torch/op=…``."""
+    known = Case(case.partition("/")[0], "", params)
+    if known.id == case:  # a value may hold a slash
+        return (printable(known.probe), *(printable(part.partition("=")[2]) for part in known.parts))
     return tuple(part.partition("=")[2] if part.partition("=")[0] in params else part for part in printable(case).split("/"))
 
 
 def short_names(cases: Mapping[str, Mapping[str, Scalar]]) -> dict[str, str]:
     """By id, the names that tables show: values without their axes; the whole id where two would look alike."""
-    names = {case: "/".join(parts_of(case, params)) for case, params in cases.items()}
+    names = {case: "/".join(parts_of(case, params)).replace("//", " /") for case, params in cases.items()}  # of a target's path
     count: dict[str, int] = {}
     for name in names.values():
         count[name] = count.get(name, 0) + 1

@@ -11,7 +11,7 @@ from clustergauge.gauged import Gauged
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, PairFindings
 from clustergauge.units import format_rate, format_size, format_time
-from reports import page_charts
+from reports import page_charts, storage
 from reports.export import host_of, reason_of, unanswered
 from reports.layout import short_names
 from reports.rows import BAD, Row
@@ -169,6 +169,7 @@ def _methods(loaded: LoadedRun) -> Iterator[str]:
     run = loaded.run
     facts = {"run": run.run_id, "suite": run.suite, "started": run.started, "finished": run.finished or "not finished"}
     facts |= {"command": " ".join(run.command), "source digest": run.code}
+    facts |= {f"target {number}": line for number, line in enumerate(storage.lines(loaded), 1)}
     yield table("How it was measured", ["what", "value"], [[k, v] for k, v in facts.items()])
 
 

@@ -19,7 +19,7 @@ from clustergauge.loading import LoadedRun
 from clustergauge.model import PairFindings, Verdict, Warning_
 from clustergauge.units import format_duration, format_rate, format_time
 from clustergauge.valid import printable
-from reports import heading, pairs
+from reports import heading, pairs, storage
 from reports.again import again
 from reports.details import details
 from reports.layout import Page, Part, compact, fit_end, listed, parts_of, put, short_names, width_of
@@ -74,6 +74,8 @@ class _View:
     def draw(self) -> Page:
         page = self.page
         heading.draw(page, self.run.run_id, self.loaded.machines.values())
+        for line in storage.lines(self.loaded):
+            page.add((fit_end(f"target {line}", page.width), "dim"))
         page.gap()
         self._rows(self.good)
         page.gap()

@@ -30,6 +30,13 @@ def patience(ctx: Context) -> float:
     return max(PATIENCE_S, PATIENCE * ctx.budget_s)
 
 
+def require_patience(ctx: Context, size: int, whole_s: float) -> None:
+    """Raise `Skip` where laying out a file of ``size`` bytes would take longer than `patience`."""
+    if whole_s > patience(ctx):
+        words = f"writing {format_size(size)} to begin with would take {whole_s:.0f} s"
+        raise Skip(f"{words} (at most {patience(ctx):.0f} s; take a smaller --set size=…)")
+
+
 def lay_out(ctx: Context, file: DataFile, pattern: Pattern, number: int = 0, reads: bool = False) -> None:
     """Write the file as number ``number`` of the pattern, sample 0.  ``reads``: direct reads are proven, too.
 
@@ -50,10 +57,7 @@ def lay_out(ctx: Context, file: DataFile, pattern: Pattern, number: int = 0, rea
         spent = 0.0
         for start in range(BASE_BYTES, file.size, BASE_BYTES):
             spent += seconds(lambda start=start: write(start))
-            whole = spent * file.size / start
-            if whole > patience(ctx):
-                words = f"writing {format_size(file.size)} to begin with would take {whole:.0f} s"
-                raise Skip(f"{words} (at most {patience(ctx):.0f} s; take a smaller --set size=…)")
+            require_patience(ctx, file.size, spent * file.size / start)
     finally:
         lanes.close()
     if reads:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
@@ -22,9 +23,9 @@ from storage_io import memory
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
-from storage_io.layout import pieces
+from storage_io.layout import pieces, require_patience
 from storage_io.mounts import describe
-from storage_io.pattern import POISON, STAMP_EVERY, Pattern, aligned
+from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.workspace import Workspace
 
 BLOCK_BYTES = 1 << 20
@@ -62,8 +63,8 @@ def sequential_blocks(ctx: Context, op: str, block: str, depth: int, size: int) 
 def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = None, block: int = BLOCK_BYTES) -> Work:
     """The work of the probe.  ``spare``: bytes to leave free on the file system, instead of what `Workspace` asks for.
 
-    Raises `Skip` where the size has no meaning, memory or space are short, or the system is not Linux; `StorageError` where the
-    target can't be written to.
+    Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
+    the target can't be written to.
     """
     if ctx.target is None:
         raise Skip("no target folder")
@@ -171,7 +172,16 @@ class _Transfer:
             self._verify_read()
 
     def _write_once(self) -> None:
-        for block in self._blocks:
+        """All blocks.  Raises `Skip` where that would take too long, once a part of them tells."""
+        spent, done, many = 0.0, 0, max(1, BASE_BYTES // len(self._blocks[0][1]))
+        for first in range(0, len(self._blocks), many):
+            some = self._blocks[first : first + many]
+            spent += seconds(lambda some=some: self._write_some(some))
+            done += sum(len(view) for _, view in some)
+            require_patience(self._ctx, self._file.size, spent * self._file.size / done)
+
+    def _write_some(self, blocks: list[Block]) -> None:
+        for block in blocks:
             self._file.write_at(*block)
         self._file.sync()
 

@@ -125,7 +125,7 @@ def test_list_answers_without_device_libraries():
         (["-k", "nothing-like-this"], "no case matches 'nothing-like-this'"),
         (["-o", "/proc/results"], "/proc/results"),
         (["-o", __file__], "test_cli.py"),
-        (["--target", "/no/such/folder"], "--target /no/such/folder: not a folder"),
+        (["--target", "/no/such/folder"], "--target /no/such/folder: no such folder"),
         (["--max-time", "soon"], "not a duration: 'soon'"),
         (["--launches", "0"], "must be a number from 1 to 100000, not '0'"),
         (["--launches", "many"], "must be a number from 1 to 100000, not 'many'"),

@@ -9,8 +9,12 @@ import msgspec
 import pytest
 
 from clustergauge import compare, differ
+from clustergauge.execute import execute
 from clustergauge.loading import LoadedRun
+from clustergauge.messages import Job
 from clustergauge.model import Gpu, Measurement, Workload
+from clustergauge.worker import load_probe
+from clustergauge.world import Serial
 from reports import comparison
 from reports.markdown import cell
 from tests import made
@@ -107,6 +111,28 @@ def test_other_threads_forbid_and_other_observations_do_not():
     refused = compare.compare(a, chosen)
     assert words(refused) == ["incomparable"]
     assert "threads: 2 against 4" in refused.pairs[0].why
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "params"),
+    [
+        ("sequential", "sequential", {"op": "read", "depth": 1, "size": 4 << 20}),
+        ("random_io", "random", {"op": "mixed", "block": "4KiB", "depth": 1, "size": 16 << 20}),
+        ("small_files", "small_files", {"op": "write", "depth": 1, "size": 16 << 10}),
+        ("metadata", "metadata", {"op": "stat", "layout": "one", "files": 100}),
+    ],
+)
+def test_what_was_seen_of_a_disk_forbids_no_comparison_of_two_runs_on_it(tmp_path, monkeypatch, module, name, params):
+    monkeypatch.setattr("storage_io.workspace.require_space", lambda *_, **__: None)
+    sides = []
+    for n in range(2):
+        (tmp_path / f"filler-{n}").write_bytes(b"x" * (1 << 20))  # what is free is never the same
+        job = Job("x", f"storage_io.{module}", name, params, "cpu", budget_s=0.05 * (1 + n), seed=1, target=str(tmp_path))
+        outcome = execute(job, load_probe(job.module, name), Serial(), tmp_path, lambda _: None)
+        assert outcome.status == "ok", outcome.reason
+        fields = {"measurement": outcome.measurement, "settings": outcome.settings | {"free_bytes": n}}
+        sides.append(made.record(name, work=outcome.workload, **fields))
+    assert differ.of_records(sides[:1], sides[1:]) == []
 
 
 def test_other_work_is_never_compared_whoever_insists():

@@ -60,7 +60,7 @@ def test_the_files_are_those_we_know_parts_for():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_criterion_is_about_cases_of_the_suite_and_has_its_source(path, everything):
     machines = {f"n{n}": machine(path.stem, n) for n in range(2)}
-    planned = plan_nodes(load_suite(SUITES / "accept.toml"), everything, machines, list(machines), Wish(target=Path("/x")))
+    planned = plan_nodes(load_suite(SUITES / "accept.toml"), everything, machines, list(machines), Wish(targets=["/x"]))
     run = [p for p in planned if not p.skip]
     for criterion in load(path).criteria:
         assert [p for p in run if accept.applies(criterion, p.case, p.device)], criterion.case
@@ -109,9 +109,9 @@ def test_the_part_that_is_expected_is_the_one_the_figures_are_of(path):
 
 def test_the_suites_fit_into_their_time(everything):
     """As `--dry-run` predicts it: a prolog on a node of eight GPUs in a minute, 64 such nodes accepted in half an hour."""
-    assert predict(plan(load_suite(SUITES / "check.toml"), everything, machine("h100-8"), Wish(target=Path("/x")))) <= 60
+    assert predict(plan(load_suite(SUITES / "check.toml"), everything, machine("h100-8"), Wish(targets=["/x"]))) <= 60
     machines = {f"n{n}": machine("h100-8", n) for n in range(64)}
-    wish = Wish(target=Path("/x"))
+    wish = Wish(targets=["/x"])
     planned = plan_nodes(load_suite(SUITES / "accept.toml"), everything, machines, list(machines), wish)
     assert {p.nodes for p in planned} == {1, 64}
     assert [p.case for p in planned if p.skip] == []

@@ -199,7 +199,7 @@ def test_blocks_for_another_device_are_left_out(tmp_path):
 
 def test_launches_come_one_after_the_other(tmp_path):
     found = cases(
-        tmp_path, '[[cases]]\nprobe = "disk"\n[[cases]]\nprobe = "ranks"\nbackend = "mpi"\n', launches=2, target=tmp_path
+        tmp_path, '[[cases]]\nprobe = "disk"\n[[cases]]\nprobe = "ranks"\nbackend = "mpi"\n', launches=2, targets=[str(tmp_path)]
     )
     assert [(c.launch, c.probe) for c in found] == [(0, "disk"), (0, "ranks"), (1, "disk"), (1, "ranks")]
 
@@ -245,6 +245,6 @@ def test_our_own_suites_fit_our_own_probes(name, gpus, tmp_path):
     import storage_io
 
     probes = load_probes([*kernels.PROBES, *collectives.PROBES, *storage_io.PROBES])
-    found = plan(load_suite(ROOT / "suites" / f"{name}.toml"), probes, machine(gpus=gpus), Wish(target=tmp_path))
+    found = plan(load_suite(ROOT / "suites" / f"{name}.toml"), probes, machine(gpus=gpus), Wish(targets=[str(tmp_path)]))
     assert any(not c.skip for c in found)
     assert len({(c.case, c.device, c.launch) for c in found}) == len(found)

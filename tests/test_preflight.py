@@ -33,7 +33,7 @@ RDMA = [Nic(name="mlx5_0", kind="infiniband")]
 
 
 def test_this_machine_has_findings_each_named_once_and_every_warning_a_remedy(tmp_path: Path) -> None:
-    found = preflight.findings(machine.describe(), tmp_path, tmp_path)
+    found = preflight.findings(machine.describe(), [tmp_path], tmp_path)
     names = [f.name for f in found]
     assert len(set(names)) == len(names)
     assert {"shared_memory", "locked_memory", "open_files", "home", "target", "scratch", "load", "cpu_quota"} <= set(names)
@@ -46,7 +46,7 @@ def states(found: list[Finding]) -> dict[str, str]:
 
 
 def test_on_a_machine_that_says_nothing_nothing_is_fine(tmp_path: Path) -> None:
-    found = states(preflight.findings(made_up(), tmp_path / "gone", tmp_path, tmp_path / "no root"))
+    found = states(preflight.findings(made_up(), [tmp_path / "gone"], tmp_path, tmp_path / "no root"))
     for name in ("shared_memory", "target_file_system", "huge_pages", "governor", "load"):
         assert found[name] == "unknown", name
     assert found["target"] == "warning"
@@ -128,8 +128,8 @@ def test_the_file_system_of_a_path_is_that_of_the_nearest_mount(tmp_path: Path, 
 
 def test_a_target_in_memory_is_a_warning(tmp_path: Path) -> None:
     write(tmp_path, "proc/self/mounts", MOUNTS)
-    assert preflight.in_memory(Path("/tmp/target"), tmp_path).state == "warning"
-    assert preflight.in_memory(Path("/data/target"), tmp_path).state == "ok"
+    assert preflight.in_memory("target", Path("/tmp/target"), tmp_path).state == "warning"
+    assert preflight.in_memory("target", Path("/data/target"), tmp_path).state == "ok"
 
 
 # -- settings

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clustergauge import machine, plan
+from clustergauge import machine, plan, targets
 from clustergauge.errors import UsageError
 from tests.bench import lane as lanes
 from tests.bench.lane import Lane, Tape
@@ -40,11 +39,10 @@ def _lane(config: pytest.Config) -> Lane:
     """Planned once, started with the first case."""
     if _LANE not in config.stash:
         option: Any = config.option
-        target = Path(option.bench_target).absolute() if option.bench_target else None
         wish = plan.Wish(
             globs=option.bench_case,
             device=option.bench_device,
-            target=target,
+            targets=targets.parse([option.bench_target]) if option.bench_target else (),
             ranks=option.bench_ranks,
             duration_s=option.bench_duration,
         )

@@ -107,7 +107,7 @@ class Lane:
         """One case, measured or only checked: its record, and the log of one that failed."""
         planned = msgspec.structs.replace(self.planned[name], check_only=check_only)
         if self._machine is None:
-            self._machine = self._supervisor.start(Path(planned.target) if planned.target else None)
+            self._machine = self._supervisor.start([planned.target] if planned.target else [])
         keeper, progress = _Nowhere(), Progress()
         carry_out(keeper, self._run, [planned], self._supervisor, self._machine, _Silent(), progress)
         (record,) = progress.records

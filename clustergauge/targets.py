@@ -1,0 +1,73 @@
+"""Where storage cases write: what ``--target`` names, read in one place, and what several of them make of the cases.
+
+A target is a text all the way (plan, record, channel): the absolute path of a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clustergauge.errors import UsageError
+from clustergauge.model import Scalar
+
+AXIS = "target"
+"""The axis that cases get where there are several targets.  With one they have none, so that their ids are what they always were:
+runs of one target compare, wherever it was mounted."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def parse(given: Sequence[str], local: bool = True) -> tuple[str, ...]:
+    """The targets in the order given.  ``local``: on this machine, where they must be there; else each node has its own.
+
+    Raises `UsageError` for what is no folder to write to, or the same one twice.
+    """
+    found: dict[object, str] = {}
+    for text in given:
+        name = _name(text)
+        same = _identity(text, name) if local else name
+        if same in found:
+            raise UsageError(f"--target {text}: the same folder as {found[same]}")
+        found[same] = name
+    return tuple(found.values())
+
+
+def params_for(params: Mapping[str, Scalar], target: str, targets: Sequence[str]) -> dict[str, Scalar]:
+    """The parameters of a case on one of the targets."""
+    return {**params, AXIS: target} if len(targets) > 1 else dict(params)
+
+
+def own_params(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The parameters that the case's probe knows: without the target, which its context tells it."""
+    return {name: value for name, value in params.items() if name != AXIS}
+
+
+def _name(text: str) -> str:
+    """The target's name in ids and records."""
+    if not text:
+        raise UsageError("--target: an empty name")
+    if not text.isprintable():
+        raise UsageError(f"--target {text!a}: its name cannot be printed, and it stands in ids of cases")
+    if scheme := _SCHEME.match(text):
+        what = "object stores are" if scheme[1].lower() == "s3" else f"{scheme[1]}:// is"
+        raise UsageError(f"--target {text}: {what} not measured yet; name a folder")
+    return str(Path(text).absolute())
+
+
+def _identity(text: str, path: str) -> tuple[int, int]:
+    """What two names of one folder have in common.  Raises `UsageError` where nothing can be written."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        raise UsageError(f"--target {text}: no such folder") from None
+    except OSError as error:
+        raise UsageError(f"--target {text}: {(error.strerror or str(error)).lower()}") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise UsageError(f"--target {text}: not a folder")
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        raise UsageError(f"--target {text}: {'its file system is read-only' if read_only else 'not writable'}")
+    return found.st_dev, found.st_ino
