@@ -1,0 +1,36 @@
+"""Files that a library wrote: taken to the device, and out of the page cache, by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from storage_io.errors import StorageError
+from storage_io.evidence import cached_bytes
+
+
+def sync(path: Path) -> None:
+    """fsync(2) of a file or a folder: what it holds is on the device."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageError(f"cannot sync {path}", error) from error
+
+
+def drop(path: Path) -> int:
+    """Empty the page cache of a file, after a sync of it; bytes that stay there all the same (0 where the kernel won't say)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)  # dirty pages can't be dropped
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            size = os.fstat(descriptor).st_size
+            return (cached_bytes(descriptor, size) or 0) if size else 0
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageError(f"cannot drop {path} from the page cache", error) from error
