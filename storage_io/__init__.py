@@ -8,5 +8,6 @@ PROBES = (
     "storage_io.small_files",
     "storage_io.under_write",
     "storage_io.checkpoint",
+    "storage_io.loader",
 )
 """Modules of this folder that define probes."""

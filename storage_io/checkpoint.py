@@ -31,9 +31,10 @@ from storage_io.datafile import ENOUGH, DataFile
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes, process_io
 from storage_io.formats import Format, Raw, Safetensors, Shard, Torch
+from storage_io.layout import trial
 from storage_io.models import MODELS, Model, first_of
 from storage_io.mounts import describe
-from storage_io.pattern import Pattern, aligned
+from storage_io.pattern import Pattern
 from storage_io.ranks import least, together
 from storage_io.workspace import Workspace, require_space
 
@@ -166,20 +167,7 @@ def _in_time(size: int, took: float, budget_s: float) -> int:
 
 
 def _proof(workspace: Workspace) -> tuple[DataFile, float]:
-    """A file, removed already, that knows whether there is direct I/O; and the seconds that writing it took."""
-    content = aligned(PROBE_BYTES)
-    Pattern().fill(content, 0, 0)
-    view = content.data.cast("B")
-    with contextlib.closing(DataFile(workspace.file(0), PROBE_BYTES)) as file:
-
-        def write() -> None:
-            file.write_at(0, view)
-            file.sync()
-
-        file.allocate()
-        took = seconds(lambda: file.prove_writes(write, PROBE_BYTES))
-    workspace.file(0).unlink()
-    return file, took
+    return trial(workspace.file(0), PROBE_BYTES)
 
 
 class _Checkpoint:

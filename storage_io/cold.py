@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -19,6 +20,21 @@ def sync(path: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise StorageError(f"cannot sync {path}", error) from error
+
+
+def sync_all(folder: Path) -> None:
+    """syncfs(2): everything written to the file system of a folder is on its device."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StorageError(f"cannot sync {folder}", error) from error
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise StorageError(f"cannot sync {folder}", OSError(number, os.strerror(number)))
+    finally:
+        os.close(descriptor)
 
 
 def drop(path: Path) -> int:

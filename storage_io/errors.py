@@ -16,8 +16,8 @@ class StorageError(OSError):
         super().__init__(cause.errno, f"{failed}: {reason[:1].lower()}{reason[1:]}")
 
     @classmethod
-    def of_rank(cls, rank: int, text: str) -> StorageError:
-        """What another rank met, in its own words."""
+    def quoted(cls, text: str, rank: int | None = None) -> StorageError:
+        """What another process met, in its own words."""
         error = cls(text, OSError(""))
         error.args, error.rank = (None, text), rank
         return error

@@ -37,7 +37,7 @@ def together(world: World, step: Callable[[], _T]) -> _T:
         raise met
     if kind == "skip":
         raise Skip(text, rank)
-    raise Wrong(text, rank) if kind == "wrong" else StorageError.of_rank(rank, text)
+    raise Wrong(text, rank) if kind == "wrong" else StorageError.quoted(text, rank)
 
 
 def _kind(error: Exception | None) -> str:

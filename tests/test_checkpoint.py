@@ -15,7 +15,7 @@ from clustergauge import accept, metrics, warnings
 from clustergauge.model import Measurement, Place, Series, Workload
 from clustergauge.probe import Context, Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import checkpoint as module, cold, memory, workspace
+from storage_io import checkpoint as module, cold, layout, memory, workspace
 from storage_io.checkpoint import checkpoint, needs, prepare
 from storage_io.errors import StorageError
 from storage_io.formats import Shard
@@ -291,7 +291,7 @@ def test_a_shard_is_cut_to_memory_and_to_patience(tmp_path, monkeypatch):
         patch.setattr(memory, "available", lambda: 256 + 13 << 20)
         with prepared(tmp_path, "raw", "save", 64 << 20, MODELS["llama3-8b"]) as (_, ctx):
             assert ctx.settings["cut_to"] == 4 << 20  # three copies of 4 MiB
-    monkeypatch.setattr(module, "seconds", lambda call: (call(), 0.5)[1])  # 2 MiB/s, and two times 2 s to wait
+    monkeypatch.setattr(layout, "seconds", lambda call: (call(), 0.5)[1])  # 2 MiB/s, and two times 2 s to wait
     with prepared(tmp_path, "raw", "restore", 64 << 20, MODELS["llama3-8b"]) as (_, ctx):
         assert ctx.settings["cut_to"] == 8 << 20
 
