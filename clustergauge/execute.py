@@ -208,8 +208,7 @@ class _Live:
 
 def _explain(error: BaseException, rank: int, size: int) -> Said:
     """An exception as a person should read it: one line, with the rank where there are several."""
-    if isinstance(error, Wrong) and error.rank is not None:
-        rank = error.rank
+    rank = whose if isinstance(whose := getattr(error, "rank", None), int) else rank
     who = f"rank {rank}: " if size > 1 else ""
     text = " ".join(str(error).encode(errors="replace").decode().split())[:500]
     if isinstance(error, Skip):

@@ -21,6 +21,10 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "compute": ("FLOP/s", "OP/s"),
     "bandwidth": ("B/s",),
     "iops": ("IO/s",),
+    "samples": ("samples/s",),
+    "utilisation": ("1",),
+    "framework_time": ("s",),
+    "device_time": ("s",),
     "latency_p50": ("s",),
     "latency_p99": ("s",),
     "latency_p999": ("s",),
@@ -107,8 +111,8 @@ def derive(records: Sequence[Record]) -> list[Metric]:
     if not measured:
         return []
     found = list(_all(measured))
-    workload = measured[0].workload
-    first = "iops" if workload and workload.ios else HEADLINES[workload.bound if workload else ""]
+    work = measured[0].workload or Workload()
+    first = "samples" if work.samples else "iops" if work.ios else HEADLINES[work.bound]
     return sorted(found, key=lambda metric: metric.name != first)  # stable: the rest keeps its order
 
 
@@ -157,6 +161,9 @@ def _all(records: Sequence[Record]) -> Iterator[Metric]:
             yield from _rate(name, [amount(record) for record in records], _unit(name, records[0]), launches)
     yield from _latencies(records)
     yield from _beside(records)
+    yield from _utilisation(records)
+    if same:
+        yield from _framework(records)
     if loops and same:
         yield _time("loop_time", stats.judging_interval(loops))
     if loops and alike:
@@ -180,6 +187,10 @@ def _ios(record: Record) -> float:
     return record.workload.ios if record.workload else 0
 
 
+def _samples(record: Record) -> float:
+    return record.workload.samples if record.workload else 0
+
+
 def _message_bytes(record: Record) -> float:
     return record.workload.message_bytes if record.workload else 0
 
@@ -192,6 +203,7 @@ AMOUNTS: Mapping[str, Callable[[Record], float]] = {
     "compute": _operations,
     "bandwidth": _bytes,
     "iops": _ios,
+    "samples": _samples,
     "algbw": _message_bytes,
     "busbw": _bus_bytes,
 }
@@ -201,7 +213,7 @@ AMOUNTS: Mapping[str, Callable[[Record], float]] = {
 def _unit(name: str, record: Record) -> str:
     """The unit of a rate."""
     if name != "compute":
-        return "IO/s" if name == "iops" else "B/s"
+        return {"iops": "IO/s", "samples": "samples/s"}.get(name, "B/s")
     return "FLOP/s" if record.workload and record.workload.flops else "OP/s"
 
 
@@ -261,6 +273,31 @@ def _beside(records: Sequence[Record]) -> Iterator[Metric]:
             return
         launches.append([took * scale / count for count, took in zip(counts, times, strict=True)])  # seconds for a byte
     yield from _rate("beside", [1.0] * len(launches), "B/s", launches)
+
+
+def _utilisation(records: Sequence[Record]) -> Iterator[Metric]:
+    """Accelerator utilisation (AU) of a loader as MLPerf Storage defines it: declared compute time over the time it all took, the
+    first step of each sample left out of both.  Absent where nothing is computed."""
+    launches: list[list[float]] = []
+    for record in records:
+        compute, times = _number(record.settings.get("compute_s")), series(record, "later_steps")
+        steps = record.measurement.iterations_per_sample - 1 if record.measurement else 0
+        if not compute or compute < 0 or steps < 1 or len(times) != len(samples(record)):
+            return
+        launches.append([took / (compute * steps) for took in times])
+    yield from _rate("utilisation", [1.0] * len(launches), "1", launches)
+
+
+def _framework(records: Sequence[Record]) -> Iterator[Metric]:
+    """The library's part of a checkpoint's time, and the rest, which is the device's; where every launch knows."""
+    launches = [series(record, "framework") for record in records]
+    if any(len(launch) != len(samples(record)) for launch, record in zip(launches, records, strict=True)):
+        return
+    pairs = [zip(samples(record), launch, strict=True) for record, launch in zip(records, launches, strict=True)]
+    rest = [[took - framework for took, framework in of_launch] for of_launch in pairs]
+    for name, values in (("framework_time", launches), ("device_time", rest)):
+        if (interval := stats.judging_interval(values)).median > 0:
+            yield _time(name, interval)
 
 
 def _as_if_same(works: Sequence[float], launches: Sequence[Sequence[float]]) -> list[list[float]]:

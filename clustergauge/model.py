@@ -36,8 +36,8 @@ class Workload(Data, frozen=True, kw_only=True):
 
     ``flops``/``ops``: floating-point / integer operations (a multiply-add is two).  ``bytes_read``/``bytes_written``: as STREAM
     counts them for memory, application bytes for storage.  ``ios``: storage operations (transfers, files, or calls on metadata,
-    as the probe says).  ``message_bytes``: S of nccl-tests.  ``collective``: name of the operation, which selects the factor of
-    bus bandwidth.  ``bound``: what limits it, which selects the headline rate.
+    as the probe says).  ``samples``: of a data set.  ``message_bytes``: S of nccl-tests.  ``collective``: name of the operation,
+    which selects the factor of bus bandwidth.  ``bound``: what limits it, which selects the headline rate.
     """
 
     flops: int = 0
@@ -45,6 +45,7 @@ class Workload(Data, frozen=True, kw_only=True):
     bytes_read: int = 0
     bytes_written: int = 0
     ios: int = 0
+    samples: int = 0
     message_bytes: int = 0
     collective: str = ""
     dtype: str = ""

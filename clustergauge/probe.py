@@ -25,7 +25,14 @@ WorldKind = Literal["serial", "mpi", "torch"]
 
 
 class Skip(Exception):
-    """Raised while preparing: this case has no meaning here.  The text is the reason a person reads."""
+    """Raised while preparing: this case has no meaning here.  The text is the reason a person reads.
+
+    ``rank``: whose, where it is not the one that raises.
+    """
+
+    def __init__(self, text: str, rank: int | None = None) -> None:
+        super().__init__(text)
+        self.rank = rank
 
 
 class Wrong(Exception):

@@ -47,7 +47,7 @@ RULES: dict[str, dict[str, JsonSchema]] = {
     },
     "Run": {"schema": _VERSION, "run_id": _ID, "started": {"pattern": _TIME}, "finished": {"pattern": f"^$|{_TIME}"}},
     "Machine": {"schema": _VERSION, "machine_id": _ID, "host": _NAME, "memory_bytes": _COUNT},
-    "Workload": dict.fromkeys(("flops", "ops", "bytes_read", "bytes_written", "ios", "message_bytes"), _COUNT),
+    "Workload": dict.fromkeys(("flops", "ops", "bytes_read", "bytes_written", "ios", "samples", "message_bytes"), _COUNT),
     "Measurement": {
         "samples_s": _TIMES,
         "loop_mean_s": _SECONDS,

@@ -8,7 +8,7 @@ from fractions import Fraction
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P", "E")
 _SMALL = ("", "m", "µ", "n", "p", "f", "a")
-_RATES = ("FLOP/s", "OP/s", "B/s", "IO/s")
+_RATES = ("FLOP/s", "OP/s", "B/s", "IO/s", "samples/s")
 _ENERGIES = ("J/FLOP", "J/OP", "J/B")
 _DURATION = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 
@@ -64,8 +64,8 @@ def format_time(seconds: float) -> str:
 def format_rate(value: float, unit: str) -> str:
     """A rate with three significant digits and a decimal prefix: ``779 TFLOP/s``, ``2.98 TB/s``, ``1.21 pJ/FLOP``.
 
-    ``unit`` is the bare unit (``FLOP/s``, ``B/s``, ``OP/s``, ``IO/s``, ``J/FLOP``, ``J/OP``, ``J/B``); times (``s``) go through
-    `format_time`, and fractions (``1``) become percent.
+    ``unit`` is the bare unit (``FLOP/s``, ``OP/s``, ``B/s``, ``IO/s``, ``samples/s``, ``J/FLOP``, ``J/OP``, ``J/B``); times
+    (``s``) go through `format_time`, and fractions (``1``) become percent.
     """
     if unit == "s":
         return format_time(value)

@@ -255,7 +255,7 @@ def _result(record: Record) -> None:
     """Work and times are sound, and there are such where the status says so."""
     work, measured = record.workload, record.measurement
     if work:
-        for field in ("flops", "ops", "bytes_read", "bytes_written", "ios", "message_bytes"):
+        for field in ("flops", "ops", "bytes_read", "bytes_written", "ios", "samples", "message_bytes"):
             _count(f"workload.{field}", getattr(work, field))
     if measured:
         _measurement(measured)

@@ -41,6 +41,12 @@ LATE_OFTEN = 0.5
 """A rank that is the last at so many of the samples is late by habit."""
 SLOW_RANK = 0.9
 """The share of the others' rate below which a rank of a burn-in is slow: good parts of one kind differ by a few per cent."""
+SLOW_RATIO = 1.25
+"""A rank that takes so many times what the others take at the median …"""
+SLOW_OFTEN = 0.75
+"""… in so many of the samples is slow by habit."""
+SLOW_SAMPLES = 5
+"""The fewest samples that show a habit."""
 STEADY_WINDOWS = 5
 STEADY_RANGE = 0.20
 STEADY_SLOPE = 0.10
@@ -307,6 +313,24 @@ def _slow_rank(record: Record, _samples: list[float]) -> Seen | None:
     return max(found, key=lambda seen: seen.weight, default=None)
 
 
+def _slow_storage(record: Record, _samples: list[float]) -> Seen | None:
+    """A rank whose own transfers, which wait for no other rank, took clearly longer than those of the others."""
+    values, ranks = metrics.series(record, "rank_seconds"), record.ranks
+    count = len(values) // ranks
+    if ranks < 2 or len(values) % ranks or count < SLOW_SAMPLES or min(values) <= 0:
+        return None
+    times = np.asarray(values).reshape(count, ranks)
+    others = np.stack([np.median(np.delete(times, rank, axis=1), axis=1) for rank in range(ranks)], axis=1)
+    ratios = times / others
+    rank = int(np.median(ratios, axis=0).argmax())
+    often = float((ratios[:, rank] > SLOW_RATIO).mean())
+    if often < SLOW_OFTEN:
+        return None
+    host = next((f" on {place.host}" for place in record.placement if place.rank == rank), "")
+    own, rest = (format_time(float(np.median(t[:, rank]))) for t in (times, others))
+    return Seen(often, f"rank {rank}{host} takes {own} where the others take {rest}, in {often:.0%} of the samples")
+
+
 def _unproven(record: Record, _samples: list[float]) -> Seen | None:
     """Storage of which nothing proves that a device, and not a cache, did the work."""
     if record.workload is None or record.workload.bound != "storage":
@@ -355,6 +379,11 @@ DOUBTS = (
         "slow rank",
         "look at clocks, power and temperature of that device, and see whether it stays slow in another slot",
         _slow_rank,
+    ),
+    Doubt(
+        "slow storage of a rank",
+        "look at the path of that rank to the storage (its host, its share of the file system)",
+        _slow_storage,
     ),
     Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),
     Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),

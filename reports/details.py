@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clustergauge import accept, ceilings, metrics
-from clustergauge.units import format_rate
+from clustergauge.units import format_rate, format_time
 from clustergauge.valid import printable
 from reports.layout import Part, fit_end
 from reports.rows import Row
 
+LONGEST = 70
+"""Cells of a line that says how much was saved."""
 CLOCK_OFF = 0.03
 """So far from the clock of its ceiling a case's own clock is worth a line."""
 
@@ -20,6 +22,8 @@ def details(row: Row) -> Iterator[list[Part]]:
     yield from _cut(row)
     yield from _clock(row)
     yield from _energy(row)
+    yield from _checkpoint(row)
+    yield from _loader(row)
 
 
 def _held(row: Row) -> Iterator[list[Part]]:
@@ -56,3 +60,21 @@ def _energy(row: Row) -> Iterator[list[Part]]:
             low, high = (format_rate(end, metric.unit) for end in (metric.low, metric.high))
             words = f"{low} … {high}, with idle power and resets"
             yield [f"  {format_rate(metric.value, metric.unit)} by the energy counter: ", (words, "dim")]
+
+
+def _checkpoint(row: Row) -> Iterator[list[Part]]:
+    """The library's seconds and the device's, and how much of a real checkpoint that was."""
+    framework, device = row.metric("framework_time"), row.metric("device_time")
+    if framework:
+        rest = f" · device {format_time(device.value)}" if device else ""
+        yield [f"  framework {format_time(framework.value)}{rest}"]
+    for shard in dict.fromkeys(str(r.settings["shard"]) for r in row.measured if "shard" in r.settings):
+        yield [(f"  {fit_end(shard, LONGEST)}", "dim")]
+
+
+def _loader(row: Row) -> Iterator[list[Part]]:
+    """Accelerator utilisation, with the compute time it is about."""
+    used, compute = row.metric("utilisation"), [r.settings.get("compute_s") for r in row.measured]
+    seconds = compute[0] if compute else None
+    if used and isinstance(seconds, int | float):
+        yield [f"  AU {format_rate(used.value, '1')}", (f" with {format_time(seconds)} of compute a batch", "dim")]

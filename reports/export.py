@@ -30,6 +30,7 @@ COLUMNS = (
 _SUFFIX = {
     "s": "seconds", "FLOP/s": "flop_per_second", "OP/s": "op_per_second", "B/s": "bytes_per_second", "1": "ratio",
     "IO/s": "io_per_second",
+    "samples/s": "samples_per_second",
     "J/FLOP": "joules_per_flop", "J/OP": "joules_per_op", "J/B": "joules_per_byte",
 }  # fmt: skip
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

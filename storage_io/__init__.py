@@ -7,5 +7,7 @@ PROBES = (
     "storage_io.metadata",
     "storage_io.small_files",
     "storage_io.under_write",
+    "storage_io.checkpoint",
+    "storage_io.loader",
 )
 """Modules of this folder that define probes."""

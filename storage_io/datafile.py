@@ -18,30 +18,31 @@ ENOUGH = 0.95
 
 
 class DataFile:
-    """A new file (the path must be free; links are not followed), readable and writable.
+    """A new file (the path must be free; links are not followed), readable and writable; or one that is there (``new=False``).
 
     ``direct``: whether transfers go past the page cache; ``reason``: how that is known.  ``counted``: whether the kernel's device
     counters mean something on this file system.  The last two are known after `prove`.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, *, new: bool = True) -> None:
         self.path = path
         self.size = size
         self.direct = True
         self.reason = ""
         self.counted = True
-        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR
+        flags = os.O_NOFOLLOW | os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else 0)
         try:
             try:
                 self._fd = os.open(path, flags | os.O_DIRECT, 0o600)
             except OSError as error:
                 if error.errno not in REFUSED:
                     raise
-                path.unlink(missing_ok=True)  # some make the file before they refuse the flag
+                if new:
+                    path.unlink(missing_ok=True)  # some make the file before they refuse the flag
                 self._fd = os.open(path, flags, 0o600)
                 self.direct, self.reason = False, "the file system refuses direct I/O"
         except OSError as error:
-            raise StorageError(f"cannot create {path}", error) from error
+            raise StorageError(f"cannot {'create' if new else 'open'} {path}", error) from error
 
     def settings(self) -> dict[str, Scalar]:
         """What a record says of the way the bytes went."""

@@ -5,6 +5,8 @@ What would take much longer than the case is meant to last is refused while it i
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustergauge.budget import seconds
@@ -65,6 +67,22 @@ def lay_out(ctx: Context, file: DataFile, pattern: Pattern, number: int = 0, rea
         file.prove(lambda: _read(file, few), sum(len(view) for _, view in few), 0)
     if not file.direct:
         file.drop()
+
+
+def trial(path: Path, size: int) -> tuple[DataFile, float]:
+    """A file that was written and is gone again; it knows whether there is direct I/O.  And the seconds that writing it took."""
+    content = aligned(size)
+    Pattern().fill(content, 0, 0)
+    with contextlib.closing(DataFile(path, size)) as file:
+
+        def write() -> None:
+            file.write_at(0, content.data.cast("B"))
+            file.sync()
+
+        file.allocate()
+        took = seconds(lambda: file.prove_writes(write, size))
+    path.unlink()
+    return file, took
 
 
 def pieces(content: Words, piece: int = PIECE_BYTES) -> list[tuple[int, memoryview]]:

@@ -27,7 +27,8 @@ FOREIGN_AGE_S = 86_400
 """Age in seconds at which a folder of another host is given up; no case lives as long."""
 _PREFIX = ".clustergauge-"
 _FOLDER = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}", re.ASCII)
-_DATA = re.compile("data-[0-9]{1,9}", re.ASCII)
+_DATA = re.compile(r"data-[0-9]{1,9}|\.tmp[0-9A-Za-z]{6}", re.ASCII)
+"""The second is what safetensors calls a file until it is whole."""
 _INNER = re.compile("folder-[0-9]{1,9}", re.ASCII)
 _LOCK = "lock"
 

@@ -60,6 +60,7 @@ workloads = st.builds(
     bytes_read=counts,
     bytes_written=counts,
     ios=counts,
+    samples=counts,
     message_bytes=counts,
     collective=texts,
     dtype=st.sampled_from(["", "fp32", "bf16"]),

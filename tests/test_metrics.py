@@ -50,6 +50,26 @@ def test_the_headline_is_the_rate_of_what_bounds_the_case(work, name, value, uni
     assert found.better == ("lower" if name == "time" else "higher")
 
 
+def loader(later, compute=0.25, steps=5, launch=0):
+    """10 s a sample of ``steps`` steps of 64 samples, all but the first in ``later`` seconds; 4 s of the whole in a library."""
+    series = {"later_steps": Series(unit="s", values=later), "framework": Series(unit="s", values=[4.0 / steps] * len(later))}
+    taken = measured([10.0 / steps] * len(later), iterations_per_sample=steps, series=series)
+    work = Workload(samples=64, bytes_read=1 << 20, bound="storage")
+    return made.record(work=work, measurement=taken, settings={"compute_s": compute}, launch=launch)
+
+
+def test_samples_a_second_are_of_all_steps_and_utilisation_is_without_the_first():
+    found = metrics.derive([loader([2.0] * 9)])
+    assert (found[0].name, found[0].unit, found[0].value) == ("samples", "samples/s", pytest.approx(32))
+    assert by_name(loader([2.0] * 9))["utilisation"].value == pytest.approx(4 * 0.25 / 2.0)
+    assert by_name(loader([1.0, 2.0, 4.0] * 5))["utilisation"].value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("record", [loader([2.0] * 9, compute=0.0), loader([2.0] * 9, compute=None), loader([2.0] * 9, steps=1)])
+def test_there_is_no_utilisation_where_nothing_is_computed_or_there_is_one_step(record):
+    assert "utilisation" not in by_name(record)
+
+
 def test_every_metric_is_declared_with_its_unit():
     works = [Workload(flops=1, bytes_read=1, ios=1, message_bytes=1, collective="all_reduce"), Workload(ops=1)]
     joules = {"window": "sampling", "cpu_energy_j": 1.0, "cpu_energy_from_s": 0.0, "cpu_energy_to_s": 9.0}
@@ -65,6 +85,14 @@ def test_every_metric_is_declared_with_its_unit():
         )
         alone = msgspec.structs.replace(record, ranks=1)
         seen |= {(metric.name, metric.unit) for launch in (record, alone) for metric in metrics.derive([launch])}
+    seen |= {
+        (metric.name, metric.unit)
+        for metric in metrics.derive(
+            [
+                loader([1.0] * 200),
+            ]
+        )
+    }
     assert seen == {(name, unit) for name, units in metrics.UNITS.items() for unit in units}
     assert set(metrics.HEADLINES.values()) <= set(metrics.UNITS)
 

@@ -97,7 +97,7 @@ def test_a_formatted_time_is_within_half_a_percent(seconds):
     assert value == pytest.approx(seconds, rel=0.0051)
 
 
-@given(st.floats(1e-3, 1e20), st.sampled_from(["FLOP/s", "OP/s", "B/s", "IO/s", "s", "1"]))
+@given(st.floats(1e-3, 1e20), st.sampled_from(["FLOP/s", "OP/s", "B/s", "IO/s", "samples/s", "s", "1"]))
 def test_a_formatted_rate_is_within_half_a_percent(value, unit):
     number, shown = units.format_rate(value, unit).split()
     assert units.parse_rate(float(number), shown) == (pytest.approx(value, rel=0.0051), unit)
@@ -145,6 +145,7 @@ def test_times_and_rates_have_three_significant_digits():
     [
         (700, "TFLOP/s", (7e14, "FLOP/s")),
         (2, "kIO/s", (2000, "IO/s")),
+        (3, "ksamples/s", (3000, "samples/s")),
         (3, "TOP/s", (3e12, "OP/s")),
         (5, "µs", (5e-6, "s")),
         (95, "%", (0.95, "1")),

@@ -1,0 +1,52 @@
+"""Steps that all ranks of a case take together, outside the timed region: all go on, or all leave with the reason of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from clustergauge.probe import Skip, Wrong
+from clustergauge.world import World
+from storage_io.errors import StorageError
+
+_T = TypeVar("_T")
+_KINDS = ("", "skip", "wrong", "error")
+"""From good to bad."""
+
+
+def together(world: World, step: Callable[[], _T]) -> _T:
+    """Do ``step``, and return what it does if it went well on every rank.
+
+    Where it did not, every rank raises: `Skip`, `Wrong` or `StorageError`, which name the rank (that one raises what it met).
+    """
+    result: list[_T] = []
+    met: Exception | None = None
+    try:
+        result.append(step())
+    except Exception as error:  # noqa: BLE001 (told to all and raised below)
+        met = error
+    everybody = world.gather([_kind(met), str(met or "")])
+    worst = None
+    if everybody is not None:
+        kind, rank = max((_KINDS.index(kind), -rank) for rank, (kind, _) in enumerate(everybody))
+        worst = [_KINDS[kind], -rank, everybody[-rank][1]]
+    kind, rank, text = world.from_root(worst)
+    if not kind:
+        return result[0]
+    if met is not None and rank == world.rank:
+        raise met
+    if kind == "skip":
+        raise Skip(text, rank)
+    raise Wrong(text, rank) if kind == "wrong" else StorageError.quoted(text, rank)
+
+
+def _kind(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return "skip" if isinstance(error, Skip) else "wrong" if isinstance(error, Wrong) else "error"
+
+
+def least(world: World, number: int) -> int:
+    """The smallest of what the ranks say, on every rank."""
+    everybody = world.gather(number)
+    return world.from_root(min(everybody) if everybody else None)
