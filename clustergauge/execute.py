@@ -22,6 +22,7 @@ from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
 from clustergauge.model import Measurement, Series
 from clustergauge.probe import Context, Probe, Skip, Work, Wrong
+from clustergauge.waits import SERIES, Waits
 from clustergauge.world import Serial
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ class _Live:
         self.context.set("clock_tick_s", clock.tick_s)
         with clock.owned():
             sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase, self._so_far)
+            waits = Waits()
             measurement = sampler.measure()
+            waited = waits.share()
             self.sampled = sampler.window
             if sampler.exposed:
                 self.context.set("exposed_samples", sampler.exposed)
@@ -130,6 +133,7 @@ class _Live:
             self.runs = 0 if clock.name == "cuda_graph" else sampler.ran  # a replay runs what was captured, which runs too
             self.agree("exact check", work.exact)
         self._say_transport(work.workload.collective)
+        self._say_waits(waited)
         series = {name: Series(unit=unit, values=values) for name, (unit, values) in self.context.series.items()}
         return self._outcome("ok", msgspec.structs.replace(measurement, series=measurement.series | series))
 
@@ -204,6 +208,12 @@ class _Live:
             together.update(part)
         for name, value in transport.settings(log, together, collective).items():
             self.context.set(name, value)
+
+    def _say_waits(self, share: float | None) -> None:
+        """Record how long each rank waited for a processor, where all know it."""
+        everybody = self.world.gather(share) if self.world.size > 1 else None
+        if everybody and None not in everybody:
+            self.context.add(SERIES, "1", *everybody)
 
 
 def _explain(error: BaseException, rank: int, size: int) -> Said:

@@ -414,6 +414,8 @@ class Suspect(Data, frozen=True, kw_only=True):
     low: float
     high: float
     confirmed: bool
+    cause: Literal["", "processor"] = ""
+    """What else is known of why: the rank there waited for a processor far longer than the others did (`waits`)."""
     note: str = ""
 
 

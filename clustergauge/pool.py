@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from clustergauge import code, messages as m
+from clustergauge import code, hosts, messages as m
 from clustergauge.conversation import Conversation, Died
 from clustergauge.launch import PoolKey
 from clustergauge.model import Place
 from clustergauge.output import exit_string, quote
 from clustergauge.team import Team
+from clustergauge.valid import shown
 
 Crew = Conversation | Team
 """One node, or several that a pool spans."""
@@ -202,16 +203,25 @@ class Pool:
                     f"rank {said.rank} on {said.host} sees a world of {said.size}, not {self.key.ranks}: the launcher does not "
                     f"fit the MPI that mpi4py loaded ({'; '.join(libraries)}); set MPI4PY_LIBMPI or --launcher so that they agree"
                 )
-        if len({r.rank for r in ready.values()}) != self.key.ranks or len(libraries) > 1:
+        if {r.rank for r in ready.values()} != set(range(self.key.ranks)) or len(libraries) > 1:
             raise Died(f"ranks are not distinct or their libraries differ: {'; '.join(libraries)}")
         for pid, said in ready.items():
             self.ranks[pid].rank = said.rank
             self.ranks[pid].library = said.library
         self.where = self.node.seated({r.pid: r.rank for r in self.ranks.values()}, self.where)
         for said in ready.values():
-            self.where[said.rank] = msgspec.structs.replace(self.where[said.rank], cpus=said.cpus)
+            self.where[said.rank] = self._really(self.where[said.rank], said)
             if said.rank == 0:
                 self.environment = dict(said.environment)
+
+    def _really(self, place: Place, said: m.Ready) -> Place:
+        """Where a rank is, as it says itself; in a team its node is known by its agent, whatever it says."""
+        place = msgspec.structs.replace(place, cpus=said.cpus)
+        if said.host == place.host or isinstance(self.node, Team):
+            return place
+        if not hosts.is_name(said.host):
+            raise Died(f"rank {said.rank} runs on a host that calls itself {shown(said.host)}, which is no name of a host")
+        return msgspec.structs.replace(place, host=said.host, pci="", nic="")  # those are of this machine
 
     def _launcher_tells(self, pid: int) -> str:
         """How a rank ended, in the words of the launcher that is its parent (MPICH's Hydra names the process)."""

@@ -8,12 +8,13 @@ afresh (`retry`), and then only the fresh launches count.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
-from clustergauge import pairs
+from clustergauge import pairs, waits
 from clustergauge.model import PairFindings, Place, Record, Series, Suspect, Verdict
 from clustergauge.pair_fit import Array
 from clustergauge.pairs import Endpoint
@@ -108,6 +109,7 @@ def _findings(records: Sequence[Record], topology: Topology | None) -> PairFindi
     sweep = sweep_of(records, topology)
     count = len(sweep.endpoints)
     analysis = pairs.analyse(sweep.endpoints, sweep.bandwidth) if count > 1 else pairs.Analysis()
+    starved = _starved(records, sweep.endpoints)
     measured = int(np.isfinite(sweep.bandwidth).any(0).sum())
     first = records[0]
     return PairFindings(
@@ -118,10 +120,26 @@ def _findings(records: Sequence[Record], topology: Topology | None) -> PairFindi
         measured=measured,
         possible=count * (count - 1),
         passes=len(sweep.bandwidth),
-        suspects=analysis.suspects,
+        suspects=[_explained(suspect, starved) for suspect in analysis.suspects],
         smallest_degradation=analysis.smallest_degradation,
         notes=[*sweep.notes, *analysis.notes],
     )
+
+
+def _starved(records: Sequence[Record], endpoints: Sequence[Endpoint]) -> dict[str, waits.Starved]:
+    """The endpoints whose ranks waited for a processor, by name: in the mean over launches."""
+    told = [r.measurement.series[waits.SERIES].values for r in records if r.measurement and waits.SERIES in r.measurement.series]
+    told = [shares for shares in told if len(shares) == len(endpoints)]
+    return {endpoints[s.rank].name: s for s in waits.starved(np.mean(told, 0).tolist())} if told else {}
+
+
+def _explained(suspect: Suspect, starved: Mapping[str, waits.Starved]) -> Suspect:
+    """With what its ends' processors have to do with it.  A starved endpoint's fault is its host's, not the network's."""
+    ends = [suspect.where] if suspect.kind == "endpoint" else suspect.where.split(" → ") if suspect.kind == "link" else []
+    slow = [f"the processor of {end} is slow: its rank {starved[end]}" for end in ends if end in starved]
+    if not slow:
+        return suspect
+    return replace(suspect, cause="processor", note="; ".join([*filter(None, [suspect.note]), *slow]))
 
 
 def _endpoints(record: Record, topology: Topology | None, notes: list[str]) -> list[Endpoint]:

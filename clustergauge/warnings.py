@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from clustergauge import accept, metrics, stats, sweeps
+from clustergauge import accept, metrics, stats, sweeps, waits
 from clustergauge.model import Record, Scalar, Warning_
 from clustergauge.units import format_rate, format_time
 
@@ -292,10 +292,20 @@ def _late(record: Record, samples: list[float]) -> Seen | None:
     error = _number(record.settings.get("clock_error_s")) or 0.0
     if late[rank] <= error + max(LATE_LEAST_S, LATE_SHARE * stats.median(samples) * measured.iterations_per_sample):
         return None
-    host = next((f" on {place.host}" for place in record.placement if place.rank == rank), "")
     clocks = f"clocks agree within {format_time(error)}" if error > 0 else "on one clock"
     behind = f"began {format_time(late[rank])} after the first ({clocks}), in {last[rank]:.0%} of the samples the last"
-    return Seen(late[rank], f"rank {rank}{host} {behind}")
+    return Seen(late[rank], f"rank {rank}{_on_host(record, rank)} {behind}")
+
+
+def _starved(record: Record, _samples: list[float]) -> Seen | None:
+    """A rank that waited for its processor far longer than the others for theirs: its host, whatever the network does."""
+    series = record.measurement.series.get(waits.SERIES) if record.measurement else None
+    found = waits.starved(series.values) if series else []
+    if not found:
+        return None
+    worst = max(found, key=lambda one: one.share)
+    more = f"; and {len(found) - 1} more" if len(found) > 1 else ""
+    return Seen(worst.share, f"rank {worst.rank}{_on_host(record, worst.rank)} {worst}{more}")
 
 
 def _slow_rank(record: Record, _samples: list[float]) -> Seen | None:
@@ -343,6 +353,10 @@ def _unproven(record: Record, _samples: list[float]) -> Seen | None:
     return Seen(1.0, f"the kernel counts no device bytes on {kind}: a cache may have answered")
 
 
+def _on_host(record: Record, rank: int) -> str:
+    return next((f" on {place.host}" for place in record.placement if place.rank == rank), "")
+
+
 def _is_throttle(name: str) -> bool:
     return name.endswith(("throttle", "thermal_violation_ns"))
 
@@ -374,6 +388,11 @@ DOUBTS = (
         "late rank",
         "look at that host (what else runs there, clocks, cores given): the others wait for it, not for a link",
         _late,
+    ),
+    Doubt(
+        "starved rank",
+        "look at that host: what else runs on its processors, the quota of its control group, cores given",
+        _starved,
     ),
     Doubt(
         "slow rank",

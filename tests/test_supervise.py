@@ -484,6 +484,29 @@ def test_the_record_says_where_ranks_really_are(node):
     assert [place.cpus for place in pool.where] == ["0", "4-7"]
 
 
+def test_ranks_that_a_launcher_started_elsewhere_are_recorded_there():
+    spread_out = Supervisor(launcher=f"mpiexec -n {{ranks}} {Path(__file__).parent}/faults/elsewhere.sh", start_s=30)
+    spread_out.launcher = spread_out.launcher.replace("mpiexec", str(Path(sysconfig.get_path("scripts")) / "mpiexec"))
+    try:
+        result = run(spread_out, "well", "mpi")
+        assert result.outcome.status == "ok", result
+        assert [(place.rank, place.host) for place in result.where] == [(0, "far0"), (1, "far1")]
+        died = run(spread_out, "kill", "mpi", "run")
+        assert "rank 1 on far1" in died.outcome.reason
+    finally:
+        spread_out.close()
+
+
+@pytest.mark.parametrize(("name", "rank"), [("-x", 1), ("a b", 1), ("\x1b[31m", 1), ("n" * 400, 1), ("", 1), ("node-2", 7)])
+def test_a_rank_is_not_believed_to_be_where_no_host_or_rank_is(node, name, rank):
+    key = launch.PoolKey("mpi", False, 2, "cpu:0", 0)
+    pool = Pool(node, "node-1", key, launch.places(key, made.machine()), ranks={p: Rank(p, p - 10, "node-1") for p in (10, 11)})
+    with pytest.raises(Died) as died:
+        pool._believe({10: m.Ready(0, 2, "node-1", 10), 11: m.Ready(rank, 2, name, 11)})
+    assert str(died.value).isprintable()
+    assert len(str(died.value)) < 300
+
+
 def test_a_worker_obeys_no_inherited_number_of_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "77")
     for name in misbehaving.PLANTED:

@@ -5,8 +5,9 @@
 
 Four hosts hang on a bridge, each link shaped to 1 Gbit/s both ways.  A trial degrades one of them, chosen by chance, to
 200 Mbit/s in what it sends, in what it receives, or both; or it sends one ordered pair through a router that drops packets (a
-shaper with a queue of a few of them); or nothing.  Then run_suite.py runs in the first host, mpiexec reaches the others through
-this file as its ``ssh``, and the suspects must be the planted one and nobody else.
+shaper with a queue of a few of them); or starves the processor of one host's ranks by a quota; or nothing.  Then run_suite.py
+runs in the first host, mpiexec reaches the others through this file as its ``ssh``, and the suspects must be the planted one and
+nobody else; a starved host must be named as such, and only that.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from clustergauge import waits  # noqa: E402
+
 NET = "10.78.0"
 DETOUR = 200
 BASE, SLOW = "1gbit", "200mbit"
 LAB = "cgp"
 SWITCH = f"{LAB}-switch"
-FAULTS = ("clean", "sends", "receives", "both", "link")
+FAULTS = ("clean", "sends", "receives", "both", "link", "starved")
+QUOTA_US, PERIOD_US = 5_000, 100_000
+"""What a starved host's ranks get of a processor."""
 SUITE = """title = "pairs between namespaces"
 budget_s = 4.0
 timeout_s = 120
@@ -104,6 +110,32 @@ def restore(host: int) -> None:
 
 
 @contextlib.contextmanager
+def quota(folder: Path) -> Iterator[Path]:
+    """A control group that gets little of the processors (either version of the kernel's interface), and how hosts, over whose
+    /sys another one lies, reach it: by a mount in ``folder``."""
+    old = Path("/sys/fs/cgroup/cpu")
+    group = (old if old.is_dir() else old.parent) / f"{LAB}-starved"
+    group.mkdir(exist_ok=True)
+    try:
+        if old.is_dir():
+            (group / "cpu.cfs_period_us").write_text(f"{PERIOD_US}")
+            (group / "cpu.cfs_quota_us").write_text(f"{QUOTA_US}")
+        else:
+            (group / "cpu.max").write_text(f"{QUOTA_US} {PERIOD_US}")
+        seen = folder / "group"
+        seen.mkdir(exist_ok=True)
+        tool("mount", "--bind", str(group), str(seen))
+        yield seen / "cgroup.procs"
+    finally:
+        tool("umount", str(folder / "group"), ok=False)
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
 def fault(kind: str, host: int, other: int) -> Iterator[None]:
     """Plant a fault at ``host`` (a link: from it to ``other``)."""
     name = f"{LAB}-h{host}"
@@ -138,12 +170,15 @@ def ssh(words: list[str]) -> None:
     os.execvp(command[0], command)
 
 
-def measure(folder: Path, hosts: int, quiet: str) -> dict:
-    """The document of one run in the lab."""
+def measure(folder: Path, hosts: int, quiet: str, starving: Path | None = None, starved: int = 0) -> dict:
+    """The document of one run in the lab.  ``starving``: the control group into which the ranks of host ``starved`` go."""
     (folder / "suite.toml").write_text(SUITE.format(quiet=quiet))
     mpiexec = Path(sys.executable).parent / "mpiexec"
     names = ",".join(f"h{i}" for i in range(hosts))
     launcher = f"{mpiexec} -launcher ssh -launcher-exec {__file__} -hosts {names} -ppn 1 -n {{ranks}}"
+    if starving:
+        join = f'[ "$(hostname)" != "$0" ] || echo $$ >{starving}; exec "$@"'
+        launcher += f" sh -c '{join}' h{starved}"
     run = [sys.executable, str(ROOT / "run_suite.py"), "--suite", str(folder / "suite.toml"), "--ranks", str(hosts),
            "--launcher", launcher, "-o", str(folder / "results"), "--format", "json"]  # fmt: skip
     done = subprocess.run(inside("h0", *run), capture_output=True, text=True, cwd=ROOT)
@@ -152,13 +187,19 @@ def measure(folder: Path, hosts: int, quiet: str) -> dict:
     return json.loads(done.stdout)
 
 
-def wanted(kind: str, host: int, other: int, endpoints: list[str]) -> set[tuple[str, str, str]]:
-    """The suspects of a planted fault."""
+def wanted(kind: str, host: int, other: int) -> set[tuple[str, str, str]]:
+    """The suspects of a planted fault: kind, where, and the direction or the cause."""
     if kind == "clean":
         return set()
     if kind == "link":
-        return {("link", f"{endpoints[host]} → {endpoints[other]}", "")}
-    return {("endpoint", endpoints[host], kind)}
+        return {("link", f"h{host} → h{other}", "")}
+    return {("endpoint", f"h{host}", "processor" if kind == "starved" else kind)}
+
+
+def starved_ranks(document: dict) -> list[int]:
+    """Ranks that the record calls starved."""
+    series = document["records"][0]["measurement"]["series"]
+    return [one.rank for one in waits.starved(series[waits.SERIES]["values"])]
 
 
 def trial(kind: str, number: int, hosts: int, quiet: str, folder: Path) -> bool:
@@ -166,19 +207,25 @@ def trial(kind: str, number: int, hosts: int, quiet: str, folder: Path) -> bool:
     chance = random.Random(f"{kind} {number}")
     host, other = chance.sample(range(hosts), 2)
     began = time.monotonic()
-    with fault(kind, host, other):
-        document = measure(folder, hosts, quiet)
+    with fault(kind, host, other), quota(folder) if kind == "starved" else contextlib.nullcontext() as starving:
+        document = measure(folder, hosts, quiet, starving, host)
     if not document["pairs"]:
         print(f"{kind:9} {number:3}  NO RESULT  {document['records'][0]['reason']}")
         return False
     found = document["pairs"][0]
-    got = {(s["kind"], s["where"], s["direction"]) for s in found["suspects"]}
-    right = got == wanted(kind, host, other, found["endpoints"])
+    got = {(s["kind"], s["where"], s.get("cause") or s.get("direction", "")) for s in found.get("suspects", [])}
+    planted = wanted(kind, host, other)
+    if kind == "starved":  # transfers may be as fast as others' for all that
+        right = got <= planted and starved_ranks(document) == [host]
+    else:
+        right = got == planted and not starved_ranks(document)
     said = "; ".join(
-        f"{s['where']} {s['direction']} {100 * s['ratio']:.0f} % ({100 * s['low']:.0f} … {100 * s['high']:.0f})"
-        f"{'' if s['confirmed'] else ' unconfirmed'}"
-        for s in found["suspects"]
+        f"{s['where']} {s.get('direction', '')} {100 * s['ratio']:.0f} % ({100 * s['low']:.0f} … {100 * s['high']:.0f})"
+        f"{'' if s['confirmed'] else ' unconfirmed'} {s.get('note', '')}"
+        for s in found.get("suspects", [])
     )
+    series = document["records"][0]["measurement"]["series"]
+    said += f"; waited {', '.join(f'{share:.2f}' for share in series[waits.SERIES]['values'])}"
     smallest = found["smallest_degradation"]
     shows = f"{100 * smallest:.0f} %" if smallest is not None else "–"
     word = "right" if right else f"WRONG (planted at h{host}, to h{other})"
