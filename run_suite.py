@@ -14,8 +14,10 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -47,6 +49,7 @@ examples:
   run_suite.py run --resume latest      measure only what is missing
   run_suite.py --hosts 'node[01-04]'    these nodes: each alone, all at once; then all together
   run_suite.py list                     what would run here, and what not and why
+  run_suite.py compare --against main   is this tree slower than that revision?
 
 exit codes: 0 all well · 1 a criterion failed, or slower · 2 wrong usage or input · 3 wrong, error or invalid result
             4 required but not measured or inconclusive · 130 interrupted (what was measured is kept)
@@ -101,15 +104,24 @@ def make_parser() -> Parser:
     report.add_argument("--redact", action="store_true", help="replace names of hosts and users, addresses, serials and UUIDs")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
-    compare = verbs.add_parser("compare", help="two runs case by case, or many side by side")
+    compare = verbs.add_parser("compare", help="two runs case by case, or many side by side; or this tree against a git revision")
     compare.add_argument(
-        "runs", nargs="+", metavar="RUN", help="A and B (what changed in B), or more: run folders, ids, 'latest'"
+        "runs", nargs="*", metavar="RUN", help="A and B (what changed in B), or more: run folders, ids, 'latest'"
     )
     compare.add_argument(
         "--anyway", action="store_true", help="compare runs that differ in parts, drivers, libraries or settings"
     )
     compare.add_argument("--format", choices=("text", "md", "json"), default="text")
     compare.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
+    compare.add_argument(
+        "--against", metavar="REV", help="measure this tree, as it is, against that git revision (docs/ci.md); with it:"
+    )
+    _case_flags(compare, "ci")
+    compare.add_argument(
+        "--launches", type=_count, metavar="N", help="of each side, and as many again of what looks changed (default 6)"
+    )
+    compare.add_argument("--threshold", metavar="PERCENT", help="what slows down by less is not slower (default 2.5%%)")
+    compare.add_argument("--max-time", metavar="TIME", help="start no launch after this time: 90s, 10m, 1h")
 
     fleet = verbs.add_parser("fleet", help="who is bad among many machines: held against their peers")
     fleet.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ids, or folders that hold many runs")
@@ -142,7 +154,8 @@ def _acceptance_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ceilings", metavar="FILE", help="limits of parts to lay over ours (form: clustergauge/ceilings.toml)")
 
 
-def _selection_flags(parser: argparse.ArgumentParser) -> None:
+def _case_flags(parser: argparse.ArgumentParser, suite: str) -> None:
+    """Which cases, and how they run on this machine."""
     parser.add_argument(
         "-k",
         action="append",
@@ -151,7 +164,7 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
         dest="globs",
         help="only cases whose id matches (* crosses /; a word matches anywhere)",
     )
-    parser.add_argument("--suite", default="quick", metavar="NAME|FILE", help="suite name or TOML file (default: quick)")
+    parser.add_argument("--suite", default=suite, metavar="NAME|FILE", help=f"suite name or TOML file (default: {suite})")
     parser.add_argument(
         "--set", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", dest="values", help="replace the values of an axis"
     )
@@ -164,6 +177,15 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
         help="command that starts MPI ranks, e.g. 'mpiexec -n {ranks}'; over nodes with {hosts}, or srun (default: the one "
         "installed beside)",
     )
+    parser.add_argument("--target", metavar="DIR", help="folder for storage cases (default: where run folders go)")
+    parser.add_argument(
+        "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
+    )
+
+
+def _selection_flags(parser: argparse.ArgumentParser) -> None:
+    """Which cases, and on which nodes."""
+    _case_flags(parser, "quick")
     parser.add_argument("--hosts", default="", metavar="LIST", help="measure these nodes: a,b or node[01-64]")
     parser.add_argument("--hostfile", default="", metavar="FILE", help="the same, one host a line")
     parser.add_argument(
@@ -175,10 +197,6 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remote-root", default="", metavar="DIR", help="this checkout on the nodes (default: the same path)")
     parser.add_argument(
         "--address", default="", metavar="HOST", help="this machine as the nodes reach it (default: by the route)"
-    )
-    parser.add_argument("--target", metavar="DIR", help="folder for storage cases (default: where run folders go)")
-    parser.add_argument(
-        "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
     )
 
 
@@ -255,9 +273,7 @@ def do_run(options: argparse.Namespace) -> int:
     output = Path(options.output).absolute()
     asked = _asked(options, output)
     _duration("--max-time", options.max_time)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
-            signal.signal(number, _terminate)
+    _end_well()
     with _fleet(options) as fleet:
         if options.resume:
             return _resume(options, output, asked, fleet)
@@ -346,11 +362,15 @@ def do_report(options: argparse.Namespace) -> int:
 
 
 def do_compare(options: argparse.Namespace) -> int:
-    """Two runs: what changed.  More: a column each."""
+    """Two runs: what changed.  More: a column each.  Or this tree against a revision."""
     from clustergauge import compare, store
     from reports import comparison
 
     output = Path(options.output).absolute()
+    if options.against is not None:
+        return _against(options, output)
+    if given := [flag for flag, value in _flags_of_against(options) if value]:
+        raise UsageError(f"compare {given[0]} goes with --against REV: two runs are compared as they were measured")
     if len(options.runs) < 2:
         raise UsageError("compare needs two runs or more: compare A B")
     paths = [store.find_run(run, output) for run in options.runs]
@@ -363,6 +383,59 @@ def do_compare(options: argparse.Namespace) -> int:
     report = compare.compare(*runs, anyway=options.anyway)
     comparison.show(report, options.format)
     return compare.exit_code(report)
+
+
+def _against(options: argparse.Namespace, output: Path) -> int:
+    """Measure this tree and another revision in turn; what they come to is printed, and kept beside their runs."""
+    from clustergauge import against, compare, revision, side, store
+    from reports import comparison
+
+    if options.runs:
+        raise UsageError("compare --against REV measures both sides itself: leave out the runs")
+    launches = options.launches or against.LAUNCHES
+    if launches < against.FEWEST:
+        raise UsageError(f"--launches {launches}: fewer than {against.FEWEST} of each side show nothing beyond doubt")
+    rules = against.Rules(launches, _threshold(options.threshold) or against.THRESHOLD)
+    limit, here = _duration("--max-time", options.max_time), revision.at_hand(ROOT)
+    _end_well()
+    words = [word for flag, value in _flags_of_sides(options) if value for word in (flag, str(value))]
+    words += [word for module in options.probes for word in ("--probes", module)]
+    chosen = [word for glob in options.globs for word in ("-k", glob)] + [w for v in options.values for w in ("--set", v)]
+    kept = output / f"against-{store.new_run_id()}"
+    began = time.monotonic()
+    try:
+        kept.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {kept}: {error.strerror}") from None
+    try:
+        with revision.checked_out(here, options.against) as there:
+            a = side.Side("A", there, here.place_of(Path.cwd(), there), tuple(words), kept / "a")
+            b = side.Side("B", here, Path.cwd(), tuple(words), kept / "b")
+            _say(f"{a}\n{b}\nruns: {kept}")
+            bench = side.bench(a, b, _suite_path(options.suite).absolute(), chosen, kept)
+            over = (lambda: time.monotonic() - began >= limit) if limit else (lambda: False)
+            report = against.conduct(list(bench.cases), bench.launch, rules, over, _say)
+    except side.Unable as error:
+        _say(f"run_suite.py: {error}")
+        return BROKEN
+    report = dataclasses.replace(report, run_a=there.name, run_b=here.name, only_a=bench.gone, only_b=bench.new)
+    comparison.keep(report, kept)
+    comparison.show(report, options.format)
+    return compare.exit_code(report)
+
+
+def _flags_of_sides(options: argparse.Namespace) -> list[tuple[str, object]]:
+    """Flags that both sides of `_against` are called with, beside ``--probes``."""
+    target = Path(options.target).absolute() if options.target else ""
+    device = options.device if options.device != "auto" else ""
+    return [("--device", device), ("--ranks", options.ranks), ("--launcher", options.launcher), ("--target", target)]
+
+
+def _flags_of_against(options: argparse.Namespace) -> list[tuple[str, object]]:
+    """Flags of ``compare`` that have a meaning with ``--against`` alone."""
+    own = [("-k", options.globs), ("--set", options.values), ("--probes", options.probes), ("--launches", options.launches)]
+    own += [("--threshold", options.threshold), ("--max-time", options.max_time), ("--suite", options.suite != "ci")]
+    return [*own, *_flags_of_sides(options)]
 
 
 def do_fleet(options: argparse.Namespace) -> int:
@@ -759,6 +832,27 @@ def _duration(flag: str, text: str | None) -> float | None:
         return parse_duration(text) if text else None
     except ValueError as error:
         raise UsageError(f"{flag}: {error}") from None
+
+
+def _threshold(text: str | None) -> float | None:
+    """``2.5%`` as a fraction."""
+    if not text:
+        return None
+    number = text.removesuffix("%").strip()
+    try:
+        value = float(number) / 100
+    except ValueError:
+        value = math.nan
+    if not text.endswith("%") or not 0 < value <= 1:
+        raise UsageError(f"--threshold {text}: write a percentage of up to 100%, for example 3%")
+    return value
+
+
+def _end_well() -> None:
+    """SIGTERM and a lost terminal end us as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, _terminate)
 
 
 def _terminate(_number: int, _frame: object) -> NoReturn:
