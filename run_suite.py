@@ -404,15 +404,12 @@ def _against(options: argparse.Namespace, output: Path) -> int:
     kept = output / f"against-{store.new_run_id()}"
     began = time.monotonic()
     try:
-        kept.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {kept}: {error.strerror}") from None
-    try:
         with revision.checked_out(here, options.against) as there:
             a = side.Side("A", there, here.place_of(Path.cwd(), there), tuple(words), kept / "a")
             b = side.Side("B", here, Path.cwd(), tuple(words), kept / "b")
-            _say(f"{a}\n{b}\nruns: {kept}")
             bench = side.bench(a, b, _suite_path(options.suite).absolute(), chosen, kept)
+            _say(f"{a}\n{b}\nruns: {kept}")
+            _make(kept)
             over = (lambda: time.monotonic() - began >= limit) if limit else (lambda: False)
             report = against.conduct(list(bench.cases), bench.launch, rules, over, _say)
     except side.Unable as error:
@@ -422,6 +419,13 @@ def _against(options: argparse.Namespace, output: Path) -> int:
     comparison.keep(report, kept)
     comparison.show(report, options.format)
     return compare.exit_code(report)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {path}: {error.strerror}") from None
 
 
 def _flags_of_sides(options: argparse.Namespace) -> list[tuple[str, object]]:
