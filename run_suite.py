@@ -14,8 +14,10 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -48,6 +50,7 @@ examples:
   run_suite.py run --resume latest      measure only what is missing
   run_suite.py --hosts 'node[01-04]'    these nodes: each alone, all at once; then all together
   run_suite.py list                     what would run here, and what not and why
+  run_suite.py compare --against main   is this tree slower than that revision?
 
 exit codes: 0 all well · 1 a criterion failed, or slower · 2 wrong usage or input · 3 wrong, error or invalid result
             4 required but not measured or inconclusive · 130 interrupted (what was measured is kept)
@@ -76,7 +79,9 @@ def make_parser() -> Parser:
     run = verbs.add_parser(
         "run", help="measure (the default)", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    _selection_flags(run)
+    _case_flags(run, "quick")
+    _ground_flags(run)
+    _node_flags(run)
     run.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
     run.add_argument("--confirming", action="store_true", help="fresh launches that confirm or clear what fleet suspects")
     run.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), instead of what the suite says")
@@ -90,7 +95,9 @@ def make_parser() -> Parser:
     run.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
 
     listing = verbs.add_parser("list", help="what would run here, and what would be skipped and why")
-    _selection_flags(listing)
+    _case_flags(listing, "quick")
+    _ground_flags(listing)
+    _node_flags(listing)
     listing.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
     listing.add_argument("-o", "--output", default="results", metavar="DIR", help=argparse.SUPPRESS)
 
@@ -103,22 +110,33 @@ def make_parser() -> Parser:
     report.add_argument("--redact", action="store_true", help="replace names of hosts and users, addresses, serials and UUIDs")
     report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
 
-    compare = verbs.add_parser("compare", help="two runs case by case, or many side by side")
+    compare = verbs.add_parser("compare", help="two runs case by case, or many side by side; or this tree against a git revision")
     compare.add_argument(
-        "runs", nargs="+", metavar="RUN", help="A and B (what changed in B), or more: run folders, ids, 'latest'"
+        "runs", nargs="*", metavar="RUN", help="A and B (what changed in B), or more: run folders, ids, 'latest'"
     )
     compare.add_argument(
         "--anyway", action="store_true", help="compare runs that differ in parts, drivers, libraries or settings"
     )
     compare.add_argument("--format", choices=("text", "md", "html", "json"), default="text")
     compare.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
+    compare.add_argument(
+        "--against", metavar="REV", help="measure this tree, as it is, against that git revision (docs/ci.md); with it:"
+    )
+    _case_flags(compare, "ci")
+    _ground_flags(compare)
+    compare.add_argument(
+        "--launches", type=_count, metavar="N", help="of each side, and as many again of what looks changed (default 6)"
+    )
+    compare.add_argument("--threshold", metavar="PERCENT", help="what slows down by less is not slower (default 2.5%%)")
+    compare.add_argument("--max-time", metavar="TIME", help="start no launch after this time: 90s, 10m, 1h")
 
     fleet = verbs.add_parser("fleet", help="who is bad among many machines: held against their peers")
     fleet.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ids, or folders that hold many runs")
     fleet.add_argument("--topology", metavar="FILE", help="which rack each host stands in")
     fleet.add_argument("--expect", default="", metavar="HOSTS", help="hosts that should be there: node[01-64]")
     fleet.add_argument("--confirm", action="store_true", help="measure the suspects again, fresh, on their hosts (of --hosts)")
-    _place_flags(fleet)
+    _ground_flags(fleet)
+    _node_flags(fleet)
     fleet.add_argument("--lists", metavar="DIR", help="write nodes.json and lists of bad, suspect and unmeasured hosts there")
     fleet.add_argument("--format", choices=("text", "html", "json"), default="text")
     fleet.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
@@ -150,7 +168,8 @@ def _acceptance_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ceilings", metavar="FILE", help="limits of parts to lay over ours (form: clustergauge/ceilings.toml)")
 
 
-def _selection_flags(parser: argparse.ArgumentParser) -> None:
+def _case_flags(parser: argparse.ArgumentParser, suite: str) -> None:
+    """Which cases."""
     parser.add_argument(
         "-k",
         action="append",
@@ -159,35 +178,22 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
         dest="globs",
         help="only cases whose id matches (* crosses /; a word matches anywhere)",
     )
-    parser.add_argument("--suite", default="quick", metavar="NAME|FILE", help="suite name or TOML file (default: quick)")
+    parser.add_argument("--suite", default=suite, metavar="NAME|FILE", help=f"suite name or TOML file (default: {suite})")
     parser.add_argument(
         "--set", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", dest="values", help="replace the values of an axis"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--ranks", type=_count, metavar="N", help="ranks of collective cases (default: all cores or GPUs)")
-    _place_flags(parser)
 
 
-def _place_flags(parser: argparse.ArgumentParser) -> None:
-    """Where and by what commands it is measured."""
+def _ground_flags(parser: argparse.ArgumentParser) -> None:
+    """What cases stand on: the command that starts ranks, folders, probes of others."""
     parser.add_argument(
         "--launcher",
         default="",
         metavar="CMD",
         help="command that starts MPI ranks, e.g. 'mpiexec -n {ranks}'; over nodes with {hosts}, or srun (default: the one "
         "installed beside)",
-    )
-    parser.add_argument("--hosts", default="", metavar="LIST", help="measure these nodes: a,b or node[01-64]")
-    parser.add_argument("--hostfile", default="", metavar="FILE", help="the same, one host a line")
-    parser.add_argument(
-        "--remote",
-        default="",
-        metavar="CMD",
-        help="command that reaches a node (default: 'ssh -o BatchMode=yes {host}'; or srun)",
-    )
-    parser.add_argument("--remote-root", default="", metavar="DIR", help="this checkout on the nodes (default: the same path)")
-    parser.add_argument(
-        "--address", default="", metavar="HOST", help="this machine as the nodes reach it (default: by the route)"
     )
     parser.add_argument(
         "--target",
@@ -199,6 +205,22 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
+    )
+
+
+def _node_flags(parser: argparse.ArgumentParser) -> None:
+    """Which nodes, and how they are reached."""
+    parser.add_argument("--hosts", default="", metavar="LIST", help="measure these nodes: a,b or node[01-64]")
+    parser.add_argument("--hostfile", default="", metavar="FILE", help="the same, one host a line")
+    parser.add_argument(
+        "--remote",
+        default="",
+        metavar="CMD",
+        help="command that reaches a node (default: 'ssh -o BatchMode=yes {host}'; or srun)",
+    )
+    parser.add_argument("--remote-root", default="", metavar="DIR", help="this checkout on the nodes (default: the same path)")
+    parser.add_argument(
+        "--address", default="", metavar="HOST", help="this machine as the nodes reach it (default: by the route)"
     )
 
 
@@ -371,11 +393,15 @@ def do_report(options: argparse.Namespace) -> int:
 
 
 def do_compare(options: argparse.Namespace) -> int:
-    """Two runs: what changed.  More: a column each."""
+    """Two runs: what changed.  More: a column each.  Or this tree against a revision."""
     from clustergauge import compare, store
     from reports import comparison
 
     output = Path(options.output).absolute()
+    if options.against is not None:
+        return _against(options, output)
+    if given := [flag for flag, value in _flags_of_against(options) if value]:
+        raise UsageError(f"compare {given[0]} goes with --against REV: two runs are compared as they were measured")
     if len(options.runs) < 2:
         raise UsageError("compare needs two runs or more: compare A B")
     paths = [store.find_run(run, output) for run in options.runs]
@@ -388,6 +414,63 @@ def do_compare(options: argparse.Namespace) -> int:
     report = compare.compare(*runs, anyway=options.anyway)
     comparison.show(report, options.format)
     return compare.exit_code(report)
+
+
+def _against(options: argparse.Namespace, output: Path) -> int:
+    """Measure this tree and another revision in turn; what they come to is printed, and kept beside their runs."""
+    from clustergauge import against, compare, revision, side, store
+    from reports import comparison
+
+    if options.runs:
+        raise UsageError("compare --against REV measures both sides itself: leave out the runs")
+    launches = options.launches or against.LAUNCHES
+    if launches < against.FEWEST:
+        raise UsageError(f"--launches {launches}: fewer than {against.FEWEST} of each side show nothing beyond doubt")
+    rules = against.Rules(launches, _threshold(options.threshold) or against.THRESHOLD)
+    limit, here = _duration("--max-time", options.max_time), revision.at_hand(ROOT)
+    _heed_signals()
+    words = [word for flag, value in _flags_of_sides(options) if value for word in (flag, str(value))]
+    words += [word for module in options.probes for word in ("--probes", module)]
+    chosen = [word for glob in options.globs for word in ("-k", glob)] + [w for v in options.values for w in ("--set", v)]
+    kept = output / f"against-{store.new_run_id()}"
+    began = time.monotonic()
+    try:
+        with revision.checked_out(here, options.against) as there:
+            a = side.Side("A", there, here.place_of(Path.cwd(), there), tuple(words), kept / "a")
+            b = side.Side("B", here, Path.cwd(), tuple(words), kept / "b")
+            bench = side.bench(a, b, _suite_path(options.suite).absolute(), chosen, kept)
+            _say(f"{a}\n{b}\nruns: {kept}")
+            _make(kept)
+            over = (lambda: time.monotonic() - began >= limit) if limit else (lambda: False)
+            report = against.conduct(list(bench.cases), bench.launch, rules, over, _say)
+    except side.Unable as error:
+        _say(f"run_suite.py: {error}")
+        return BROKEN
+    report = dataclasses.replace(report, run_a=there.name, run_b=here.name, only_a=bench.gone, only_b=bench.new)
+    comparison.keep(report, kept)
+    comparison.show(report, options.format)
+    return compare.exit_code(report)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {path}: {error.strerror}") from None
+
+
+def _flags_of_sides(options: argparse.Namespace) -> list[tuple[str, object]]:
+    """Flags that both sides of `_against` are called with, beside ``--probes``."""
+    targets = [("--target", Path(target).absolute()) for target in options.targets]
+    device = options.device if options.device != "auto" else ""
+    return [("--device", device), ("--ranks", options.ranks), ("--launcher", options.launcher), *targets]
+
+
+def _flags_of_against(options: argparse.Namespace) -> list[tuple[str, object]]:
+    """Flags of ``compare`` that have a meaning with ``--against`` alone."""
+    own = [("-k", options.globs), ("--set", options.values), ("--probes", options.probes), ("--launches", options.launches)]
+    own += [("--threshold", options.threshold), ("--max-time", options.max_time), ("--suite", options.suite != "ci")]
+    return [*own, *_flags_of_sides(options)]
 
 
 def do_fleet(options: argparse.Namespace) -> int:
@@ -408,7 +491,7 @@ def do_fleet(options: argparse.Namespace) -> int:
             part = reduce.joined([part, reduce.read([run.path for run in new])])
             found = blame.judge(part, rack_of, missing)
             told = confirm.outcomes(again, part, found, new)
-    page.show(found, options.format, part, told)
+    page.show(found, options.format, told, part)
     if options.lists:
         for path in page.write_lists(found, Path(options.lists)):
             _say(f"written: {path}")
@@ -869,6 +952,20 @@ def _duration(flag: str, text: str | None) -> float | None:
         return parse_duration(text) if text else None
     except ValueError as error:
         raise UsageError(f"{flag}: {error}") from None
+
+
+def _threshold(text: str | None) -> float | None:
+    """``2.5%`` as a fraction."""
+    if not text:
+        return None
+    number = text.removesuffix("%").strip()
+    try:
+        value = float(number) / 100
+    except ValueError:
+        value = math.nan
+    if not text.endswith("%") or not 0 < value <= 1:
+        raise UsageError(f"--threshold {text}: write a percentage of up to 100%, for example 3%")
+    return value
 
 
 def _terminate(_number: int, _frame: object) -> NoReturn:

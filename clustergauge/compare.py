@@ -16,8 +16,8 @@ from clustergauge.differ import Difference
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, Metric, Record, Scalar
 
-Word = Literal["changed", "same", "inconclusive", "incomparable", "broken"]
-"""*broken*: wrong, an error or invalid in B, and a number in A."""
+Word = Literal["changed", "same", "not slower", "inconclusive", "incomparable", "broken"]
+"""*broken*: wrong, an error or invalid in B, and a number in A.  *not slower*: whether faster is not known (`against` alone)."""
 DELTA = 0.01
 """A change below this (relative) is none."""
 
@@ -52,6 +52,7 @@ class Report:
     """Two runs, compared.  ``differences``: between their machines, each once.  ``pairs``: the largest slowdown last.
 
     ``only_a``, ``only_b``: cases that the other run did not plan.  ``anyway``: compared in spite of differences that forbid it.
+    ``notes``: what else a reader should know.
     """
 
     run_a: str
@@ -61,6 +62,7 @@ class Report:
     only_a: list[str] = field(default_factory=list[str])
     only_b: list[str] = field(default_factory=list[str])
     anyway: bool = False
+    notes: list[str] = field(default_factory=list[str])
 
     def having(self, word: Word) -> list[Pair]:
         """The pairs of this word."""
@@ -93,7 +95,7 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
         run_a=a.run.run_id,
         run_b=b.run.run_id,
         differences=between(a, b),
-        pairs=sorted(pairs, key=_effect),
+        pairs=sorted(pairs, key=effect),
         only_a=_cases(g for g in left if (partners.get(g[0], ""), g[1], g[2]) not in right),
         only_b=_cases(g for g in right if g not in seen),
         anyway=anyway,
@@ -195,7 +197,7 @@ def _told(differences: Iterable[Difference]) -> str:
     return "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "")
 
 
-def _effect(pair: Pair) -> tuple[int, float]:
+def effect(pair: Pair) -> tuple[int, float]:
     """What is not compared first, then the largest speedup, … the largest slowdown, what is broken last."""
     order = {"incomparable": 0, "broken": 2}.get(pair.word, 1)
     return order, pair.shift.shift if pair.shift else 0.0

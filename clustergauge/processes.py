@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,3 +129,15 @@ def end_all(find: Callable[[], list[Process]], grace_s: float, limit_s: float = 
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Generator[None]:
+    """No signal that asks us to end is heard inside: we are about to."""
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_IGN) for number in asked]
+    try:
+        yield
+    finally:
+        for number, handler in zip(asked, before, strict=True):
+            signal.signal(number, handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import signal
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from clustergauge import path, so_far
 from clustergauge.conversation import Died
 from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
 from clustergauge.plan import cache_bytes, predict
+from clustergauge.processes import undisturbed
 from clustergauge.store import RunFolder, StoreError
 from clustergauge.supervise import CaseResult, Supervisor
 from clustergauge.valid import Invalid
@@ -144,7 +144,7 @@ class End:
 @contextlib.contextmanager
 def closing(folder: RunFolder, run: Run, came: Progress, watcher: Watcher, began: float) -> Generator[End]:
     """Inside, processes are ended, undisturbed: a second Ctrl-C must not leave workers behind.  Then the folder is finished."""
-    with _undisturbed():
+    with undisturbed():
         watcher.stop()
         end = End()
         yield end
@@ -198,7 +198,7 @@ def carry_out(
         try:
             result = supervisor.run(planned, seed_of(planned.case), cache_bytes(planned.device, machine), stop_at)
         except KeyboardInterrupt:
-            with _undisturbed():
+            with undisturbed():
                 if result := supervisor.interrupted(planned):
                     _note(folder, _record(run, machine, planned, started, result), result, progress, watcher)
             raise
@@ -263,18 +263,6 @@ def _added(before: dict[str, Scalar], spent: dict[str, float]) -> dict[str, Scal
 
 def _seconds(value: Scalar) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Generator[None]:
-    """No signal that asks us to end is heard inside: we are about to."""
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.SIG_IGN) for number in asked]
-    try:
-        yield
-    finally:
-        for number, handler in zip(asked, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _record(run: Run, machine: Machine, planned: Planned, started: str, result: CaseResult) -> Record:

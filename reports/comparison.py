@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 from rich.cells import cell_len
@@ -19,7 +20,8 @@ from reports.layout import Page, Part, listed, pad, put, short_names, squeezed, 
 from reports.markdown import cell
 from reports.table import percent
 
-WORDS = ("broken", "slower", "faster", "same", "inconclusive", "incomparable")
+WORDS = ("broken", "slower", "faster", "same", "not slower", "inconclusive", "incomparable")
+QUIET = ("same", "not slower")
 STYLES = {"broken": "bold red", "slower": "bold red", "faster": "green", "inconclusive": "yellow", "incomparable": "yellow"}
 WEAK = "a weak word: below 4 launches a side the spread between launches is assumed; measure both with --launches 5"
 LEAST_NAME = 16
@@ -37,6 +39,12 @@ def show(report: Report, form: str) -> None:
         sys.stdout.write(markdown(report))
     else:
         put(page_of(report, width_of(sys.stdout)))
+
+
+def keep(report: Report, folder: Path) -> None:
+    """The comparison as files, ``report.json`` and ``report.md``, in an existing folder."""
+    (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    (folder / "report.md").write_text(markdown(report), encoding="utf-8")
 
 
 def word_of(pair: Pair) -> str:
@@ -71,8 +79,10 @@ def page_of(report: Report, width: int) -> Page:
             page.add((f"only in {letter}  {len(cases)}: ", ""), (listed([printable(c) for c in cases], width - 16), "dim"))
     if any(p.shift and p.shift.weak for p in compared):
         page.wrap(WEAK, "note: ", "dim")
+    for note in report.notes:
+        page.wrap(note, "note: ", "dim")
     page.gap()
-    page.add(*_summary(report))
+    page.add(*_summary(report.pairs))
     return page
 
 
@@ -125,10 +135,10 @@ def _incomparable(page: Page, report: Report, names: dict[Key, str]) -> None:
         page.wrap(reason, "  ")
 
 
-def _summary(report: Report) -> list[Part]:
+def _summary(pairs: Sequence[Pair]) -> list[Part]:
     parts: list[Part] = []
     for word in WORDS:
-        if number := sum(word_of(p) == word for p in report.pairs):
+        if number := sum(word_of(p) == word for p in pairs):
             parts += [" · "] if parts else []
             parts.append((f"{number} {word}", STYLES.get(word, "")))
     return parts or ["nothing to compare: no case was measured in both runs"]
@@ -158,22 +168,25 @@ def _place(pair: Pair, places: set[tuple[tuple[str, str], str]]) -> str:
 
 def markdown(report: Report) -> str:
     """The comparison for a pull request: the largest slowdown first, what did not change folded away."""
-    lines = [f"**{summary(report)}** — B {cell(report.run_b)} against A {cell(report.run_a)}", ""]
+    lines = [f"**{summary(report.pairs)}** — B {cell(report.run_b)} against A {cell(report.run_a)}", ""]
     names = names_of(report.pairs)
     if report.differences:
         lines += ["| what differs | A | B |", "|---|---|---|"]
         lines += [f"| {cell(f'{d.kind} {d.name}')} | {cell(d.a)} | {cell(d.b)} |" for d in report.differences]
         lines += [""]
-    loud = [p for p in reversed(report.pairs) if p.word not in ("same", "incomparable")]
-    quiet = [p for p in reversed(report.pairs) if p.word == "same"]
+    loud = [p for p in reversed(report.pairs) if p.word not in (*QUIET, "incomparable")]
+    quiet = [p for p in reversed(report.pairs) if p.word in QUIET]
     lines += _markdown_table(loud, names) if loud else []
     if quiet:
-        lines += ["<details>", f"<summary>{len(quiet)} same</summary>", "", *_markdown_table(quiet, names), "</details>", ""]
+        counted = summary(quiet)
+        lines += ["<details>", f"<summary>{counted}</summary>", "", *_markdown_table(quiet, names), "</details>", ""]
     lines += [f"- {cell(names[key_of(p)])}: {cell(p.word)}: {cell(p.why)}" for p in report.having("incomparable")]
     for letter, cases in (("A", report.only_a), ("B", report.only_b)):
         lines += [f"- only in {letter}: {', '.join(f'{cell(c)}' for c in cases)}"] if cases else []
     if any(p.shift and p.shift.weak for p in report.pairs):
         lines += ["", f"_{WEAK}_"]
+    if report.notes:
+        lines += ["", *(f"_{cell(note)}_  " for note in report.notes)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -186,9 +199,9 @@ def _markdown_table(pairs: Sequence[Pair], names: dict[Key, str]) -> list[str]:
     return [*lines, ""]
 
 
-def summary(report: Report) -> str:
+def summary(pairs: Sequence[Pair]) -> str:
     """How many of each word there are."""
-    return "".join(p if isinstance(p, str) else p[0] for p in _summary(report))
+    return "".join(p if isinstance(p, str) else p[0] for p in _summary(pairs))
 
 
 # --------------------------------------------------------------------------------------------------------------------------

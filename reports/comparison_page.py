@@ -23,8 +23,8 @@ def html_of(report: Report) -> str:
     """B against A: what got worse first."""
     names = comparison.names_of(report.pairs)
     pairs = list(reversed(report.pairs))
-    loud = [p for p in pairs if p.word not in ("same", "incomparable")]
-    quiet = [p for p in pairs if p.word == "same"]
+    loud = [p for p in pairs if p.word not in (*comparison.QUIET, "incomparable")]
+    quiet = [p for p in pairs if p.word in comparison.QUIET]
     parts = [
         *_banner(report),
         *section("What changed, broke, or can't be told", _table(loud, names, "the largest slowdown first")),
@@ -48,7 +48,7 @@ def _banner(report: Report) -> Iterator[str]:
         lead, style = f"{len(unsure)} of {len(report.pairs)} cases can't be told; none is known to be slower", "doubt"
     else:
         lead, style = "Nothing got slower", "good"
-    yield banner(style, lead, f"B {report.run_b} against A {report.run_a}: {comparison.summary(report)}")
+    yield banner(style, lead, f"B {report.run_b} against A {report.run_a}: {comparison.summary(report.pairs)}")
     if report.anyway and any(d.bars for d in report.differences):
         yield paragraph("Compared in spite of differences that decide results (--anyway).", "doubt")
 

@@ -25,10 +25,10 @@ FILES = {"bad": folder.BAD, "suspect": folder.SUSPECT, "unmeasured": folder.UNME
 """Host lists by state, as `scontrol` and `pdsh` take them."""
 
 
-def show(fleet: Fleet, form: str, part: Part, outcomes: Sequence[Outcome] = ()) -> None:
+def show(fleet: Fleet, form: str, outcomes: Sequence[Outcome] = (), part: Part | None = None) -> None:
     """Print the judgement on stdout as ``text``, ``html`` or ``json`` (where the reasons say what was confirmed).
 
-    ``part``: what was judged, for the pictures; ``outcomes``: what measuring suspects again came to.
+    ``outcomes``: what measuring suspects again came to; ``part``: what was judged, for the pictures of a page.
     """
     if form == "html":
         from reports import fleet_page

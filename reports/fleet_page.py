@@ -19,14 +19,14 @@ MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
 STATES = {"bad": "bad", "suspect": "doubt", "unmeasured": "doubt", "good": "good"}
 
 
-def html_of(fleet: Fleet, part: Part) -> str:
-    """The whole page.  ``part``: what was judged."""
+def html_of(fleet: Fleet, part: Part | None = None) -> str:
+    """The whole page.  ``part``: what was judged, to draw where devices lie."""
     unwell = [node for node in fleet.nodes if node.state != "good"]
     parts = [
         *_banner(fleet),
         *section("Nodes to look at", _nodes(unwell)),
         *section("Racks that are slow as a whole", _racks(fleet)),
-        *section("Where devices lie among their peers", _strips(fleet, part)),
+        *section("Where devices lie among their peers", _strips(fleet, part) if part else ()),
         *section("What each case would have shown", _cases(fleet.cases)),
         *section("Nodes without a finding", _good(fleet.of("good"))),
         *section("Methods", _methods(fleet)),

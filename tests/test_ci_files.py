@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+import textwrap
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -60,7 +62,48 @@ def test_flags_of_the_lane_that_the_documents_name_exist(name):
     assert {flag for flag in named if not re.search(rf"{flag}\b(?!-)", told)} == set()
 
 
-def test_the_workflow_calls_run_suite_as_it_wants_to_be_called():
+def steps():
+    """The commands of the workflow, as the runner's shell gets them."""
     text = (DOCS / "github-actions.yml").read_text()
-    (words,) = re.findall(r"run_suite\.py (.*)", text)
-    assert run_suite.main(["run", *words.split()[:-2], "--dry-run", "--device", "cpu", "-k", "launch/*"]) == 0
+    single = re.findall(r"^ +- run: (?!\|)(.+)$", text, re.MULTILINE)
+    blocks = [m[2] for m in re.finditer(r"^( +)run: \|\n((?:\1  .*\n)+)", text, re.MULTILINE)]
+    return [*single, *map(textwrap.dedent, blocks)]
+
+
+def test_the_workflow_calls_run_suite_as_it_wants_to_be_called():
+    (words,) = [
+        step.partition("run_suite.py ")[2].split() for step in steps() if step.startswith(".venv/bin/python run_suite.py")
+    ]
+    assert run_suite.main(["run", *words[:-2], "--dry-run", "--device", "cpu", "-k", "launch/*"]) == 0
+
+
+@pytest.mark.parametrize(("code", "cpu", "gpu"), [(0, 0, 0), (1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 0, 4), (130, 130, 130)])
+def test_the_workflow_holds_a_pull_request_against_its_base(tmp_path, code, cpu, gpu):
+    gates = [step for step in steps() if "--against" in step]
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "**verdict**"\nfor word; do echo "$word" >> words; done\nexit {code}\n')
+    python.chmod(0o755)
+    known = {"PATH": os.environ["PATH"], "BASE": "origin/a;b", "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
+    for step, expected, device in zip(gates, (cpu, gpu), ("auto", "cuda"), strict=True):
+        done = subprocess.run(["bash", "-e", "-c", step], env=known, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == expected, done.stderr
+        assert ("::warning" in done.stdout) == (expected != code)
+        script, *words = (tmp_path / "words").read_text().splitlines()
+        asked = run_suite.make_parser().parse_args(words)
+        assert (script, asked.verb, asked.against, asked.format) == ("run_suite.py", "compare", "origin/a;b", "md")
+        assert (asked.device, asked.suite, asked.output) == (device, "ci", "results")
+        (tmp_path / "words").unlink()
+    assert (tmp_path / "summary").read_text() == "**verdict**\n" * 2
+    text = (DOCS / "github-actions.yml").read_text()
+    assert text.count("fetch-depth: 0") == text.count("actions/checkout@") == text.count("origin/${{ github.base_ref }}") == 2
+    assert not any("${{" in step for step in steps())  # what others name never becomes part of a script
+
+
+def test_flags_that_the_document_names_for_the_gate_exist():
+    lines = [
+        line.partition("#")[0] for line in (DOCS / "ci.md").read_text().splitlines() if line.startswith("run_suite.py compare")
+    ]
+    assert len(lines) >= 3
+    for line in lines:
+        assert run_suite.make_parser().parse_args(shlex.split(line)[1:]).against

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import folder, reduce
+from clustergauge import folder
 from clustergauge.errors import UsageError
 from reports import fleet as report
 from tests import made, run_folders
@@ -64,7 +64,7 @@ def test_the_lists_are_compressed_and_hold_only_names_of_hosts(tmp_path):
 
 
 def test_json_is_one_document(capsysbinary):
-    report.show(a_fleet(), "json", reduce.joined([]))
+    report.show(a_fleet(), "json")
     document = msgspec.json.decode(capsysbinary.readouterr().out)
     assert [n["state"] for n in document["nodes"]].count("good") == 9
 

@@ -1,0 +1,214 @@
+"""One side of a comparison of two trees: a checkout that measures with its own code, a fresh set of processes for each launch.
+
+What it can do and what came of it is learned as a person would learn it: from its own ``run_suite.py``, by flags that have long
+existed, and from the run folders that it leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from clustergauge import folder, loading, processes
+from clustergauge.errors import UsageError
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Scalar
+from clustergauge.revision import Tree
+from clustergauge.valid import printable
+
+Letter = Literal["A", "B"]
+ENDING_S = 30.0
+"""What an interrupted launch may take to end its workers by itself."""
+_REFUSED = re.compile(r"cases\[(\d+)\]")
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What matters of a case that ``list`` tells of; a revision may say more, or less, than this one would."""
+
+    case: str
+    probe: str
+    params: dict[str, Scalar]
+    device: str = ""
+    budget_s: float = 2.0
+    timeout_s: float = 60.0
+    skip: str = ""
+
+
+class Unable(RuntimeError):
+    """A side could not measure; the text names it, and says what it said."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """``words``: flags that both sides are called with.  ``cwd``: where from.  ``output``: where its run folders go."""
+
+    letter: Letter
+    tree: Tree
+    cwd: Path
+    words: tuple[str, ...]
+    output: Path
+
+    def cases(self, suite: str, *words: str) -> list[Listed]:
+        """The cases of a suite on this machine, once for each device.  Raises `UsageError` and `Unable`."""
+        return self._listed(*self._call("list", "--suite", suite, *words, "--format", "json"))
+
+    def able(self, wanted: Sequence[Listed]) -> list[Listed]:
+        """What this side says of those of the cases that it knows: a probe, an axis or a value may be newer than it is."""
+        left = list({case.case: case for case in wanted}.values())
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "suite.toml"
+            while left:
+                path.write_text(suite_of(left), encoding="utf-8")
+                code, said, complaint = self._call("list", "--suite", str(path), "--format", "json")
+                refused = _REFUSED.search(complaint)
+                if code != 2 or not refused or not 0 < int(refused[1]) <= len(left):
+                    return self._listed(code, said, complaint)
+                del left[int(refused[1]) - 1]
+        return []
+
+    def launch(self, suite: Path) -> LoadedRun:
+        """Measure the cases of a suite file once, in fresh processes.  Raises `UsageError` and `Unable`."""
+        before = set(self._runs())
+        code, _, complaint = self._call("run", "--suite", str(suite), "--launches", "1", "-o", str(self.output))
+        self._refuse(code, complaint, (0, 1, 3, 4))
+        new = [path for path in self._runs() if path not in before]
+        if len(new) != 1:
+            raise Unable(f"{self}: it left no run: {_last(complaint)}")
+        try:
+            loaded = loading.load(new[0])
+        except UsageError as error:
+            raise Unable(f"{self}: its run cannot be read: {error}") from None
+        if loaded.run.interrupted or not loaded.run.finished:
+            raise Unable(f"{self}: a launch was cut short: {_last(complaint)}")
+        return loaded
+
+    def __str__(self) -> str:
+        return f"{self.letter} = {self.tree.name}"
+
+    def _listed(self, code: int, said: bytes, complaint: str) -> list[Listed]:
+        self._refuse(code, complaint)
+        try:
+            return msgspec.json.decode(said, type=list[Listed])
+        except msgspec.MsgspecError as error:
+            raise Unable(f"{self}: what it lists cannot be read: {error}") from None
+
+    def _runs(self) -> list[Path]:
+        return sorted(path.parent for path in self.output.glob(f"*/{folder.RUN}"))
+
+    def _refuse(self, code: int, complaint: str, well: Iterable[int] = (0,)) -> None:
+        if code == 2:
+            raise UsageError(f"{self}: {_last(complaint)}")
+        if code not in well:
+            ended = processes.how_it_ended(-code if code < 0 else code << 8)
+            raise Unable(f"{self}: its run_suite.py {ended}: {_last(complaint)}")
+
+    def _call(self, *words: str) -> tuple[int, bytes, str]:
+        """Its own ``run_suite.py`` by our interpreter: exit code, what it printed, what it said on stderr.
+
+        Ours to end: it has a session of its own, so a Ctrl-C of the terminal reaches it through us alone, and once.
+        """
+        command = [sys.executable, str(self.tree.root / "run_suite.py"), words[0], *self.words, *words[1:]]
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = subprocess.Popen(
+                command,
+                cwd=self.cwd,
+                env=os.environ | {"NO_COLOR": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (there are no threads here)
+            )
+            try:
+                process.wait()
+            except BaseException:
+                with processes.undisturbed():
+                    _end(process)
+                raise
+            out.seek(0)
+            err.seek(0)
+            return process.returncode, out.read(), err.read().decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Both sides, and the cases that both can measure.  ``gone``, ``new``: those that only A, only B can."""
+
+    sides: dict[Letter, Side]
+    cases: dict[str, Listed]
+    gone: list[str]
+    new: list[str]
+    folder: Path
+    codes: dict[Letter, str] = field(default_factory=dict[Letter, str])
+
+    def launch(self, letter: Letter, cases: Sequence[str]) -> LoadedRun:
+        """One launch of these cases.  Raises `UsageError` and `Unable`, also where the side's code is no longer what it was."""
+        path = self.folder / "suite.toml"
+        path.write_text(suite_of(self.cases[case] for case in cases), encoding="utf-8")
+        loaded = self.sides[letter].launch(path)
+        if self.codes.setdefault(letter, loaded.run.code) != loaded.run.code:
+            raise Unable(f"{self.sides[letter]}: its code changed while it was measured: leave the tree alone meanwhile")
+        return loaded
+
+
+def bench(a: Side, b: Side, suite: Path, words: Sequence[str], output: Path) -> Bench:
+    """What the suite ``suite`` (of B's tree, or any file) and ``words`` (``-k``, ``--set``) mean for both sides.
+
+    What is measured is what B lists, on both sides for as long as B says; what A lists itself tells only what is gone.
+    """
+    wanted = [case for case in b.cases(str(suite), *words) if not case.skip]
+    known = {(case.case, case.device) for case in a.able(wanted) if not case.skip}
+    runnable = {(case.case, case.device) for case in wanted}
+    try:
+        before = a.cases(str(b.tree.place_of(suite, a.tree)), *words)
+    except (UsageError, Unable):  # it has none of these cases, or knows one of these words not yet
+        before = []
+    return Bench(
+        sides={"A": a, "B": b},
+        cases={case.case: case for case in wanted if (case.case, case.device) in known},
+        gone=list(dict.fromkeys(c.case for c in before if not c.skip and (c.case, c.device) not in runnable)),
+        new=list(dict.fromkeys(c.case for c in wanted if (c.case, c.device) not in known)),
+        folder=output,
+    )
+
+
+def suite_of(cases: Iterable[Listed]) -> str:
+    """A suite file of these very cases, a table for each."""
+    lines = ["schema = 1", 'title = "cases of a comparison of two trees"']
+    for case in {case.case: case for case in cases}.values():
+        lines += ["", "[[cases]]", f"probe = {_toml(case.probe)}"]
+        lines += [f"budget_s = {float(case.budget_s)}", f"timeout_s = {float(case.timeout_s)}"]
+        lines += [f"{_toml(axis)} = {_toml(value)}" for axis, value in case.params.items()]
+    return "\n".join([*lines, ""])
+
+
+def _toml(value: Scalar) -> str:
+    """As JSON writes it, but for what TOML wants otherwise: no surrogates, and no bare DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, as a person would; whatever does not is killed, to the last descendant."""
+    process.terminate()
+    try:
+        process.wait(ENDING_S)
+    except subprocess.TimeoutExpired:
+        processes.end_all(lambda: processes.descendants(process.pid), grace_s=0.5)
+        process.kill()
+        process.wait()
+
+
+def _last(complaint: str) -> str:
+    """The last thing it said, which is why it ended."""
+    lines = [line for line in complaint.splitlines() if line.strip()] or ["it said nothing"]
+    return printable(lines[-1]).removeprefix("run_suite.py: ")[:300]
