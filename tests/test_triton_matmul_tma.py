@@ -16,6 +16,7 @@ from kernels import products
 from kernels.gate import rules
 from kernels.gate.compile import compile_entry
 from kernels.gate.entries import entries
+from kernels.gate.entry import named
 from kernels.gate.targets import TARGETS
 from kernels.gate.worker import Job, compile_all
 from kernels.triton import matmul, matmul_tma
@@ -220,11 +221,14 @@ def test_a_configuration_says_what_runs():
 def test_every_configuration_is_declared_to_the_code_gate_with_ragged_edges_too():
     declared = [(entry.id, *entry.targets) for entry in matmul_tma.gate_entries()]
     assert len(declared) == len(set(declared))
+    candidates = {"sm90": {"fp16": 4, "bf16": 4, "tf32": 2, "fp8": 1, "fp8_fast": 3}, "sm100": dict.fromkeys(TYPES, 2)}
+    candidates["sm100"]["fp8_fast"] = 2
     assert set(declared) == {
-        (f"matmul_tma {dtype}{edges}", name)
-        for name in ("sm90", "sm100")
+        (f"matmul_tma {named(f'{dtype}{edges}', number)}", name)
+        for name, by_dtype in candidates.items()
         for dtype in (*TYPES, "fp8_fast")
         for edges in ("", ", ragged")
+        for number in range(1, by_dtype[dtype] + 1)
     }
 
 
