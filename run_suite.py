@@ -76,8 +76,6 @@ def make_parser() -> Parser:
         "run", help="measure (the default)", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     _selection_flags(run)
-    run.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
-    run.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), instead of what the suite says")
     run.add_argument("--max-time", metavar="TIME", help="start no case after this time, cut a burn-in short: 90s, 10m, 1h")
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
     run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
@@ -155,6 +153,8 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", dest="values", help="replace the values of an axis"
     )
+    parser.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
+    parser.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), not as the suite says")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--ranks", type=_count, metavar="N", help="ranks of collective cases (default: all cores or GPUs)")
     parser.add_argument(
@@ -626,9 +626,9 @@ def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
         options.device,
         values,
         _target(options, output),
-        getattr(options, "launches", 1),
+        options.launches,
         options.ranks,
-        _duration("--duration", getattr(options, "duration", None)),
+        _duration("--duration", options.duration),
     )
 
 
