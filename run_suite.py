@@ -80,11 +80,10 @@ def make_parser() -> Parser:
         "run", help="measure (the default)", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     _case_flags(run, "quick")
+    _effort_flags(run)
     _ground_flags(run)
     _node_flags(run)
-    run.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
     run.add_argument("--confirming", action="store_true", help="fresh launches that confirm or clear what fleet suspects")
-    run.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), instead of what the suite says")
     run.add_argument("--max-time", metavar="TIME", help="start no case after this time, cut a burn-in short: 90s, 10m, 1h")
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
     run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
@@ -96,6 +95,7 @@ def make_parser() -> Parser:
 
     listing = verbs.add_parser("list", help="what would run here, and what would be skipped and why")
     _case_flags(listing, "quick")
+    _effort_flags(listing)
     _ground_flags(listing)
     _node_flags(listing)
     listing.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
@@ -184,6 +184,12 @@ def _case_flags(parser: argparse.ArgumentParser, suite: str) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--ranks", type=_count, metavar="N", help="ranks of collective cases (default: all cores or GPUs)")
+
+
+def _effort_flags(parser: argparse.ArgumentParser) -> None:
+    """How much of each case."""
+    parser.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
+    parser.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), not as the suite says")
 
 
 def _ground_flags(parser: argparse.ArgumentParser) -> None:
@@ -817,9 +823,9 @@ def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
         options.device,
         values,
         _targets(options, output),
-        getattr(options, "launches", 1),
+        options.launches,
         options.ranks,
-        _duration("--duration", getattr(options, "duration", None)),
+        _duration("--duration", options.duration),
     )
 
 

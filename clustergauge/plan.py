@@ -159,7 +159,12 @@ def predict(todo: Sequence[Planned]) -> float:
     """Seconds that cases will take: their budgets, what preparing and checking add, and a start of workers for each group."""
     running = [p for p in todo if not p.skip]
     pools = {(p.world, p.interpret, p.ranks, p.device, p.launch, *sorted(p.env.items())) for p in running}
-    return sum(p.budget_s + min(0.3 * p.budget_s, 2.0) + 0.3 for p in running) + 3.0 * len(pools)
+    return sum(map(predict_case, running)) + 3.0 * len(pools)
+
+
+def predict_case(planned: Planned) -> float:
+    """Seconds that one case will take once its workers are there."""
+    return planned.budget_s + min(0.3 * planned.budget_s, 2.0) + 0.3
 
 
 def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:

@@ -9,12 +9,12 @@ import msgspec
 from rich.cells import cell_len
 
 from clustergauge.model import Planned
-from clustergauge.plan import predict
+from clustergauge.plan import predict, predict_case
 from clustergauge.units import format_duration
 from clustergauge.valid import printable
 from reports.layout import Page, compact, fit, fit_end, listed, pad, parts_of, put, squeezed, width_of
 
-LABELS = ("case", "device", "ranks", "budget")
+LABELS = ("case", "device", "ranks", "budget", "about")
 
 
 def show(planned: Sequence[Planned], form: str) -> None:
@@ -48,11 +48,11 @@ def page_of(planned: Sequence[Planned], width: int) -> Page:
 
 
 def _table(page: Page, running: Sequence[Planned]) -> None:
-    cells = [(printable(p.device), str(p.ranks), _budget(p)) for p in running]
-    widths = [max(cell_len(c[i]) for c in [*cells, LABELS[1:]]) for i in range(3)]
+    cells = [(printable(p.device), str(p.ranks), _budget(p), format_duration(predict_case(p))) for p in running]
+    widths = [max(cell_len(c[i]) for c in [*cells, LABELS[1:]]) for i in range(4)]
     widths[0] = min(widths[0], page.width // 4)
     names = [printable(p.case) for p in running]
-    room = page.width - sum(widths) - 6
+    room = page.width - sum(widths) - 8
     natural = max(map(cell_len, [*names, LABELS[0]]))
     name = min(natural, room)
     short = squeezed(names, name)

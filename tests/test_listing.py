@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from rich.cells import cell_len
 
+import run_suite
 from clustergauge.model import Planned
-from clustergauge.plan import predict
+from clustergauge.plan import predict, predict_case
 from reports import listing
 from tests import strategies
 from tests.made_up import COPY, MATMUL, REDUCE, TINY, TRITON, planned, record
@@ -29,12 +31,12 @@ PLAN = [
 ]
 
 TEXT = """\
-case                                               device  ranks      budget
-matmul/backend=torch/dtype=fp32/shape=1024         cpu:0       1         2 s
-matmul/backend=triton/dtype=bf16/shape=200x136x96  cpu:0       1   not timed
-memory/backend=torch/op=copy/size=256MiB           cuda:0      1      500 ms
-memory/backend=torch/op=copy/size=256MiB           cuda:1      1      500 ms
-all_reduce/backend=mpi/dtype=fp32/size=8B          cpu:0      16  1 min 30 s
+case                                               device  ranks      budget       about
+matmul/backend=torch/dtype=fp32/shape=1024         cpu:0       1         2 s         3 s
+matmul/backend=triton/dtype=bf16/shape=200x136x96  cpu:0       1   not timed         3 s
+memory/backend=torch/op=copy/size=256MiB           cuda:0      1      500 ms      950 ms
+memory/backend=torch/op=copy/size=256MiB           cuda:1      1      500 ms      950 ms
+all_reduce/backend=mpi/dtype=fp32/size=8B          cpu:0      16  1 min 30 s  1 min 32 s
 
 would be skipped
   2  no GPU: all_reduce/nccl/fp32/{8B,64KiB}
@@ -48,14 +50,20 @@ def plain(plan, width: int) -> str:
     return listing.page_of(plan, width).text()
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_plan_at_both_widths(width):
-    assert plain(PLAN, width) == TEXT
+def test_the_plan_where_there_is_room():
+    assert plain(PLAN, 120) == TEXT
+
+
+def test_the_plan_at_80_columns():
+    lines = plain(PLAN, 80).splitlines()
+    assert lines[0] == "case                                       device  ranks      budget       about"
+    assert lines[2] == "matmul/backend=trito…f16/shape=200x136x96  cpu:0       1   not timed         3 s"
+    assert lines[5:] == [line.replace("fp32/size=8B        ", "fp32/size=8B") for line in TEXT.splitlines()[5:]]
 
 
 def test_ids_that_do_not_fit_are_shortened_in_the_middle_and_numbers_never():
     lines = plain(PLAN, 60).splitlines()
-    assert lines[2] == "matmul/backend=t…shape=200x136x96  cpu:0       1   not timed"
+    assert lines[2] == "matmul/bac…200x136x96  cpu:0       1   not timed         3 s"
     assert {len(line) for line in lines[1:6]} == {60}
 
 
@@ -64,6 +72,30 @@ def test_the_time_is_what_a_run_expects_and_launches_are_one_line_each():
     assert predict(twice) == pytest.approx(2 * predict(PLAN[:1]))
     assert plain(twice, 80).count("matmul/") == 1
     assert plain(twice, 80).endswith("1 case × 2 launches would run, about 12 s\n")
+
+
+def test_what_cases_take_and_a_start_of_their_workers_make_the_whole():
+    cases = [p for p in PLAN if not p.skip]
+    pools = 5  # two on the processor, of which one interprets; one a GPU; one of 16 ranks
+    assert predict(PLAN) == pytest.approx(sum(map(predict_case, cases)) + 3.0 * pools)
+
+
+def test_list_and_a_dry_run_say_the_same_for_any_duration(capfd):
+    def said(*words: str) -> str:
+        assert run_suite.main([*words, "--suite", "burnin", "--device", "cpu", "--duration", "2h", "--launches", "2"]) == 0
+        return capfd.readouterr().out
+
+    text = said("list")
+    assert text == said("run", "--dry-run")
+    assert "1 case × 2 launches would run, about 4 h 0 min" in text
+    assert "2 h 0 min" in text.splitlines()[1]
+
+
+def test_the_full_suite_says_how_long_it_takes(capfd):
+    assert run_suite.main(["list", "--suite", "full", "--device", "cpu"]) == 0
+    text = capfd.readouterr().out
+    assert text == (run_suite.main(["--suite", "full", "--device", "cpu", "--dry-run"]), capfd.readouterr().out)[1]
+    assert re.search(r"\d+ cases would run, about \d+ min \d+ s", text)
 
 
 def test_nothing_to_run_is_said():

@@ -128,3 +128,23 @@ def test_a_full_disk_ends_the_run(go):
 
     with pytest.raises(StoreError, match="No space left"):
         go(append=full)
+
+
+def test_told_to_stop_only_what_a_burn_in_had_measured_is_kept(tmp_path):
+    """As a thread of one of several nodes is: its agent is told to end, and its case ends as an error."""
+    measured = Measurement(clock="wall", cache="none", samples_s=[1.0] * 30, sample_start_s=[1.0 * n for n in range(30)])
+    said = m.Outcome("ok", workload=Workload(flops=1, bound="compute"), measurement=measured)
+    for so_far, kept in ((said, [("ok", "interrupted after 30 s of 10 min 0 s")]), (None, [])):
+        plan = made.planned(made.record(), budget_s=600.0)
+        run, supervisor, progress, stop = made.run([], planned=[plan]), StandIn(), Progress(), []
+
+        def ended(*_, so_far=so_far, stop=stop) -> CaseResult:
+            stop.append(True)
+            return CaseResult(m.Outcome("error", "the node agent died"), FACTS, [], log="stacks", so_far=so_far)
+
+        supervisor.run = ended  # type: ignore[method-assign]
+        folder = RunFolder.create(tmp_path / str(len(kept)), run)
+        folder.write_machine(made.machine())
+        carry_out(folder, run, [plan], supervisor, made.machine(), Watching(), progress, stopped=lambda stop=stop: bool(stop))  # type: ignore[arg-type]
+        folder.finish(run)
+        assert [(r.status, r.reason) for r in load(folder.path).records] == kept

@@ -61,7 +61,7 @@ case "$have" in
     ;;
 *+cu12*) pip install -c constraints.txt -e '.[dev,cuda12]' ;;
 *+cu13*) pip install -c constraints.txt -e '.[dev,cuda13]' ;;
-*+cpu) pip install -c constraints.txt -e '.[dev]' ;;
+*+cpu) pip install -c constraints.txt -e '.[dev,nvrtc]' ;;
 *)
     cuda=$(.venv/bin/python -c 'import torch; print((torch.version.cuda or "").partition(".")[0])')
     pip install -c constraints.txt -e ".[dev${cuda:+,cuda$cuda}]"
