@@ -39,7 +39,7 @@ LATE_SHARE = 0.1
 """The share of a sample's time below which a late rank does not change it much."""
 LATE_OFTEN = 0.5
 """A rank that is the last at so many of the samples is late by habit."""
-SLOW_RATIO = 1.25
+SLOW_RATIO = 1.5
 """A rank that takes so many times what the others take at the median …"""
 SLOW_OFTEN = 0.75
 """… in so many of the samples is slow by habit."""
@@ -358,7 +358,7 @@ DOUBTS = (
         "look at that host (what else runs there, clocks, cores given): the others wait for it, not for a link",
         _late,
     ),
-    Doubt("slow rank", "look at the path of that rank to the storage (its host, its share of the file system)", _slow),
+    Doubt("slow rank", "look at that rank's host: its path to the storage, and what else runs on its cores", _slow),
     Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),
     Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),
 )
