@@ -41,7 +41,7 @@ LATE_OFTEN = 0.5
 """A rank that is the last at so many of the samples is late by habit."""
 SLOW_RANK = 0.9
 """The share of the others' rate below which a rank of a burn-in is slow: good parts of one kind differ by a few per cent."""
-SLOW_RATIO = 1.25
+SLOW_RATIO = 1.5
 """A rank that takes so many times what the others take at the median …"""
 SLOW_OFTEN = 0.75
 """… in so many of the samples is slow by habit."""
@@ -401,7 +401,7 @@ DOUBTS = (
     ),
     Doubt(
         "slow storage of a rank",
-        "look at the path of that rank to the storage (its host, its share of the file system)",
+        "look at that rank's host: its path to the storage, and what else runs on its cores",
         _slow_storage,
     ),
     Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -28,7 +29,9 @@ from tests.planted_cases import supervised
 
 FORMATS = [
     "torch",
-    pytest.param("safetensors", marks=pytest.mark.skipif("not __import__('importlib').util.find_spec('safetensors')")),
+    pytest.param(
+        "safetensors", marks=pytest.mark.skipif(find_spec("safetensors") is None, reason="safetensors is not installed")
+    ),
     "raw",
 ]
 SIZE = 4 << 20
@@ -436,10 +439,10 @@ def record(times, ranks=3, **series):
 
 
 def test_a_rank_is_slow_by_habit_or_not_at_all():
-    slow = [[1.0, 1.3, 0.9]] * 4 + [[1.0, 1.0, 1.0]]
+    slow = [[1.0, 1.6, 0.9]] * 4 + [[1.0, 1.0, 1.0]]
     (doubt,) = [d for d in warnings.doubts([record(slow)]) if d.name == "slow storage of a rank"]
-    assert doubt.detail == "rank 1 takes 1.30 s where the others take 950 ms, in 80% of the samples"
-    for harmless in (slow[:4], [[1.0, 1.2, 1.0]] * 9, [[1.0, 1.3, 1.0], [1.3, 1.0, 1.0]] * 5):
+    assert doubt.detail == "rank 1 takes 1.60 s where the others take 950 ms, in 80% of the samples"
+    for harmless in (slow[:4], [[1.0, 1.4, 1.0]] * 9, [[1.0, 1.6, 1.0], [1.6, 1.0, 1.0]] * 5):
         assert "slow storage of a rank" not in [d.name for d in warnings.doubts([record(harmless)])]
     assert "slow storage of a rank" not in [d.name for d in warnings.doubts([record([[1.0]] * 9, ranks=1)])]
 

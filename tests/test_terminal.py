@@ -18,7 +18,7 @@ import run_suite
 from clustergauge import accept, ceilings, warnings
 from clustergauge.globs import matches
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Cpu, Warning_
+from clustergauge.model import Cpu, Series, Warning_, Workload
 from clustergauge.units import format_rate
 from reports import layout, terminal
 from reports.again import again, glob_of
@@ -644,6 +644,32 @@ def test_a_burn_in_tells_what_it_held():
     burn = msgspec.structs.replace(burn, measurement=msgspec.structs.replace(burn.measurement, samples_s=times))
     assert "\n  sustained 80.0%: 2.00 TFLOP/s → 1.60 TFLOP/s\n" in shown(loaded(burn))
     assert "sustained" not in shown(loaded(record("matmul", MATMUL)))
+
+
+def with_series(case, **values):
+    series = {name: Series(unit="s", values=[value] * 40) for name, value in values.items()}
+    steps = 5 if "later_steps" in values else 1
+    taken = msgspec.structs.replace(case.measurement, series=series, iterations_per_sample=steps)
+    return msgspec.structs.replace(case, measurement=taken, workload=Workload(bytes_read=1 << 30, bound="storage"))
+
+
+def test_a_checkpoint_tells_framework_from_device_and_how_much_it_was_in_80_columns():
+    shard = "31 of 1164 tensors, 1.78 % of one of llama3-405b's 512 shards"
+    case = record("checkpoint", {"format": "torch"}, time=2.0, settings={"shard": shard, "device_counters": True})
+    text = shown(loaded(with_series(case, framework=1.5)), width=80)
+    assert f"\n  framework 1.50 s · device 500 ms\n  {shard}\n" in text
+    assert max(map(cell_len, text.splitlines()[:8])) <= 80
+    raw = shown(loaded(with_series(case)))
+    assert "framework" not in raw
+    assert shard in raw
+    hostile = msgspec.structs.replace(case, settings={"shard": "\x1b[31m" + "x" * 3000})
+    assert max(map(cell_len, shown(loaded(with_series(hostile)), width=80).splitlines()[:8])) <= 80
+
+
+def test_a_loader_tells_its_utilisation_and_what_it_is_about():
+    case = record("loader", {"workers": 4}, time=0.04, settings={"compute_s": 0.036})
+    assert "\n  AU 90.0 % with 36.0 ms of compute a batch\n" in shown(loaded(with_series(case, later_steps=0.16)))
+    assert "AU" not in shown(loaded(with_series(msgspec.structs.replace(case, settings={}), later_steps=0.16)))
 
 
 def test_a_collective_tells_what_peers_would_report_and_what_a_call_costs():
