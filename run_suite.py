@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clustergauge.catalogue import Catalogue
     from clustergauge.fleet import Fleet
     from clustergauge.model import Machine, Planned, Record, Run, Scalar
+    from clustergauge.object_url import ObjectUrl
     from clustergauge.plan import Wish
     from clustergauge.store import LoadedRun, RunFolder
     from clustergauge.verdicts import Asked
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 VERBS = ("run", "list", "report", "compare", "fleet", "accept", "verify", "selftest", "schema")
 SWEEP = [sys.executable, "-P", "-m", "storage_io.workspace"]
+REACH = [sys.executable, "-P", "-m", "storage_io.object_space", "check"]
 FOLDERS = ("kernels", "collectives", "storage_io")
 OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
 
@@ -176,7 +178,11 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", default="", metavar="HOST", help="this machine as the nodes reach it (default: by the route)"
     )
-    parser.add_argument("--target", metavar="DIR", help="folder for storage cases (default: where run folders go)")
+    parser.add_argument(
+        "--target",
+        metavar="DIR|s3://BUCKET/PREFIX",
+        help="folder for storage cases (default: where run folders go), or an object store (keys and endpoint: AWS_…, ~/.aws)",
+    )
     parser.add_argument(
         "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
     )
@@ -276,6 +282,8 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
         return _show_plan(planned, options.format)
+    if not fleet:
+        _reach_objects(planned)
     run = Run(
         run_id=store.new_run_id(),
         started=now_text(),
@@ -575,7 +583,8 @@ def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
 
     nodes = fleet.Fleet(desk, supervise_one)
     try:
-        nodes.assemble(_target(options, None))
+        target = _target(options, None)
+        nodes.assemble(target if isinstance(target, Path) else None)
         for name, why in (nodes.left_out | nodes.apart).items():
             _say(f"{name}: {'left out' if name in nodes.left_out else 'measured alone only'}: {why}")
         yield nodes
@@ -627,10 +636,14 @@ def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
     )
 
 
-def _target(options: argparse.Namespace, output: Path | None) -> Path | None:
+def _target(options: argparse.Namespace, output: Path | None) -> Path | ObjectUrl | None:
     """The folder of storage cases; of nodes, which have folders of their own (no ``output``), the one that is named."""
+    from clustergauge import object_url
+
     if not options.target:
         return output
+    if object_url.is_url(options.target):
+        return object_url.parse(options.target)
     target = Path(options.target).absolute()
     if output is None:
         return target
@@ -639,6 +652,15 @@ def _target(options: argparse.Namespace, output: Path | None) -> Path | None:
     if not os.access(target, os.W_OK | os.X_OK):
         raise UsageError(f"--target {options.target}: not writable")
     return target
+
+
+def _reach_objects(planned: Sequence[Planned]) -> None:
+    """Ask an object store that cases need, once and in a process that may hang: what is wrong with it is said before all else."""
+    from clustergauge import object_url, reach
+
+    target = next((p.target for p in planned if not p.skip and object_url.is_url(p.target)), "")
+    if target and (problem := reach.problem(REACH, target)):
+        raise UsageError(f"--target {target}: {problem}")
 
 
 def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:
@@ -675,7 +697,7 @@ def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, ou
             raise UsageError(f"that run used probes of {p.module!r}: say --probes {p.module} again, if you mean it")
         if odd := [name for name, value in p.env.items() if not launch.is_choice(name, value)]:
             raise UsageError(f"that run set {odd[0]!r} in the environment of its workers: start a new run")
-        if p.target and Path(p.target) != target:
+        if p.target and p.target != str(target):
             raise UsageError(f"that run wrote to {p.target!r}: say --target again, if you mean it")
     if run.settings.get("probes", "") != code.digest_of(options.probes):
         raise UsageError("that run used other probes, or other code of them, than --probes names now: start a new run")

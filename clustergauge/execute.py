@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from clustergauge import nccl_log, transport
+from clustergauge import nccl_log, object_url, transport
 from clustergauge.clocks import clock_for
 from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
@@ -49,13 +49,15 @@ class Ended(Exception):
 
 def execute(job: Job, probe: Probe, world: World, scratch: Path, phase: Callable[[str], None]) -> Outcome:
     """Run one case on this rank.  Never raises for what the case did; the outcome says it."""
+    to_objects = object_url.is_url(job.target)
     context = Context(
         world=world,
         device=job.device,
         seed=job.seed,
         scratch=scratch,
         budget_s=job.budget_s,
-        target=Path(job.target) if job.target else None,
+        target=Path(job.target) if job.target and not to_objects else None,
+        objects=object_url.parse(job.target) if to_objects else None,
         interpret=job.interpret,
         llc_bytes=job.llc_bytes,
     )

@@ -15,6 +15,7 @@ import msgspec
 from clustergauge.errors import UsageError
 from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
+from clustergauge.object_url import ObjectUrl
 from clustergauge.placement import too_many
 from clustergauge.probe import Case, Needs, Probe, probes_in
 from clustergauge.units import format_size, parse_size
@@ -61,7 +62,7 @@ class Wish:
     globs: Sequence[str] = ()
     device: DeviceChoice = "auto"
     values: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-    target: Path | None = None
+    target: Path | ObjectUrl | None = None
     launches: int = 1
     ranks: int | None = None
     duration_s: float | None = None
@@ -295,6 +296,9 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
 def _why_not(needs: Needs, device: str, own: int, nodes: int, machine: Machine, wish: Wish) -> str:
     """Why the case cannot run here, in words; empty if it can.  ``own``: ranks on each node; ``machine``: one of them."""
     kind = device.partition(":")[0]
+    if needs.target and needs.objects != isinstance(wish.target, ObjectUrl):
+        how = "name a folder with --target" if not needs.objects else "name one with --target s3://bucket/prefix"
+        return f"the target is {'no' if needs.objects else 'an'} object store: {how}"
     if needs.target and wish.target is None:
         return "no target folder"
     if kind == "cuda" and not machine.gpus:

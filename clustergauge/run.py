@@ -17,6 +17,7 @@ import msgspec
 from clustergauge import path
 from clustergauge.conversation import Died
 from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
+from clustergauge.object_url import is_url
 from clustergauge.plan import cache_bytes, predict
 from clustergauge.store import RunFolder, StoreError
 from clustergauge.supervise import CaseResult, Supervisor
@@ -108,7 +109,8 @@ def conduct(
     """
     came, began = Progress(), time.monotonic()
     try:
-        machine = supervisor.start(Path(next((p.target for p in todo if p.target), folder.path)))
+        folders = (p.target for p in todo if p.target and not is_url(p.target))
+        machine = supervisor.start(Path(next(folders, folder.path)))
         if earlier and machine.machine_id in earlier:
             findings = worst_findings(earlier[machine.machine_id].findings, machine.findings)
             machine = msgspec.structs.replace(machine, findings=findings)

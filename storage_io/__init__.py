@@ -7,5 +7,6 @@ PROBES = (
     "storage_io.metadata",
     "storage_io.small_files",
     "storage_io.under_write",
+    "storage_io.object_store",
 )
 """Modules of this folder that define probes."""
