@@ -31,7 +31,7 @@ TOTAL_BYTES = 64 << 20
 """Of all small objects of a case, at most, and of the object that ranges are read out of."""
 MOST = {"put": 4096, "get": 2048, "range": 16384, "delete": 1024}
 """Requests of a sample; what is deleted must be written first."""
-NAMES = 1500
+NAMES = 1200
 """Objects that are listed: more than one answer holds (1000)."""
 SAMPLES = 15
 LEAST = 8
