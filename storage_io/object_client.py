@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clustergauge.clocks import read_ns
 from clustergauge.object_url import ObjectUrl
 from clustergauge.probe import Wrong
 from storage_io.object_errors import cause_of, failure
@@ -21,19 +22,24 @@ if TYPE_CHECKING:
 TRIES = 6
 FIRST_WAIT_S = 0.1
 """Before the second try; twice as much before each one after, of which a random half to whole is waited."""
+ANSWER_S, SLOWEST = 20.0, 10e6
+"""A request may take so many seconds, and one more for so many bytes; once they are over there is no other try."""
 PART_BYTES = 8 << 20
 """Of an object that goes in parts."""
 _T = TypeVar("_T")
 
 
 class Client:
-    """``connections``: how many are kept open.  ``retries``: tries after a first one, so far."""
+    """``connections``: how many are kept open.  ``largest``: bytes of the largest request.  ``retries``: tries after a first
+    one, so far."""
 
-    def __init__(self, login: Login, url: ObjectUrl, connections: int = 1) -> None:
+    def __init__(self, login: Login, url: ObjectUrl, connections: int = 1, largest: int = 0) -> None:
+        answer_s = ANSWER_S + largest / SLOWEST
         self._login = login
         self._url = url
-        self._store = login.store(url.bucket, connections)
-        self._single = login.store(url.bucket, connections, disable_bulk_delete=True)
+        self._patience_ns = int(answer_s * 1e9)
+        self._store = login.store(url.bucket, connections, answer_s)
+        self._single = login.store(url.bucket, connections, answer_s, disable_bulk_delete=True)
         self._lock = threading.Lock()
         self.retries = 0
 
@@ -78,16 +84,16 @@ class Client:
         return f"s3://{self._url.bucket}/{key}"
 
     def _try(self, verb: str, key: str, request: Callable[[], _T]) -> _T:
-        wait = FIRST_WAIT_S
-        for left in reversed(range(TRIES)):
+        wait, began = FIRST_WAIT_S, read_ns()
+        for tries in range(1, TRIES + 1):
             try:
                 return request()
             except Exception as error:  # noqa: BLE001 (each library has its own)
                 cause = cause_of(error)
-                if cause.missing:
-                    raise Wrong(f"{self.name(key)} is not there, though the store had said that it was written") from None
-                if not (cause.passing and left):
-                    tried = f" (tried {TRIES} times)" if cause.passing else ""
+                if cause.wrong:
+                    raise Wrong(f"{self.name(key)}: {cause.text}") from None
+                if not cause.passing or tries == TRIES or read_ns() - began > self._patience_ns:
+                    tried = f" (tried {tries} times)" if tries > 1 else ""
                     raise failure(f"cannot {verb} {self.name(key)}{tried}", error, self._login.reached) from None
             with self._lock:
                 self.retries += 1

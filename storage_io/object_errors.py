@@ -14,6 +14,8 @@ from storage_io.errors import StorageError
 
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,40})</Code>")
+_KIND = re.compile(r"HttpError \{\s+kind: ([A-Za-z]+)")
+_RANGE = re.compile(r"Requested ([0-9]+\.\.[0-9]+), got ([0-9]+\.\.[0-9]+)")
 _KEYS = "look at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or at the profile in ~/.aws"
 _REGION = "the bucket is in another region: set AWS_DEFAULT_REGION"
 _RENEW = "the session token has expired or is not valid: get a new one"
@@ -45,11 +47,11 @@ _BUSY = "the store asks to slow down: take a smaller concurrency, or ask who els
 
 
 class Cause(NamedTuple):
-    """``passing``: another try may succeed.  ``missing``: the object is not there."""
+    """``passing``: another try may succeed.  ``wrong``: the store answered, and what it said of an object of ours is not true."""
 
     text: str
     passing: bool = False
-    missing: bool = False
+    wrong: bool = False
 
 
 def cause_of(error: BaseException) -> Cause:
@@ -62,8 +64,10 @@ def cause_of(error: BaseException) -> Cause:
     if found := _STATUS.search(text):
         code = _CODE.search(text)
         return _answered(int(found[1]), code[1] if code else "")
-    if "non-partial response" in text or "NotPartial" in text:
+    if "NotPartial" in text:
         return Cause("the endpoint answers a request for a part of an object with all of it: it can't do ranges")
+    if found := _RANGE.search(text):
+        return Cause(f"bytes {found[1]} were asked for, bytes {found[2]} came", wrong=True)
     return _unanswered(type(error).__name__, text)
 
 
@@ -73,7 +77,7 @@ def failure(doing: str, error: BaseException, reached: str = "") -> StorageError
     ``reached``: what names the endpoint.
     """
     cause = cause_of(error)
-    where = f" ({reached})" if reached and _STATUS.search(str(error)) is None and not cause.missing else ""
+    where = f" ({reached})" if reached and _STATUS.search(str(error)) is None and not cause.wrong else ""
     return StorageError(doing, OSError(errno.EIO, cause.text + where))
 
 
@@ -81,7 +85,7 @@ def _answered(status: int, code: str) -> Cause:
     if code in _CODES:
         return Cause(_CODES[code])
     if code == "NoSuchKey":
-        return Cause("the object is not there", missing=True)
+        return Cause("it is not there, though the store had said that it was written", wrong=True)
     if status in (429, 503) or code == "SlowDown":
         return Cause(f"{_BUSY} ({status} {code})" if code else f"{_BUSY} ({status})", passing=True)
     if status in _STATUSES:
@@ -92,18 +96,21 @@ def _answered(status: int, code: str) -> Cause:
 def _unanswered(name: str, said: str) -> Cause:
     """No answer, or none that was whole.  ``name``: of the exception."""
     text = name + said
-    if "certificate" in text.lower() or "UnknownIssuer" in text or "SSLError" in text or "SSL validation" in text:
+    kind = _KIND.search(text)
+    if "certificate" in text.lower() or "UnknownIssuer" in text or "SSLError" in text:
         return Cause("the endpoint's certificate is not trusted: name its authority with AWS_CA_BUNDLE")
-    if "InvalidMessage" in text or "InvalidContentType" in text:
+    if "InvalidContentType" in text:
         return Cause("what answers there speaks no TLS: is the endpoint http://?")
-    if "dns error" in text or "Name or service" in text or "failed to lookup" in text:
+    if "dns error" in text:
         return Cause("the name of the endpoint is not known")
-    if "ConnectionRefused" in text or "Connection refused" in text:
+    if "Connection refused" in text:
         return Cause("nothing listens at the endpoint: connection refused")
-    if "TimedOut" in text or "Timeout" in text or "timed out" in text:
-        return Cause("the endpoint did not answer in time", passing="kind: Connect" not in text)
-    if "kind: Connect" in text or "EndpointConnectionError" in text:
+    if "TimedOut" in text or "Timeout" in text:
+        return Cause("the endpoint did not answer in time", passing=not (kind and kind[1] == "Connect"))
+    if kind and kind[1] == "Connect":
         return Cause("the endpoint cannot be reached")
-    if any(word in text for word in ("Body", "Decode", "IncompleteMessage", "ConnectionReset", "ConnectionClosed", "Request")):
+    if any(word in text for word in ("Parse(", "InvalidListResponse", "Metadata {")):
+        return Cause("what answers there is no object store: look at the endpoint")
+    if kind and kind[1] in ("Request", "Interrupted", "Decode"):
         return Cause("the connection broke in the middle of a request", passing=True)
     return Cause(f"the request failed ({name})")

@@ -16,8 +16,8 @@ from clustergauge.model import Scalar
 from storage_io.errors import StorageError
 from storage_io.object_errors import failure
 
-CONNECT_S, ANSWER_S = 5, 60
-"""Seconds for a connection, and for a whole request with its answer."""
+CONNECT_S, ANSWER_S = 5, 20
+"""Seconds for a connection, and for the next bytes of an answer that tells of the bucket."""
 _FRESH = timedelta(minutes=10)
 """For so long are credentials used before they are asked for again; botocore renews those that end."""
 _AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
@@ -63,15 +63,15 @@ class Login:
         self.tls = parts.scheme == "https"
         self.reached = _named_by(parts.hostname or "")
 
-    def store(self, bucket: str, connections: int = 1, **choices: bool) -> Any:
+    def store(self, bucket: str, connections: int, answer_s: float, **choices: bool) -> Any:
         """A store of obstore that tries nothing twice by itself: whoever asks it counts."""
         from obstore.store import S3Store
 
         options: dict[str, Any] = {
             "allow_http": not self.tls,
             "connect_timeout": timedelta(seconds=CONNECT_S),
-            "timeout": timedelta(seconds=ANSWER_S),
-            "pool_max_idle_per_host": str(max(connections, 1)),
+            "timeout": timedelta(seconds=answer_s),
+            "pool_max_idle_per_host": str(connections),
         }
         try:
             if self.authorities:

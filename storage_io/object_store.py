@@ -64,7 +64,7 @@ def prepare(ctx: Context, op: str, concurrency: int, size: int, total: int = TOT
     _require(op, concurrency, size, total, names)
     with contextlib.ExitStack() as stack:
         login = Login()
-        client = Client(login, url, max(concurrency, object_ops.HELPERS))
+        client = Client(login, url, max(concurrency, object_ops.HELPERS), size if large else total)
         space = stack.enter_context(contextlib.closing(ObjectSpace(url, login, client)))
         requests = _op(ctx, space, client, op, concurrency, size, total, names)
         stack.callback(requests.close)

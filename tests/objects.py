@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import importlib.util
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -79,7 +80,7 @@ def error_of(status, code, more=""):
 class Proxy:
     """``before(method, path, headers, body)`` may answer itself; ``after(method, path, answer)`` may change the answer."""
 
-    def __init__(self, port):
+    def __init__(self, port, certificate=None):
         self.before: Callable = lambda *_: None
         self.after: Callable = lambda _method, _path, answer: answer
         self.seen: list[tuple[str, str]] = []
@@ -111,6 +112,10 @@ class Proxy:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -245,8 +247,6 @@ def test_a_write_that_was_altered_is_found(tmp_path, proxy, store):
 
 
 def test_a_short_range_is_found(tmp_path, proxy):
-    from storage_io.errors import StorageError
-
     with work(tmp_path, "range", 8192, 1) as (made, _):
 
         def cut(method, path, answer):
@@ -258,11 +258,21 @@ def test_a_short_range_is_found(tmp_path, proxy):
 
         made.reset()
         proxy.after = cut
-        with pytest.raises((Wrong, StorageError)) as caught:
+        with pytest.raises(Wrong, match=r"data-1: bytes \d+\.\.\d+ were asked for, bytes \d+\.\.\d+ came"):
             made.run()
-            made.check()
-        print("SHORT:", caught.value)
         proxy.after = lambda _method, _path, answer: answer
+
+
+@pytest.mark.parametrize("op", ["get", "range"])
+def test_an_answer_that_is_too_short_is_found(op, tmp_path, proxy):
+    with work(tmp_path, op, 8192, 1) as (made, _):
+        made.reset()
+        proxy.after = lambda method, path, answer: (
+            Answer(answer.status, answer.body[:4096], answer.headers) if method == "GET" and is_data(path) else answer
+        )
+        made.run()
+        with pytest.raises(Wrong, match=r"asked for 8192 bytes from byte \d+ on, 4096 bytes came"):
+            made.check()
 
 
 def test_a_store_that_ignores_ranges_is_named(tmp_path, proxy):
@@ -309,7 +319,7 @@ def test_an_object_that_vanishes_is_wrong_and_no_error_of_the_request(tmp_path, 
         made.reset()
         for key in data(store):
             store.delete_object(Bucket=BUCKET, Key=key)
-        with pytest.raises(Wrong, match="is not there, though the store had said that it was written"):
+        with pytest.raises(Wrong, match="it is not there, though the store had said that it was written"):
             made.run()
 
 
@@ -363,6 +373,49 @@ def test_an_upload_in_parts_that_fails_leaves_no_parts(tmp_path, proxy, store):
             made.run()
         proxy.before = lambda *_: None
     assert (keys(store), uploads(store)) == ([], [])
+
+
+# -- the way there
+
+
+def test_a_certificate_must_be_trusted(tmp_path, port, monkeypatch):
+    from storage_io.errors import StorageError
+
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl to make a certificate")
+    made = tmp_path / "certificate.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subprocess.run(["openssl", "req", *kind, *names, "-keyout", str(made), "-out", str(made)], check=True, capture_output=True)
+    secured = Proxy(port, made)
+    with contextlib.closing(secured):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{secured.port}")
+        with pytest.raises(StorageError, match=r"certificate is not trusted.*AWS_CA_BUNDLE"), work(tmp_path, "put", 4096):
+            pass
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(made))
+        with work(tmp_path, "put", 4096) as (case, ctx):
+            sample(case)
+            case.check()
+        assert ctx.settings["tls"] is True
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
+        with pytest.raises(StorageError, match=r"none\.pem"), work(tmp_path, "put", 4096):
+            pass
+
+
+def test_an_endpoint_that_never_answers(tmp_path, monkeypatch):
+    from storage_io import object_client, object_login
+    from storage_io.errors import StorageError
+
+    monkeypatch.setattr(object_login, "ANSWER_S", 0.2)
+    monkeypatch.setattr(object_client, "ANSWER_S", 0.2)
+    monkeypatch.setattr(object_client, "SLOWEST", 1e9)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with (
+            pytest.raises(StorageError, match=r"cannot list .*: the endpoint did not answer in time"),
+            work(tmp_path, "put", 4096),
+        ):
+            pass
 
 
 # -- what is left
