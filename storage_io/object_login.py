@@ -95,8 +95,12 @@ class Login:
         """What a record may say of the way to the store."""
         return {"fs_type": "s3", "tls": self.tls, "payload_signed": not self.tls}
 
+    def frozen(self) -> Any:
+        """The keys as they are now: ``access_key``, ``secret_key`` and ``token``."""
+        return self._credentials.get_frozen_credentials()
+
     def _credential(self) -> dict[str, Any]:
-        frozen = self._credentials.get_frozen_credentials()
+        frozen = self.frozen()
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,

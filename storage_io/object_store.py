@@ -66,7 +66,8 @@ def prepare(ctx: Context, op: str, concurrency: int, size: int, total: int = TOT
         login = Login()
         client = Client(login, url, max(concurrency, object_ops.HELPERS), size if large else total)
         space = stack.enter_context(contextlib.closing(ObjectSpace(url, login, client)))
-        requests = _op(ctx, space, client, op, concurrency, size, total, names)
+        most = names if op == "list" else max(1, min(MOST[op], total // size))
+        requests = make_op(ctx, space, client, op, concurrency, size, most)
         stack.callback(requests.close)
         case = _Case(ctx, client, requests, concurrency, large)
         for name, value in (login.settings() | space.settings()).items():
@@ -108,7 +109,8 @@ def _require(op: str, concurrency: int, size: int, total: int, names: int) -> No
         raise Skip(f"the buffers need {need >> 20} MiB, {available >> 20} MiB of memory are available")
 
 
-def _op(ctx: Context, space: ObjectSpace, client: Client, op: str, concurrency: int, size: int, total: int, names: int) -> Op:
+def make_op(ctx: Context, space: ObjectSpace, client: Client, op: str, concurrency: int, size: int, most: int) -> Op:
+    """The requests of a case; ``most``: how many a sample holds at most, or how many objects are listed."""
     if size > PART_BYTES:
         return {"put": object_large.PutLarge, "get": object_large.GetLarge}[op](ctx, space, client, concurrency, size)
     kind = {
@@ -118,7 +120,6 @@ def _op(ctx: Context, space: ObjectSpace, client: Client, op: str, concurrency: 
         "list": object_ops.List,
         "delete": object_ops.Delete,
     }[op]
-    most = names if op == "list" else max(1, min(MOST[op], total // size))
     return kind(ctx, space, client, concurrency, size, most)
 
 
