@@ -69,7 +69,8 @@ def store(monkeypatch, port, proxy, tmp_path):
 
 
 def keys(s3):
-    return [entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
 
 def uploads(s3):
@@ -426,14 +427,14 @@ def target():
 
 
 def test_sigterm_leaves_nothing(store):
-    with measuring(target(), MODULE, "object_store", op="get", concurrency=4, size=65536) as process:
+    with measuring(target(), MODULE, "object_store", op="get", concurrency=4, size=1 << 20) as process:
         assert len(data(store)) > 0
         assert end(process) == 143
     assert keys(store) == []
 
 
 def test_what_a_killed_process_left_the_next_one_sweeps(tmp_path, store, proxy):
-    with measuring(target(), MODULE, "object_store", op="get", concurrency=4, size=65536) as process:
+    with measuring(target(), MODULE, "object_store", op="get", concurrency=4, size=1 << 20) as process:
         left = keys(store)
         folder = next(key for key in left if key.endswith(".owner")).removesuffix(".owner")
         store.create_multipart_upload(Bucket=BUCKET, Key=f"{folder}/data-7")
