@@ -18,9 +18,9 @@ from clustergauge.object_url import ObjectUrl
 from clustergauge.probe import Context
 from clustergauge.world import Serial
 
-MODULES = ("obstore", "botocore", "moto", "flask")
+MODULES = ("obstore", "botocore", "moto", "flask", "flask_cors")
 MISSING = [name for name in MODULES if importlib.util.find_spec(name) is None]
-needs_store = pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {', '.join(MISSING)} (pip: obstore, moto[server])")
+needs_store = pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {', '.join(MISSING)}")
 KEY, SECRET, TOKEN = "AKIAPLANTEDKEY", "planted/Secret+of40characters0123456789ab", "planted-session-token-0123456789"
 BUCKET = "bench"
 URL = ObjectUrl(BUCKET, "some/where")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -9,10 +10,11 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
-from clustergauge import warnings
+from clustergauge import processes, warnings
 from clustergauge.model import Measurement, Record
 from clustergauge.probe import Skip, Wrong
 from tests.objects import (
@@ -522,6 +524,22 @@ def test_a_server_that_repeats_what_it_was_sent_puts_no_secret_into_a_run(tmp_pa
     assert any(path.parent.name == "logs" for path in (tmp_path / "results").rglob("*"))
     for secret in (SECRET, TOKEN, KEY, "planted", "<Error>", "<?xml"):
         assert secret.encode() not in kept
+
+
+def test_a_worker_that_is_killed_leaves_nothing_once_the_run_has_ended(tmp_path, store):
+    words = command(*ONE[:-1], "60s", "-o", str(tmp_path / "results"))
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        until = time.monotonic() + 60
+        while not data(store) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert data(store)
+        told = {p.pid: Path(f"/proc/{p.pid}/cmdline").read_bytes() for p in processes.descendants(process.pid)}
+        (worker,) = [pid for pid, words in told.items() if b"clustergauge.worker" in words]
+        os.kill(worker, signal.SIGKILL)
+        said = process.stdout.read()
+        assert process.wait(60) == 3, said
+    assert "killed by SIGKILL" in said
+    assert keys(store) == []
 
 
 def test_ctrl_c_leaves_nothing_in_the_store(tmp_path, store):
