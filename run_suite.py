@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 VERBS = ("run", "list", "report", "compare", "fleet", "accept", "verify", "selftest", "schema")
 SWEEP = [sys.executable, "-P", "-m", "storage_io.workspace"]
+REACH = [sys.executable, "-P", "-m", "storage_io.object_space", "check"]
 FOLDERS = ("kernels", "collectives", "storage_io")
 OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
 
@@ -205,9 +206,10 @@ def _ground_flags(parser: argparse.ArgumentParser) -> None:
         "--target",
         action="append",
         default=[],
-        metavar="DIR",
+        metavar="DIR|s3://BUCKET/PREFIX",
         dest="targets",
-        help="folder for storage cases; given again, each has every case (default: where run folders go)",
+        help="folder for storage cases (default: where run folders go), or an object store (keys and endpoint: AWS_…, ~/.aws); "
+        "given again, each has every case",
     )
     parser.add_argument(
         "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
@@ -329,6 +331,8 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
         return _show_plan(planned, options.format)
+    if not fleet:
+        _reach_objects(planned)
     run = Run(
         run_id=store.new_run_id(),
         started=now_text(),
@@ -467,7 +471,9 @@ def _make(path: Path) -> None:
 
 def _flags_of_sides(options: argparse.Namespace) -> list[tuple[str, object]]:
     """Flags that both sides of `_against` are called with, beside ``--probes``."""
-    targets = [("--target", Path(target).absolute()) for target in options.targets]
+    from clustergauge import object_url
+
+    targets = [("--target", target if object_url.is_url(target) else Path(target).absolute()) for target in options.targets]
     device = options.device if options.device != "auto" else ""
     return [("--device", device), ("--ranks", options.ranks), ("--launcher", options.launcher), *targets]
 
@@ -759,7 +765,7 @@ def _source(settings: Mapping[str, Scalar]) -> str:
 @contextlib.contextmanager
 def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
     """The nodes that the flags name, with their agents, and the end of these; ``None`` for this machine alone."""
-    from clustergauge import fleet, hosts, launch, remote, supervise
+    from clustergauge import fleet, hosts, launch, remote, supervise, targets
 
     way = remote.way(options.remote, options.launcher)
     names = hosts.wanted(options.hosts, options.hostfile, remote.is_srun(way), os.environ)
@@ -775,7 +781,7 @@ def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
 
     nodes = fleet.Fleet(desk, supervise_one)
     try:
-        nodes.assemble(_targets(options, None))
+        nodes.assemble(targets.fitting(_targets(options, None), objects=False))
         for name, why in (nodes.left_out | nodes.apart).items():
             _say(f"{name}: {'left out' if name in nodes.left_out else 'measured alone only'}: {why}")
         yield nodes
@@ -830,12 +836,21 @@ def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
 
 
 def _targets(options: argparse.Namespace, output: Path | None) -> tuple[str, ...]:
-    """The folders of storage cases; of nodes, which have folders of their own (no ``output``), those that are named."""
+    """The folders and object stores of storage cases; of nodes, which have folders of their own (no ``output``), those named."""
     from clustergauge import targets
 
     if not options.targets:
         return (str(output),) if output else ()
     return targets.parse(options.targets, local=output is not None)
+
+
+def _reach_objects(planned: Sequence[Planned]) -> None:
+    """Ask an object store that cases need, once and in a process that may hang: what is wrong with it is said before all else."""
+    from clustergauge import object_url, reach
+
+    target = next((p.target for p in planned if not p.skip and object_url.is_url(p.target)), "")
+    if target and (problem := reach.problem(REACH, target)):
+        raise UsageError(f"--target {target}: {problem}")
 
 
 def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:

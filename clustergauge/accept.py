@@ -33,8 +33,8 @@ LEAST_DEVICE_FRACTION = 0.95
 """Below it a cache answered in the device's place."""
 LEAST_PEERS = 3
 """Fewer others say nothing of what is usual."""
-REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "fuse", "9p", "virtiofs", "afs", "pvfs", "wekafs")
-"""File systems (by the start of their type) whose device is not this machine's: the kernel's counters prove nothing there."""
+REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "fuse", "9p", "virtiofs", "afs", "pvfs", "wekafs", "s3")
+"""File systems and stores (by the start of their type) whose device is not ours: the kernel's counters prove nothing there."""
 
 FAULTS = (
     "ecc_uncorrected",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from clustergauge import nccl_log, targets, transport
+from clustergauge import nccl_log, object_url, targets, transport
 from clustergauge.clocks import clock_for
 from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
@@ -61,13 +61,15 @@ def execute(
 
     ``tell``: told what work that runs for its whole budget has measured meanwhile (`messages.SoFar`).
     """
+    to_objects = object_url.is_url(job.target)
     context = Context(
         world=world,
         device=job.device,
         seed=job.seed,
         scratch=scratch,
         budget_s=job.budget_s,
-        target=Path(job.target) if job.target else None,
+        target=Path(job.target) if job.target and not to_objects else None,
+        objects=object_url.parse(job.target) if to_objects else None,
         interpret=job.interpret,
         llc_bytes=job.llc_bytes,
         pins=job.pins,

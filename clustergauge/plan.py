@@ -66,7 +66,7 @@ class Wish:
     device: DeviceChoice = "auto"
     values: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     targets: Sequence[str] = ()
-    """Where storage cases write (`targets.parse`); with several, each has every such case."""
+    """Where storage cases write (`targets.parse`); with several of a kind, each has every case of that kind."""
     launches: int = 1
     ranks: int | None = None
     duration_s: float | None = None
@@ -204,10 +204,11 @@ def _expand(
         raise UsageError(f"cases[{number}]: {error}") from None
     planned: list[Planned] = []
     for case in cases:
-        placed = {target: replace(case, params=targets.params_for(case.params, target, wish.targets)) for target in wish.targets}
+        needs = probe.needs_of(case.params)
+        fit = targets.fitting(wish.targets, needs.objects) if needs.target else ()
+        placed = {target: replace(case, params=targets.params_for(case.params, target, fit)) for target in fit}
         if any(_wanted(one, wish) for one in (case, *placed.values())):
-            needs = probe.needs_of(case.params)
-            for target, one in placed.items() if needs.target and placed else [("", case)]:
+            for target, one in placed.items() if placed else [("", case)]:
                 if _wanted(one, wish):
                     planned += _on_devices(one, needs, target, selection, suite, machine, wish, kinds)
     return _first_that_run(planned, selection.first_of) if selection.first_of else planned
@@ -318,6 +319,8 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
 def _why_not(needs: Needs, target: str, device: str, own: int, nodes: int, machine: Machine) -> str:
     """Why the case cannot run here, in words; empty if it can.  ``own``: ranks on each node; ``machine``: one of them."""
     kind = device.partition(":")[0]
+    if needs.target and needs.objects and not target:
+        return "no object store: name one with --target s3://bucket/prefix"
     if needs.target and not target:
         return "no target folder"
     if kind == "cuda" and not machine.gpus:

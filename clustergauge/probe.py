@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clustergauge.model import Device, Scalar, Workload
+from clustergauge.object_url import ObjectUrl
 from clustergauge.units import format_size
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Needs:
     """What a case needs before it is worth starting; declared, so that `list` can say why it would be skipped.
 
     ``world``: one process, MPI ranks, or torch.distributed ranks.  ``device``: where it has a meaning.  ``ranks``: at least.
-    ``modules``: importable packages.  ``arch``: the lowest CUDA capability (``80`` for sm_80).  ``target``: a storage folder.
+    ``modules``: importable packages.  ``arch``: the lowest CUDA capability (``80`` for sm_80).  ``target``: a storage folder,
+    or with ``objects`` an object store.
     ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.  ``working_set``: bytes that the case streams
     through and that no cache may hold; a case below 4 × the last-level cache is skipped.  ``env``: environment that libraries
     read when they start, so that such cases get workers of their own.  ``nvlink``: between all GPUs.  ``tunes``: chooses among
@@ -64,6 +66,7 @@ class Needs:
     modules: tuple[str, ...] = ()
     arch: int = 0
     target: bool = False
+    objects: bool = False
     interpreter: bool = False
     working_set: int = 0
     env: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -75,7 +78,8 @@ class Needs:
 class Context:
     """What a probe may use.  One per case and process.
 
-    ``device``: a torch device string (``cpu``, ``cuda:0``).  ``target``: folder for storage probes (``None`` unless needed).
+    ``device``: a torch device string (``cpu``, ``cuda:0``).  ``target``: folder for storage probes (``None`` unless needed);
+    ``objects``: where those of object stores put theirs.
     ``scratch``: private folder, removed after the case.  ``interpret``: True under the Triton interpreter: keep it small.
     ``budget_s``: seconds of measuring; one run must be far shorter.  ``llc_bytes``: last-level cache to defeat.  ``pins``: what
     was tuned in this run; ``tunes``: whether to tune (`tuning`).
@@ -87,6 +91,7 @@ class Context:
     scratch: Path
     budget_s: float = 2.0
     target: Path | None = None
+    objects: ObjectUrl | None = None
     interpret: bool = False
     llc_bytes: int = 32 << 20
     pins: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -16,6 +16,7 @@ import msgspec
 from clustergauge import path, so_far
 from clustergauge.conversation import Died
 from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
+from clustergauge.object_url import is_url
 from clustergauge.plan import cache_bytes, predict
 from clustergauge.processes import undisturbed
 from clustergauge.store import RunFolder, StoreError
@@ -108,7 +109,8 @@ def conduct(
     """
     came, began = Progress(), time.monotonic()
     try:
-        machine = supervisor.start(list(dict.fromkeys(p.target for p in todo if p.target)) or [str(folder.path)])
+        folders = [p.target for p in todo if p.target and not is_url(p.target)]
+        machine = supervisor.start(list(dict.fromkeys(folders)) or [str(folder.path)])
         if earlier and machine.machine_id in earlier:
             findings = worst_findings(earlier[machine.machine_id].findings, machine.findings)
             machine = msgspec.structs.replace(machine, findings=findings)

@@ -1,36 +1,36 @@
 """Where storage cases write: what ``--target`` names, read in one place, and what several of them make of the cases.
 
-A target is a text all the way (plan, record, channel): the absolute path of a folder.
+A target is a text all the way (plan, record, channel): the absolute path of a folder, or the URL of an object store.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from clustergauge import object_url
 from clustergauge.errors import UsageError
 from clustergauge.model import Scalar
 
 AXIS = "target"
 """The axis that cases get where there are several targets.  With one they have none, so that their ids are what they always were:
 runs of one target compare, wherever it was mounted."""
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def parse(given: Sequence[str], local: bool = True) -> tuple[str, ...]:
     """The targets in the order given.  ``local``: on this machine, where they must be there; else each node has its own.
 
-    Raises `UsageError` for what is no folder to write to, or the same one twice.
+    Raises `UsageError` for what is no folder to write to and no object store, or the same one twice.
     """
     found: dict[object, str] = {}
     for text in given:
-        name = _name(text)
-        same = _identity(text, name) if local else name
+        url = object_url.is_url(text)
+        name = str(object_url.parse(text)) if url else _name(text)
+        same = _identity(text, name) if local and not url else name
         if same in found:
-            raise UsageError(f"--target {text}: the same folder as {found[same]}")
+            raise UsageError(f"--target {name}: the same as {found[same]}")
         found[same] = name
     return tuple(found.values())
 
@@ -38,6 +38,11 @@ def parse(given: Sequence[str], local: bool = True) -> tuple[str, ...]:
 def params_for(params: Mapping[str, Scalar], target: str, targets: Sequence[str]) -> dict[str, Scalar]:
     """The parameters of a case on one of the targets."""
     return {**params, AXIS: target} if len(targets) > 1 else dict(params)
+
+
+def fitting(targets: Sequence[str], objects: bool) -> tuple[str, ...]:
+    """Of the targets, those that are object stores, or those that are not."""
+    return tuple(target for target in targets if object_url.is_url(target) == objects)
 
 
 def own_params(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -51,9 +56,6 @@ def _name(text: str) -> str:
         raise UsageError("--target: an empty name")
     if not text.isprintable():
         raise UsageError(f"--target {text!a}: its name cannot be printed, and it stands in ids of cases")
-    if scheme := _SCHEME.match(text):
-        what = "object stores are" if scheme[1].lower() == "s3" else f"{scheme[1]}:// is"
-        raise UsageError(f"--target {text}: {what} not measured yet; name a folder")
     return str(Path(text).absolute())
 
 

@@ -357,6 +357,12 @@ def _on_host(record: Record, rank: int) -> str:
     return next((f" on {place.host}" for place in record.placement if place.rank == rank), "")
 
 
+def _retried(record: Record, _samples: list[float]) -> Seen | None:
+    """A store that refused requests for the moment: the waits and the new tries are in the times."""
+    count = _number(record.settings.get("retries"))
+    return Seen(count, f"{count:.0f} requests were tried again: the store asked to slow down, or broke off") if count else None
+
+
 def _is_throttle(name: str) -> bool:
     return name.endswith(("throttle", "thermal_violation_ns"))
 
@@ -405,5 +411,6 @@ DOUBTS = (
         _slow_storage,
     ),
     Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),
+    Doubt("retries", "take a smaller concurrency, or ask who else is using the store", _retried),
     Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),
 )

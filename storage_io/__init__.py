@@ -9,5 +9,6 @@ PROBES = (
     "storage_io.under_write",
     "storage_io.checkpoint",
     "storage_io.loader",
+    "storage_io.object_store",
 )
 """Modules of this folder that define probes."""

@@ -67,7 +67,7 @@ class Pattern:
         content[:] = self._base.reshape(-1, _ROW)[rows % (len(self._base) // _ROW)]
         content[:, 0], content[:, 1], content[:, 2], content[:, 3] = self._run, file, rows, samples
 
-    def verify_rows(self, got: Words, rows: Numbers, path: Path, file: int, samples: Numbers) -> None:
+    def verify_rows(self, got: Words, rows: Numbers, path: Path | str, file: int, samples: Numbers) -> None:
         """Raise `Wrong`, naming file and byte, unless ``got`` is what `fill_rows` makes of the same numbers."""
         import numpy as np
 
@@ -86,7 +86,7 @@ class Pattern:
         """Make the whole content of a file that of another sample."""
         content.reshape(-1, _ROW)[:, 3] = sample
 
-    def verify(self, got: Words, path: Path, file: int, sample: int, offset: int = 0) -> None:
+    def verify(self, got: Words, path: Path | str, file: int, sample: int, offset: int = 0) -> None:
         """Raise `Wrong`, naming file and byte, unless ``got`` is the content at byte ``offset`` (a multiple of 4 KiB)."""
         import numpy as np
 
@@ -108,7 +108,7 @@ class Pattern:
         rows[:, 2] = np.arange(first, first + len(rows), dtype=np.uint64)
 
 
-def _explain(got: Words, want: Words, path: Path, offset: int, bad: int | None = None) -> str:
+def _explain(got: Words, want: Words, path: Path | str, offset: int, bad: int | None = None) -> str:
     """What is wrong, from the first byte that differs.  ``bad``: blocks that are, where more than these were looked at."""
     import numpy as np
 

@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from clustergauge.object_url import is_url
 from clustergauge.probe import Skip
 from storage_io.errors import StorageError
 
@@ -194,6 +195,10 @@ def _names(folder: int, pattern: re.Pattern[str]) -> list[str]:
 
 def main() -> int:
     """``python -m storage_io.workspace TARGET``: sweep a target, as the next storage case would."""
+    if is_url(sys.argv[1]):
+        from storage_io import object_space
+
+        return object_space.main("sweep", sys.argv[1])
     try:
         sweep(Path(sys.argv[1]))
     except OSError as error:

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from clustergauge.errors import UsageError
 from clustergauge.model import Cpu
+from clustergauge.object_url import ObjectUrl
 from clustergauge.plan import Suite, Wish, load_probes, load_suite, plan
 from clustergauge.probe import Needs, Probe, probe
 from tests.made import machine
@@ -33,6 +34,7 @@ PROBES = {
         made("picky", never),
         made("heavy", Needs(modules=("torch",))),
         made("disk", Needs(target=True), op=("read",)),
+        made("store", Needs(target=True, objects=True), op=("get",)),
         made(
             "ranks",
             lambda backend: Needs(
@@ -248,3 +250,17 @@ def test_our_own_suites_fit_our_own_probes(name, gpus, tmp_path):
     found = plan(load_suite(ROOT / "suites" / f"{name}.toml"), probes, machine(gpus=gpus), Wish(targets=[str(tmp_path)]))
     assert any(not c.skip for c in found)
     assert len({(c.case, c.device, c.launch) for c in found}) == len(found)
+
+
+def test_folders_and_object_stores_are_different_targets(tmp_path):
+    text = '[[cases]]\nprobe = "disk"\n[[cases]]\nprobe = "store"\n'
+    to = ObjectUrl("bucket", "some/where")
+    disk, store = cases(tmp_path, text, targets=[str(to)])
+    assert (disk.skip, store.skip) == ("no target folder", "")
+    assert store.target == "s3://bucket/some/where"
+    disk, store = cases(tmp_path, text, targets=[str(tmp_path)])
+    assert (disk.skip, disk.target) == ("", str(tmp_path))
+    assert store.skip == "no object store: name one with --target s3://bucket/prefix"
+    disk, store = cases(tmp_path, text)
+    assert disk.skip == "no target folder"
+    assert store.skip == "no object store: name one with --target s3://bucket/prefix"
