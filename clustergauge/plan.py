@@ -204,10 +204,11 @@ def _expand(
         raise UsageError(f"cases[{number}]: {error}") from None
     planned: list[Planned] = []
     for case in cases:
-        needs = probe.needs_of(case.params)
-        fit = targets.fitting(wish.targets, needs.objects) if needs.target else ()
-        placed = {target: replace(case, params=targets.params_for(case.params, target, fit)) for target in fit}
-        if any(_wanted(one, wish) for one in (case, *placed.values())):
+        on_targets = [replace(case, params=targets.params_for(case.params, target, wish.targets)) for target in wish.targets]
+        if any(_wanted(one, wish) for one in (case, *on_targets)):
+            needs = probe.needs_of(case.params)
+            fit = targets.fitting(wish.targets, needs.objects) if needs.target else ()
+            placed = {target: replace(case, params=targets.params_for(case.params, target, fit)) for target in fit}
             for target, one in placed.items() if placed else [("", case)]:
                 if _wanted(one, wish):
                     planned += _on_devices(one, needs, target, selection, suite, machine, wish, kinds)

@@ -30,7 +30,7 @@ def parse(given: Sequence[str], local: bool = True) -> tuple[str, ...]:
         name = str(object_url.parse(text)) if url else _name(text)
         same = _identity(text, name) if local and not url else name
         if same in found:
-            raise UsageError(f"--target {name}: the same as {found[same]}")
+            raise UsageError(f"--target {name if url else text}: the same {'store' if url else 'folder'} as {found[same]}")
         found[same] = name
     return tuple(found.values())
 

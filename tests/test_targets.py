@@ -83,13 +83,13 @@ def test_object_stores_are_not_taken_for_folders():
     assert targets.parse(["s3://bucket/x/", "/"]) == ("s3://bucket/x", "/")
     assert targets.fitting(("s3://bucket/x", "/"), objects=True) == ("s3://bucket/x",)
     assert targets.fitting(("s3://bucket/x", "/"), objects=False) == ("/",)
-    assert refused("s3://bucket/x", "s3://bucket/x/") == "--target s3://bucket/x: the same as s3://bucket/x"
+    assert refused("s3://bucket/x", "s3://bucket/x/") == "--target s3://bucket/x: the same store as s3://bucket/x"
     assert "only s3://bucket/prefix is known" in refused("gs://bucket", local=False)
 
 
 def test_targets_of_other_nodes_need_not_be_here_but_differ():
     assert targets.parse(["/no/such", "/nor/this"], local=False) == ("/no/such", "/nor/this")
-    assert refused("/no/such", "/no/such/", local=False) == "--target /no/such: the same as /no/such"
+    assert refused("/no/such", "/no/such/", local=False) == "--target /no/such/: the same folder as /no/such"
 
 
 @given(st.text())
