@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -112,14 +112,18 @@ def _count(field: str, value: int, least: int = 0, most: int = MOST) -> None:
         raise Invalid(f"{field} is {value if abs(value) < MOST else 'beyond 10²⁴'}: must be {least} or more, and believable")
 
 
-def _finite(field: str, values: Iterable[float]) -> None:
+def _finite(field: str, values: Collection[float]) -> None:
+    if math.isfinite(sum(values)):
+        return
     for index, value in enumerate(values):
         if not math.isfinite(value):
             raise Invalid(f"{field}[{index}] is {value}: not a number")
 
 
 def _positive(field: str, values: list[float]) -> None:
-    if values and not all(SHORTEST_S <= value <= LONGEST_S for value in values):
+    if not values or (SHORTEST_S <= min(values) and max(values) <= LONGEST_S and not math.isnan(sum(values))):
+        return
+    if not all(SHORTEST_S <= value <= LONGEST_S for value in values):
         index = next(i for i, v in enumerate(values) if not SHORTEST_S <= v <= LONGEST_S)
         raise Invalid(f"{field}[{index}] is {values[index]}: a time is more than 0 s, and believable")
 
@@ -214,7 +218,7 @@ def check_machine(machine: Machine) -> None:
         _count(f"gpus[{number}].memory_bytes", gpu.memory_bytes or 0)
     clocks = [machine.cpu.clock_max_mhz, *(gpu.sm_clock_max_mhz for gpu in machine.gpus)]
     others = [*(gpu.power_limit_w for gpu in machine.gpus), *(nic.rate_gbit_s for nic in machine.nics)]
-    _finite("clocks, power limits and rates", (value for value in [*clocks, *others] if value is not None))
+    _finite("clocks, power limits and rates", [value for value in [*clocks, *others] if value is not None])
 
 
 def check_judgement(judgement: Judgement, run_id: str) -> None:
@@ -225,7 +229,7 @@ def check_judgement(judgement: Judgement, run_id: str) -> None:
         raise Invalid(f"baseline {shown(judgement.baseline.run_id)} cannot name a folder")
     for number, verdict in enumerate(judgement.verdicts):
         numbers = (verdict.value, verdict.bound, verdict.margin)
-        _finite(f"verdicts[{number}]", (value for value in numbers if value is not None))
+        _finite(f"verdicts[{number}]", [value for value in numbers if value is not None])
 
 
 def _case(where: str, document: Record | Planned) -> None:
