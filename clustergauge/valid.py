@@ -25,7 +25,7 @@ Key = tuple[str, str, int]
 D = TypeVar("D", bound=Data)
 
 MOST = 10**24
-"""No count is larger: 10²⁴ FLOP are twelve days of an exaflop machine.  (Beyond 10³⁰⁸ an integer is no float any more.)"""
+"""No number is larger: 10²⁴ FLOP are twelve days of an exaflop machine, and sums and squares of such are still floats."""
 SHORTEST_S, LONGEST_S = 1e-15, 1e9
 """No time is shorter or longer (a femtosecond, thirty years): rates and logarithms of what lies between are finite."""
 MOST_RANKS = 10**7
@@ -113,15 +113,15 @@ def _count(field: str, value: int, least: int = 0, most: int = MOST) -> None:
 
 
 def _finite(field: str, values: Collection[float]) -> None:
-    if math.isfinite(sum(values)):
+    if not values or (min(values) >= -MOST and max(values) <= MOST and not math.isnan(sum(values))):
         return
     for index, value in enumerate(values):
-        if not math.isfinite(value):
-            raise Invalid(f"{field}[{index}] is {value}: not a number")
+        if not abs(value) <= MOST:
+            raise Invalid(f"{field}[{index}] is {value}: not a number, or beyond ±10²⁴")
 
 
 def _positive(field: str, values: list[float]) -> None:
-    if not values or (SHORTEST_S <= min(values) and max(values) <= LONGEST_S and not math.isnan(sum(values))):
+    if not values or (min(values) >= SHORTEST_S and max(values) <= LONGEST_S and not math.isnan(sum(values))):
         return
     if not all(SHORTEST_S <= value <= LONGEST_S for value in values):
         index = next(i for i, v in enumerate(values) if not SHORTEST_S <= v <= LONGEST_S)
@@ -130,10 +130,9 @@ def _positive(field: str, values: list[float]) -> None:
 
 def _scalars(field: str, values: Mapping[str, Scalar]) -> None:
     for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise Invalid(f"{field}[{shown(key)}] is {value}: not a number")
-        if isinstance(value, int) and not -MOST <= value <= MOST:
-            raise Invalid(f"{field}[{shown(key)}] is beyond ±10²⁴")
+        if isinstance(value, float | int) and not -MOST <= value <= MOST:
+            words = f"is {value}: not a number, or beyond" if isinstance(value, float) else "is beyond"
+            raise Invalid(f"{field}[{shown(key)}] {words} ±10²⁴")
 
 
 # --------------------------------------------------------------------------------------------------------------------------
