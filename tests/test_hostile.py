@@ -97,7 +97,7 @@ def records_of(run_id: str, host: str, params: dict, text: str, samples: list[fl
         settings={"log": text, "fs_type": text, "call_overhead_s": number, "clock_error_s": -number},
         telemetry={"cpu_energy_j": number, "t_start": -number, "clock_min": 0.0, "window": text, "gpu0_throttle": text},
     )
-    failed = Record(**fields | {"launch": 1}, status="error", reason=text)
+    failed = Record(**fields, device="cpu:1", status="error", reason=text)
     return [good, failed]
 
 
