@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from clustergauge import hosts
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Planned, Record
+from clustergauge.model import Planned, Record, Run
 from clustergauge.units import format_rate
 from clustergauge.valid import printable
 from reports.markdown import cell
@@ -64,6 +64,11 @@ def unanswered(loaded: LoadedRun) -> list[Planned]:
     return found
 
 
+def owed(run: Run) -> int:
+    """How many records were planned: of what nodes measure each alone, one a node."""
+    return sum(len(hosts.expand(p.hosts)) if p.hosts and p.nodes == 1 else 1 for p in run.planned)
+
+
 def host_of(loaded: LoadedRun, row: Row) -> str:
     """The host of the row, or the id of its machine where that is not described."""
     machine = loaded.machines.get(row.machine_id)
@@ -102,7 +107,7 @@ def to_markdown(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     lines = [f"# ClusterGauge run {cell(loaded.run.run_id)}", ""]
     lines += [f"Suite {cell(loaded.run.suite)}, {cell(loaded.run.started)}: " + ", ".join(f"{n} {w}" for w, n in count.items())]
     if missing := len(unanswered(loaded)):
-        lines += ["", f"**{missing} planned measurements have no record.**"]
+        lines += ["", f"**{missing} of {owed(loaded.run)} planned cases have no record.**"]
     lines += ["", "| verdict | case | host | device | result | of ceiling | why |", "|---|---|---|---|---:|---:|---|"]
     for row in sorted(rows, key=lambda r: BAD.index(r.word) if r.word in BAD else len(BAD)):
         told, ceiling = row.headline, row.ceiling

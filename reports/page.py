@@ -21,7 +21,7 @@ from clustergauge.units import format_rate, format_size, format_time
 from clustergauge.valid import printable
 from reports import charts
 from reports.charts import Point, table
-from reports.export import host_of, reason_of, unanswered
+from reports.export import host_of, owed, reason_of, unanswered
 from reports.layout import short_names
 from reports.rows import BAD, Row
 from reports.table import amount, percent, sign_of
@@ -110,7 +110,7 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
     words = " · ".join(f"{n} {_word(word)}" for word, n in count.most_common()) or "no case was measured"
     yield f'<p class="banner {style}" role="status"><strong>{lead}</strong><br>{escape(words)}</p>'
     if missing:
-        yield f'<p class="doubt">{missing} of {len(loaded.run.planned)} planned cases have no record.</p>'
+        yield f'<p class="doubt">{missing} of {owed(loaded.run)} planned cases have no record.</p>'
     for name, why in loaded.run.left_out.items():
         yield f'<p class="doubt">node {escape(_text(name))}: {escape(_text(why))}</p>'
     for note in loaded.notes:

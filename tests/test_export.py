@@ -142,7 +142,7 @@ def test_what_one_node_of_several_owes_is_told_with_its_name():
     assert suite is not None
     assert [case.get("classname") for case in suite[1:]] == ["n2 cpu:0", "n3 cpu:0"]
     assert [line[2] for line in csv.reader(io.StringIO(export.to_csv(run, rows)))][2:] == ["n2", "n3"]
-    assert "**2 planned measurements have no record.**" in export.to_markdown(run, rows)
+    assert "**2 of 3 planned cases have no record.**" in export.to_markdown(run, rows)
     over_all = msgspec.structs.replace(owed, nodes=3)
     run = type(run)(msgspec.structs.replace(run.run, planned=[over_all]), run.machines, run.records, run.path, [])
     assert export.unanswered(run) == []
