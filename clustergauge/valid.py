@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ Key = tuple[str, str, int]
 D = TypeVar("D", bound=Data)
 
 MOST = 10**24
-"""No count is larger: 10²⁴ FLOP are twelve days of an exaflop machine.  (Beyond 10³⁰⁸ an integer is no float any more.)"""
+"""No number is larger: 10²⁴ FLOP are twelve days of an exaflop machine, and sums and squares of such are still floats."""
 SHORTEST_S, LONGEST_S = 1e-15, 1e9
 """No time is shorter or longer (a femtosecond, thirty years): rates and logarithms of what lies between are finite."""
 MOST_RANKS = 10**7
@@ -112,24 +112,27 @@ def _count(field: str, value: int, least: int = 0, most: int = MOST) -> None:
         raise Invalid(f"{field} is {value if abs(value) < MOST else 'beyond 10²⁴'}: must be {least} or more, and believable")
 
 
-def _finite(field: str, values: Iterable[float]) -> None:
+def _finite(field: str, values: Collection[float]) -> None:
+    if not values or (min(values) >= -MOST and max(values) <= MOST and not math.isnan(sum(values))):
+        return
     for index, value in enumerate(values):
-        if not math.isfinite(value):
-            raise Invalid(f"{field}[{index}] is {value}: not a number")
+        if not abs(value) <= MOST:
+            raise Invalid(f"{field}[{index}] is {value}: not a number, or beyond ±10²⁴")
 
 
 def _positive(field: str, values: list[float]) -> None:
-    if values and not all(SHORTEST_S <= value <= LONGEST_S for value in values):
+    if not values or (min(values) >= SHORTEST_S and max(values) <= LONGEST_S and not math.isnan(sum(values))):
+        return
+    if not all(SHORTEST_S <= value <= LONGEST_S for value in values):
         index = next(i for i, v in enumerate(values) if not SHORTEST_S <= v <= LONGEST_S)
         raise Invalid(f"{field}[{index}] is {values[index]}: a time is more than 0 s, and believable")
 
 
 def _scalars(field: str, values: Mapping[str, Scalar]) -> None:
     for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise Invalid(f"{field}[{shown(key)}] is {value}: not a number")
-        if isinstance(value, int) and not -MOST <= value <= MOST:
-            raise Invalid(f"{field}[{shown(key)}] is beyond ±10²⁴")
+        if isinstance(value, float | int) and not -MOST <= value <= MOST:
+            words = f"is {value}: not a number, or beyond" if isinstance(value, float) else "is beyond"
+            raise Invalid(f"{field}[{shown(key)}] {words} ±10²⁴")
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -214,7 +217,7 @@ def check_machine(machine: Machine) -> None:
         _count(f"gpus[{number}].memory_bytes", gpu.memory_bytes or 0)
     clocks = [machine.cpu.clock_max_mhz, *(gpu.sm_clock_max_mhz for gpu in machine.gpus)]
     others = [*(gpu.power_limit_w for gpu in machine.gpus), *(nic.rate_gbit_s for nic in machine.nics)]
-    _finite("clocks, power limits and rates", (value for value in [*clocks, *others] if value is not None))
+    _finite("clocks, power limits and rates", [value for value in [*clocks, *others] if value is not None])
 
 
 def check_judgement(judgement: Judgement, run_id: str) -> None:
@@ -225,7 +228,7 @@ def check_judgement(judgement: Judgement, run_id: str) -> None:
         raise Invalid(f"baseline {shown(judgement.baseline.run_id)} cannot name a folder")
     for number, verdict in enumerate(judgement.verdicts):
         numbers = (verdict.value, verdict.bound, verdict.margin)
-        _finite(f"verdicts[{number}]", (value for value in numbers if value is not None))
+        _finite(f"verdicts[{number}]", [value for value in numbers if value is not None])
 
 
 def _case(where: str, document: Record | Planned) -> None:

@@ -15,8 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
+from msgspec.structs import replace
+
+from clustergauge import hosts
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Planned, Record
+from clustergauge.model import Planned, Record, Run
 from clustergauge.units import format_rate
 from clustergauge.valid import printable
 from reports.markdown import cell
@@ -47,9 +50,24 @@ def reason_of(row: Row) -> str:
 
 
 def unanswered(loaded: LoadedRun) -> list[Planned]:
-    """What was planned and has no record: never a pass."""
+    """What was planned and has no record: never a pass.  What nodes owe each by itself is told by node (`Planned.hosts`)."""
+    names = {machine.machine_id: machine.node for machine in loaded.machines.values()}
     done = {(r.case, r.device, r.launch) for r in loaded.records}
-    return [p for p in loaded.run.planned if (p.case, p.device, p.launch) not in done]
+    done_by = {(r.case, r.device, r.launch, names.get(r.machine_id, "")) for r in loaded.records}
+    found: list[Planned] = []
+    for planned in loaded.run.planned:
+        key = planned.case, planned.device, planned.launch
+        if planned.hosts and planned.nodes == 1:
+            owing = (name for name in hosts.expand(planned.hosts) if (*key, name) not in done_by)
+            found += [replace(planned, hosts=name) for name in owing]
+        elif key not in done:
+            found.append(planned)
+    return found
+
+
+def owed(run: Run) -> int:
+    """How many records were planned: of what nodes measure each alone, one a node."""
+    return sum(len(hosts.expand(p.hosts)) if p.hosts and p.nodes == 1 else 1 for p in run.planned)
 
 
 def host_of(loaded: LoadedRun, row: Row) -> str:
@@ -79,8 +97,8 @@ def to_csv(loaded: LoadedRun, rows: Sequence[Row]) -> str:
             ]
         )  # fmt: skip
     for planned in unanswered(loaded):
-        name, device = _harmless(planned.case), _harmless(planned.device)
-        writer.writerow([name, device, "", "", 0, "no record", *[""] * 8, f"launch {planned.launch} has no record", ""])
+        name, device, host = map(_harmless, (planned.case, planned.device, planned.hosts))
+        writer.writerow([name, device, host, "", 0, "no record", *[""] * 8, f"launch {planned.launch} has no record", ""])
     return out.getvalue()
 
 
@@ -90,7 +108,7 @@ def to_markdown(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     lines = [f"# ClusterGauge run {cell(loaded.run.run_id)}", ""]
     lines += [f"Suite {cell(loaded.run.suite)}, {cell(loaded.run.started)}: " + ", ".join(f"{n} {w}" for w, n in count.items())]
     if missing := len(unanswered(loaded)):
-        lines += ["", f"**{missing} of {len(loaded.run.planned)} planned cases have no record.**"]
+        lines += ["", f"**{missing} of {owed(loaded.run)} planned cases have no record.**"]
     lines += ["", "| verdict | case | host | device | result | of ceiling | why |", "|---|---|---|---|---:|---:|---|"]
     for row in sorted(rows, key=lambda r: BAD.index(r.word) if r.word in BAD else len(BAD)):
         told, ceiling = row.headline, row.ceiling
@@ -126,7 +144,8 @@ def to_junit(loaded: LoadedRun, rows: Sequence[Row]) -> str:
         count[kind] += 1
     for planned in unanswered(loaded):
         why = f"launch {planned.launch} was planned and has no record"
-        body += _testcase(planned.device, planned.case, "error", "no record", why, 0.0)
+        place = f"{planned.hosts} {planned.device}".strip().replace(".", "_")
+        body += _testcase(place, planned.case, "error", "no record", why, 0.0)
         count["error"] += 1
     totals = f'tests="{len(rows) + len(unanswered(loaded))}" failures="{count["failure"]}" errors="{count["error"]}"'
     suite = f'<testsuite name={_attribute(f"clustergauge {loaded.run.suite}")} {totals} skipped="{count["skipped"]}"'

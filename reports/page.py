@@ -12,7 +12,7 @@ from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, PairFindings
 from clustergauge.units import format_rate, format_size, format_time
 from reports import page_charts, storage
-from reports.export import host_of, reason_of, unanswered
+from reports.export import host_of, owed, reason_of, unanswered
 from reports.layout import short_names
 from reports.rows import BAD, Row
 from reports.table import amount, percent, sign_of
@@ -73,7 +73,7 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
     words = " · ".join(f"{n} {_word(word)}" for word, n in count.most_common()) or "no case was measured"
     yield banner(style, lead, words)
     if missing:
-        yield paragraph(f"{missing} of {len(loaded.run.planned)} planned cases have no record.", "doubt")
+        yield paragraph(f"{missing} of {owed(loaded.run)} planned cases have no record.", "doubt")
     for name, why in loaded.run.left_out.items():
         yield paragraph(f"node {name}: {why}", "doubt")
     for note in loaded.notes:

@@ -31,11 +31,11 @@ _NAMED_KEYS = {"path", "health", "left_out", "settings", "telemetry"}
 """Dictionaries whose keys may hold a name."""
 _TOKEN = re.compile(r"\w[\w.-]*")
 _BREAK = re.compile(r"([._-]+)")
-_LIST = re.compile(r"[\w.-]*\[\d[\d,-]*\][\w.-]*")
+_LIST = re.compile(r"(?<![\w.-])[\w.-]*(?:\[\d[\d,-]*\][\w.-]*)+")  # looking behind: a long word is gone through once
 _UUID = re.compile(r"\b(?:GPU-|MIG-)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-f]{0,4}:){2,}[0-9a-f:.]*)(?![\w:])", re.IGNORECASE)
 _HARDWARE = re.compile(r"\b(?:[0-9a-f]{2}(?::[0-9a-f]{2}){5,19}|enx[0-9a-f]{12}|0x[0-9a-f]{16})\b", re.IGNORECASE)
-_USER = re.compile(r"(?:/home/|/Users/)([\w.-]+)|\b([A-Za-z_][\w.-]*)@(?=\w)")
+_USER = re.compile(r"(?:/home/|/Users/)([\w.-]+)|(?<![\w.-])([\w.-]+)@(?=\w)")
 _SERIAL = re.compile(r"\bserial(?:[ _]?(?:number|no))?\"?[ :=]+\"?([\w-]*\d[\w-]*)", re.IGNORECASE)
 _SERVER = re.compile(r"(?<![\w/.-])([A-Za-z][\w.-]+):/(?!/)")
 _LONGEST = 12
@@ -74,7 +74,7 @@ class _Names:
         documents = [loaded.run, *machines, *loaded.records, *verdicts]
         for text in (str(loaded.path), *(msgspec.json.encode(d).decode() for d in documents)):
             for match in _USER.finditer(text):
-                self._put(match[1] or match[2], "user")
+                self._put(match[1] or match[2].lstrip("-.0123456789"), "user")
             for match in _SERIAL.finditer(text):
                 self._put(match[1], "serial")
             for match in _SERVER.finditer(text):

@@ -22,6 +22,7 @@ from clustergauge.valid import printable
 from reports import heading, pairs, storage
 from reports.again import again
 from reports.details import details
+from reports.export import owed, unanswered
 from reports.layout import Page, Part, compact, fit_end, listed, parts_of, put, short_names, width_of
 from reports.rows import BAD, Row, rows_of
 from reports.table import Table, amount, percent, sign_of, style_of
@@ -227,11 +228,9 @@ class _View:
             self.page.wrap(note, style="yellow")
         for name, why in self.run.left_out.items():
             self.page.wrap(printable(why), f"node {printable(name)}: ", "yellow")
-        done = {(r.case, r.device, r.launch) for r in self.loaded.records}
-        missing = sum((p.case, p.device, p.launch) not in done for p in self.run.planned)
-        if missing:
+        if missing := len(unanswered(self.loaded)):
             lead = "interrupted: " if self.run.interrupted else "" if self.run.finished else "the run did not end: "
-            words = f"{missing} of {len(self.run.planned)} planned cases have no record; run_suite.py run --resume"
+            words = f"{missing} of {owed(self.run)} planned cases have no record; run_suite.py run --resume"
             self.page.wrap(f"{words} {self.run.run_id} goes on", lead, "yellow")
         parts: list[Part] = []
         for part in [*self._counts(), *self._time()]:

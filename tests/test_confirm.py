@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import blame, code, confirm, reduce
+from clustergauge import blame, code, confirm, judgement, reduce
 from clustergauge.confirm import Suspect
 from clustergauge.store import RunFolder
 from reports import fleet as page
@@ -43,6 +43,9 @@ def test_the_slow_host_is_confirmed_the_other_cleared_and_what_cannot_be_measure
     assert done.returncode == 0, done.stderr
     (first,) = (tmp_path / "r").iterdir()
     before = first.joinpath("records.jsonl").read_bytes()
+    checked = judgement.verify(first, first.parent)
+    assert checked.code == 0, checked.said
+    assert "n5-slow\n" in (first / "suspect.txt").read_text().replace(",", "\n")
     done = suite(tmp_path, "fleet", str(first), "--confirm")
     assert done.returncode == 2
     assert f"that run used --hosts {HOSTS!r}, not ''" in done.stderr.replace("n[1-4]", "n1,n2,n3,n4")

@@ -127,3 +127,60 @@ def test_pytest_benchmark_compares_the_export(tmp_path):
 
 def test_every_unit_has_a_suffix_in_prometheus():
     assert {unit for units in metrics.UNITS.values() for unit in units} == export._SUFFIX.keys()
+
+
+def test_what_one_node_of_several_owes_is_told_with_its_name():
+    """Others measured the case: it is no less missing."""
+    done = record("matmul", MATMUL)
+    machine = msgspec.structs.replace(CPU, node="n1")
+    run = loaded(done, machines=(machine,))
+    owed = msgspec.structs.replace(run.run.planned[0], hosts="n[1-3]")
+    run = type(run)(msgspec.structs.replace(run.run, planned=[owed]), run.machines, run.records, run.path, [])
+    assert [p.hosts for p in export.unanswered(run)] == ["n2", "n3"]
+    rows = rows_of(run, [])
+    suite = ET.fromstring(export.to_junit(run, rows)).find("testsuite")
+    assert suite is not None
+    assert [case.get("classname") for case in suite[1:]] == ["n2 cpu:0", "n3 cpu:0"]
+    assert [line[2] for line in csv.reader(io.StringIO(export.to_csv(run, rows)))][2:] == ["n2", "n3"]
+    assert "**2 of 3 planned cases have no record.**" in export.to_markdown(run, rows)
+    over_all = msgspec.structs.replace(owed, nodes=3)
+    run = type(run)(msgspec.structs.replace(run.run, planned=[over_all]), run.machines, run.records, run.path, [])
+    assert export.unanswered(run) == []
+
+
+JUNIT = {
+    "testsuites": (set(), {"testsuite"}),
+    "testsuite": ({"name", "tests", "failures", "errors", "skipped", "timestamp"}, {"testcase"}),
+    "testcase": ({"classname", "name", "time"}, {"failure", "error", "skipped"}),
+    "failure": ({"message", "type"}, set()),
+    "error": ({"message", "type"}, set()),
+    "skipped": ({"message"}, set()),
+}
+"""The part of the schema that readers share (Jenkins, GitLab, GitHub): attributes that must be there, and what may lie inside."""
+
+
+@pytest.mark.parametrize("host", ["node-017", HOSTILE.replace("\x00", "")])
+def test_junit_keeps_to_the_schema_its_readers_share(host):
+    run, rows = a_run(host, HOSTILE)
+    root = ET.fromstring(export.to_junit(run, rows))
+    assert root.tag == "testsuites"
+    for element in root.iter():
+        attributes, inside = JUNIT[element.tag]
+        assert set(element.keys()) == attributes
+        assert {child.tag for child in element} <= inside
+        assert element.tag != "testcase" or (len(element) <= 1 and float(element.get("time", "x")) >= 0)
+    (suite,) = root
+    assert int(suite.get("tests", "")) == len(suite)
+    for kind, counted in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
+        assert int(suite.get(counted, "")) == len(list(suite.iter(kind)))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", suite.get("timestamp", ""))
+
+
+def test_markdown_is_one_table_of_as_many_cells_in_every_line():
+    """As GitHub reads it: a delimiter row under the header, and cells split at bars that no backslash hides."""
+    run, rows = a_run(HOSTILE.replace("\n", ""), HOSTILE)
+    lines = export.to_markdown(run, rows).splitlines()
+    (start,) = [n for n, line in enumerate(lines) if re.fullmatch(r"\|(?:-+:?\|)+", line)]
+    table = lines[start - 1 : start + 1 + len(rows)]
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in table} == {lines[start].count("|") + 1}
+    assert not any(line.startswith("|") for line in lines[start + 1 + len(rows) :])
