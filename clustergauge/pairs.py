@@ -51,6 +51,8 @@ LINK_SCALES = 6.0
 FEW = 16
 """With more endpoints there are so many pairs that chance disturbs most passes of one: then all passes must agree.  With so few,
 pairs with a bad one are a large part of what is known of the others."""
+ACROSS = "to and from other hosts"
+"""What is said of an endpoint that is slow there, where pairs inside hosts were measured too."""
 LEAST_LEFT = 3
 """The fewest endpoints among which one can be cleared: of two, neither is the usual one."""
 LEAF_ENDPOINTS = 3
@@ -94,7 +96,7 @@ def analyse(endpoints: Sequence[Endpoint], bandwidth: Array, threshold: float = 
     for within in layers:
         values = [np.where(inside == within, v, np.nan) for v in (y, better)]
         layer = _Layer(endpoints, values, best - y, noise, threshold, within, found)
-        layer.scope = "" if len(layers) == 1 else "inside its host" if within else "to and from other hosts"
+        layer.scope = "" if len(layers) == 1 else "inside its host" if within else ACROSS
         layer.look()
     silent = [e.name for i, e in enumerate(endpoints) if not np.isfinite(y[i]).any() or not np.isfinite(y[:, i]).any()]
     if silent:
