@@ -683,7 +683,7 @@ def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, ke
 
     asked = dataclasses.replace(asked, topology=topology.of_run(loaded.run))
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
-    pairs = sweeps.findings(loaded.records, asked.topology)
+    pairs = sweeps.findings(loaded.records, asked.topology, loaded.machines.values())
     held = _held_against(loaded.run, asked.catalogue)
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
     there = loaded.machines.values()

@@ -29,7 +29,7 @@ from clustergauge.output import TAIL_BYTES, Command
 from clustergauge.sweep import sweep
 
 STATE_CHECK_S = 1.0
-"""How often the kernel is asked whether a worker is stopped."""
+"""How often the kernel is asked whether a worker is stopped, and the worker's memory for its phase."""
 SEND_S = 4.0
 """How long a worker may leave a message untaken: then it is stuck, and the agent must not be."""
 
@@ -50,6 +50,7 @@ class Worker:
     rank: int
     channel: Channel
     stopped: bool = False
+    phase: str = ""
     deaf: bool = False
 
 
@@ -108,7 +109,7 @@ class Agent:
 
     def _step(self) -> bool:
         if self.workers and time.monotonic() >= self.states_at:
-            self._report_stopped()
+            self._report_states()
             self.states_at = time.monotonic() + STATE_CHECK_S
         try:
             event = self.events.get(timeout=max(0.0, self.states_at - time.monotonic()) if self.workers else None)
@@ -265,8 +266,11 @@ class Agent:
             if command.process.pid == event.pid:
                 self.boss.send(m.LauncherGone(index, processes.how_it_ended(event.status), command.words()[-4096:]))
 
-    def _report_stopped(self) -> None:
+    def _report_states(self) -> None:
         for worker in self.workers.values():
+            if (phase := watch.phase(self.scratch, worker.pid)) != worker.phase:
+                worker.phase = phase
+                self.boss.send(m.InPhase(worker.pid, phase))
             process = processes.read(worker.pid)
             if process and process.state == "T" and not worker.stopped:
                 worker.stopped = True

@@ -86,20 +86,19 @@ class Autopsy:
         """The agent could not be asked.  ``alone``: it is that of another machine, the only one of this pool."""
         self.lines.append(why)
         if alone:
-            gone = [rank.rank for rank in self._pool.in_order() if rank.outcome is None]
-            self._add(f"; {self._pool.named(gone)} went with it")
+            self._add(f"; {self._pool.lost([rank for rank in self._pool.in_order() if rank.outcome is None])}")
 
     def _name_the_lost(self, team: Team, inspected: m.Inspected) -> None:
-        """Ranks on nodes that are lost are named, with the phase in which the others are: theirs, when last seen."""
+        """Ranks on nodes that are lost are named, with the phase in which they were last seen, and that of the others."""
         here = {worker.pid for worker in inspected.workers}
-        gone = [rank.rank for rank in self._pool.in_order() if rank.pid not in here and team.is_lost(rank.pid)]
+        gone = [rank for rank in self._pool.in_order() if rank.pid not in here and team.is_lost(rank.pid)]
         if not gone:
             return
         phases = ", ".join(sorted({repr(w.phase) for w in inspected.workers if w.pid in self._pool.ranks}))
         lost = "; ".join(f"node {name} is lost: {why}" for name, why in team.lost.items())
         if lost not in self.outcome.reason:
             self._add(f"; {lost}")
-        self._add(f": {self._pool.named(gone)} went with it, the others were in phase {phases or 'unknown'}")
+        self._add(f": {self._pool.lost(gone)}, the others were in phase {phases or 'unknown'}")
 
     def _add(self, words: str) -> None:
         self.outcome = msgspec.structs.replace(self.outcome, reason=self.outcome.reason + words)

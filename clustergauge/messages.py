@@ -333,6 +333,13 @@ class Stopped(Message, frozen=True):
     phase: str
 
 
+class InPhase(Message, frozen=True):
+    """A worker is in another phase than when it was last looked at: what is known of it if its node is lost."""
+
+    pid: int
+    phase: str
+
+
 class Began(Answer, frozen=True):
     """Answer to `Begin`."""
 
@@ -365,5 +372,17 @@ class AgentFailed(Message, frozen=True):
 
 
 FromAgent = (
-    AgentHello | From | Closed | WorkerGone | LauncherGone | Inspected | Stopped | Began | Facts | PoolEnded | Swept | AgentFailed
+    AgentHello
+    | From
+    | Closed
+    | WorkerGone
+    | LauncherGone
+    | Inspected
+    | Stopped
+    | InPhase
+    | Began
+    | Facts
+    | PoolEnded
+    | Swept
+    | AgentFailed
 )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,12 @@ LEAST_LINK = 0.05
 """The loss of a link (a fraction) that is worth a word, however sure."""
 LINK_SCALES = 6.0
 FEW = 16
-"""With more endpoints there are so many pairs that chance disturbs most passes of one: then all passes must agree."""
+"""With more endpoints there are so many pairs that chance disturbs most passes of one: then all passes must agree.  With so few,
+pairs with a bad one are a large part of what is known of the others."""
+ACROSS = "to and from other hosts"
+"""What is said of an endpoint that is slow there, where pairs inside hosts were measured too."""
+LEAST_LEFT = 3
+"""The fewest endpoints among which one can be cleared: of two, neither is the usual one."""
 LEAF_ENDPOINTS = 3
 """The fewest measured endpoints that can speak for a leaf or a host."""
 
@@ -91,13 +96,23 @@ def analyse(endpoints: Sequence[Endpoint], bandwidth: Array, threshold: float = 
     for within in layers:
         values = [np.where(inside == within, v, np.nan) for v in (y, better)]
         layer = _Layer(endpoints, values, best - y, noise, threshold, within, found)
-        layer.scope = "" if len(layers) == 1 else "inside its host" if within else "to and from other hosts"
+        layer.scope = "" if len(layers) == 1 else "inside its host" if within else ACROSS
         layer.look()
     silent = [e.name for i, e in enumerate(endpoints) if not np.isfinite(y[i]).any() or not np.isfinite(y[:, i]).any()]
     if silent:
         found.notes.append(f"no pair of {', '.join(silent[:8])}{' …' if len(silent) > 8 else ''} was measured in both directions")
     found.suspects.sort(key=lambda s: (not s.confirmed, s.ratio))
     return found
+
+
+class _Judged(NamedTuple):
+    """A fit of all pairs (of their median passes, and of good ones), and what it says of all as senders and as receivers."""
+
+    fit: Fit
+    again: Fit
+    scale: float
+    scores: tuple[Score, Score]
+    slow: tuple[Mask, Mask]
 
 
 class _Layer:
@@ -126,16 +141,41 @@ class _Layer:
         if ends.sum() == 2:
             self._two(*np.flatnonzero(ends).tolist())
             return
-        fit, again = fit_of(self.y), fit_of(self.better)
-        pairs = pair_scale(fit, self.noise)
-        sends, receives = (score_of(own, np.isfinite(self.y).sum(axis), pairs) for own, axis in ((fit.t, 1), (fit.r, 0)))
-        bad = slow(sends, again.t), slow(receives, again.r)
+        found = self._judged(self.y, self.better)
+        bad = self._cleared(found) if len(self.endpoints) <= FEW else found.slow
         for i in np.flatnonzero(bad[0] | bad[1]).tolist():
-            self._endpoint(i, sends, receives, bool(bad[0][i]), bool(bad[1][i]))
-        self._links(fit, again, pairs, *bad)
-        self._smallest(sends, receives)
+            self._endpoint(i, *found.scores, bool(bad[0][i]), bool(bad[1][i]))
+        self._links(found.fit, found.again, found.scale, *bad)
+        self._smallest(*found.scores)
 
     # -- endpoints and links
+
+    def _judged(self, y: Array, better: Array) -> _Judged:
+        fit, again = fit_of(y), fit_of(better)
+        scale = pair_scale(fit, self.noise)
+        sends, receives = (score_of(own, np.isfinite(y).sum(axis), scale) for own, axis in ((fit.t, 1), (fit.r, 0)))
+        return _Judged(fit, again, scale, (sends, receives), (slow(sends, again.t), slow(receives, again.r)))
+
+    def _cleared(self, first: _Judged) -> tuple[Mask, Mask]:
+        """Of few endpoints: who is slow beside a worse one must be so without the pairs of that one, or is cleared.
+
+        Of the three pairs of a sender one with a bad receiver is a third of what is known of it, and says little of the sender.
+        Where too few pairs are left to tell, the suspicion stays; what lies below the threshold is never cleared so.
+        """
+        still = first.slow[0].copy(), first.slow[1].copy()
+        y, better = self.y.copy(), self.better.copy()
+        accused = [(first.scores[side].u[i], side, i) for side in (0, 1) for i in np.flatnonzero(first.slow[side]).tolist()]
+        for place, (_, side, i) in enumerate(sorted(accused)):
+            if place:  # not the worst
+                now = self._judged(y, better)
+                u = now.scores[side].u
+                enough = np.isfinite(u).sum() >= LEAST_LEFT
+                if enough and u[i] > math.log(self.threshold) and not now.slow[side][i]:
+                    still[side][i] = False
+                    continue
+            for values in (y, better):
+                (values.T if side else values)[i] = np.nan
+        return still
 
     def _endpoint(self, i: int, sends: Score, receives: Score, tx: bool, rx: bool) -> None:
         worse = sends if tx and (not rx or sends.u[i] <= receives.u[i]) else receives

@@ -23,6 +23,10 @@ Crew = Conversation | Team
 """One node, or several that a pool spans."""
 
 
+PHASE_LENGTH = 64
+"""A worker has no longer names for its phases."""
+
+
 @dataclass
 class Rank:
     """One worker of the pool."""
@@ -31,6 +35,8 @@ class Rank:
     rank: int
     host: str
     library: str = ""
+    phase: str = ""
+    """As its agent saw it last; empty before that."""
     outcome: m.Outcome | None = None
     parts: deque[Any] = field(default_factory=deque[Any])
 
@@ -104,10 +110,12 @@ class Pool:
             self.node.send(m.To(in_order[0].pid, m.Gathered([r.parts.popleft() for r in in_order], self.job)))
 
     def hear(self, until: float) -> m.FromAgent | None:
-        """What is said next (as `Conversation.hear`); which worker went first is noted."""
+        """What is said next (as `Conversation.hear`); which worker went first is noted, and in which phase each is."""
         heard = self.node.hear(until)
         if isinstance(heard, m.Closed) and heard.pid in self.ranks:
             self.first_gone = self.first_gone or heard.pid
+        if isinstance(heard, m.InPhase) and heard.pid in self.ranks:
+            self.ranks[heard.pid].phase = heard.phase[:PHASE_LENGTH]
         return heard
 
     def blame(self, gone: m.WorkerGone) -> str:
@@ -151,6 +159,11 @@ class Pool:
             return self.named([index])
         missing = sorted(set(range(self.key.ranks)) - {r.rank for r in self.ranks.values()})
         return self.named(missing)
+
+    def lost(self, ranks: Sequence[Rank]) -> str:
+        """Ranks that went with their node, and what they did when they were last heard of."""
+        phases = ", ".join(sorted({repr(rank.phase) for rank in ranks if rank.phase}))
+        return f"{self.named([r.rank for r in ranks])} went with it, last heard of in phase {phases or 'unknown'}"
 
     def named(self, ranks: Sequence[int]) -> str:
         """Ranks and their hosts, in words, by host: ``ranks 2, 3 on h1``."""

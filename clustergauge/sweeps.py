@@ -15,9 +15,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from clustergauge import pairs, waits
-from clustergauge.model import PairFindings, Place, Record, Series, Suspect, Verdict
+from clustergauge.model import Link, Machine, PairFindings, Place, Record, Series, Suspect, Verdict
 from clustergauge.pair_fit import Array
-from clustergauge.pairs import Endpoint
+from clustergauge.pairs import ACROSS, Endpoint
 from clustergauge.topology import Topology
 from clustergauge.valid import LONGEST_S, SHORTEST_S, printable
 
@@ -38,14 +38,18 @@ class Sweep:
     notes: list[str]
 
 
-def findings(records: Sequence[Record], topology: Topology | None = None) -> list[PairFindings]:
-    """What each case says that moved data between pairs, in the order of the records."""
+def findings(records: Sequence[Record], topology: Topology | None = None, machines: Iterable[Machine] = ()) -> list[PairFindings]:
+    """What each case says that moved data between pairs, in the order of the records.
+
+    ``machines``: of the run; they know what is between the GPUs of one host.
+    """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         if is_sweep(record):
             groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
     fresh = ([record for record in group if record.confirms] or group for group in groups.values())
-    return [_findings(group, topology) for group in fresh]
+    by_host = {machine.host: machine for machine in machines}
+    return [_findings(group, topology, by_host) for group in fresh]
 
 
 def is_sweep(record: Record) -> bool:
@@ -105,11 +109,11 @@ def sentence(suspect: Suspect) -> str:
     return printable(f"{what}{suspect.where}{verb} at {100 * suspect.ratio:.0f} % of its peers ({sure}{note})")
 
 
-def _findings(records: Sequence[Record], topology: Topology | None) -> PairFindings:
+def _findings(records: Sequence[Record], topology: Topology | None, machines: Mapping[str, Machine]) -> PairFindings:
     sweep = sweep_of(records, topology)
     count = len(sweep.endpoints)
     analysis = pairs.analyse(sweep.endpoints, sweep.bandwidth) if count > 1 else pairs.Analysis()
-    starved = _starved(records, sweep.endpoints)
+    starved, wires = _starved(records, sweep.endpoints), _wires(records[0], sweep.endpoints, machines)
     measured = int(np.isfinite(sweep.bandwidth).any(0).sum())
     first = records[0]
     return PairFindings(
@@ -120,10 +124,43 @@ def _findings(records: Sequence[Record], topology: Topology | None) -> PairFindi
         measured=measured,
         possible=count * (count - 1),
         passes=len(sweep.bandwidth),
-        suspects=[_explained(suspect, starved) for suspect in analysis.suspects],
+        suspects=[_explained(_wired(suspect, wires), starved) for suspect in analysis.suspects],
         smallest_degradation=analysis.smallest_degradation,
         notes=[*sweep.notes, *analysis.notes],
     )
+
+
+def _wires(record: Record, endpoints: Sequence[Endpoint], machines: Mapping[str, Machine]) -> dict[tuple[str, str], Link]:
+    """What is between the GPUs of each host, by the names of both endpoints, in both orders."""
+    of_gpu = {(place.host, place.device): endpoints[place.rank].name for place in record.placement if place.rank < len(endpoints)}
+    found: dict[tuple[str, str], Link] = {}
+    for host in {place.host for place in record.placement} & machines.keys():
+        for link in machines[host].links:
+            a, b = (of_gpu.get((host, f"cuda:{gpu}"), "") for gpu in (link.a, link.b))
+            if a and b and link.kind:
+                found[a, b] = found[b, a] = link
+    return found
+
+
+def _wired(suspect: Suspect, wires: Mapping[tuple[str, str], Link]) -> Suspect:
+    """With what the pairs inside its host go over, where that is one kind of link."""
+    if suspect.kind == "link":
+        own = [link for ends, link in wires.items() if " → ".join(ends) == suspect.where]
+    elif suspect.kind == "endpoint":
+        own = [link for (a, _), link in wires.items() if a == suspect.where]
+    else:
+        own = [link for (a, _), link in wires.items() if a.startswith(f"{suspect.where}/gpu")]
+    words = {_over(link) for link in own}
+    if len(words) != 1 or suspect.note.startswith(ACROSS):
+        return suspect
+    return replace(suspect, note="; ".join([*filter(None, [suspect.note]), words.pop()]))
+
+
+def _over(link: Link) -> str:
+    lanes = f", {link.lanes} lane{'s' if link.lanes > 1 else ''}" if link.lanes else ""
+    if link.kind == "nvlink":
+        return f"over NVLink{lanes}"
+    return f"over PCIe{f' ({link.ancestor})' if link.ancestor else ''}"
 
 
 def _starved(records: Sequence[Record], endpoints: Sequence[Endpoint]) -> dict[str, waits.Starved]:

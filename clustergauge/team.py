@@ -202,7 +202,7 @@ class Team:
 
     def _translated(self, number: int, message: m.FromAgent) -> m.FromAgent:
         match message:
-            case m.From(pid) | m.Closed(pid) | m.WorkerGone(pid) | m.Stopped(pid):
+            case m.From(pid) | m.Closed(pid) | m.WorkerGone(pid) | m.Stopped(pid) | m.InPhase(pid):
                 return msgspec.structs.replace(message, pid=worker_id(number, pid))
             case m.LauncherGone(index):
                 return msgspec.structs.replace(message, index=self._first_rank.get(number, 0) + index)

@@ -51,7 +51,7 @@ def judge(
         tuple(machines.values()),
     )
     inventories = inventory.judge(machines.values(), acceptance.expect, acceptance.source)
-    slow = sweeps.verdicts(sweeps.findings(records, asked.topology))
+    slow = sweeps.verdicts(sweeps.findings(records, asked.topology, machines.values()))
     down = inventory.trained_down(machines.values())
     return [*accept.judge(records, criteria, standards, planned), *slow, *inventories, *down]
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 
 from clustergauge import accept, code, messages as m, valid
+from clustergauge.agent import STATE_CHECK_S
 from clustergauge.conversation import Site
 from clustergauge.errors import UsageError
 from clustergauge.fleet import odd_ones
@@ -90,17 +92,30 @@ def test_an_agent_that_is_lost_costs_its_node_and_the_case(team):
     supervisor, crew = nodes.team_of(fleet)
     try:
         assert nodes.run(supervisor, "well", "torch", ranks=3, nodes=3).outcome.status == "ok"
-        victim = int(next(site.scratch / "agent.pid" for site in crew.sites if site.name == "nc").read_text())
-        os.kill(victim, signal.SIGKILL)
-        result = nodes.run(supervisor, "hang", "torch", ranks=3, nodes=3, timeout_s=30)
+        scratch = next(site.scratch for site in crew.sites if site.name == "nc")
+        victim = int((scratch / "agent.pid").read_text())
+        killing = threading.Thread(target=kill_in_phase, args=(victim, scratch, b"check"))
+        killing.start()
+        result = nodes.run(supervisor, "hang", "torch", "check", ranks=3, nodes=3, timeout_s=60)
+        killing.join()
         assert result.outcome.status == "error"
-        assert "nc" in result.outcome.reason
+        assert "node nc is lost" in result.outcome.reason
+        assert "rank 2 on nc went with it, last heard of in phase 'check', the others were in phase" in result.outcome.reason
         assert list(crew.lost) == ["nc"]
         assert nodes.run(supervisor, "well", "torch", ranks=2).outcome.status == "ok"
     finally:
         supervisor.close()
         fleet.close()
     assert nodes.workers_left(fleet.desk.token) == []
+
+
+def kill_in_phase(agent: int, scratch: Path, phase: bytes) -> None:
+    """Kill an agent once its worker has been in a phase for longer than it takes the agent to notice."""
+    until = time.monotonic() + 40
+    while time.monotonic() < until and not any(f.read_bytes().startswith(phase + b"\0") for f in scratch.glob("phase.*")):
+        time.sleep(0.1)
+    time.sleep(2.5 * STATE_CHECK_S)
+    os.kill(agent, signal.SIGKILL)
 
 
 def test_nodes_that_cannot_be_had_are_named_and_the_rest_go_on():

@@ -8,6 +8,7 @@ import pytest
 from clustergauge.pairs import THRESHOLD, Endpoint, analyse
 from collectives.pairs import rounds
 from tests.simulated_pairs import BASE, Fleet
+from tests.swept import flat
 
 CLEAN = [(3, 60), (4, 60), (8, 60), (16, 40), (64, 8)]
 
@@ -239,3 +240,12 @@ def test_equal_numbers_accuse_nobody():
     analysis = analyse([Endpoint(f"n{i}", f"h{i}") for i in range(4)], sweep)
     assert analysis.suspects == []
     assert analysis.smallest_degradation == pytest.approx(0.0319, abs=1e-4)  # 3 %, and twice the least scale of 0.1 %
+
+
+def test_who_is_slow_beside_a_worse_one_must_be_so_without_it():
+    """One pair of n0 is a little slow, and the one with the bad endpoint more than others': too little to accuse n0."""
+    ends = [Endpoint(f"n{i}", f"n{i}") for i in range(4)]
+    said = analyse(ends, flat(4, sends_3=0.22, receives_3=0.22, link_0_2=0.95, link_0_3=0.9))
+    assert [(s.where, s.direction) for s in said.suspects if s.kind == "endpoint"] == [("n3", "both")]
+    said = analyse(ends, flat(4, sends_3=0.22, receives_3=0.22, sends_0=0.9))
+    assert {(s.where, s.direction) for s in said.suspects} == {("n3", "both"), ("n0", "sends")}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from clustergauge import accept, retry, sweeps, topology, verdicts, warnings
-from clustergauge.model import PairFindings, Place, Series, Suspect
+from clustergauge.model import Link, Machine, PairFindings, Place, Series, Suspect
 from tests import made
 from tests.swept import flat, series_of, swept
 
@@ -196,3 +196,39 @@ def test_any_series_is_read_without_an_error(senders, receivers, seconds):
     }
     found = one(swept(flat(4), series=series))
     msgspec.json.decode(msgspec.json.encode(found), type=PairFindings)
+
+
+def gpus(count: int, host: str = "n") -> list[Place]:
+    return [Place(rank=rank, host=host, device=f"cuda:{rank}") for rank in range(count)]
+
+
+def wired(count: int, kind: str = "nvlink", **more) -> Machine:
+    links = [Link(a=a, b=b, kind=kind, **more) for a in range(count) for b in range(a + 1, count)]  # type: ignore[arg-type]
+    return made.machine(gpus=count, host="n", links=links)
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (wired(4, lanes=18), "over NVLink, 18 lanes"),
+        (wired(4, lanes=1), "over NVLink, 1 lane"),
+        (wired(4, "pcie", ancestor="host bridge"), "over PCIe (host bridge)"),
+        (wired(4, "pcie"), "over PCIe"),
+        (wired(4, ""), ""),
+        (made.machine(host="other"), ""),
+    ],
+)
+def test_a_suspect_inside_a_host_says_what_its_pairs_go_over(machine, words):
+    (link,) = sweeps.findings([swept(flat(4, link_0_2=0.5), gpus(4))], machines=[machine])[0].suspects
+    assert (link.where, link.note) == ("n/gpu0 → n/gpu2", words)
+    (end,) = sweeps.findings([swept(flat(4, sends_1=0.5), gpus(4))], machines=[machine])[0].suspects
+    assert (end.where, end.note) == ("n/gpu1", words)
+
+
+def test_an_endpoint_whose_links_differ_is_not_said_to_have_one():
+    links = [Link(a=0, b=1, kind="nvlink", lanes=4), *(Link(a=a, b=b, kind="pcie") for a, b in ((0, 2), (1, 2), (0, 3)))]
+    machine = made.machine(gpus=4, host="n", links=links)
+    (end,) = sweeps.findings([swept(flat(4, sends_0=0.5), gpus(4))], machines=[machine])[0].suspects
+    assert (end.where, end.note) == ("n/gpu0", "")
+    (link,) = sweeps.findings([swept(flat(4, link_1_0=0.5), gpus(4))], machines=[machine])[0].suspects
+    assert link.note == "over NVLink, 4 lanes"

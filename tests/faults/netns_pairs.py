@@ -176,8 +176,8 @@ def measure(folder: Path, hosts: int, quiet: str, starving: Path | None = None, 
     mpiexec = Path(sys.executable).parent / "mpiexec"
     names = ",".join(f"h{i}" for i in range(hosts))
     launcher = f"{mpiexec} -launcher ssh -launcher-exec {__file__} -hosts {names} -ppn 1 -n {{ranks}}"
-    if starving:
-        join = f'[ "$(hostname)" != "$0" ] || echo $$ >{starving}; exec "$@"'
+    if starving:  # bound, two other hosts would share the processor that it leaves alone, or not
+        join = f'[ "$(hostname)" != "$0" ] || echo $$ >{starving}; unset CLUSTERGAUGE_CPUS; exec "$@"'
         launcher += f" sh -c '{join}' h{starved}"
     run = [sys.executable, str(ROOT / "run_suite.py"), "--suite", str(folder / "suite.toml"), "--ranks", str(hosts),
            "--launcher", launcher, "-o", str(folder / "results"), "--format", "json"]  # fmt: skip
