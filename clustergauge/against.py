@@ -6,9 +6,9 @@ does.  What these first launches do not settle, and all that looks changed, is l
 alone, in rounds until it is settled: of many cases some look slower by chance.
 
 Six launches a side, and up to five rounds of six at 2.5 %, were chosen by simulation (3000 cases each; launches that spread by
-0.5 to 3 %, drift, or have outliers): none was called slower that is not.  5 % more time was found always where launches spread by
-1.5 %, .996 of the time at 2 %, .90 at 3 %; the rest was inconclusive, as were .001 and .07 of the equal cases at 2 and 3 %.  Exactly
-at the threshold .06 are called slower: five looks at 95 %.
+0.5 to 3 %, drift, or have outliers): none was called slower that is not.  5 % more time was found always where launches spread
+by 1.5 %, .996 of the time at 2 %, .90 at 3 %; the rest was inconclusive, as were .001 and .07 of the equal cases at 2 and 3 %.
+Exactly at the threshold .06 are called slower: five looks at 95 %.
 """
 
 from __future__ import annotations
