@@ -129,8 +129,8 @@ def test_noise_is_inconclusive_after_all_rounds_and_says_how_much():
     report = conduct(launch, CASES[:1])
     assert words(report) == {CASES[0]: "inconclusive"}
     assert compare.exit_code(report) == 4
-    assert len(launch.calls) == 12 + 3 * 12
-    assert report.pairs[0].launches == (18, 18)
+    assert len(launch.calls) == 12 + against.ROUNDS * 12
+    assert report.pairs[0].launches == (6 * against.ROUNDS,) * 2
     assert any("launches differ too much here to tell (up to ± " in note for note in report.notes)
 
 

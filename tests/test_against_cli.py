@@ -103,7 +103,7 @@ def left_by(root: Path, temporary: Path) -> list[str]:
 def test_a_planted_slow_down_turns_red_and_names_its_case_and_no_other(repository, tmp_path):
     probe = repository / "pace.py"
     probe.write_text(PROBE.replace('"other": 0.004', '"other": 0.008'))
-    done = suite(repository, tmp_path / "t", "--against", "HEAD", *MEASURE, "--format", "json")
+    done = suite(repository, tmp_path / "t", "--against", "HEAD", *MEASURE, "--threshold", "25%", "--format", "json")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     red = [pair for pair in report["pairs"] if pair["word"] == "changed"]

@@ -10,6 +10,8 @@ import pytest
 
 from clustergauge import revision, side
 from clustergauge.errors import UsageError
+from clustergauge.loading import LoadedRun
+from tests import made
 
 SCRIPT = """
 import sys
@@ -231,6 +233,24 @@ def test_a_side_that_cannot_say_what_it_has_is_named(tmp_path, body, error, said
 def test_a_launch_that_leaves_no_run_is_no_launch(tmp_path, body):
     with pytest.raises(side.Unable, match="A = old"):
         made_side(tmp_path / "a", body).launch(Path("/dev/null"))
+
+
+def test_a_tree_that_changes_while_it_is_measured_is_refused(tmp_path):
+    class Changing:
+        codes = iter(("one", "one", "two"))
+
+        def launch(self, suite):
+            return LoadedRun(made.run([], code=next(self.codes)), {}, [], suite, [])
+
+        def __str__(self):
+            return "B = this tree"
+
+    bench = side.Bench({"B": Changing()}, {case.case: case for case in LISTED}, [], [], tmp_path)
+    for _ in range(2):
+        bench.launch("B", ["p/x=two"])
+    assert 'x" = "two"' in (tmp_path / "suite.toml").read_text()
+    with pytest.raises(side.Unable, match="B = this tree: its code changed while it was measured"):
+        bench.launch("B", ["p/x=two"])
 
 
 def test_sides_run_by_this_interpreter_from_their_own_folder(tmp_path):

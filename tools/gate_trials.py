@@ -4,24 +4,28 @@
     python -m tools.gate_trials 1 -k latency --launches 4
     python -m tools.gate_trials 20 --effect 8 --threshold 4%
 
-Clones the commit at hand (what is not committed has no part in it) into a temporary folder, and there compares the tree with its
-own HEAD: as it is, and with one case made longer, each case of the suite in its turn.  The planted case's every call is followed by
-idle turns that last a share of the call itself, so the truth is known whatever the machine; on a GPU such turns would hide behind
-the queue, so this is for a processor.  Further flags go to ``compare``.  Prints a line for each trial, then the counts.
+Clones the commit at hand (what is not committed has no part in it) into a temporary folder, and there compares the tree with
+its own HEAD: as it is, and with one case made longer, each case of the suite in its turn.  Every call of that case is followed
+by idle turns that last a share of the call itself, so the truth is known whatever the machine; on a GPU such turns would hide
+behind the queue, so this is for a processor.  Further flags go to ``compare``.  Prints a line for each trial (±: the median
+half-width of its intervals), then the counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 CHOOSING = ("-k", "--suite", "--set", "--probes", "--target")
@@ -65,13 +69,17 @@ _planted()
 
 @dataclass(frozen=True)
 class Trial:
-    """``planted``: the case, empty where the trees are equal.  ``slower``: cases that were called so, with their shifts."""
+    """``planted``: the case, empty where the trees are equal.  ``slower``: cases that were called so, with their shifts.
+
+    ``width``: the median half-width of the intervals.
+    """
 
     planted: str
     code: int
-    slower: dict[str, float]
-    words: dict[str, int]
     seconds: float
+    slower: dict[str, float] = field(default_factory=dict[str, float])
+    words: dict[str, int] = field(default_factory=dict[str, int])
+    width: float = math.nan
 
     @property
     def outcome(self) -> str:
@@ -91,7 +99,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("trials", type=int, help="of each kind")
     parser.add_argument("--effect", type=float, default=5.0, metavar="PERCENT", help="planted (default 5)")
     options, flags = parser.parse_known_args(words)
-    print(f"{'trial':<7}{'planted':<12}{'outcome':<12}{'time':>7}  words; what was called slower", flush=True)
+    say(f"{'trial':<7}{'planted':<12}{'outcome':<12}{'time':>7}{'±':>9}  words; what was called slower")
     done: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="gate-trials-") as folder:
         clone = Path(folder) / "clone"
@@ -101,14 +109,20 @@ def main(words: Sequence[str] | None = None) -> int:
             for case in (None, cases[number % len(cases)]):
                 trial = carry_out(clone, case, options.effect / 100, flags)
                 done.append(trial)
-                print(line(number, trial, options.effect), flush=True)
-    print("\n" + "\n".join(summary(done)))
-    return int(any(trial.outcome.isupper() for trial in done if trial.outcome != "MISSED"))
+                say(line(number, trial, options.effect))
+    say("\n" + "\n".join(summary(done)))
+    return int(any(trial.outcome.startswith(("FALSE", "WRONG", "FAILED")) for trial in done))
+
+
+def say(text: str) -> None:
+    """A line, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def listed(clone: Path, flags: Sequence[str]) -> list[dict[str, object]]:
     """The cases that a comparison with these flags would measure."""
-    choosing = [word for flag, value in zip(flags, flags[1:], strict=False) if flag in CHOOSING for word in (flag, value)]
+    choosing = [word for flag, value in itertools.pairwise(flags) if flag in CHOOSING for word in (flag, value)]
     suite = [] if "--suite" in choosing else ["--suite", "ci"]
     command = [sys.executable, "run_suite.py", "list", *suite, *choosing, "--format", "json"]
     done = subprocess.run(command, cwd=clone, stdout=subprocess.PIPE, text=True, check=True)
@@ -125,13 +139,15 @@ def carry_out(clone: Path, case: dict[str, object] | None, effect: float, flags:
     began = time.monotonic()
     command = [sys.executable, "run_suite.py", "compare", "--against", "HEAD", "--format", "json", *flags]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - began
+    planted, seconds = str(case["case"]) if case else "", time.monotonic() - began
     if done.returncode not in (0, 1, 4):
-        print(done.stderr, file=sys.stderr)
-        return Trial(str(case["case"]) if case else "", done.returncode, {}, {}, seconds)
+        say(done.stderr)
+        return Trial(planted, done.returncode, seconds)
     pairs = json.loads(done.stdout)["pairs"]
+    shifts = {p["case"]: p["shift"] for p in pairs if p["shift"]}
     slower = {p["case"]: p["shift"]["shift"] for p in pairs if p["word"] == "changed" and p["shift"]["shift"] > 0}
-    return Trial(str(case["case"]) if case else "", done.returncode, slower, Counter(p["word"] for p in pairs), seconds)
+    width = median((s["high"] - s["low"]) / 2 for s in shifts.values()) if shifts else math.nan
+    return Trial(planted, done.returncode, seconds, slower, Counter(p["word"] for p in pairs), width)
 
 
 def line(number: int, trial: Trial, effect: float) -> str:
@@ -140,7 +156,8 @@ def line(number: int, trial: Trial, effect: float) -> str:
     words = ", ".join(f"{count} {word}" for word, count in sorted(trial.words.items()))
     slower = "".join(f"; {case} {shift:+.1%}" for case, shift in trial.slower.items())
     missed = f"; planted in {trial.planted}" if trial.planted and trial.planted not in trial.slower else ""
-    return f"{number + 1:<7}{planted:<12}{trial.outcome:<12}{trial.seconds:>5.0f} s  {words}{slower}{missed}"
+    figures = f"{trial.outcome:<12}{trial.seconds:>5.0f} s{100 * trial.width:>7.1f} %"
+    return f"{number + 1:<7}{planted:<12}{figures}  {words}{slower}{missed}"
 
 
 def summary(trials: Sequence[Trial]) -> list[str]:
