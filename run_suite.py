@@ -185,6 +185,9 @@ def _selection_flags(parser: argparse.ArgumentParser) -> None:
         help="folder for storage cases; given again, each has every case (default: where run folders go)",
     )
     parser.add_argument(
+        "--cross-check", action="store_true", help="hold storage cases against fio doing the same, by turns (20 s more for each)"
+    )
+    parser.add_argument(
         "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
     )
 
@@ -283,6 +286,11 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
         return _show_plan(planned, options.format)
+    if options.cross_check and not fleet:
+        from storage_io import fio
+
+        if not fio.installed():
+            _say("fio is not installed: storage cases are not cross-checked")
     run = Run(
         run_id=store.new_run_id(),
         started=now_text(),
@@ -305,9 +313,9 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
 
     from clustergauge import code, loading, machine, store
 
-    chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1)
+    chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1, options.cross_check)
     if any(chosen) or options.suite != "quick" or options.device != "auto":
-        raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, --ranks, --launches")
+        raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, …")
     if options.topology:
         raise UsageError("--resume takes the topology from the run: leave out --topology, and give it to report if it is another")
     path = store.find_run(options.resume, output)
@@ -631,6 +639,7 @@ def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
         getattr(options, "launches", 1),
         options.ranks,
         _duration("--duration", getattr(options, "duration", None)),
+        options.cross_check,
     )
 
 
@@ -646,8 +655,8 @@ def _targets(options: argparse.Namespace, output: Path | None) -> tuple[str, ...
 def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:
     from clustergauge import store
 
-    if options.globs or options.values or options.suite != "quick" or options.launches > 1:
-        raise UsageError("--rerun-failed takes its cases from the run: leave out -k, --suite, --set, --launches")
+    if options.globs or options.values or options.suite != "quick" or options.launches > 1 or options.cross_check:
+        raise UsageError("--rerun-failed takes its cases from the run: leave out -k, --suite, --set, --launches, --cross-check")
     loaded = store.load(store.find_run(options.rerun_failed, output))
     failed = {(r.case, r.device, r.launch) for r in loaded.records if r.status in ("wrong", "error")}
     if not failed:

@@ -27,6 +27,7 @@ OBSERVED = (
     "searched",
     "finalists",
     "mnk",
+    "cross_check",
     "free_bytes",
     "direct_reason",
     "latencies",

@@ -112,7 +112,7 @@ FromWorker = Hello | Ready | Gather | Share | Outcome
 class Job(Message, frozen=True):
     """One case to execute.  ``number``: counts from 1; whatever is said within the case carries it.
 
-    ``check_only``: every callable once, then the checks; nothing is timed.
+    ``check_only``: every callable once, then the checks; nothing is timed.  ``cross_check``: hold it against another program.
     """
 
     case: str
@@ -127,6 +127,7 @@ class Job(Message, frozen=True):
     llc_bytes: int = 32 << 20
     number: int = 0
     check_only: bool = False
+    cross_check: bool = False
 
 
 class Gathered(Message, frozen=True):

@@ -25,6 +25,7 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "latency_p99": ("s",),
     "latency_p999": ("s",),
     "beside": ("B/s",),
+    "over_peer": ("1",),
     "algbw": ("B/s",),
     "busbw": ("B/s",),
     "loop_time": ("s",),
@@ -157,6 +158,7 @@ def _all(records: Sequence[Record]) -> Iterator[Metric]:
             yield from _rate(name, [amount(record) for record in records], _unit(name, records[0]), launches)
     yield from _latencies(records)
     yield from _beside(records)
+    yield from _over_peer(records)
     if loops and same:
         yield _time("loop_time", stats.judging_interval(loops))
     if loops and alike:
@@ -261,6 +263,23 @@ def _beside(records: Sequence[Record]) -> Iterator[Metric]:
             return
         launches.append([took * scale / count for count, took in zip(counts, times, strict=True)])  # seconds for a byte
     yield from _rate("beside", [1.0] * len(launches), "B/s", launches)
+
+
+def over_peer(record: Record) -> list[float]:
+    """Our rate over that of another program doing the same, in each pair of turns; empty where there were none."""
+    found = record.measurement.series if record.measurement else {}
+    if not {"own_s", "peer_s"} <= found.keys():
+        return []
+    pairs = zip(found["own_s"].values, found["peer_s"].values, strict=False)
+    return [theirs / ours for ours, theirs in pairs if ours > 0 and theirs > 0]
+
+
+def _over_peer(records: Sequence[Record]) -> Iterator[Metric]:
+    """The median ratio, where every launch was held against a peer."""
+    launches = [over_peer(record) for record in records]
+    if all(launches):
+        interval = stats.judging_interval(launches)
+        yield Metric(name="over_peer", value=interval.median, unit="1", low=interval.low, high=interval.high)
 
 
 def _as_if_same(works: Sequence[float], launches: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -275,6 +275,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """Measured again, fresh, because it would fail: it is judged on such launches alone."""
     check_only: bool = False
     """Run once and checked, not timed."""
+    cross_check: bool = False
+    """Held against another program that does the same, where there is one."""
 
 
 class Run(Data, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from clustergauge import targets
+from clustergauge.cross_check import ALLOWED_S, PAIRS, TURN_S
 from clustergauge.errors import UsageError
 from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
@@ -68,6 +69,8 @@ class Wish:
     ranks: int | None = None
     duration_s: float | None = None
     """Seconds of measuring for each case, instead of what the suite says."""
+    cross_check: bool = False
+    """Hold storage cases against another program that does the same."""
     nodes: int = 1
     """How many nodes cases of several ranks are to span, each with the ranks of one."""
 
@@ -156,7 +159,8 @@ def predict(todo: Sequence[Planned]) -> float:
     """Seconds that cases will take: their budgets, what preparing and checking add, and a start of workers for each group."""
     running = [p for p in todo if not p.skip]
     pools = {(p.world, p.interpret, p.ranks, p.device, p.launch, *sorted(p.env.items())) for p in running}
-    return sum(p.budget_s + min(0.3 * p.budget_s, 2.0) + 0.3 for p in running) + 3.0 * len(pools)
+    beside = sum((2 * PAIRS + 1) * TURN_S for p in running if p.cross_check)
+    return sum(p.budget_s + min(0.3 * p.budget_s, 2.0) + 0.3 for p in running) + 3.0 * len(pools) + beside
 
 
 def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
@@ -269,8 +273,9 @@ def _on_devices(
             env=dict(needs.env),
             target=target,
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
-            timeout_s=selection.timeout_s or suite.timeout_s,
+            timeout_s=(selection.timeout_s or suite.timeout_s) + (2 * ALLOWED_S if wish.cross_check and needs.target else 0),
             nodes=nodes,
+            cross_check=wish.cross_check and needs.target,
             skip=_why_not(needs, target, device, own, nodes, machine)
             or _too_small(needs, interpret, cache_bytes(device, machine)),
         )

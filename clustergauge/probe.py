@@ -68,6 +68,7 @@ class Context:
 
     ``device``: a torch device string (``cpu``, ``cuda:0``).  ``target``: folder for storage probes (``None`` unless needed).
     ``scratch``: private folder, removed after the case.  ``interpret``: True under the Triton interpreter: keep it small.
+    ``cross_check``: the work is to have a `Peer` where there is one.
     ``budget_s``: seconds of measuring; one run must be far shorter.  ``llc_bytes``: last-level cache to defeat.
     """
 
@@ -78,6 +79,7 @@ class Context:
     budget_s: float = 2.0
     target: Path | None = None
     interpret: bool = False
+    cross_check: bool = False
     llc_bytes: int = 32 << 20
     settings: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     device_bytes: dict[str, int] = field(default_factory=dict[str, int])
@@ -99,6 +101,18 @@ class Context:
     def buffer_sets(self, bytes_per_set: int) -> int:
         """How many buffer sets to rotate through so that together they are at least 3 × the last-level cache."""
         return max(1, -(-3 * self.llc_bytes // max(1, bytes_per_set)))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another program that does the work of a case, to hold ours against (``--cross-check``).
+
+    ``name``: with its version.  ``seconds``: runs it for about so long; the seconds of one step of the `Work` as the program
+    tells them.  Raises ``OSError`` in words where it fails.
+    """
+
+    name: str
+    seconds: Callable[[float], float]
 
 
 @dataclass
@@ -124,6 +138,7 @@ class Work:
     ``sweep``: the callables are different things (transfers of different pairs), each to be timed by itself: a sample is one
     call, samples are whole passes over all callables, and at the end this is called on rank 0 with the seconds of every rank in
     every sample, ``[rank][sample]``, to put what they tell into series.
+    ``peer``: what else does the same work; asked for by ``Context.cross_check``.
     ``last``, ``count``: set by the timing loop: index of the callable that ran last, and how many runs, in rotation, the latest
     sample held, for ``check``, ``digest`` and ``reset`` to look at.  Buffer sets hold the same inputs, so the digest does not
     depend on which of them ran.
@@ -146,6 +161,7 @@ class Work:
     steps: int = 1
     sweep: Callable[[Sequence[Sequence[float]]], object] | None = None
     overhead: Callable[[], object] | None = None
+    peer: Peer | None = None
     last: int = 0
     count: int = 0
 

@@ -150,6 +150,7 @@ class Supervisor:
             llc_bytes,
             next(self._jobs),
             planned.check_only,
+            planned.cross_check,
         )
         began = time.monotonic()
         self._unswept = planned.target

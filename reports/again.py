@@ -14,6 +14,7 @@ _NODES = ("hosts", "hostfile", "remote", "remote-root", "address")
 _KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", *_NODES, "target", "topology", "probes", "output")
 """Flags that decide which cases there are and how they run, in the order in which they are given again."""
 _OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "ceilings", "format")
+_SWITCHES = ("dry-run", "cross-check")
 _DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}
 
 
@@ -44,6 +45,8 @@ def again(run: Run, case: str, broken: bool) -> list[str]:
         flag = "-o" if name == "output" else f"--{name}"
         values = given[name] if name in ("set", "target", "probes") else given[name][-1:]
         parts += [_part(flag, value) for value in values if value != _DEFAULTS.get(name)]
+    if given["cross-check"] and not given["rerun-failed"]:
+        parts.append("--cross-check")
     return parts
 
 
@@ -68,7 +71,8 @@ def _given(command: list[str]) -> dict[str, list[str]]:
     parser.add_argument("verb", nargs="?")
     parser.add_argument("-k", action="append", default=[])
     parser.add_argument("-o", "--output", action="append", default=[])
-    parser.add_argument("--dry-run", action="store_true")
+    for name in _SWITCHES:
+        parser.add_argument(f"--{name}", action="store_true")
     for name in (*_KEPT, *_OTHER):
         if name not in ("k", "output"):
             parser.add_argument(f"--{name}", dest=name, action="append", default=[])
@@ -76,4 +80,5 @@ def _given(command: list[str]) -> dict[str, list[str]]:
         found = vars(parser.parse_known_args(command[1:])[0])
     except ValueError:
         found = {}
-    return {name: list(found.get(name, [])) for name in (*_KEPT, *_OTHER)}
+    lists = {name: list(found.get(name, [])) for name in (*_KEPT, *_OTHER)}
+    return lists | {name: [""] * bool(found.get(name.replace("-", "_"))) for name in _SWITCHES}

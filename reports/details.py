@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clustergauge import ceilings
+from clustergauge import ceilings, metrics
 from clustergauge.units import format_rate
+from clustergauge.valid import printable
 from reports.layout import Part
 from reports.rows import Row
 
@@ -18,6 +19,7 @@ def details(row: Row) -> Iterator[list[Part]]:
     yield from _held(row)
     yield from _clock(row)
     yield from _energy(row)
+    yield from _cross_check(row)
 
 
 def _held(row: Row) -> Iterator[list[Part]]:
@@ -44,3 +46,14 @@ def _energy(row: Row) -> Iterator[list[Part]]:
             low, high = (format_rate(end, metric.unit) for end in (metric.low, metric.high))
             words = f"{low} … {high}, with idle power and resets"
             yield [f"  {format_rate(metric.value, metric.unit)} by the energy counter: ", (words, "dim")]
+
+
+def _cross_check(row: Row) -> Iterator[list[Part]]:
+    """Our rate over that of another program doing the same, by turns; or why there is none."""
+    ratios = [ratio for record in row.measured for ratio in metrics.over_peer(record)]
+    names = ", ".join(dict.fromkeys(str(r.settings["cross_check"]) for r in row.measured if r.settings.get("cross_check")))
+    if ratios and (found := row.metric("over_peer")):
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} turns of each"
+        yield [printable(f"  over {names}: {found.value:.2f} "), (f"({spread})", "dim")]
+    elif names:
+        yield [printable(f"  no cross-check: {names}")]
