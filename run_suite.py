@@ -191,6 +191,9 @@ def _effort_flags(parser: argparse.ArgumentParser) -> None:
     """How much of each case."""
     parser.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
     parser.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), not as the suite says")
+    parser.add_argument(
+        "--cross-check", action="store_true", help="hold storage cases against fio doing the same, by turns (20 s more for each)"
+    )
 
 
 def _ground_flags(parser: argparse.ArgumentParser) -> None:
@@ -333,6 +336,11 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         return _show_plan(planned, options.format)
     if not fleet:
         _reach_objects(planned)
+    if options.cross_check and not fleet:
+        from storage_io import fio
+
+        if not fio.installed():
+            _say("fio is not installed: storage cases are not cross-checked")
     run = Run(
         run_id=store.new_run_id(),
         started=now_text(),
@@ -355,9 +363,9 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
 
     from clustergauge import code, loading, machine, store
 
-    chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1)
+    chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1, options.cross_check)
     if any(chosen) or options.suite != "quick" or options.device != "auto":
-        raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, --ranks, --launches")
+        raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, …")
     if options.topology:
         raise UsageError("--resume takes the topology from the run: leave out --topology, and give it to report if it is another")
     path = store.find_run(options.resume, output)
@@ -832,6 +840,7 @@ def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
         options.launches,
         options.ranks,
         _duration("--duration", options.duration),
+        options.cross_check,
     )
 
 
@@ -856,8 +865,8 @@ def _reach_objects(planned: Sequence[Planned]) -> None:
 def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:
     from clustergauge import store
 
-    if options.globs or options.values or options.suite != "quick" or options.launches > 1:
-        raise UsageError("--rerun-failed takes its cases from the run: leave out -k, --suite, --set, --launches")
+    if options.globs or options.values or options.suite != "quick" or options.launches > 1 or options.cross_check:
+        raise UsageError("--rerun-failed takes its cases from the run: leave out -k, --suite, --set, --launches, --cross-check")
     loaded = store.load(store.find_run(options.rerun_failed, output))
     failed = {(r.case, r.device, r.launch) for r in loaded.records if r.status in ("wrong", "error")}
     if not failed:
