@@ -6,8 +6,11 @@ the ratio of their rates is the metric ``over_peer``.
 
 from __future__ import annotations
 
-from clustergauge.clocks import Clock
-from clustergauge.probe import Peer, Work
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clustergauge.clocks import Clock
+    from clustergauge.probe import Peer, Work
 
 PAIRS = 9
 """Turns of each; with fewer a disk that others share makes any ratio."""
