@@ -194,7 +194,8 @@ class CudaGraphClock(CudaClock):
     """As `CudaClock`, around the replay of a CUDA graph that holds the calls: for work shorter than launching it takes.
 
     A sequence is captured when it is first timed, after the calls have run once outside of the graph (kernels are compiled,
-    libraries have their workspaces).  The calls must launch the same work on the same buffers each time.
+    libraries have their workspaces), and replayed once (the first replay brings the graph onto the device) before that.  The
+    calls must launch the same work on the same buffers each time.
     """
 
     name = "cuda_graph"
@@ -216,6 +217,8 @@ class CudaGraphClock(CudaClock):
             with self._torch.cuda.graph(graph, stream=self.stream):
                 for call in calls:
                     call()
+            graph.replay()
+            self.settle()
             if len(self._graphs) >= self.MOST_GRAPHS:
                 self._graphs.clear()
             known = self._graphs[id(calls)] = (calls, (graph.replay,))
