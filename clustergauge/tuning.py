@@ -7,6 +7,7 @@ they are compared on the same code.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -18,8 +19,9 @@ from clustergauge.probe import Context
 Calls = Sequence[Callable[[], object]]
 T = TypeVar("T")
 
-TUNE_S = 5.0
-"""After so many seconds nothing more is tried; what was measured until then decides."""
+TUNE_S = 10.0
+"""So long after the first candidate is compiled, as it must be in any case, nothing more is tried; what was measured until then
+decides."""
 ROUNDS = 5
 BURST_S = 2e-3
 """Seconds of a burst, about: so long that launching costs little."""
@@ -84,11 +86,11 @@ def measure(
     Every burst goes on with the buffer set after that where the one before ended, so that none finds its own in a cache more than
     another.  The first calls compile and are not looked at.  Raises what the last candidate did where none fits.
     """
-    until = clock.now() + TUNE_S
+    until = math.inf
     ready: dict[str, Calls] = {}
     length, refused = 0, None
     for name, start in starts.items():
-        if ready and clock.now() >= until:
+        if clock.now() >= until:
             break
         try:
             calls = start()
@@ -97,7 +99,9 @@ def measure(
         except unfit as error:
             refused = error
             continue
-        length = length or max(1, min(clock.max_calls, round(BURST_S / max(clock.time(calls[:1]), clock.tick_s))))
+        if not ready:
+            until = clock.now() + TUNE_S
+            length = max(1, min(clock.max_calls, round(BURST_S / max(clock.time(calls[:1]), clock.tick_s))))
         ready[name] = calls
     if not ready:
         assert refused, "there is a candidate"

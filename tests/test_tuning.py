@@ -146,16 +146,24 @@ def slow_to_compile(clock, seconds, each):
 
 def test_nothing_is_started_after_the_deadline_and_what_was_measured_decides():
     clock = Clock()
-    starts = {name: slow_to_compile(clock, 0.6 * TUNE_S, each) for name, each in (("a", 2e-3), ("b", 1e-3), ("c", 1e-4))}
-    times = measure(starts, clock)
-    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 1, "b": 1}  # one turn is made in any case
+    starts = {name: slow_to_compile(clock, 0.6 * TUNE_S, each) for name, each in (("a", 2e-3), ("b", 1e-3), ("c", 3e-3))}
+    times = measure({**starts, "d": lambda: pytest.fail("too late")}, clock)
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 1, "b": 1, "c": 1}  # one turn is made in any case
     assert fastest(times) == "b"
 
 
-def test_where_the_first_takes_all_the_time_it_is_chosen(tmp_path):
+def test_the_first_is_compiled_in_any_case_and_that_leaves_the_others_their_time():
+    clock = Clock()
+    starts = {"a": slow_to_compile(clock, 3 * TUNE_S, 2e-3), "b": slow_to_compile(clock, 0.5 * TUNE_S, 1e-3)}
+    times = measure(starts, clock)
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": ROUNDS, "b": ROUNDS}
+    assert fastest(times) == "b"
+
+
+def test_where_no_other_is_reached_the_first_is_chosen(tmp_path):
     clock = Clock()
     ctx = a_context(tmp_path)
-    starts = {"a": slow_to_compile(clock, 2 * TUNE_S, 2e-3), "b": lambda: pytest.fail("too late")}
+    starts = {"a": lambda: [clock.pass_by(TUNE_S)], "b": lambda: pytest.fail("too late")}
     assert choose(ctx, "what", {"a": "a", "b": "b"}, lambda name: starts[name](), clock=lambda: clock) == "a"
     assert ctx.settings == {"candidates": 2, "tuned": "first", "pin.what": "a"}
 
