@@ -230,6 +230,11 @@ def test_the_device_is_idle_before_the_case_owns_its_stream(cuda):
     assert str(clock.stream.device) == "cuda:1"
 
 
+def test_all_clocks_of_a_device_watch_the_same_stream(cuda):
+    assert CudaClock("cuda:0").stream is CudaGraphClock("cuda:0").stream
+    assert CudaClock("cuda:0").stream is not CudaClock("cuda:1").stream
+
+
 # -- the wall clock
 
 
