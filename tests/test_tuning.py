@@ -109,11 +109,44 @@ def test_candidates_take_turns_in_bursts_of_as_many_calls_over_all_buffer_sets()
     assert times["b"] == pytest.approx([4e-4] * ROUNDS)
 
 
-@pytest.mark.parametrize(("seconds", "calls"), [(1e-7, 512), (1.0, 1), (0.0, 512)])
-def test_a_burst_has_one_call_at_least_and_no_more_than_the_clock_may_hold(seconds, calls):
+@pytest.mark.parametrize(("seconds", "calls"), [(1e-7, tuning.BURST_MOST), (1.0, 1), (0.0, tuning.BURST_MOST)])
+def test_a_burst_has_one_call_at_least_and_no_more_than_are_queued_in_time(seconds, calls):
     clock = Clock()
     measure({"a": lambda: [clock.pass_by(seconds)], "b": lambda: [clock.pass_by(seconds)]}, clock)
     assert set(clock.timed[1:]) == {calls}
+
+
+def test_a_burst_has_no_more_calls_than_the_clock_may_hold():
+    clock = Clock()
+    clock.max_calls = 7
+    measure({"a": lambda: [clock.pass_by(1e-7)], "b": lambda: [clock.pass_by(1e-7)]}, clock)
+    assert set(clock.timed[1:]) == {7}
+
+
+class Exposing(Clock):
+    """Bursts hold what launching costs until the clock has been asked often enough."""
+
+    def __init__(self, too_early):
+        super().__init__()
+        self.too_early = too_early
+
+    def time(self, calls):
+        took = super().time(calls)
+        if len(calls) > 1 and self.too_early > 0:
+            self.too_early -= 1
+            self.exposed += 1
+            return took + 1e-4 * len(calls)
+        return took
+
+
+@pytest.mark.parametrize(("too_early", "clean"), [(0, True), (1, True), (tuning.AGAIN - 1, True), (10**6, False)])
+def test_a_burst_that_holds_the_cost_of_launching_does_not_count(too_early, clean):
+    clock = Exposing(too_early)
+    times = measure({"a": lambda: [clock.pass_by(2e-5)], "b": lambda: [clock.pass_by(1e-5)]}, clock)
+    assert times["a"] == pytest.approx([2e-5 if clean else 1.2e-4] * ROUNDS)
+    assert times["b"] == pytest.approx([1e-5 if clean else 1.1e-4] * ROUNDS)
+    bursts = 2 * ROUNDS * (1 if clean else tuning.AGAIN) + (too_early if clean else 0)
+    assert len(clock.timed) == 1 + bursts
 
 
 def test_what_does_not_fit_is_passed_over(tmp_path):
