@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from clustergauge import worker
 from clustergauge.execute import execute
-from clustergauge.messages import Job
+from clustergauge.messages import Go, Job
 from clustergauge.model import Workload
 from clustergauge.probe import Work, probe
 from clustergauge.world import Serial
@@ -57,3 +59,19 @@ def test_a_device_that_cannot_be_had_costs_the_case_its_reason(events, tmp_path,
 def test_a_probe_that_does_without_torch_may(events, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails from here on
     assert checked(events, "cuda:0", tmp_path).status == "verified"
+
+
+@pytest.mark.parametrize(("device", "imported"), [("cuda:3", ["torch"]), ("cpu:0", [])])
+@pytest.mark.parametrize("fails", [None, ImportError("no torch"), OSError("no libcudart")])
+def test_a_worker_of_a_gpu_imports_torch_before_it_is_ready(monkeypatch, device, imported, fails):
+    asked = []
+
+    def import_module(name):
+        asked.append(name)
+        if fails:
+            raise fails
+
+    monkeypatch.setattr(worker.importlib, "import_module", import_module)
+    go = Go("serial", 0, 1, device, 60.0)
+    assert isinstance(worker.make_world(go, SimpleNamespace(rank=0)), Serial)
+    assert asked == imported
