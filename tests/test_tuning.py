@@ -473,7 +473,7 @@ def on_gpu(tmp_path, **more):
 
 
 def test_products_run_in_the_fastest_configuration_on_all_buffer_sets(tmp_path, monkeypatch, device):
-    from kernels import matmul
+    from kernels import matmul_backends as backends
     from kernels.triton import matmul as kernel
 
     monkeypatch.setattr(kernel, "architecture", lambda _: "sm_90")
@@ -481,7 +481,7 @@ def test_products_run_in_the_fastest_configuration_on_all_buffer_sets(tmp_path, 
     names = [str(config) for config in kernel.candidates("sm_90", "bf16", 64, 64)]
     device.planted |= {(names[2], 0): 1e-3, (names[2], 1): 1e-3}
     ctx = on_gpu(tmp_path)
-    start = matmul._tune(ctx, "bf16", (64, 64, 64), (None, None), ([0, 1], [0, 1], [0, 1]))
+    start = backends.tune(ctx, "bf16", (64, 64, 64), (None, None), ([0, 1], [0, 1], [0, 1]))
     assert {name for name, _ in device.ran} == set(names)
     assert {number for _, number in device.ran} == {0, 1}
     device.ran.clear()
@@ -492,7 +492,7 @@ def test_products_run_in_the_fastest_configuration_on_all_buffer_sets(tmp_path, 
     assert (ctx.settings["config"], ctx.settings["candidates"]) == (names[2], len(names))
     later = on_gpu(tmp_path, pins=pin, tunes=False)
     device.ran.clear()
-    matmul._tune(later, "bf16", (64, 64, 64), (None, None), ([0], [0], [0]))
+    backends.tune(later, "bf16", (64, 64, 64), (None, None), ([0], [0], [0]))
     assert (later.settings["config"], device.ran) == (names[2], [])
 
 
