@@ -166,6 +166,7 @@ class _Live:
             self.work.close()
 
     def _prepare(self, job: Job, probe: Probe) -> None:
+        _make_current(job.device)
         returned: object = probe.function(self.context, **targets.own_params(job.params))
         if not isinstance(returned, Work):  # pyright: ignore[reportUnnecessaryIsInstance] (what a user's probe returns)
             raise TypeError(f"probe {probe.name!r} returned {type(returned).__name__}, not a Work: is a return missing?")
@@ -235,6 +236,16 @@ class _Live:
         everybody = self.world.gather(share) if self.world.size > 1 else None
         if everybody and None not in everybody:
             self.context.add(SERIES, "1", *everybody)
+
+
+def _make_current(device: str) -> None:
+    """Have this GPU be torch's and the driver's current one, before a probe touches it: Triton launches there, whatever device
+    its tensors are on, and graphs, libraries' handles and pinned memory begin there."""
+    if device.startswith("cuda"):
+        with contextlib.suppress(ImportError):  # a probe may do without torch
+            import torch
+
+            torch.cuda.set_device(torch.device(device))
 
 
 def _explain(error: BaseException, rank: int, size: int) -> Said:

@@ -7,8 +7,9 @@ they are compared on the same code.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from clustergauge.clocks import Clock, clock_for
@@ -18,11 +19,16 @@ from clustergauge.probe import Context
 Calls = Sequence[Callable[[], object]]
 T = TypeVar("T")
 
-TUNE_S = 5.0
-"""After so many seconds nothing more is tried; what was measured until then decides."""
+TUNE_S = 10.0
+"""So long after the first candidate is compiled, as it must be in any case, nothing more is tried; what was measured until then
+decides."""
 ROUNDS = 5
 BURST_S = 2e-3
 """Seconds of a burst, about: so long that launching costs little."""
+BURST_MOST = 100
+"""Calls of a burst at most: a launch with descriptors takes the host 0.1 ms, and all are to be queued before the first begins."""
+AGAIN = 8
+"""A burst that may hold the cost of launching is repeated so often at most; the clock waits twice as long each time."""
 ALIKE = 0.01
 """Of candidates that differ by no more than this the first is chosen, so that the choice depends less on chance."""
 
@@ -84,11 +90,11 @@ def measure(
     Every burst goes on with the buffer set after that where the one before ended, so that none finds its own in a cache more than
     another.  The first calls compile and are not looked at.  Raises what the last candidate did where none fits.
     """
-    until = clock.now() + TUNE_S
+    until = math.inf
     ready: dict[str, Calls] = {}
     length, refused = 0, None
     for name, start in starts.items():
-        if ready and clock.now() >= until:
+        if clock.now() >= until:
             break
         try:
             calls = start()
@@ -97,7 +103,9 @@ def measure(
         except unfit as error:
             refused = error
             continue
-        length = length or max(1, min(clock.max_calls, round(BURST_S / max(clock.time(calls[:1]), clock.tick_s))))
+        if not ready:
+            until = clock.now() + TUNE_S
+            length = max(1, min(clock.max_calls, BURST_MOST, round(BURST_S / max(clock.time(calls[:1]), clock.tick_s))))
         ready[name] = calls
     if not ready:
         assert refused, "there is a candidate"
@@ -108,6 +116,16 @@ def measure(
         if clock.now() >= until and all(times.values()):
             break
         for name, calls in ready.items():
-            burst = [calls[number % len(calls)] for number in itertools.islice(numbers, length)]
-            times[name].append(clock.time(burst) / length)
+            times[name].append(_burst(clock, calls, numbers, length) / length)
     return times
+
+
+def _burst(clock: Clock, calls: Calls, numbers: Iterator[int], length: int) -> float:
+    """Seconds of so many calls, of the next ``numbers``; without the cost of launching, if `AGAIN` tries can have it so."""
+    took = 0.0
+    for _ in range(AGAIN):
+        exposed = clock.exposed
+        took = clock.time([calls[number % len(calls)] for number in itertools.islice(numbers, length)])
+        if clock.exposed == exposed:
+            break
+    return took

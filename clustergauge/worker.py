@@ -125,6 +125,9 @@ def make_world(go: m.Go, mouth: Mouth) -> World:
         return world
     if go.world == "torch":
         return TorchDistributed(mouth, go.rank, go.size, go.device, go.timeout_s, go.address)
+    if go.device.startswith("cuda"):  # from a folder on the network it may take long: not to count against the first case
+        with contextlib.suppress(ImportError, OSError):  # whoever needs it says so
+            importlib.import_module("torch")
     return Serial()
 
 

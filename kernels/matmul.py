@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from clustergauge.errors import UsageError
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Needs, Work, Wrong, probe
+from kernels import matmul_backends as backends
+from kernels.matmul_backends import Call
 from kernels.shapes import Shape, format_shape, parse_shape
 
 if TYPE_CHECKING:
     import torch
 
-    Scales = tuple[torch.Tensor, torch.Tensor]
-    Start = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Callable[[], object]]
-
-Call = Callable[[], object]
+    from kernels.matmul_backends import Scales
 
 MOST_SETS = 512
-INTERPRETED = 512**3
-"""Most multiply-adds that are worth sending through the interpreter (a few seconds)."""
 PIECE = 256**3
 """Multiply-adds of the first part that is tried: a mid-size product."""
 _LONGEST_INT8_SUM = 1 << 17
@@ -31,10 +27,6 @@ _LONGEST_INT8_SUM = 1 << 17
 _LONGEST_FP8_SUM = 1 << 16
 """From this K on, sums kept in 14 bits mean little (`products`)."""
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
-NUMPY = ("fp64", "fp32")
-"""What numpy's BLAS computes in."""
-TRITON = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
-"""What the Triton kernel computes in."""
 
 
 def _needs(backend: str, dtype: str, shape: str) -> Needs:
@@ -81,7 +73,7 @@ def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int 
     m, n, k = parse_shape(str(shape))
     operand, output = _types(dtype)
     scales = _scales(ctx)
-    start = _starter(ctx, backend, dtype, (m, n, k), scales)
+    start = backends.starter(ctx, backend, dtype, (m, n, k), scales)
     per_set = (m * k + n * k) * operand.itemsize + m * n * output.itemsize
     buffers.require(per_set, ctx.device)
     if backend in {"torch", "numpy"} and ctx.kind == "cpu":
@@ -101,7 +93,7 @@ def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int 
 
     set_precision(dtype)
     if backend == "triton":
-        start = _tune(ctx, dtype, (m, n, k), scales, (a, b, c))
+        start = backends.tune(ctx, dtype, (m, n, k), scales, (a, b, c))
     runs = [start(a[i], b[i], c[i]) for i in range(sets)]
     picks = torch.Generator().manual_seed(ctx.seed)
     rows = sorted({0, m - 1, *torch.randint(m, (products.ROWS - 2,), generator=picks).tolist()})
@@ -143,7 +135,7 @@ def trial(ctx: Context, backend: str, dtype: str, shape: str) -> Call:
     m, n, k = parse_shape(shape)
     operand, output = _types(dtype)
     scales = _scales(ctx)
-    start = _starter(ctx, backend, dtype, (m, n, k), scales)
+    start = backends.starter(ctx, backend, dtype, (m, n, k), scales)
     buffers.require((m * k + n * k) * operand.itemsize + m * n * output.itemsize, ctx.device)
     a, b, c = (
         buffers.stack(1, rows, columns, kind, ctx.device)[0]
@@ -202,68 +194,6 @@ def set_precision(dtype: str) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
-def _starter(ctx: Context, backend: str, dtype: str, mnk: Shape, scales: Scales) -> Start:
-    """What makes a callable for one set of buffers.  ``scales``: of A and B, for fp8.  Raises `Skip` without a meaning."""
-    if backend in {"cupy", "cuda"}:
-        from kernels import cuda
-
-        engine = "cublas" if backend == "cupy" else "simt"
-        ctx.set("engine", cuda.describe(engine, mnk[2]))
-        return lambda a, b, c: cuda.matmul(engine, dtype, a, b, c)
-    if backend == "triton":
-        return _triton_starter(ctx, dtype, mnk, scales)
-    if backend == "numpy":
-        return _numpy_starter(ctx, dtype)
-    import torch
-
-    m, n, k = mnk
-    if dtype.startswith("fp8"):
-        _refuse_fp8(ctx, n, k)
-        return lambda a, b, c: _scaled_call(a, b, c, scales, fast=dtype == "fp8_fast")
-    if ctx.kind == "cuda":
-        if dtype == "int8" and (m <= 16 or n % 8 or k % 8):
-            raise Skip("int8 on a GPU needs M above 16 and N and K divisible by 8")
-    else:
-        ctx.set("threads", torch.get_num_threads())
-        ctx.set("mkl", torch.backends.mkl.is_available())
-        ctx.set("onednn", torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
-        ctx.set("vector", torch.backends.cpu.get_cpu_capability())
-    return _torch_call
-
-
-def _numpy_starter(ctx: Context, dtype: str) -> Start:
-    """numpy's own BLAS (OpenBLAS in its wheels): on some processors faster than what torch brings.  It has no smaller types."""
-    import numpy as np
-
-    if dtype not in NUMPY:
-        raise Skip(f"numpy's BLAS has no {dtype}: it has {', '.join(NUMPY)}")
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    ctx.set("blas", f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip())
-    ctx.set("threads", int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count())
-
-    def start(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Call:
-        left, right, out = a.numpy(), b.numpy().T, c.numpy()
-        return lambda: np.matmul(left, right, out=out)
-
-    return start
-
-
-def _torch_call(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Call:
-    import torch
-
-    right = b.T
-    if a.dtype == torch.int8:
-        return lambda: torch._int_mm(a, right, out=c)
-    return lambda: torch.mm(a, right, out=c)
-
-
-def _scaled_call(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, scales: Scales, *, fast: bool) -> Call:
-    import torch
-
-    right, (of_a, of_b) = b.T, scales
-    return lambda: torch._scaled_mm(a, right, of_a, of_b, out_dtype=c.dtype, use_fast_accum=fast, out=c)
-
-
 def _tell_accumulation(ctx: Context, kept: float | None, *, fast: bool) -> None:
     """Record how sums were ``accumulated``, where that is known.  Raises `Wrong` if it was not as asked."""
     if kept is None:
@@ -271,58 +201,6 @@ def _tell_accumulation(ctx: Context, kept: float | None, *, fast: bool) -> None:
     ctx.set("accumulated", "fp32" if kept == 1 else "reduced")
     if not math.isfinite(kept) or (kept != 1 and not fast):
         raise Wrong(f"sums kept {kept:.1%} of small terms beside a large one: fewer bits than fp32, which only fp8_fast allows")
-
-
-def _refuse_fp8(ctx: Context, n: int, k: int) -> None:
-    """Raises `Skip` where torch has no fp8 product that is worth measuring."""
-    import torch
-
-    if ctx.kind == "cpu":
-        raise Skip("a processor has no fp8 arithmetic: torch converts, and that is what would be measured")
-    if torch.version.hip and torch.cuda.get_device_properties(torch.device(ctx.device)).gcnArchName.startswith("gfx94"):
-        raise Skip("this device multiplies e4m3 of a format of its own (fnuz), not the e4m3 of OCP that is measured here")
-    if n % 16 or k % 16:
-        raise Skip("fp8 needs N and K divisible by 16")
-
-
-def _triton_starter(ctx: Context, dtype: str, mnk: Shape, scales: Scales) -> Start:
-    if dtype not in TRITON:
-        raise Skip(f"the Triton matmul has no {dtype}: it has {', '.join(TRITON)}")
-    if ctx.interpret:
-        from kernels.triton import interpreter
-
-        if math.prod(mnk) > INTERPRETED:
-            raise Skip("too large for the interpreter: M·N·K up to 512x512x512 fits")
-        interpreter.install()
-    elif ctx.kind == "cpu":
-        raise Skip("Triton kernels run on a processor in the interpreter only")
-    from kernels.triton import matmul as kernel
-
-    config = kernel.chosen("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype, *mnk[1:])
-    ctx.set("config", str(config))
-    factors = scales if dtype.startswith("fp8") else None
-    return lambda a, b, c: kernel.call(config, dtype, a, b, c, factors)
-
-
-def _tune(ctx: Context, dtype: str, mnk: Shape, scales: Scales, stacks: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Start:
-    """What makes a callable for one set of buffers, of the candidate that is fastest on all of them in turn."""
-    from kernels.triton import matmul as kernel, tuned
-
-    factors = scales if dtype.startswith("fp8") else None
-
-    def start(config: kernel.Config | kernel.matmul_tma.Config) -> Start:
-        return lambda a, b, c: kernel.call(config, dtype, a, b, c, factors)
-
-    arch = "interpreter" if ctx.interpret else kernel.architecture(ctx.device)
-    candidates = {str(config): config for config in kernel.candidates(arch, dtype, *mnk[1:])}
-    config = tuned.choose(
-        ctx,
-        f"matmul {dtype} {format_shape(mnk)}",
-        candidates,
-        lambda config: [start(config)(*tensors) for tensors in zip(*stacks, strict=True)],
-    )
-    ctx.set("config", str(config))
-    return start(config)
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -340,7 +218,7 @@ def _refuse_hopeless(ctx: Context, dtype: str, whole: Shape) -> None:
     def start(shape: Shape) -> Call:
         m, n, k = shape
         a, b = torch.ones((m, k), dtype=operand), torch.ones((n, k), dtype=operand)
-        return _torch_call(a, b, torch.empty((m, n), dtype=output))
+        return backends.torch_call(a, b, torch.empty((m, n), dtype=output))
 
     parts = ((math.prod(shape) / math.prod(whole), functools.partial(start, shape)) for shape in pieces(whole))
     budget.refuse_hopeless(ctx, parts)

@@ -17,7 +17,7 @@ PARAMS = {"backend": "torch", "dtype": "fp32", "shape": "48x80x64", "on": "cores
 def outcome(tmp_path, monkeypatch):
     """Runs the case, however long a product takes here, with ``spoil(c, calls)`` after every product."""
     monkeypatch.setattr(matmul, "_refuse_hopeless", lambda *_: None)
-    start = matmul._torch_call
+    start = matmul.backends.torch_call
 
     def run(spoil=lambda *_: None, budget_s=0.2):
         calls = [0]
@@ -32,7 +32,7 @@ def outcome(tmp_path, monkeypatch):
 
             return both
 
-        monkeypatch.setattr(matmul, "_torch_call", spoiled)
+        monkeypatch.setattr(matmul.backends, "torch_call", spoiled)
         job = Job("burnin", "kernels.burnin", "burnin", PARAMS, "cpu", budget_s, 1, llc_bytes=4096)
         return execute(job, BURN_IN, Serial(), tmp_path, lambda _: None)
 

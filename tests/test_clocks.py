@@ -230,6 +230,11 @@ def test_the_device_is_idle_before_the_case_owns_its_stream(cuda):
     assert str(clock.stream.device) == "cuda:1"
 
 
+def test_all_clocks_of_a_device_watch_the_same_stream(cuda):
+    assert CudaClock("cuda:0").stream is CudaGraphClock("cuda:0").stream
+    assert CudaClock("cuda:0").stream is not CudaClock("cuda:1").stream
+
+
 # -- the wall clock
 
 
@@ -291,6 +296,7 @@ def test_a_graph_is_captured_once_after_a_run_outside_and_only_its_replay_is_tim
         assert clock.time(calls) == pytest.approx(3e-6)
         assert cuda.log == [
             *("a", "b", "synchronize stream", "capture", "a", "b", "captured"),
+            *("replay", "synchronize stream"),  # the first brings the graph onto the device
             *("sleep 60000", "record start", "replay", "record end", "query", "synchronize"),
         ]
         cuda.log.clear()

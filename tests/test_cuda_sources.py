@@ -561,6 +561,13 @@ def test_a_record_says_which_library_or_which_kernel_multiplied(cupy):
     assert cuda.describe("simt", 63).startswith("sgemm_ragged, 128x128x8")
 
 
+@pytest.mark.parametrize("engine", ["cublas", "simt"])
+def test_on_rocm_there_is_neither(monkeypatch, engine):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    with pytest.raises(Skip, match="ROCm build of torch"):
+        cuda.describe(engine, 64)
+
+
 # --------------------------------------------------------------------------------------------------------------------------
 # the code gate
 

@@ -15,7 +15,7 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Context, Skip
 from clustergauge.world import Serial
-from kernels import buffers, matmul
+from kernels import buffers, matmul, matmul_backends as backends
 
 MM = matmul.matmul
 REFUSE = matmul._refuse_hopeless
@@ -54,8 +54,8 @@ def plant(monkeypatch):
 
             return spoiled
 
-        monkeypatch.setattr(matmul, "_torch_call", spoiling(matmul._torch_call))
-        monkeypatch.setattr(matmul, "_scaled_call", spoiling(matmul._scaled_call))
+        monkeypatch.setattr(backends, "torch_call", spoiling(backends.torch_call))
+        monkeypatch.setattr(backends, "scaled_call", spoiling(backends.scaled_call))
 
     return planting
 
@@ -63,7 +63,7 @@ def plant(monkeypatch):
 @pytest.fixture
 def fp8_here(monkeypatch):
     """Lets fp8 cases run here: torch's product for processors is right, if slow."""
-    monkeypatch.setattr(matmul, "_refuse_fp8", lambda *_: None)
+    monkeypatch.setattr(backends, "refuse_fp8", lambda *_: None)
 
 
 @pytest.mark.parametrize("dtype", ["fp64", "fp32", "fp16", "bf16", "int8"])
@@ -91,7 +91,7 @@ def test_numpys_own_blas_is_right_and_named(outcome, dtype, shape):
 
 
 def test_an_error_in_numpys_product_is_wrong(outcome, monkeypatch):
-    right = matmul._numpy_starter
+    right = backends.numpy_starter
 
     def spoiling(ctx, dtype):
         def start(a, b, c):
@@ -105,7 +105,7 @@ def test_an_error_in_numpys_product_is_wrong(outcome, monkeypatch):
 
         return start
 
-    monkeypatch.setattr(matmul, "_numpy_starter", spoiling)
+    monkeypatch.setattr(backends, "numpy_starter", spoiling)
     assert outcome("fp32", backend="numpy").status == "wrong"
 
 
@@ -126,13 +126,13 @@ def test_sets_are_as_many_as_defeat_the_cache_and_cold_is_said_only_then(outcome
 
 
 def test_time_neither_changes_the_sets_nor_skips_what_is_merely_slow(outcome, monkeypatch):
-    start = matmul._torch_call
+    start = backends.torch_call
 
     def slow(a, b, c):
         call = start(a, b, c)
         return lambda: (time.sleep(0.004), call())
 
-    monkeypatch.setattr(matmul, "_torch_call", slow)
+    monkeypatch.setattr(backends, "torch_call", slow)
     monkeypatch.setattr(matmul, "_refuse_hopeless", REFUSE)
     done = outcome(shape="64", llc_bytes=10 * 64 * 64 * 12, budget_s=0.02)
     assert (done.status, done.settings["buffer_sets"], done.measurement.cache) == ("ok", 30, "cold")
@@ -200,7 +200,7 @@ def test_one_flipped_bit_in_floats_is_left_to_the_exact_pass(outcome, plant, dty
 
 
 def test_a_run_that_does_nothing_is_caught(outcome, plant, monkeypatch):
-    monkeypatch.setattr(matmul, "_torch_call", lambda a, b, c: lambda: None)
+    monkeypatch.setattr(backends, "torch_call", lambda a, b, c: lambda: None)
     for dtype in ("fp64", "fp32", "bf16", "int8"):
         done = outcome(dtype, "64")
         assert done.status == "wrong"
@@ -208,7 +208,7 @@ def test_a_run_that_does_nothing_is_caught(outcome, plant, monkeypatch):
 
 
 def test_a_tile_left_stale_after_the_first_run_is_caught(outcome, plant, monkeypatch):
-    start = matmul._torch_call
+    start = backends.torch_call
 
     def stale(a, b, c):
         call, seen = start(a, b, c), []
@@ -222,7 +222,7 @@ def test_a_tile_left_stale_after_the_first_run_is_caught(outcome, plant, monkeyp
 
         return run
 
-    monkeypatch.setattr(matmul, "_torch_call", stale)
+    monkeypatch.setattr(backends, "torch_call", stale)
     done = outcome("fp32", "64", llc_bytes=1)
     assert done.status == "wrong"
     assert done.reason.startswith(("row 16", "two samples of a deterministic kernel differ"))
@@ -262,13 +262,13 @@ def test_fp8_declares_scales_and_accumulation_and_counts_as_fp8(outcome, fp8_her
 
 
 def test_scales_that_do_not_belong_to_the_operands_are_caught(outcome, fp8_here, monkeypatch):
-    start = matmul._scaled_call
-    monkeypatch.setattr(matmul, "_scaled_call", lambda a, b, c, scales, **more: start(a, b, c, (torch.ones(()),) * 2, **more))
+    start = backends.scaled_call
+    monkeypatch.setattr(backends, "scaled_call", lambda a, b, c, scales, **more: start(a, b, c, (torch.ones(()),) * 2, **more))
     assert re.match(r"row \d+, column \d+: expected ", outcome("fp8", "64").reason)
 
 
 def test_an_fp8_run_that_does_nothing_is_caught(outcome, fp8_here, monkeypatch):
-    monkeypatch.setattr(matmul, "_scaled_call", lambda *_, **__: lambda: None)
+    monkeypatch.setattr(backends, "scaled_call", lambda *_, **__: lambda: None)
     assert re.match(r"row \d+, column \d+: expected .*, got nan", outcome("fp8", "64").reason)
 
 
@@ -277,13 +277,18 @@ def test_fp8_is_refused_where_it_would_be_something_else(outcome, tmp_path, monk
     ctx = Context(Serial(), "cuda:0", 1, tmp_path)
     for n, k in ((24, 32), (32, 24)):
         with pytest.raises(Skip, match="divisible by 16"):
-            matmul._refuse_fp8(ctx, n, k)
-    matmul._refuse_fp8(ctx, 16, 32)
+            backends.refuse_fp8(ctx, n, k)
+    backends.refuse_fp8(ctx, 16, 32)
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    for arch, refused in (("gfx942:sramecc+", True), ("gfx950", False)):
+    for arch, why in (
+        ("gfx942:sramecc+", "fnuz"),
+        ("gfx90a:sramecc+:xnack-", "no fp8 product for gfx90a$"),
+        ("gfx950", ""),
+        ("gfx1201", ""),
+    ):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, arch=arch: SimpleNamespace(gcnArchName=arch))
-        with pytest.raises(Skip, match="fnuz") if refused else nullcontext():
-            matmul._refuse_fp8(ctx, 16, 32)
+        with pytest.raises(Skip, match=why) if why else nullcontext():
+            backends.refuse_fp8(ctx, 16, 32)
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "gfx942"])
@@ -295,7 +300,7 @@ def test_triton_takes_what_the_architecture_moves_tiles_with(tmp_path, monkeypat
     monkeypatch.setattr(kernel, "architecture", lambda _: arch)
     monkeypatch.setattr(kernel, "call", lambda config, *_: calls.append(config))
     ctx = Context(Serial(), "cuda:0", 1, tmp_path)
-    matmul._starter(ctx, "triton", "bf16", mnk, ())(None, None, None)
+    backends.starter(ctx, "triton", "bf16", mnk, ())(None, None, None)
     assert calls == [kernel.chosen(arch, "bf16", *mnk[1:])]
     assert ctx.settings["config"] == str(calls[0])
 
@@ -316,12 +321,12 @@ def test_fp8_in_triton_is_for_devices_that_multiply_the_format_of_ocp(tmp_path, 
     ctx = Context(Serial(), "cuda:0", 1, tmp_path)
     for arch in ("sm_89", "sm_90", "sm_100", "sm_120", "gfx950"):
         monkeypatch.setattr(kernel, "architecture", lambda _, arch=arch: arch)
-        matmul._starter(ctx, "triton", dtype, (64, 64, 64), scales)(None, None, None)
+        backends.starter(ctx, "triton", dtype, (64, 64, 64), scales)(None, None, None)
         assert calls.pop() == (kernel.chosen(arch, dtype, 64, 64), dtype, None, None, None, scales)
     for arch in ("sm_80", "sm_86", "gfx942"):
         monkeypatch.setattr(kernel, "architecture", lambda _, arch=arch: arch)
         with pytest.raises(Skip, match=f"the Triton matmul has no configuration for {dtype} on {arch}"):
-            matmul._starter(ctx, "triton", dtype, (64, 64, 64), scales)
+            backends.starter(ctx, "triton", dtype, (64, 64, 64), scales)
     assert MM.needs_of({"backend": "triton", "dtype": dtype, "shape": "64"}).arch == 89
 
 
@@ -332,7 +337,7 @@ def test_only_fp8_is_scaled(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel, "architecture", lambda _: "sm_90")
     monkeypatch.setattr(kernel, "call", lambda *given: calls.append(given))
     ctx = Context(Serial(), "cuda:0", 1, tmp_path)
-    matmul._starter(ctx, "triton", "bf16", (64, 64, 64), (torch.ones(()), torch.ones(())))(None, None, None)
+    backends.starter(ctx, "triton", "bf16", (64, 64, 64), (torch.ones(()), torch.ones(())))(None, None, None)
     assert calls[0][-1] is None
 
 
@@ -427,7 +432,7 @@ def test_tf32_of_torch_is_on_for_tf32_alone():
     ("backend", "dtype"),
     [
         *(("torch", dtype) for dtype in matmul.DTYPES),
-        *(("triton", dtype) for dtype in matmul.TRITON),
+        *(("triton", dtype) for dtype in backends.TRITON),
     ],
 )
 @pytest.mark.parametrize("shape", ["1024", "1000x760x520"])

@@ -41,11 +41,21 @@ CASES = [
 ]
 
 
-def planned(probe: str, params: dict[str, object]) -> Planned:
-    """The case on the first GPU, or on all of them; axes that are not named stand at their first value."""
+IN_PREPARING = [
+    ("attention", {"backend": "triton", "mode": "backward", "dtype": "bf16", "head_dim": 64, "heads": "8x2"}),
+    ("launch", {"backend": "triton", "what": "graph"}),
+    ("launch", {"backend": "triton", "what": "jit"}),
+    ("latency", {"backend": "cupy", "size": 64 << 10}),
+    ("best_matmul", {"backend": "triton", "dtype": "bf16"}),
+]
+"""Cases that launch kernels before the clock is made, which owns the device."""
+
+
+def planned(probe: str, params: dict[str, object], which: int = 0) -> Planned:
+    """The case on the first GPU, or on that at place ``which``, or on all of them; axes not named stand at their first value."""
     axes = {name: [params.get(name, values[0])] for name, values in PROBES[probe].axes.items()}
     table = {"title": "t", "cases": [{"probe": probe, "device": "cuda", "budget_s": 0.5, "axes": axes}]}
-    return plan(msgspec.convert(table, Suite), PROBES, machine.describe_apart(), Wish())[0]
+    return plan(msgspec.convert(table, Suite), PROBES, machine.describe_apart(), Wish())[which]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +84,17 @@ def test_a_small_case_is_checked_on_the_device_and_timed_by_its_clock(supervisor
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("probe", "params"), IN_PREPARING)
+def test_what_launches_while_preparing_does_so_on_its_own_gpu(supervisor, probe, params):
+    case = planned(probe, params, which=-1)
+    if case.skip or case.device == "cuda:0":
+        pytest.skip(case.skip or "needs two GPUs")
+    result = supervisor.run(case, 1, 64 * MIB)
+    assert (result.outcome.status, result.outcome.reason) == ("ok", ""), result.log
+
+
+@pytest.mark.gpu
 def test_a_burn_in_on_several_gpus_keeps_how_long_each_took(supervisor):
     case = planned("burnin", {"shape": "2048"})
     if case.skip or case.ranks < 2:
@@ -94,4 +115,10 @@ def test_every_device_check_names_a_case_that_its_probe_knows(probe, clock, para
     assert params.keys() <= PROBES[probe].axes.keys()
     case = planned(probe, params)  # raises for a value that the probe does not know
     assert case.device.startswith("cuda")
+    assert {name: case.params[name] for name in params} == params
+
+
+@pytest.mark.parametrize(("probe", "params"), IN_PREPARING)
+def test_the_same_of_those_on_the_last_gpu(probe, params):
+    case = planned(probe, params, which=-1)
     assert {name: case.params[name] for name in params} == params

@@ -109,11 +109,44 @@ def test_candidates_take_turns_in_bursts_of_as_many_calls_over_all_buffer_sets()
     assert times["b"] == pytest.approx([4e-4] * ROUNDS)
 
 
-@pytest.mark.parametrize(("seconds", "calls"), [(1e-7, 512), (1.0, 1), (0.0, 512)])
-def test_a_burst_has_one_call_at_least_and_no_more_than_the_clock_may_hold(seconds, calls):
+@pytest.mark.parametrize(("seconds", "calls"), [(1e-7, tuning.BURST_MOST), (1.0, 1), (0.0, tuning.BURST_MOST)])
+def test_a_burst_has_one_call_at_least_and_no_more_than_are_queued_in_time(seconds, calls):
     clock = Clock()
     measure({"a": lambda: [clock.pass_by(seconds)], "b": lambda: [clock.pass_by(seconds)]}, clock)
     assert set(clock.timed[1:]) == {calls}
+
+
+def test_a_burst_has_no_more_calls_than_the_clock_may_hold():
+    clock = Clock()
+    clock.max_calls = 7
+    measure({"a": lambda: [clock.pass_by(1e-7)], "b": lambda: [clock.pass_by(1e-7)]}, clock)
+    assert set(clock.timed[1:]) == {7}
+
+
+class Exposing(Clock):
+    """Bursts hold what launching costs until the clock has been asked often enough."""
+
+    def __init__(self, too_early):
+        super().__init__()
+        self.too_early = too_early
+
+    def time(self, calls):
+        took = super().time(calls)
+        if len(calls) > 1 and self.too_early > 0:
+            self.too_early -= 1
+            self.exposed += 1
+            return took + 1e-4 * len(calls)
+        return took
+
+
+@pytest.mark.parametrize(("too_early", "clean"), [(0, True), (1, True), (tuning.AGAIN - 1, True), (10**6, False)])
+def test_a_burst_that_holds_the_cost_of_launching_does_not_count(too_early, clean):
+    clock = Exposing(too_early)
+    times = measure({"a": lambda: [clock.pass_by(2e-5)], "b": lambda: [clock.pass_by(1e-5)]}, clock)
+    assert times["a"] == pytest.approx([2e-5 if clean else 1.2e-4] * ROUNDS)
+    assert times["b"] == pytest.approx([1e-5 if clean else 1.1e-4] * ROUNDS)
+    bursts = 2 * ROUNDS * (1 if clean else tuning.AGAIN) + (too_early if clean else 0)
+    assert len(clock.timed) == 1 + bursts
 
 
 def test_what_does_not_fit_is_passed_over(tmp_path):
@@ -146,16 +179,24 @@ def slow_to_compile(clock, seconds, each):
 
 def test_nothing_is_started_after_the_deadline_and_what_was_measured_decides():
     clock = Clock()
-    starts = {name: slow_to_compile(clock, 0.6 * TUNE_S, each) for name, each in (("a", 2e-3), ("b", 1e-3), ("c", 1e-4))}
-    times = measure(starts, clock)
-    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 1, "b": 1}  # one turn is made in any case
+    starts = {name: slow_to_compile(clock, 0.6 * TUNE_S, each) for name, each in (("a", 2e-3), ("b", 1e-3), ("c", 3e-3))}
+    times = measure({**starts, "d": lambda: pytest.fail("too late")}, clock)
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 1, "b": 1, "c": 1}  # one turn is made in any case
     assert fastest(times) == "b"
 
 
-def test_where_the_first_takes_all_the_time_it_is_chosen(tmp_path):
+def test_the_first_is_compiled_in_any_case_and_that_leaves_the_others_their_time():
+    clock = Clock()
+    starts = {"a": slow_to_compile(clock, 3 * TUNE_S, 2e-3), "b": slow_to_compile(clock, 0.5 * TUNE_S, 1e-3)}
+    times = measure(starts, clock)
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": ROUNDS, "b": ROUNDS}
+    assert fastest(times) == "b"
+
+
+def test_where_no_other_is_reached_the_first_is_chosen(tmp_path):
     clock = Clock()
     ctx = a_context(tmp_path)
-    starts = {"a": slow_to_compile(clock, 2 * TUNE_S, 2e-3), "b": lambda: pytest.fail("too late")}
+    starts = {"a": lambda: [clock.pass_by(TUNE_S)], "b": lambda: pytest.fail("too late")}
     assert choose(ctx, "what", {"a": "a", "b": "b"}, lambda name: starts[name](), clock=lambda: clock) == "a"
     assert ctx.settings == {"candidates": 2, "tuned": "first", "pin.what": "a"}
 
@@ -432,7 +473,7 @@ def on_gpu(tmp_path, **more):
 
 
 def test_products_run_in_the_fastest_configuration_on_all_buffer_sets(tmp_path, monkeypatch, device):
-    from kernels import matmul
+    from kernels import matmul_backends as backends
     from kernels.triton import matmul as kernel
 
     monkeypatch.setattr(kernel, "architecture", lambda _: "sm_90")
@@ -440,7 +481,7 @@ def test_products_run_in_the_fastest_configuration_on_all_buffer_sets(tmp_path, 
     names = [str(config) for config in kernel.candidates("sm_90", "bf16", 64, 64)]
     device.planted |= {(names[2], 0): 1e-3, (names[2], 1): 1e-3}
     ctx = on_gpu(tmp_path)
-    start = matmul._tune(ctx, "bf16", (64, 64, 64), (None, None), ([0, 1], [0, 1], [0, 1]))
+    start = backends.tune(ctx, "bf16", (64, 64, 64), (None, None), ([0, 1], [0, 1], [0, 1]))
     assert {name for name, _ in device.ran} == set(names)
     assert {number for _, number in device.ran} == {0, 1}
     device.ran.clear()
@@ -451,7 +492,7 @@ def test_products_run_in_the_fastest_configuration_on_all_buffer_sets(tmp_path, 
     assert (ctx.settings["config"], ctx.settings["candidates"]) == (names[2], len(names))
     later = on_gpu(tmp_path, pins=pin, tunes=False)
     device.ran.clear()
-    matmul._tune(later, "bf16", (64, 64, 64), (None, None), ([0], [0], [0]))
+    backends.tune(later, "bf16", (64, 64, 64), (None, None), ([0], [0], [0]))
     assert (later.settings["config"], device.ran) == (names[2], [])
 
 

@@ -88,12 +88,19 @@ def _stream(pointer: int, index: int) -> Any:
     return cupy.cuda.ExternalStream(pointer, index)
 
 
-def _index(device: torch.device | str) -> int:
-    """Number of a CUDA device.  Raises `Skip` on other accelerators that torch calls ``cuda``."""
+def _refuse_rocm() -> None:
+    """Raises `Skip` on accelerators that torch calls ``cuda``, and that are none."""
     import torch
 
     if torch.version.hip:
         raise Skip("CuPy's kernels are CUDA C: this is a ROCm build of torch")
+
+
+def _index(device: torch.device | str) -> int:
+    """Number of a CUDA device.  Raises `Skip` on others."""
+    import torch
+
+    _refuse_rocm()
     number = torch.device(device).index
     return torch.cuda.current_device() if number is None else number
 
@@ -244,7 +251,8 @@ def _cublas(dtype: str, a: Values, b: Values, c: Values) -> Call:
 
 
 def describe(engine: str, k: int) -> str:
-    """What a record says of the engine: the library's version, or the kernel and its tile."""
+    """What a record says of the engine: the library's version, or the kernel and its tile.  Raises `Skip` where it has none."""
+    _refuse_rocm()
     if engine == "simt":
         return f"{'sgemm_ragged' if k % 4 else 'sgemm_wide'}, 128x128x8, 256 threads, 8x8 each"
     import cupy
