@@ -262,7 +262,7 @@ def _on_devices(
     kind = min(kinds) if kind == "any" else kind
     if wish.device not in ("auto", kind) and not needs.target:
         return []
-    nodes = wish.nodes if needs.world != "serial" and not needs.target else 1
+    nodes = wish.nodes if needs.world != "serial" and (needs.shared or not needs.target) else 1
     own = _ranks(needs, kind, machine, wish)
     interpret = needs.interpreter and kind == "cpu"
     if kind == "cuda":

@@ -53,7 +53,7 @@ class Needs:
 
     ``world``: one process, MPI ranks, or torch.distributed ranks.  ``device``: where it has a meaning.  ``ranks``: at least.
     ``modules``: importable packages.  ``arch``: the lowest CUDA capability (``80`` for sm_80).  ``target``: a storage folder,
-    or with ``objects`` an object store.
+    or with ``objects`` an object store; with ``shared`` one folder for the ranks of all nodes, so that the case may span them.
     ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.  ``working_set``: bytes that the case streams
     through and that no cache may hold; a case below 4 × the last-level cache is skipped.  ``env``: environment that libraries
     read when they start, so that such cases get workers of their own.  ``nvlink``: between all GPUs.  ``tunes``: chooses among
@@ -67,6 +67,7 @@ class Needs:
     arch: int = 0
     target: bool = False
     objects: bool = False
+    shared: bool = False
     interpreter: bool = False
     working_set: int = 0
     env: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -2,6 +2,7 @@
 
 PROBES = (
     "storage_io.sequential",
+    "storage_io.parallel",
     "storage_io.random_io",
     "storage_io.flush",
     "storage_io.metadata",

@@ -35,7 +35,7 @@ from storage_io.layout import trial
 from storage_io.models import MODELS, Model, first_of
 from storage_io.mounts import describe
 from storage_io.pattern import Pattern
-from storage_io.ranks import least, together
+from storage_io.ranks import add_up, least, together
 from storage_io.workspace import Workspace, require_space
 
 FORMATS = ("torch", "safetensors", "raw")
@@ -280,10 +280,8 @@ class _Checkpoint:
         if everybody:
             self._ranks_s = [took for took, *_ in everybody]
             self._slowest_framework_s = max(everybody, key=lambda said: said[0])[1]
-            every = [totals for *_, totals in everybody]
             self._ctx.device_bytes.clear()
-            if all(every):
-                self._ctx.device_bytes.update({name: sum(totals[name] for totals in every) for name in every[0]})
+            self._ctx.device_bytes.update(add_up(totals for *_, totals in everybody))
 
     def _look(self) -> None:
         size = self._shard.bytes

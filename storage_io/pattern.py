@@ -45,21 +45,25 @@ def aligned(size: int) -> Words:
 
 
 class Pattern:
-    """The data of one run."""
+    """The data of one run.  ``seed``: for processes that must know each other's; it has to be new for every run."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         import numpy as np
 
-        self._run = np.frombuffer(os.urandom(8), np.uint64)[0]
-        self._base = np.frombuffer(os.urandom(BASE_BYTES), np.uint64)
+        random = os.urandom if seed is None else np.random.default_rng(seed).bytes
+        self._run = np.frombuffer(random(8), np.uint64)[0]
+        self._base = np.frombuffer(random(BASE_BYTES), np.uint64)
         self._expected = self._base.copy()
 
     def fill(self, out: Words, file: int, sample: int, offset: int = 0) -> None:
-        """The content of a file from byte ``offset`` on, a multiple of `BASE_BYTES`."""
-        for start in range(0, len(out), len(self._base)):
-            part = out[start : start + len(self._base)]
-            part[:] = self._base[: len(part)]
-            self._stamp(part, file, offset // STAMP_EVERY + start // _ROW, sample)
+        """The content of a file from byte ``offset`` on, a multiple of 4 KiB."""
+        position, done = offset // 8, 0
+        while done < len(out):
+            at = (position + done) % len(self._base)
+            part = out[done : done + len(self._base) - at]
+            part[:] = self._base[at : at + len(part)]
+            self._stamp(part, file, (position + done) // _ROW, sample)
+            done += len(part)
 
     def fill_rows(self, out: Words, rows: Numbers, file: int, samples: Numbers) -> None:
         """Blocks of 4 KiB that lie anywhere: ``rows`` are their numbers in the file, ``samples`` which sample each is of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from clustergauge.probe import Skip, Wrong
@@ -44,6 +44,24 @@ def _kind(error: Exception | None) -> str:
     if error is None:
         return ""
     return "skip" if isinstance(error, Skip) else "wrong" if isinstance(error, Wrong) else "error"
+
+
+def partners(hosts: Sequence[str]) -> list[int]:
+    """For each rank the one whose data it reads, by the ranks' hosts: of another host where there is one, each of one rank alone.
+
+    Ranks sorted by host, shifted by as many as the fullest host has; one with more than half of them must read some of its own.
+    """
+    order = sorted(range(len(hosts)), key=lambda rank: (hosts[rank], rank))
+    fullest = max(map(hosts.count, hosts))
+    shift = fullest if fullest < len(hosts) else 1
+    found = dict(zip(order, order[shift:] + order[:shift], strict=True))
+    return [found[rank] for rank in range(len(hosts))]
+
+
+def add_up(totals: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """What the kernel counted for all ranks (`evidence.DeviceBytes`) together; nothing where one of them has none."""
+    every = list(totals)
+    return {name: sum(of_rank[name] for of_rank in every) for name in every[0]} if all(every) else {}
 
 
 def least(world: World, number: int) -> int:

@@ -51,7 +51,7 @@ class Workspace:
 
     def file(self, number: int) -> Path:
         """Path of data file ``number``."""
-        return self.path / f"data-{number}"
+        return data_file(self.path, number)
 
     def folder(self, number: int) -> Path:
         """Path of folder ``number``, for data files alone; to be made by the caller."""
@@ -71,6 +71,18 @@ class Workspace:
             self.path.rmdir()
         except OSError as error:
             raise StorageError(f"cannot remove {self.path}", error) from error
+
+
+def data_file(folder: Path, number: int) -> Path:
+    """Path of data file ``number`` of a run folder."""
+    return folder / f"data-{number}"
+
+
+def folder_of(target: Path, name: str) -> Path:
+    """The run folder of this name, which another process made.  Raises ``ValueError`` for what is no name of one."""
+    if not _FOLDER.fullmatch(name):
+        raise ValueError(f"{name!r} is no run folder")
+    return target.resolve() / name
 
 
 def sweep(target: Path) -> list[str]:
