@@ -14,7 +14,6 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import dataclasses
-import math
 import os
 import sys
 import time
@@ -24,218 +23,23 @@ from typing import TYPE_CHECKING, NoReturn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100,PTH120 (python -P and -I leave it out)
 
-from clustergauge import __version__
+from clustergauge import __version__, flags
 from clustergauge.errors import UsageError
+from clustergauge.flags import VERBS, make_parser
 
 if TYPE_CHECKING:
-    from clustergauge.catalogue import Catalogue
     from clustergauge.confirm import Suspect
     from clustergauge.fleet import Fleet
-    from clustergauge.model import Machine, Planned, Record, Run, Scalar
+    from clustergauge.model import Machine, Planned, Record, Run
     from clustergauge.plan import Wish
     from clustergauge.store import LoadedRun, RunFolder
     from clustergauge.verdicts import Asked
 
 ROOT = Path(__file__).resolve().parent
-VERBS = ("run", "list", "report", "compare", "fleet", "accept", "verify", "selftest", "schema")
 SWEEP = [sys.executable, "-P", "-m", "storage_io.workspace"]
 REACH = [sys.executable, "-P", "-m", "storage_io.object_space", "check"]
 FOLDERS = ("kernels", "collectives", "storage_io")
 OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
-
-EPILOG = """\
-examples:
-  run_suite.py                          the quick suite on what this machine has
-  run_suite.py -k 'matmul/*' --set shape=4096
-  run_suite.py --target /scratch --max-time 10m
-  run_suite.py run --resume latest      measure only what is missing
-  run_suite.py --hosts 'node[01-04]'    these nodes: each alone, all at once; then all together
-  run_suite.py list                     what would run here, and what not and why
-  run_suite.py compare --against main   is this tree slower than that revision?
-
-exit codes: 0 all well · 1 a criterion failed, or slower · 2 wrong usage or input · 3 wrong, error or invalid result
-            4 required but not measured or inconclusive · 130 interrupted (what was measured is kept)
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors are one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """What was wrong, and where to look."""
-        raise UsageError(f"{message} (see: {self.prog} --help)")
-
-
-def make_parser() -> Parser:
-    """All verbs and flags."""
-    parser = Parser(
-        prog="run_suite.py",
-        description="Measures what this machine reaches and says what is bad.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"ClusterGauge {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
-
-    run = verbs.add_parser(
-        "run", help="measure (the default)", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    _case_flags(run, "quick")
-    _effort_flags(run)
-    _ground_flags(run)
-    _node_flags(run)
-    run.add_argument("--confirming", action="store_true", help="fresh launches that confirm or clear what fleet suspects")
-    run.add_argument("--max-time", metavar="TIME", help="start no case after this time, cut a burn-in short: 90s, 10m, 1h")
-    run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
-    run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
-    _acceptance_flags(run)
-    run.add_argument("--topology", metavar="FILE", help="which leaf switch each host hangs on (TOML), to name a bad one")
-    run.add_argument("--dry-run", action="store_true", help="show what would run and how long, measure nothing")
-    run.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders go (default: results)")
-    run.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
-
-    listing = verbs.add_parser("list", help="what would run here, and what would be skipped and why")
-    _case_flags(listing, "quick")
-    _effort_flags(listing)
-    _ground_flags(listing)
-    _node_flags(listing)
-    listing.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
-    listing.add_argument("-o", "--output", default="results", metavar="DIR", help=argparse.SUPPRESS)
-
-    report = verbs.add_parser("report", help="show a run again, from its records")
-    report.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
-    _acceptance_flags(report)
-    report.add_argument("--topology", metavar="FILE", help="leaf switches of the hosts, instead of those the run remembers")
-    formats = ("text", "json", "html", "md", "csv", "junit", "prom", "pytest-benchmark")
-    report.add_argument("--format", choices=formats, default="text", help="of what is printed (default: text)")
-    report.add_argument("--redact", action="store_true", help="replace names of hosts and users, addresses, serials and UUIDs")
-    report.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
-
-    compare = verbs.add_parser("compare", help="two runs case by case, or many side by side; or this tree against a git revision")
-    compare.add_argument(
-        "runs", nargs="*", metavar="RUN", help="A and B (what changed in B), or more: run folders, ids, 'latest'"
-    )
-    compare.add_argument(
-        "--anyway", action="store_true", help="compare runs that differ in parts, drivers, libraries or settings"
-    )
-    compare.add_argument("--format", choices=("text", "md", "html", "json"), default="text")
-    compare.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
-    compare.add_argument(
-        "--against", metavar="REV", help="measure this tree, as it is, against that git revision (docs/ci.md); with it:"
-    )
-    _case_flags(compare, "ci")
-    _ground_flags(compare)
-    compare.add_argument(
-        "--launches", type=_count, metavar="N", help="of each side, and as many again of what looks changed (default 6)"
-    )
-    compare.add_argument("--threshold", metavar="PERCENT", help="what slows down by less is not slower (default 2.5%%)")
-    compare.add_argument("--max-time", metavar="TIME", help="start no launch after this time: 90s, 10m, 1h")
-
-    fleet = verbs.add_parser("fleet", help="who is bad among many machines: held against their peers")
-    fleet.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ids, or folders that hold many runs")
-    fleet.add_argument("--topology", metavar="FILE", help="which rack each host stands in")
-    fleet.add_argument("--expect", default="", metavar="HOSTS", help="hosts that should be there: node[01-64]")
-    fleet.add_argument("--confirm", action="store_true", help="measure the suspects again, fresh, on their hosts (of --hosts)")
-    _ground_flags(fleet)
-    _node_flags(fleet)
-    fleet.add_argument("--lists", metavar="DIR", help="write nodes.json and lists of bad, suspect and unmeasured hosts there")
-    fleet.add_argument("--format", choices=("text", "html", "json"), default="text")
-    fleet.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
-
-    drafting = verbs.add_parser("accept", help="accept init RUN: an acceptance file from a good run, on stdout")
-    drafting.add_argument("what", choices=("init",))
-    drafting.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
-    drafting.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
-
-    verify = verbs.add_parser("verify", help="check the checksums of a run, and decide anew what was decided on it")
-    verify.add_argument("run", metavar="RUN")
-    verify.add_argument("--baseline", metavar="RUN", help="the run it was held against, where that lies elsewhere")
-    verify.add_argument("-o", "--output", default="results", metavar="DIR", help="where run folders are (default: results)")
-
-    selftest = verbs.add_parser("selftest", help="the gauge gauges itself: bias, overhead, smallest change it can show")
-    selftest.add_argument("--short", action="store_true", help="fewer launches (for CI)")
-    selftest.add_argument("--format", choices=("text", "json"), default="text")
-    selftest.add_argument(
-        "-o", "--output", default="results", metavar="DIR", help="where the figures are kept, for reports (default: results)"
-    )
-
-    verbs.add_parser("schema", help="JSON Schema of a record")
-    return parser
-
-
-def _acceptance_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--accept", metavar="FILE", help="hold the results against the criteria of FILE (or of a known machine)")
-    parser.add_argument("--baseline", metavar="RUN", help="hold the results against those of an earlier run")
-    parser.add_argument("--ceilings", metavar="FILE", help="limits of parts to lay over ours (form: clustergauge/ceilings.toml)")
-
-
-def _case_flags(parser: argparse.ArgumentParser, suite: str) -> None:
-    """Which cases."""
-    parser.add_argument(
-        "-k",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        dest="globs",
-        help="only cases whose id matches (* crosses /; a word matches anywhere)",
-    )
-    parser.add_argument("--suite", default=suite, metavar="NAME|FILE", help=f"suite name or TOML file (default: {suite})")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", dest="values", help="replace the values of an axis"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--ranks", type=_count, metavar="N", help="ranks of collective cases (default: all cores or GPUs)")
-
-
-def _effort_flags(parser: argparse.ArgumentParser) -> None:
-    """How much of each case."""
-    parser.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
-    parser.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), not as the suite says")
-
-
-def _ground_flags(parser: argparse.ArgumentParser) -> None:
-    """What cases stand on: the command that starts ranks, folders, probes of others."""
-    parser.add_argument(
-        "--launcher",
-        default="",
-        metavar="CMD",
-        help="command that starts MPI ranks, e.g. 'mpiexec -n {ranks}'; over nodes with {hosts}, or srun (default: the one "
-        "installed beside)",
-    )
-    parser.add_argument(
-        "--target",
-        action="append",
-        default=[],
-        metavar="DIR|s3://BUCKET/PREFIX",
-        dest="targets",
-        help="folder for storage cases (default: where run folders go), or an object store (keys and endpoint: AWS_…, ~/.aws); "
-        "given again, each has every case",
-    )
-    parser.add_argument(
-        "--probes", action="append", default=[], metavar="MODULE", help="also load the probes of this Python module"
-    )
-
-
-def _node_flags(parser: argparse.ArgumentParser) -> None:
-    """Which nodes, and how they are reached."""
-    parser.add_argument("--hosts", default="", metavar="LIST", help="measure these nodes: a,b or node[01-64]")
-    parser.add_argument("--hostfile", default="", metavar="FILE", help="the same, one host a line")
-    parser.add_argument(
-        "--remote",
-        default="",
-        metavar="CMD",
-        help="command that reaches a node (default: 'ssh -o BatchMode=yes {host}'; or srun)",
-    )
-    parser.add_argument("--remote-root", default="", metavar="DIR", help="this checkout on the nodes (default: the same path)")
-    parser.add_argument(
-        "--address", default="", metavar="HOST", help="this machine as the nodes reach it (default: by the route)"
-    )
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100_000):
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to 100000, not {text!r}")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -306,7 +110,7 @@ def do_run(options: argparse.Namespace) -> int:
 
     output = Path(options.output).absolute()
     asked = _asked(options, output)
-    _duration("--max-time", options.max_time)
+    flags.duration("--max-time", options.max_time)
     if options.confirming:
         options.launches = max(options.launches, retry.CONFIRMING)
     _heed_signals()
@@ -320,7 +124,7 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
     """A new run."""
     import msgspec
 
-    from clustergauge import code, criteria, store
+    from clustergauge import catalogue, code, criteria, store
     from clustergauge.model import Run
     from clustergauge.run import now_text
 
@@ -333,6 +137,11 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         return _show_plan(planned, options.format)
     if not fleet:
         _reach_objects(planned)
+    if options.cross_check and not fleet:
+        from storage_io import fio
+
+        if not fio.installed():
+            _say("fio is not installed: storage cases are not cross-checked")
     run = Run(
         run_id=store.new_run_id(),
         started=now_text(),
@@ -343,7 +152,7 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         settings={"launcher": options.launcher, "version": __version__, "probes": code.digest_of(options.probes)}
         | ({"topology": topology} if topology else {})
         | ({"device": options.device} if options.device != "auto" else {})
-        | _remembered(asked.catalogue)
+        | catalogue.remembered(asked.catalogue)
         | _way(fleet),
     )
     return _measure(store.RunFolder.create(output, run), run, planned, options, asked, fleet=fleet)
@@ -353,11 +162,12 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
     """Go on with a run: on the same machines, with the same code, only what has no record yet."""
     import msgspec
 
-    from clustergauge import code, loading, machine, store
+    from clustergauge import catalogue, code, loading, machine, store
+    from reports import outcome
 
-    chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1)
+    chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1, options.cross_check)
     if any(chosen) or options.suite != "quick" or options.device != "auto":
-        raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, --ranks, --launches")
+        raise UsageError("--resume takes its cases from the run: leave out -k, --suite, --set, --device, …")
     if options.topology:
         raise UsageError("--resume takes the topology from the run: leave out --topology, and give it to report if it is another")
     path = store.find_run(options.resume, output)
@@ -376,11 +186,11 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
         return _show_plan(todo, options.format)
     if not todo and run.finished and not fleet:
         _say(f"nothing is missing in {run.run_id}")
-        return _report(loaded, asked, options.format)
+        return outcome.show(loaded, asked, options.format, _say)
     folder = store.reopen(path)
     if folder.repaired:
         _say(f"repaired: {folder.repaired}")
-    settings = run.settings | _remembered(asked.catalogue)
+    settings = run.settings | catalogue.remembered(asked.catalogue)
     run = msgspec.structs.replace(run, finished="", interrupted=False, left_out={}, settings=settings)
     return _measure(folder, run, todo, options, asked, loaded, fleet)
 
@@ -394,12 +204,13 @@ def do_list(options: argparse.Namespace) -> int:
 def do_report(options: argparse.Namespace) -> int:
     """Show a run again."""
     from clustergauge import store
+    from reports import outcome
 
     topology = _topology(options.topology)
     loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
     if topology:
         loaded.run.settings["topology"] = topology
-    return _report(loaded, _asked(options, Path(options.output).absolute()), options.format, options.redact)
+    return outcome.show(loaded, _asked(options, Path(options.output).absolute()), options.format, _say, options.redact)
 
 
 def do_compare(options: argparse.Namespace) -> int:
@@ -436,8 +247,8 @@ def _against(options: argparse.Namespace, output: Path) -> int:
     launches = options.launches or against.LAUNCHES
     if launches < against.FEWEST:
         raise UsageError(f"--launches {launches}: fewer than {against.FEWEST} of each side show nothing beyond doubt")
-    rules = against.Rules(launches, _threshold(options.threshold) or against.THRESHOLD)
-    limit, here = _duration("--max-time", options.max_time), revision.at_hand(ROOT)
+    rules = against.Rules(launches, flags.threshold(options.threshold) or against.THRESHOLD)
+    limit, here = flags.duration("--max-time", options.max_time), revision.at_hand(ROOT)
     _heed_signals()
     words = [word for flag, value in _flags_of_sides(options) if value for word in (flag, str(value))]
     words += [word for module in options.probes for word in ("--probes", module)]
@@ -639,12 +450,13 @@ def _measure(
     from clustergauge.pins import Pins
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
+    from reports import outcome
     from reports.progress import Progress
 
     before = earlier.records if earlier else []
     asked = dataclasses.replace(asked, topology=topology.of_run(run))
     machines = earlier.machines if earlier else None
-    longest = _duration("--max-time", options.max_time)
+    longest = flags.duration("--max-time", options.max_time)
 
     def again(planned: Sequence[Planned], there: Mapping[str, Machine], records: Sequence[Record]) -> list[Planned]:
         names = {machine.machine_id: machine.node for machine in there.values()} if fleet else None
@@ -675,97 +487,11 @@ def _measure(
     if came.problem:
         _say(f"run_suite.py: {came.problem}")
     try:
-        code = _report(store.load(folder.path), asked, options.format, keep=True)
+        code = outcome.show(store.load(folder.path), asked, options.format, _say, keep=True)
     except KeyboardInterrupt:
         _say(f"interrupted: the run is kept in {folder.path}")
         return INTERRUPTED
     return INTERRUPTED if came.interrupted else BROKEN if came.problem else code
-
-
-def _report(loaded: LoadedRun, asked: Asked, form: str, redact: bool = False, keep: bool = False) -> int:
-    """Judge and show; the exit code of the results.  ``keep``: what was decided goes into the run folder."""
-    from clustergauge import accept, blame, ceilings, judgement, store, sweeps, topology, verdicts
-    from reports import fleet as nodes
-
-    asked = dataclasses.replace(asked, topology=topology.of_run(loaded.run))
-    found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
-    pairs = sweeps.findings(loaded.records, asked.topology, loaded.machines.values())
-    held = _held_against(loaded.run, asked.catalogue)
-    planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
-    there = loaded.machines.values()
-    idle, unused = accept.idle(loaded.records, planned, device), accept.gpus_unmeasured(loaded.records, planned, there, device)
-    code = accept.exit_code(loaded.records, found, planned, device, there)
-    fleet = blame.of_run(loaded, asked.topology)
-    if keep:
-        try:
-            judgement.keep(loaded, asked, found, code, nodes.lists_of(fleet) if fleet else None)
-        except store.StoreError as error:
-            _say(f"run_suite.py: {error}")
-            code = BROKEN
-    if redact:
-        from reports.redact import redacted
-
-        loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
-        loaded, found, pairs = redacted(loaded, found, pairs)
-        held, fleet = [], blame.of_run(loaded)
-    if form == "json":
-        from reports import document
-
-        for note in held:
-            _say(note)
-        sys.stdout.buffer.write(document.document(loaded, found, pairs))
-    elif form != "text":
-        from clustergauge import gauged
-        from reports import export, page
-        from reports.rows import rows_of
-
-        for note in held:
-            _say(note)
-        ceiling = ceilings.of_machines(loaded.machines, asked.catalogue)
-        rows = rows_of(loaded, found, ceiling)
-        if form == "html":
-            gauges = gauged.find(loaded.path.parent, loaded.machines)
-            text = page.html_of(loaded, rows, pairs, ceiling, asked.baseline, gauges)
-        else:
-            text = export.WRITERS[form](loaded, rows)
-        sys.stdout.buffer.write(text.encode(errors="replace"))
-    else:
-        from reports import terminal
-
-        loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
-        terminal.show(loaded, found, ceilings.of_machines(loaded.machines, asked.catalogue), pairs)
-        if fleet:
-            print()
-            nodes.show(fleet, "text")
-    if fleet and blame.exit_code(fleet) == BROKEN:  # bits that differ from what most nodes computed
-        code = BROKEN
-    if idle:
-        _say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
-    for words in unused:
-        _say(f"run_suite.py: {words}")
-    return code
-
-
-def _remembered(catalogue: Catalogue | None) -> dict[str, Scalar]:
-    """What a run keeps of the ceilings it was held against."""
-    return {"ceilings": catalogue.path, "ceilings_sha256": catalogue.sha256} if catalogue else {}
-
-
-def _held_against(run: Run, catalogue: Catalogue | None) -> list[str]:
-    """Which ceilings the verdicts come from, and which they came from when the run was made, if not from ours alone.
-
-    A run folder may come from anywhere: it never chooses which file is read.
-    """
-    now, then = _remembered(catalogue), run.settings
-    if not now and not then.get("ceilings"):
-        return []
-    same = now.get("ceilings_sha256") == then.get("ceilings_sha256")
-    return [f"ceilings: {_source(now)}{'' if same else f'; when the run was made: {_source(then)}'}"]
-
-
-def _source(settings: Mapping[str, Scalar]) -> str:
-    path, digest = settings.get("ceilings"), settings.get("ceilings_sha256")
-    return f"{path} (SHA-256 {str(digest)[:12]}…)" if path else "ours alone"
 
 
 @contextlib.contextmanager
@@ -837,7 +563,8 @@ def _wish(options: argparse.Namespace, output: Path | None) -> Wish:
         _targets(options, output),
         options.launches,
         options.ranks,
-        _duration("--duration", options.duration),
+        flags.duration("--duration", options.duration),
+        options.cross_check,
     )
 
 
@@ -862,8 +589,8 @@ def _reach_objects(planned: Sequence[Planned]) -> None:
 def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> list[Planned]:
     from clustergauge import store
 
-    if options.globs or options.values or options.suite != "quick" or options.launches > 1:
-        raise UsageError("--rerun-failed takes its cases from the run: leave out -k, --suite, --set, --launches")
+    if options.globs or options.values or options.suite != "quick" or options.launches > 1 or options.cross_check:
+        raise UsageError("--rerun-failed takes its cases from the run: leave out -k, --suite, --set, --launches, --cross-check")
     loaded = store.load(store.find_run(options.rerun_failed, output))
     failed = {(r.case, r.device, r.launch) for r in loaded.records if r.status in ("wrong", "error")}
     if not failed:
@@ -874,31 +601,13 @@ def _failed_cases(options: argparse.Namespace, output: Path, fleet: Fleet | None
 
 
 def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, output: Path, way: Mapping[str, str]) -> None:
-    """A run folder may come from anywhere: it never chooses what is executed, imported or written to.  This command line does."""
-    from clustergauge import code, launch
+    """See `trust`: nothing that a run folder says is done unless this command line says it too."""
+    from clustergauge import trust
 
     sys.path.extend(_python_path(options))
-    launcher = str(run.settings.get("launcher", ""))
-    if launcher != options.launcher:
-        raise UsageError(f"that run used --launcher {launcher!r}: say so again, if you mean it")
-    for name in ("hosts", "remote", "remote_root"):
-        if run.settings.get(name, "") != way.get(name, ""):
-            said = f"that run used --{name.replace('_', '-')} {run.settings.get(name, '')!r}"
-            raise UsageError(f"{said}, not {way.get(name, '')!r}: say it again, if you mean it")
     targets = _targets(options, None if way else output)
-    known = {*_own_probe_modules(), *options.probes}
-    wrote = {p.target for p in run.planned}
-    if options.targets and (unused := [target for target in targets if target not in wrote]):
-        raise UsageError(f"--target {unused[0]}: that run did not write to it")
-    for p in planned:
-        if p.module not in known:
-            raise UsageError(f"that run used probes of {p.module!r}: say --probes {p.module} again, if you mean it")
-        if odd := [name for name, value in p.env.items() if not launch.is_choice(name, value)]:
-            raise UsageError(f"that run set {odd[0]!r} in the environment of its workers: start a new run")
-        if p.target and p.target not in targets:
-            raise UsageError(f"that run wrote to {p.target!r}: say --target again, if you mean it")
-    if run.settings.get("probes", "") != code.digest_of(options.probes):
-        raise UsageError("that run used other probes, or other code of them, than --probes names now: start a new run")
+    said = trust.Said(options.launcher, way, targets, bool(options.targets), _own_probe_modules(), options.probes)
+    trust.check(run, planned, said)
 
 
 def _show_plan(planned: list[Planned], form: str) -> int:
@@ -970,29 +679,6 @@ def _accept_path(name: str) -> Path:
         known = ", ".join(sorted(p.stem for p in own.glob("*.toml")))
         raise UsageError(f"--accept {name}: no such file, and no machine of that name (there are {known or 'none'})")
     return own / f"{name}.toml"
-
-
-def _duration(flag: str, text: str | None) -> float | None:
-    from clustergauge.units import parse_duration
-
-    try:
-        return parse_duration(text) if text else None
-    except ValueError as error:
-        raise UsageError(f"{flag}: {error}") from None
-
-
-def _threshold(text: str | None) -> float | None:
-    """``2.5%`` as a fraction."""
-    if not text:
-        return None
-    number = text.removesuffix("%").strip()
-    try:
-        value = float(number) / 100
-    except ValueError:
-        value = math.nan
-    if not text.endswith("%") or not 0 < value <= 1:
-        raise UsageError(f"--threshold {text}: write a percentage of up to 100%, for example 3%")
-    return value
 
 
 def _terminate(_number: int, _frame: object) -> NoReturn:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from clustergauge.errors import UsageError
-from clustergauge.model import Cpu, Gpu
+from clustergauge.model import Cpu, Gpu, Scalar
 
 Vector = Literal["sse2", "avx2", "avx512", "amx", "neon", "sve"]
 Peak = Literal["fp64", "fp64_matrix", "fp32", "tf32", "fp16", "bf16", "fp8", "int8"]
@@ -187,3 +187,8 @@ def part_of(gpu: Gpu, catalogue: Catalogue | None = None) -> Part | None:
 def part_of_cpu(cpu: Cpu, catalogue: Catalogue) -> Part | None:
     """The part that a processor is named as, by its model as the kernel writes it; only a user's file names any."""
     return catalogue.exact.get(cpu.model) or catalogue.normal.get(normal_name(cpu.model))
+
+
+def remembered(catalogue: Catalogue | None) -> dict[str, Scalar]:
+    """What a run keeps of the ceilings it was held against."""
+    return {"ceilings": catalogue.path, "ceilings_sha256": catalogue.sha256} if catalogue else {}

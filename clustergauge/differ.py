@@ -29,6 +29,7 @@ OBSERVED = (
     "finalists",
     "mnk",
     "compulsory_bytes",
+    "cross_check",
     "free_bytes",
     "direct_reason",
     "latencies",

@@ -18,6 +18,7 @@ import msgspec
 
 from clustergauge import nccl_log, object_url, targets, transport
 from clustergauge.clocks import clock_for
+from clustergauge.cross_check import Turns
 from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
 from clustergauge.model import Measurement, Series
@@ -71,6 +72,7 @@ def execute(
         target=Path(job.target) if job.target and not to_objects else None,
         objects=object_url.parse(job.target) if to_objects else None,
         interpret=job.interpret,
+        cross_check=job.cross_check,
         llc_bytes=job.llc_bytes,
         pins=job.pins,
         tunes=isinstance(world, Serial) and not job.interpret and not job.check_only,  # ranks might choose differently
@@ -134,6 +136,9 @@ class _Live:
                     self.agree("check of the loop", work.check)
             self.runs = 0 if clock.name == "cuda_graph" else sampler.ran  # a replay runs what was captured, which runs too
             self.agree("exact check", work.exact)
+            if job.cross_check and work.peer:
+                self.phase("cross-check")
+                self._cross_check(Turns(work, clock, work.peer), work.peer.name)
         self._say_transport(work.workload.collective)
         self._say_waits(waited)
         series = {name: Series(unit=unit, values=values) for name, (unit, values) in self.context.series.items()}
@@ -182,6 +187,20 @@ class _Live:
                 work.check()
         if work.exact:
             work.exact()
+
+    def _cross_check(self, turns: Turns, name: str) -> None:
+        """A peer that fails takes nothing from what was measured; bytes that it moved are not the case's."""
+        self.context.set("cross_check", name)
+        moved = dict(self.context.device_bytes)
+        try:
+            turns.take()
+        except OSError as error:
+            self.context.set("cross_check", f"{name} failed: {error}"[:500])
+        else:
+            self.context.add("own_s", "s", *turns.own_s)
+            self.context.add("peer_s", "s", *turns.peer_s)
+        self.context.device_bytes.clear()
+        self.context.device_bytes.update(moved)
 
     def _outcome(self, status: Literal["ok", "verified"], measurement: Measurement | None = None, where: str = "") -> Outcome:
         assert self.work

@@ -123,6 +123,7 @@ class Job(Message, frozen=True):
     """One case to execute.  ``number``: counts from 1; whatever is said within the case carries it.
 
     ``check_only``: every callable once, then the checks; nothing is timed.  ``pins``: what was tuned in this run (`pins`).
+    ``cross_check``: hold it against another program.
     """
 
     case: str
@@ -138,6 +139,7 @@ class Job(Message, frozen=True):
     number: int = 0
     check_only: bool = False
     pins: dict[str, str] = {}
+    cross_check: bool = False
 
 
 class Gathered(Message, frozen=True):

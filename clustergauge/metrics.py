@@ -29,6 +29,7 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "latency_p99": ("s",),
     "latency_p999": ("s",),
     "beside": ("B/s",),
+    "over_peer": ("1",),
     "algbw": ("B/s",),
     "busbw": ("B/s",),
     "loop_time": ("s",),
@@ -164,6 +165,7 @@ def _all(records: Sequence[Record]) -> Iterator[Metric]:
     yield from _utilisation(records)
     if same:
         yield from _framework(records)
+    yield from _over_peer(records)
     if loops and same:
         yield _time("loop_time", stats.judging_interval(loops))
     if loops and alike:
@@ -298,6 +300,23 @@ def _framework(records: Sequence[Record]) -> Iterator[Metric]:
     for name, values in (("framework_time", launches), ("device_time", rest)):
         if (interval := stats.judging_interval(values)).median > 0:
             yield _time(name, interval)
+
+
+def over_peer(record: Record) -> list[float]:
+    """Our rate over that of another program doing the same, in each pair of turns; empty where there were none."""
+    found = record.measurement.series if record.measurement else {}
+    if not {"own_s", "peer_s"} <= found.keys():
+        return []
+    pairs = zip(found["own_s"].values, found["peer_s"].values, strict=False)
+    return [theirs / ours for ours, theirs in pairs if ours > 0 and theirs > 0]
+
+
+def _over_peer(records: Sequence[Record]) -> Iterator[Metric]:
+    """The median ratio, where every launch was held against a peer."""
+    launches = [over_peer(record) for record in records]
+    if all(launches):
+        interval = stats.judging_interval(launches)
+        yield Metric(name="over_peer", value=interval.median, unit="1", low=interval.low, high=interval.high)
 
 
 def _as_if_same(works: Sequence[float], launches: Sequence[Sequence[float]]) -> list[list[float]]:

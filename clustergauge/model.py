@@ -285,6 +285,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """Takes the candidate that was chosen before in this run, or chooses one (see `tuning`)."""
     instead: str = ""
     """Why it is to run on the processor though there is a GPU that it was meant for."""
+    cross_check: bool = False
+    """Held against another program that does the same, where there is one."""
 
 
 class Run(Data, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from clustergauge import targets
+from clustergauge.cross_check import ALLOWED_S, PAIRS, TURN_S
 from clustergauge.errors import UsageError
 from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
@@ -71,6 +72,8 @@ class Wish:
     ranks: int | None = None
     duration_s: float | None = None
     """Seconds of measuring for each case, instead of what the suite says."""
+    cross_check: bool = False
+    """Hold storage cases against another program that does the same."""
     nodes: int = 1
     """How many nodes cases of several ranks are to span, each with the ranks of one."""
 
@@ -164,7 +167,8 @@ def predict(todo: Sequence[Planned]) -> float:
 
 def predict_case(planned: Planned) -> float:
     """Seconds that one case will take once its workers are there."""
-    return planned.budget_s + min(0.3 * planned.budget_s, 2.0) + 0.3
+    beside = (2 * PAIRS + 1) * TURN_S if planned.cross_check else 0.0
+    return planned.budget_s + min(0.3 * planned.budget_s, 2.0) + 0.3 + beside
 
 
 def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
@@ -281,9 +285,10 @@ def _on_devices(
             env=dict(needs.env),
             target=target,
             budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
-            timeout_s=selection.timeout_s or suite.timeout_s,
+            timeout_s=(selection.timeout_s or suite.timeout_s) + (2 * ALLOWED_S if wish.cross_check and needs.target else 0),
             nodes=nodes,
             instead=CPU_TORCH if unused else "",
+            cross_check=wish.cross_check and needs.target,
             skip=_why_not(needs, target, device, own, nodes, machine)
             or _too_small(needs, interpret, cache_bytes(device, machine)),
         )

@@ -82,7 +82,8 @@ class Context:
     ``objects``: where those of object stores put theirs.
     ``scratch``: private folder, removed after the case.  ``interpret``: True under the Triton interpreter: keep it small.
     ``budget_s``: seconds of measuring; one run must be far shorter.  ``llc_bytes``: last-level cache to defeat.  ``pins``: what
-    was tuned in this run; ``tunes``: whether to tune (`tuning`).
+    was tuned in this run; ``tunes``: whether to tune (`tuning`).  ``cross_check``: the work is to have a `Peer` where there is
+    one.
     """
 
     world: World
@@ -93,6 +94,7 @@ class Context:
     target: Path | None = None
     objects: ObjectUrl | None = None
     interpret: bool = False
+    cross_check: bool = False
     llc_bytes: int = 32 << 20
     pins: Mapping[str, str] = field(default_factory=dict[str, str])
     tunes: bool = True
@@ -116,6 +118,18 @@ class Context:
     def buffer_sets(self, bytes_per_set: int) -> int:
         """How many buffer sets to rotate through so that together they are at least 3 × the last-level cache."""
         return max(1, -(-3 * self.llc_bytes // max(1, bytes_per_set)))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another program that does the work of a case, to hold ours against (``--cross-check``).
+
+    ``name``: with its version.  ``seconds``: runs it for about so long; the seconds of one step of the `Work` as the program
+    tells them.  Raises ``OSError`` in words where it fails.
+    """
+
+    name: str
+    seconds: Callable[[float], float]
 
 
 @dataclass
@@ -142,6 +156,7 @@ class Work:
     call, samples are whole passes over all callables, and at the end this is called on rank 0 with the seconds of every rank in
     every sample, ``[rank][sample]``, and with when it began, likewise, in seconds of one clock (empty where ranks did not meet),
     to put what they tell into series.
+    ``peer``: what else does the same work; asked for by ``Context.cross_check``.
     ``last``, ``count``: set by the timing loop: index of the callable that ran last, and how many runs, in rotation, the latest
     sample held, for ``check``, ``digest`` and ``reset`` to look at.  Buffer sets hold the same inputs, so the digest does not
     depend on which of them ran.
@@ -164,6 +179,7 @@ class Work:
     steps: int = 1
     sweep: Callable[[Sequence[Sequence[float]], Sequence[Sequence[float]]], object] | None = None
     overhead: Callable[[], object] | None = None
+    peer: Peer | None = None
     last: int = 0
     count: int = 0
 

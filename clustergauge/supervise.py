@@ -163,6 +163,7 @@ class Supervisor:
             next(self._jobs),
             planned.check_only,
             self.pins.known() if planned.tunes else {},
+            planned.cross_check,
         )
         began = time.monotonic()
         self._unswept = planned.target

@@ -14,7 +14,7 @@ _NODES = ("hosts", "hostfile", "remote", "remote-root", "address")
 _KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", *_NODES, "target", "topology", "probes", "output")
 """Flags that decide which cases there are and how they run, in the order in which they are given again."""
 _OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "ceilings", "format")
-_SWITCHES = ("dry-run", "confirming")
+_SWITCHES = ("dry-run", "confirming", "cross-check")
 _DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}
 
 
@@ -45,6 +45,8 @@ def again(run: Run, case: str, broken: bool) -> list[str]:
         flag = "-o" if name == "output" else f"--{name}"
         values = given[name] if name in ("set", "target", "probes") else given[name][-1:]
         parts += [_part(flag, value) for value in values if value != _DEFAULTS.get(name)]
+    if given["cross-check"] and not given["rerun-failed"]:
+        parts.append("--cross-check")
     return parts
 
 
@@ -88,4 +90,5 @@ def _given(command: list[str]) -> dict[str, list[str]]:
         found = vars(parser.parse_known_args(command[1:])[0])
     except ValueError:
         found = {}
-    return {name: list(found.get(name, [])) for name in (*_KEPT, *_OTHER)}
+    lists = {name: list(found.get(name, [])) for name in (*_KEPT, *_OTHER)}
+    return lists | {name: [""] * bool(found.get(name.replace("-", "_"))) for name in _SWITCHES}

@@ -24,6 +24,7 @@ def details(row: Row) -> Iterator[list[Part]]:
     yield from _energy(row)
     yield from _checkpoint(row)
     yield from _loader(row)
+    yield from _cross_check(row)
 
 
 def _held(row: Row) -> Iterator[list[Part]]:
@@ -78,3 +79,14 @@ def _loader(row: Row) -> Iterator[list[Part]]:
     seconds = compute[0] if compute else None
     if used and isinstance(seconds, int | float):
         yield [f"  AU {format_rate(used.value, '1')}", (f" with {format_time(seconds)} of compute a batch", "dim")]
+
+
+def _cross_check(row: Row) -> Iterator[list[Part]]:
+    """Our rate over that of another program doing the same, by turns; or why there is none."""
+    ratios = [ratio for record in row.measured for ratio in metrics.over_peer(record)]
+    names = ", ".join(dict.fromkeys(str(r.settings["cross_check"]) for r in row.measured if r.settings.get("cross_check")))
+    if ratios and (found := row.metric("over_peer")):
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} turns of each"
+        yield [printable(f"  over {names}: {found.value:.2f} "), (f"({spread})", "dim")]
+    elif names:
+        yield [printable(f"  no cross-check: {names}")]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Work, probe
+from storage_io import fio
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.layout import lay_out
@@ -32,13 +33,15 @@ def prepare(ctx: Context, size: int, spare: int | None = None) -> Work:
     require(ctx, size, STAMP_EVERY)
     assert ctx.target
     with contextlib.ExitStack() as stack:
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, size, spare=spare)))
+        need, files = fio.room(ctx, size, writes=True)
+        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()
         lay_out(ctx, file, pattern)
         entries = _Entries(file, pattern, DeviceBytes(ctx.device_bytes))
         for name, value in (describe(workspace.path) | file.settings() | {"engine": "pwritev and fdatasync, 1 thread"}).items():
             ctx.set(name, value)
+        peer = fio.peer(ctx, workspace, file, fio.Pattern("write", STAMP_EVERY, 1, size, "each"), STAMP_EVERY)
         close = stack.pop_all().close
     return Work(
         run=entries.run,
@@ -48,6 +51,7 @@ def prepare(ctx: Context, size: int, spare: int | None = None) -> Work:
         workload=Workload(bytes_written=STAMP_EVERY, bound="latency"),
         whole_budget=True,
         max_iterations=1,
+        peer=peer,
     )
 
 

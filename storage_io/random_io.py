@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
-from storage_io import memory
+from storage_io import fio, memory
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
@@ -46,6 +47,8 @@ LEAST = 8
 SPOT_CHECKS = 64
 """Blocks written in a sample that are read back after it."""
 
+RW: Mapping[str, Literal["randread", "randwrite", "randrw"]] = {"read": "randread", "write": "randwrite", "mixed": "randrw"}
+"""How fio calls the operations."""
 SIZES = (256 << 20, 1 << 30, 4 << 30, 16 << 30)
 
 
@@ -71,7 +74,8 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     require(ctx, size, block)
     assert ctx.target
     with contextlib.ExitStack() as stack:
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, size, spare=spare)))
+        need, files = fio.room(ctx, size, writes=op != "read")
+        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()
         lay_out(ctx, file, pattern, reads=True)
@@ -79,6 +83,9 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
         scattered.calibrate()
         for name, value in describe(workspace.path).items():
             ctx.set(name, value)
+        work = workload(op, block)
+        asked = fio.Pattern(RW[op], block, depth, size, "end" if op != "read" else "", 100 * MIX_READS // MIX)
+        peer = fio.peer(ctx, workspace, file, asked, work.bytes_read + work.bytes_written)
         close = stack.pop_all().close
     return Work(
         run=scattered.run,
@@ -86,9 +93,10 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
         note=scattered.note,
         check=scattered.check,
         close=close,
-        workload=workload(op, block),
+        workload=work,
         max_iterations=1,
         steps=scattered.steps,
+        peer=peer,
     )
 
 

@@ -19,7 +19,7 @@ from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
-from storage_io import memory
+from storage_io import fio, memory
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
@@ -76,13 +76,16 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     if available is not None and available < size + SPARE_MEMORY:
         raise Skip(f"a buffer of {format_size(size)} needs more memory than the {available >> 20} MiB available")
     with contextlib.ExitStack() as stack:
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, size, spare=spare)))
+        need, files = fio.room(ctx, size, writes=op == "write")
+        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         transfer = _Transfer(ctx, file, depth, block, writes=op == "write")
         stack.callback(transfer.lanes.close)
         transfer.lay_out()
         for name, value in (describe(workspace.path) | _settings(file, depth, block)).items():
             ctx.set(name, value)
+        pattern = fio.Pattern("write" if op == "write" else "read", min(block, size), depth, size, "end" if op == "write" else "")
+        peer = fio.peer(ctx, workspace, file, pattern, size)
         close = stack.pop_all().close
     return Work(
         run=transfer.run,
@@ -93,6 +96,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
             bytes_read=0 if transfer.writes else size, bytes_written=size if transfer.writes else 0, bound="storage"
         ),
         max_iterations=1,
+        peer=peer,
     )
 
 

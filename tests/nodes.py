@@ -30,7 +30,7 @@ def fleet(
         return Supervisor(launcher, start_s=45, peer_grace_s=1, make=lambda: RemoteNode(desk, name), desk=desk)
 
     nodes = Fleet(desk, supervise)
-    nodes.assemble(None)
+    nodes.assemble([])
     return nodes
 
 

@@ -36,7 +36,7 @@ def test_the_batch_script_measures_the_nodes_of_its_allocation(tmp_path):
     nodes = {"SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "gpu[01-04]"}
     asked = arguments(tmp_path, **nodes, ACCEPT="a b.toml", TARGET="/scratch")
     assert (asked.verb, asked.hosts, asked.remote) == ("run", "gpu[01-04]", "srun")
-    assert (asked.accept, asked.target, asked.launches, asked.suite) == ("a b.toml", "/scratch", 3, "quick")
+    assert (asked.accept, asked.targets, asked.launches, asked.suite) == ("a b.toml", ["/scratch"], 3, "quick")
 
 
 def test_of_a_single_node_no_others_are_asked(tmp_path):

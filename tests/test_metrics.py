@@ -14,6 +14,7 @@ from tests import made
 from tests.strategies import measurements, workloads
 
 OPERATIONS = {"latency": Series(unit="s", values=[1.0] * 1000), "beside_bytes": Series(unit="B", values=[1.0] * 200)}
+OPERATIONS |= {name: Series(unit="s", values=[1.0] * 9) for name in ("own_s", "peer_s")}
 NETWORK = Workload(message_bytes=10**9, collective="all_reduce", dtype="fp32", bound="network")
 
 

@@ -530,7 +530,7 @@ NASTY = 'it\'s $(reboot); `x` "y" \\ & {ranks}'
 def test_a_pasted_line_gives_the_command_line_what_the_run_was_given(width):
     command = ("--sui", "full", "--set", "size=1GiB", "--set=op=copy,add", "--probes", "my.probes", "--launcher", NASTY, "-oout")
     command += ("-kmemory*", "--device", "cpu", "--ranks", "2", "--launches", "5", "--format=json", "--dry-run")
-    command += ("--target=-odd", "--target", "b")
+    command += ("--target=-odd", "--target", "b", "--cross-check")
     words = pasted(shown(loaded(record("memory", COPY, "error", "died"), command=command), width=width))
     assert words[:2] == ["run_suite.py", "run"]
     options = run_suite.make_parser().parse_args(words[1:])
@@ -538,6 +538,7 @@ def test_a_pasted_line_gives_the_command_line_what_the_run_was_given(width):
     assert (options.suite, options.values, options.probes) == ("full", ["size=1GiB", "op=copy,add"], ["my.probes"])
     assert (options.launcher, options.output, options.device, options.ranks) == (NASTY, "out", "cpu", 2)
     assert (options.targets, options.launches, options.format, options.dry_run) == (["-odd", "b"], 1, "text", False)
+    assert options.cross_check
     assert shlex.split(shlex.join(words)) == words
 
 

@@ -13,6 +13,7 @@ from clustergauge.loading import LoadedRun
 from clustergauge.model import GPUS_UNUSABLE, Finding, Machine, Planned, Record
 from clustergauge.plan import CPU_TORCH, Wish, load_probes, load_suite, plan
 from clustergauge.verdicts import Asked
+from reports import outcome as outcomes
 from tests import fake_nvml, made
 from tests.fake_nvml import Card
 from tests.trees import write
@@ -122,5 +123,5 @@ def test_the_last_line_says_so_and_report_says_it_again(monkeypatch, tmp_path, c
     done = made.record()
     run = made.run([done], planned=[made.planned(done, instead=CPU_TORCH)])
     loaded = LoadedRun(run, {of.machine_id: of}, [done], tmp_path, [])
-    assert run_suite._report(loaded, Asked(criteria.NOTHING), "text") == 4
+    assert outcomes.show(loaded, Asked(criteria.NOTHING), "text", run_suite._say) == 4
     assert capfd.readouterr().err.splitlines()[-1] == f"run_suite.py: node-1: a GPU is here and not measured: {CPU_TORCH}"
