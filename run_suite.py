@@ -446,7 +446,7 @@ def _measure(
     fleet: Fleet | None = None,
 ) -> int:
     """Take the cases through a supervisor, or one a node; whatever happens, what was measured is kept and reported."""
-    from clustergauge import fleet as nodes, retry, store, sweeps, topology, verdicts
+    from clustergauge import fleet as nodes, groups, hosts, retry, store, sweeps, topology, verdicts
     from clustergauge.pins import Pins
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
@@ -465,9 +465,15 @@ def _measure(
     def again_here(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
         return again(planned, {machine.machine_id: machine}, [*before, *records])
 
-    judged = bool(asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE for p in todo))
+    judged = bool(
+        asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE or hosts.is_group(p.device) for p in todo)
+    )
     if fleet:
-        came = nodes.conduct(folder, run, fleet, Progress(), before, longest, machines, again if judged else None)
+
+        def unfit(there: Mapping[str, Machine], records: Sequence[Record]) -> dict[str, str]:
+            return groups.unfit(records, there, asked.topology)
+
+        came = nodes.conduct(folder, run, fleet, Progress(), before, longest, machines, again if judged else None, unfit)
     else:
         supervisor = Supervisor(options.launcher, _python_path(options), sweep=SWEEP, pins=Pins(before))
         came = conduct(folder, run, todo, supervisor, Progress(), longest, machines, again_here if judged else None)

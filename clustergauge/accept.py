@@ -131,8 +131,9 @@ def applies(criterion: Criterion, case: str, device: str) -> bool:
 
 
 def kind_of_device(device: str) -> str:
-    """``cpu`` or ``cuda`` of one machine, or ``cpu:nodes`` and ``cuda:nodes`` over several: what is alike can be compared."""
-    return device if device.endswith(":nodes") else device.partition(":")[0]
+    """``cpu`` or ``cuda`` of one machine, ``cpu:nodes`` over all, ``cpu:groups`` over some: what is alike can be compared."""
+    kind = device.partition(":")[0]
+    return f"{kind}:groups" if hosts.is_group(device) else device if hosts.spans(device) else kind
 
 
 def deciding(records: Sequence[Record]) -> list[Record]:
@@ -161,7 +162,7 @@ def gpus_unmeasured(
         return []
     records, planned = list(records), list(planned)
     tried = {r.machine_id for r in records if r.device.startswith("cuda") and r.status != "skipped"}
-    spanned = any(r.device == "cuda:nodes" and r.status != "skipped" for r in records)
+    spanned = any(r.device.startswith("cuda") and hosts.spans(r.device) and r.status != "skipped" for r in records)
     found: list[str] = []
     for machine in machines:
         unusable = next((f for f in machine.findings if f.name == GPUS_UNUSABLE), None)

@@ -1,4 +1,4 @@
-"""Many nodes in one run: their agents, started at once; node-local cases on all of them at once; then cases over all together.
+"""Many nodes in one run: their agents, started at once; node-local cases on all of them at once; `spanning`, what spans them.
 
 A node that cannot be had, runs other code, or is lost is named and the others go on.  One that fails a tier is kept out of the
 next: what spans nodes would only say once more that it is bad.
@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from clustergauge import accept, hosts
-from clustergauge.conversation import Conversation, Died
+from clustergauge import hosts
+from clustergauge.conversation import Died
 from clustergauge.model import Machine, Planned, Record, Run
 from clustergauge.pins import Pins
 from clustergauge.plan import predict
 from clustergauge.remote import Desk
-from clustergauge.run import Progress, Watcher, carry_out, closing, error_record, worst_findings
+from clustergauge.run import Progress, Watcher, carry_out, closing, worst_findings
+from clustergauge.spanning import Spanning, Unfit
 from clustergauge.store import RunFolder, StoreError
 from clustergauge.supervise import Supervisor
-from clustergauge.team import Team
 
 COMPARED = ("python", "torch", "triton", "numpy", "mpi4py", "mpich", "nvidia-nccl-cu12", "nvidia-nccl-cu13")
 """Versions that must be alike for ranks to work together (`Machine.versions`)."""
@@ -121,15 +121,16 @@ def conduct(
     stop_after_s: float | None = None,
     earlier: Mapping[str, Machine] | None = None,
     again: Again | None = None,
+    unfit: Unfit = lambda _, __: {},
 ) -> Progress:
     """Measure what has no record yet, to the end of the last agent; what was measured is kept in any case.
 
     ``recorded``, ``earlier``: of a run that is resumed.  ``again``: what else to measure, asked after the cases of single nodes
-    and after those over all, until it names nothing more or the time is over.  Once this returns the folder is finished and
-    closed.
+    and after every tier of what spans them, until it names nothing more or the time is over.  ``unfit``: see `spanning`.  Once
+    this returns the folder is finished and closed.
     """
     came, began = Progress(), time.monotonic()
-    left = _Left(folder, run, fleet, watcher, recorded, began + stop_after_s if stop_after_s else None, again)
+    left = Left(folder, run, fleet, watcher, recorded, began + stop_after_s if stop_after_s else None, again)
     try:
         for record in recorded:
             fleet.pins.learn(record.settings, {})
@@ -145,7 +146,7 @@ def conduct(
         while not came.problem and (more := left.again(came, spanning=False)):
             left.measure_local(left.of_nodes(more), came)
         if together and not came.problem:
-            left.measure_together(together, came)
+            Spanning(left, came, unfit).measure(together)
     except KeyboardInterrupt:
         came.interrupted = True
     except (Died, StoreError) as error:
@@ -160,7 +161,7 @@ def conduct(
     return came
 
 
-class _Left:
+class Left:
     """What is left to measure, and the folder and the display that all nodes' threads share."""
 
     def __init__(
@@ -196,7 +197,7 @@ class _Left:
         }
 
     def again(self, came: Progress, spanning: bool) -> list[Planned]:
-        """What is to be measured again, over all nodes or (not ``spanning``) on single ones; from now on it is planned."""
+        """What is to be measured again, over several nodes or (not ``spanning``) on single ones; from now on it is planned."""
         late = self.stop_at is not None and time.monotonic() >= self.stop_at
         if not self._again or late or came.not_reached or self.stopping.is_set():
             return []
@@ -209,7 +210,7 @@ class _Left:
         return more
 
     def together(self) -> list[Planned]:
-        """The cases over all nodes that have no record."""
+        """The cases over several nodes that have no record."""
         done = {(r.case, r.device, r.launch) for r in self.recorded}
         return [p for p in self.run.planned if p.nodes > 1 and (p.case, p.device, p.launch) not in done]
 
@@ -227,81 +228,23 @@ class _Left:
                 came.problem = str(error)
                 self.stopping.set()
 
-        self._threads = [threading.Thread(target=measure, args=(name,), name=name, daemon=True) for name in todo]
+        self.all_of(measure, list(todo))
+        came.case_seconds += max((progress.case_seconds for progress in own.values()), default=0.0)
+        came.not_reached += [p for progress in own.values() for p in progress.not_reached]
+
+    def all_of(self, function: Callable[[str], object], names: Sequence[str]) -> None:
+        """As `at_once`, but Ctrl-C is heard; `join` waits for what then still runs."""
+        self._threads = [threading.Thread(target=function, args=(name,), name=name, daemon=True) for name in names]
         for thread in self._threads:
             thread.start()
         while any(thread.is_alive() for thread in self._threads):
             time.sleep(0.05)  # join would not hear Ctrl-C
-        came.case_seconds += max((progress.case_seconds for progress in own.values()), default=0.0)
-        came.not_reached += [p for progress in own.values() for p in progress.not_reached]
-
-    def measure_together(self, todo: Sequence[Planned], came: Progress) -> None:
-        """Over all nodes that are well; one that is lost meanwhile is left behind."""
-        fleet = self.fleet
-        fleet.apart |= {name: why for name, why in self.failed().items() if name not in fleet.apart}
-        fit = [name for name in fleet.machines if name not in fleet.apart and name not in fleet.left_out]
-        if len(fit) < 2:
-            self._none(todo, fit)
-            return
-        crew: dict[str, Conversation] = {}
-        for name in fit:
-            try:
-                node = fleet.supervisors[name].hand_over()
-                assert isinstance(node, Conversation)
-                crew[name] = node
-            except Died as died:
-                fleet.left_out[name] = str(died)
-        team = Team(crew)
-        supervisor = fleet.supervise("")
-        supervisor.pins = fleet.pins
-        supervisor.take(team)
-        try:
-            self._measure_all(todo, team, supervisor, came)
-            while len(team.sites) > 1 and (more := self.again(came, spanning=True)):
-                self._measure_all(more, team, supervisor, came)
-        finally:
-            fleet.left_out |= team.lost
-            supervisor.close()
-            came.notes += supervisor.notes
-
-    def _measure_all(self, todo: Sequence[Planned], team: Team, supervisor: Supervisor, came: Progress) -> None:
-        for index, planned in enumerate(todo):
-            sites = team.sites
-            if len(sites) < 2:
-                self._none(todo[index:], [site.name for site in sites])
-                break
-            fitted = msgspec.structs.replace(planned, ranks=planned.ranks // planned.nodes * len(sites))
-            carry_out(self, self.run, [fitted], supervisor, sites[0].machine, self, came, self.stop_at)
-
-    def failed(self) -> dict[str, str]:
-        """Nodes that failed a node-local case, and how.  What failed on all of them alike says nothing of one."""
-        names = {machine.machine_id: name for name, machine in self.fleet.machines.items()}
-        bad = [r for r in self.recorded if r.machine_id in names and accept.is_bad(r) and not r.device.endswith(":nodes")]
-        where: dict[tuple[str, str], set[str]] = {}
-        for record in bad:
-            where.setdefault((record.case, record.status), set()).add(record.machine_id)
-        found: dict[str, str] = {}
-        for record in bad:
-            if len(names) == 1 or len(where[record.case, record.status]) < len(names):
-                words = f"failed {record.case}: {record.reason or 'its hardware counted errors'}"
-                found.setdefault(names[record.machine_id], words)
-        return found
 
     def join(self) -> None:
         """Wait for what the nodes' threads still do."""
         until = time.monotonic() + JOIN_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-
-    def _none(self, todo: Sequence[Planned], fit: Sequence[str]) -> None:
-        out = self.fleet.left_out | self.fleet.apart
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(out.items())[:8])
-        machine = next(iter(self.fleet.machines.values()), None)
-        reason = f"needs two nodes, {', '.join(fit) or 'none'} is left ({why})"
-        for planned in todo:
-            if machine is None:
-                return
-            self.done(self.append(error_record(self.run, machine, planned, reason)))
 
     # -- the folder and the display, for one thread at a time
 

@@ -45,6 +45,16 @@ def expand(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def spans(device: str) -> bool:
+    """Whether a device stands for several nodes: all (``cpu:nodes``), or a group of them."""
+    return device.endswith(":nodes") or is_group(device)
+
+
+def is_group(device: str) -> bool:
+    """Whether it stands for one of the disjoint groups of nodes (``cpu:group1``)."""
+    return device.partition(":")[2].startswith("group")
+
+
 def is_name(text: str) -> bool:
     """Whether it can be the name of a host, and nothing that a script could take for something else."""
     return _NAME.fullmatch(text) is not None

@@ -132,11 +132,11 @@ class Sampler:
                 cost = (self.clock.now() - began) / len(self.mine)
             self.window = (began + self.starts[0], self.clock.now())
             self.exposed = self.clock.exposed - exposed
-            if self.work.sweep and self.everyone:
-                self.work.sweep(self.everyone)
             if self.arrivals:
                 self.phase("compare clocks")
                 self.arrivals.look_again()
+            if self.work.sweep and self.everyone:
+                self.work.sweep(self.everyone, self.arrivals.on_one_clock().tolist() if self.arrivals else [])
         return self._measurement(decision.reason or "budget")
 
     def _measurement(self, reason: Literal["converged", "budget", "samples", "interrupted"], since: int = 0) -> Measurement:

@@ -276,7 +276,7 @@ class Planned(Data, frozen=True, kw_only=True):
     hosts: str = ""
     """The nodes it is planned for (`hosts.expand`); empty where a run has this machine alone."""
     nodes: int = 1
-    """How many of them one measurement spans: 1, each alone; else all, with ``ranks`` in equal parts."""
+    """How many of them one measurement spans: 1, each alone; else all in ``hosts``, with ``ranks`` in equal parts."""
     confirms: bool = False
     """Measured again, fresh, because it would fail: it is judged on such launches alone."""
     check_only: bool = False

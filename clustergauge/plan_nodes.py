@@ -1,7 +1,8 @@
 """The cases of a run over several nodes: `plan` for each kind of node, and for all together.
 
 Node-local cases are planned once for all nodes where they come to the same (`Planned.hosts`).  Cases of several ranks are planned
-a second time over all nodes, on the device ``cpu:nodes`` or ``cuda:nodes``: the same case by its id, another place.
+a second time over all nodes, on the device ``cpu:nodes`` or ``cuda:nodes``: the same case by its id, another place.  Where there
+are many nodes collectives are planned for groups of them, too, on ``cpu:group1`` and on (`groups`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 import msgspec
 
-from clustergauge import hosts
+from clustergauge import groups, hosts, sweeps
 from clustergauge.errors import UsageError
 from clustergauge.model import Machine, Planned
 from clustergauge.plan import Suite, Wish, plan
@@ -19,11 +20,17 @@ from clustergauge.probe import Probe
 
 
 def plan_nodes(
-    suite: Suite, probes: Mapping[str, Probe], machines: Mapping[str, Machine], names: Sequence[str], wish: Wish
+    suite: Suite,
+    probes: Mapping[str, Probe],
+    machines: Mapping[str, Machine],
+    names: Sequence[str],
+    wish: Wish,
+    most: int = groups.MOST,
 ) -> list[Planned]:
-    """The cases for the nodes called ``names``: first those of single nodes, then those over all.
+    """The cases for the nodes called ``names``: first those of single nodes, then what spans them, tier by tier.
 
     ``machines``: of the nodes that answered.  The others are planned like the first of these, so that what they owe is missed.
+    ``most``: nodes of a group.
     Raises `UsageError` if none answered, and as `plan` does.
     """
     if not machines:
@@ -51,6 +58,18 @@ def plan_nodes(
     if len(names) < 2:
         return local
     least = min(machines.values(), key=lambda machine: (len(machine.gpus), machine.cpu.cores))
-    everywhere = plan(suite, probes, least, replace(wish, nodes=len(names)))
-    together = [msgspec.structs.replace(case, hosts=hosts.compress(names)) for case in everywhere if case.nodes > 1]
-    return [*local, *together]
+    together = _over(suite, probes, least, wish, names)
+    parts = groups.split(names, most)
+    for number, part in enumerate(parts if len(parts) > 1 else [], 1):
+        together += [
+            msgspec.structs.replace(case, device=case.device.replace(":nodes", f":group{number}"))
+            for case in _over(suite, probes, least, wish, part)
+            if case.probe != sweeps.PROBE
+        ]
+    return [*local, *(case for tier in groups.tiers(together) for case in tier)]
+
+
+def _over(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish, names: Sequence[str]) -> list[Planned]:
+    """The cases that span the nodes called ``names``."""
+    planned = plan(suite, probes, machine, replace(wish, nodes=len(names)))
+    return [msgspec.structs.replace(case, hosts=hosts.compress(names)) for case in planned if case.nodes > 1]

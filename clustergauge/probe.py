@@ -155,7 +155,8 @@ class Work:
     to, timed apart: what a call costs before anything moves.
     ``sweep``: the callables are different things (transfers of different pairs), each to be timed by itself: a sample is one
     call, samples are whole passes over all callables, and at the end this is called on rank 0 with the seconds of every rank in
-    every sample, ``[rank][sample]``, to put what they tell into series.
+    every sample, ``[rank][sample]``, and with when it began, likewise, in seconds of one clock (empty where ranks did not meet),
+    to put what they tell into series.
     ``peer``: what else does the same work; asked for by ``Context.cross_check``.
     ``last``, ``count``: set by the timing loop: index of the callable that ran last, and how many runs, in rotation, the latest
     sample held, for ``check``, ``digest`` and ``reset`` to look at.  Buffer sets hold the same inputs, so the digest does not
@@ -177,7 +178,7 @@ class Work:
     whole_budget: bool = False
     max_iterations: int | None = None
     steps: int = 1
-    sweep: Callable[[Sequence[Sequence[float]]], object] | None = None
+    sweep: Callable[[Sequence[Sequence[float]], Sequence[Sequence[float]]], object] | None = None
     overhead: Callable[[], object] | None = None
     peer: Peer | None = None
     last: int = 0

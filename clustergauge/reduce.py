@@ -140,7 +140,8 @@ def part_of(loaded: LoadedRun) -> Part:
     """One run, reduced.  Cases of ranks on several hosts are nobody's own, and left out."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in loaded.records:
-        if record.status in ("ok", "wrong", "error") and len({place.host for place in record.placement}) < 2:
+        spans = hosts.spans(record.device) or len({place.host for place in record.placement}) > 1
+        if record.status in ("ok", "wrong", "error") and not spans:
             groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
     works: dict[Work, int] = {}
     units = [_unit(key, records, works) for key, records in groups.items()]

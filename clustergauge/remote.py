@@ -8,6 +8,7 @@ and proves that it has the key.  No file system is shared, but the checkout must
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import secrets
@@ -91,6 +92,8 @@ class Desk:
         if not is_srun(self.remote):
             remote_words(self.remote, "host", "true")
         self.token = secrets.token_hex(4)
+        self.pools = itertools.count(1)
+        """Numbers of pools: workers are found by them (`spread.orders`), so no two of a run have the same."""
         self._key = secrets.token_bytes(32)
         self._folder = Path(tempfile.mkdtemp(prefix="clustergauge-logs-"))
         self._calls: dict[str, queue.Queue[tuple[Channel, m.AgentHello]]] = {name: queue.Queue() for name in self.names}

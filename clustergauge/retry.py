@@ -36,7 +36,7 @@ def again(
     """
 
     def key(of: Record | Verdict) -> Key:
-        return of.case, of.device, "" if of.device.endswith(":nodes") else (nodes or {}).get(of.machine_id, "")
+        return of.case, of.device, "" if hosts.spans(of.device) else (nodes or {}).get(of.machine_id, "")
 
     wanted: dict[Key, str] = {}
     for verdict in verdicts:

@@ -79,7 +79,7 @@ class Supervisor:
         self.pool: Pool | None = None
         self._retired: dict[str, str] = {}
         self._failed_starts: dict[PoolKey, list[str]] = {}
-        self._pools = itertools.count(1)
+        self._pools = desk.pools if desk else itertools.count(1)
         self._jobs = itertools.count(1)
         self._unswept = ""
 
@@ -121,7 +121,7 @@ class Supervisor:
     def quit(self) -> None:
         """From another thread: the agent is told to end the case in hand and itself."""
         node = self.node
-        if isinstance(node, Conversation):
+        if isinstance(node, Conversation | Team):
             with contextlib.suppress(Died, AssertionError):
                 node.send(m.Quit())
 

@@ -89,6 +89,17 @@ class Team:
         self._nodes.clear()
         return survivors
 
+    def leave(self) -> dict[str, Conversation]:
+        """The nodes that are left, by name: no longer ours.  A pool over them has ended."""
+        while not self._events.empty():
+            heard = self._events.get()
+            number = self._numbers.get(heard.channel)
+            if heard.message is None and number in self._nodes:
+                self._lose(number, heard.reason)
+        left = {self._names[number]: node for number, node in self._nodes.items()}
+        self._nodes.clear()
+        return left
+
     def start_pool(self, orders: Sequence[m.StartPool]) -> None:
         """Have workers started: one order for each of `sites`."""
         self._order, first = list(self._nodes), 0

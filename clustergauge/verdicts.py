@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from clustergauge import accept, ceilings, differ, inventory, sweeps
+from clustergauge import accept, ceilings, differ, groups, inventory, sweeps
 from clustergauge.catalogue import Catalogue
 from clustergauge.criteria import NOTHING, Acceptance
 from clustergauge.loading import LoadedRun
@@ -36,7 +36,7 @@ class Asked:
 def judge(
     records: Sequence[Record], planned: Sequence[Planned], machines: Mapping[str, Machine], asked: Asked | None = None
 ) -> list[Verdict]:
-    """Verdicts on cases and criteria (`accept.judge`), on slow pairs (`sweeps.verdicts`), on machines (`inventory.judge`)."""
+    """Verdicts on cases and criteria (`accept.judge`), slow pairs (`sweeps`), slow groups (`groups`), machines (`inventory`)."""
     asked = asked or Asked()
     acceptance, baseline = asked.acceptance, asked.baseline
     criteria = list(acceptance.criteria)
@@ -53,7 +53,7 @@ def judge(
     inventories = inventory.judge(machines.values(), acceptance.expect, acceptance.source)
     slow = sweeps.verdicts(sweeps.findings(records, asked.topology, machines.values()))
     down = inventory.trained_down(machines.values())
-    return [*accept.judge(records, criteria, standards, planned), *slow, *inventories, *down]
+    return [*accept.judge(records, criteria, standards, planned), *slow, *groups.verdicts(records), *inventories, *down]
 
 
 def _barred(machine: Machine, baseline: LoadedRun | None) -> str:

@@ -4,9 +4,11 @@ A pass goes through all steps of a tournament: in each, disjoint pairs of ranks 
 alone (``quiet=one``).  A sample is one step, so each rank's time of a sample is that of its own pair; the times of all ranks
 reach rank 0 over the control channel.  `clustergauge.pairs` reads the culprit out of them.
 
-What a pair's time is.  On a processor the sender's, from its first call until the receiver has said that all of it arrived: the
-larger of the two.  On a GPU both ends are events on the device, and the kernel of the rank that came first waits inside its time
-for the other: the smaller of the two.
+What a pair's time is.  On a processor from when both had begun until both are done: the sender once the receiver has said that
+all of it arrived.  Ranks leave the meeting before a sample one by one, the last of them when a third, starved of its processor,
+sends it a word: whoever left first waits inside its own time, and neither its partner nor the link between them is slow for
+that.  (Libraries send nothing of messages so large before the receiver asks for them.)  On a GPU both ends are events on the
+device, and the kernel of the rank that came first waits inside its time for the other: the smaller of the two.
 
 Every message is compared bit for bit with what its sender sends, before the next sample: outside the timed region.
 """
@@ -107,7 +109,7 @@ def pairs(ctx: Context, backend: str, direction: str, quiet: str, size: int) -> 
     work.run = [transport.action(to, source) for to, source in mine]
     inbox = _Inbox(transport, work, [source for _, source in mine], ctx.world.rank)
     work.reset, work.check = inbox.reset, inbox.check
-    work.sweep = functools.partial(_tell, ctx, plan, direction == "bi", min if backend == "nccl" else max)
+    work.sweep = functools.partial(_tell, ctx, plan, direction == "bi", _of_device if backend == "nccl" else _of_both)
     ctx.set("steps", len(plan))
     return work
 
@@ -128,8 +130,24 @@ def _senders(plan: Sequence[Sequence[Pair]], rank: int) -> list[int]:
     return [rank, *sorted(met - {rank})]
 
 
+def _of_both(seconds: tuple[float, float], begun: tuple[float, float]) -> float:
+    """Seconds from when both had begun until both are done."""
+    late = begun[1] - begun[0]
+    return max(seconds[0] - max(late, 0.0), seconds[1] - max(-late, 0.0))
+
+
+def _of_device(seconds: tuple[float, float], _begun: tuple[float, float]) -> float:
+    """Seconds of the one that waited less."""
+    return min(seconds)
+
+
 def _tell(
-    ctx: Context, plan: Sequence[Sequence[Pair]], both: bool, of_two: Callable[..., float], times: Sequence[Sequence[float]]
+    ctx: Context,
+    plan: Sequence[Sequence[Pair]],
+    both: bool,
+    of_two: Callable[[tuple[float, float], tuple[float, float]], float],
+    times: Sequence[Sequence[float]],
+    begun: Sequence[Sequence[float]],
 ) -> None:
     """Put who sent to whom, and the seconds it took, into series: pairs in the order of a pass, passes one after the other."""
     ordered = [
@@ -138,7 +156,9 @@ def _tell(
     ctx.add("pair_from", "rank", *(float(a) for _, (a, _) in ordered))
     ctx.add("pair_to", "rank", *(float(b) for _, (_, b) in ordered))
     for start in range(0, len(times[0]), len(plan)):
-        ctx.add("pair_seconds", "s", *(of_two(times[a][start + n], times[b][start + n]) for n, (a, b) in ordered))
+        for n, (a, b) in ordered:
+            at = start + n
+            ctx.add("pair_seconds", "s", of_two((times[a][at], times[b][at]), (begun[a][at], begun[b][at])))
 
 
 class _Inbox:

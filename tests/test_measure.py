@@ -425,7 +425,7 @@ def sweeping(passes: list, seconds: list[float], **plan) -> tuple[Any, list[int]
     """A sweep of as many callables as ``seconds``, each taking its own; what it measured, and which ran."""
     ran: list[int] = []
     runs = [lambda i=i: ran.append(i) for i in range(len(seconds))]
-    work = Work(run=runs, check=lambda: None, workload=Workload(), max_iterations=1, sweep=lambda times: passes.extend(times))
+    work = Work(run=runs, check=lambda: None, workload=Workload(), max_iterations=1, sweep=lambda times, _: passes.extend(times))
     return sampler(FakeClock(itertools.cycle(seconds)), work, **plan).measure(), ran
 
 

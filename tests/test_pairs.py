@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from clustergauge import sweeps
+from clustergauge.model import Series
 from clustergauge.probe import Context, Skip
 from clustergauge.world import Serial
-from collectives.pairs import ALL_ROUNDS, SIZES, SOME_ROUNDS, pairs, rounds, steps
+from collectives.pairs import ALL_ROUNDS, SIZES, SOME_ROUNDS, _of_both, _of_device, _tell, pairs, rounds, steps
+from tests.swept import flat, swept
 
 RANKS = Path(__file__).with_name("pairs_ranks.py")
 MPIEXEC = Path(sysconfig.get_path("scripts")) / "mpiexec"
@@ -105,7 +108,7 @@ def test_every_ordered_pair_has_a_time_in_every_pass(said, number):
     assert len(root["samples"]) == passes * root["settings"]["steps"]
     assert root["settings"]["steps"] == STEPS[len(said)][number]
     assert root["cut"] == 0
-    assert max(root["samples"]) == pytest.approx(max(seconds))  # the slowest pair of a step is what the step takes
+    assert max(seconds) <= max(root["samples"]) * (1 + 1e-9)  # no pair of a step takes longer than the step
     assert not any(of_rank[number]["series"] for of_rank in said[1:])  # only the root tells
 
 
@@ -159,6 +162,37 @@ def test_what_makes_no_sense_is_skipped_in_words():
         pairs.function(context(2), **case("mpi", size=6))
     with pytest.raises(Skip, match=r"2 ranks need about \d+ MiB of memory"):
         pairs.function(context(2), **case("gloo", size=1 << 50))
+
+
+@pytest.mark.parametrize("quiet", ["one", "round"])
+@pytest.mark.parametrize("of_two", [_of_both, _of_device])
+def test_who_is_held_up_in_the_meeting_by_a_starved_third_is_not_slow_nor_its_link(quiet, of_two):
+    """Rank 3 is starved: its pairs take three times as long, and its last word lets rank 1 go 55 ms after the others, while a
+    transfer takes 36 ms.  As wide is what it was seen to do (``tests/faults/netns_pairs.py --faults starved``)."""
+    plan, passes = steps(4, "uni", quiet, 1), 5
+    count = passes * len(plan)
+    begun = [[100.0 + n + late for n in range(count)] for late in (0.0, 0.055, 0.001, 0.050)]
+    times = [[0.002] * count for _ in range(4)]
+    for n in range(count):
+        for a, b in plan[n % len(plan)]:
+            takes = 0.036 * (1 + 0.001 * (n // len(plan))) * (3 if 3 in (a, b) else 1)
+            both_done = max(begun[a][n], begun[b][n]) + takes
+            times[a][n], times[b][n] = both_done - begun[a][n], both_done - begun[b][n]
+    told = context(4)
+    _tell(told, plan, False, of_two, times, begun)
+    series = {name: Series(unit=unit, values=values) for name, (unit, values) in told.series.items()}
+    senders, receivers, seconds = (series[name].values for name in ("pair_from", "pair_to", "pair_seconds"))
+    whole = [0.036 * (3 if 3.0 in ends else 1) for ends in zip(senders, receivers, strict=True)]
+    assert seconds[: len(whole)] == pytest.approx(whole)
+    series["waited"] = Series(unit="1", values=[0.5, 0.5, 0.5, 0.95])
+    (found,) = sweeps.findings([swept(flat(4), series=series)])
+    assert [(s.where, s.direction, s.cause) for s in found.suspects] == [("node-003", "both", "processor")]
+
+
+def test_a_pair_is_done_when_both_of_its_ends_are():
+    assert _of_both((0.3, 0.5), (1.0, 1.0)) == 0.5
+    assert _of_both((0.9, 0.3), (1.0, 1.5)) == pytest.approx(0.4)  # the first began half a second before there was anybody
+    assert _of_both((0.3, 0.9), (1.5, 1.0)) == pytest.approx(0.4)
 
 
 def test_ranks_of_another_world_are_refused():
