@@ -159,7 +159,7 @@ def test_a_tree_that_cannot_measure_is_named(repository, tmp_path):
         (["--against", "HEAD", "--max-time", "soon"], "--max-time: not a duration: 'soon'"),
         (["--against", "HEAD", "--suite", "nothing"], "unknown suite 'nothing' (there are "),
         (["--against", "HEAD", "-k", "nothing"], "no case matches 'nothing'"),
-        (["--against", "HEAD", "--target", "/no/such"], "--target /no/such: not a folder"),
+        (["--against", "HEAD", "--target", "/no/such"], "--target /no/such: no such folder"),
         (["--against", "HEAD", "-o", "/proc/results"], "cannot make /proc/results"),
         (["a", "b", "--launches", "7"], "compare --launches goes with --against REV"),
         (["a", "b", "--suite", "quick"], "compare --suite goes with --against REV"),

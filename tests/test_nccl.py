@@ -201,4 +201,4 @@ def test_a_run_that_asks_for_more_is_refused(tmp_path: Path) -> None:
     options = run_suite.make_parser().parse_args(["run", "-o", str(tmp_path)])
     bad = msgspec.structs.replace(cases(2, nvlink=True)[0], env={"LD_PRELOAD": "evil.so"})
     with pytest.raises(UsageError, match="LD_PRELOAD"):
-        run_suite._trust(made.run([]), [bad], options, tmp_path, None)  # pyright: ignore[reportPrivateUsage]
+        run_suite._trust(made.run([]), [bad], options, tmp_path, {})  # pyright: ignore[reportPrivateUsage]

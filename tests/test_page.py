@@ -13,8 +13,8 @@ import pytest
 from clustergauge import accept, sweeps
 from reports import charts, page
 from reports.rows import rows_of
-from tests.html import BROWSER, HOSTILE, draw, parsed
 from tests.made_up import COPY, CPU, MATMUL, TINY, finding, loaded, planned, record, verdict
+from tests.pages import BROWSER, HOSTILE, draw, parsed
 from tests.swept import flat, swept
 
 

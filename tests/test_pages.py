@@ -12,8 +12,8 @@ from clustergauge.selftest import Known, Selftest
 from reports import charts, comparison, comparison_page, fleet_page, page
 from reports.rows import rows_of
 from tests import made
-from tests.html import BROWSER, HOSTILE, draw, is_safe, parsed
 from tests.made_up import COPY, CPU, MATMUL, loaded, record
+from tests.pages import BROWSER, HOSTILE, draw, is_safe, parsed
 from tests.test_blame import node
 from tests.test_compare import launches, loaded as compared
 
