@@ -18,7 +18,7 @@ from kernels import attended
 from kernels.attended import Shape, Tensors
 
 if TYPE_CHECKING:
-    from kernels.triton.attention import Config
+    from kernels.triton.attention_tiles import Config
 
 INTERPRETED = 1 << 18
 """Most (query, key) pairs of all heads that are worth sending through the interpreter (a few seconds)."""
@@ -89,13 +89,13 @@ class Triton(Live):
     """Our kernels, into buffers of our own."""
 
     def __init__(self, ctx: Context, shape: Shape, mode: str, inputs: tuple[torch.Tensor, ...]) -> None:
-        from kernels.triton import attention as kernel
+        from kernels.triton import attention as kernel, attention_tiles
 
         self.ctx, self.shape, self.mode, self.inputs = ctx, shape, mode, inputs
         self.o = torch.empty_like(inputs[0])
         self.grads = tuple(torch.empty_like(x) for x in inputs[:3]) if mode == "backward" else ()
         arch = "interpreter" if ctx.interpret else _architecture(ctx.device)
-        self.candidates = kernel.candidates(arch, shape.head_dim, mode, shape.queries, shape.causal)
+        self.candidates = attention_tiles.candidates(arch, shape.head_dim, mode, shape.queries, shape.causal)
         self.forward: Callable[[], object] | None = None
         self.lse = torch.empty(self.o.shape[:3], dtype=torch.float32, device=self.o.device)
         if mode == "backward":

@@ -29,7 +29,7 @@ from kernels.gate.golden import Golden
 from kernels.gate.table import Report, Row
 from kernels.gate.targets import TARGETS, tensor_instruction
 from kernels.gate.worker import Answer, Job, compile_all, load_entries
-from kernels.triton import attention, matmul, normalise
+from kernels.triton import attention_tiles, matmul, normalise
 
 # --------------------------------------------------------------------------------------------------------------------------
 # kernels to compile
@@ -815,7 +815,7 @@ def test_every_candidate_is_compiled_wherever_a_launch_may_choose_it():
         for config in matmul.candidates(name.replace("sm", "sm_"), dtype, n, k)[1:]:
             assert any(entry.startswith(("matmul ", "matmul_tma ")) for (entry, _), c in tuned.items() if c == str(config))
     for name, family in (("sm80", "sm_80"), ("sm90", "sm_9"), ("sm100", "sm_10")):
-        for head_dim, tiles in attention.OTHERS[family].items():
+        for head_dim, tiles in attention_tiles.OTHERS[family].items():
             for kernel, tile in tiles.items():
                 said = {e for (e, target), config in tuned.items() if target == name and config == str(tile)}
                 kinds = ("bf16 {}", "bf16 {} ragged", "fp16 {}")

@@ -19,7 +19,7 @@ from clustergauge.worker import load_probe
 from clustergauge.world import Serial
 from kernels import attended, attended_exact
 from kernels.attended import Shape, Tensors
-from kernels.triton import attention as kernel
+from kernels.triton import attention as kernel, attention_tiles as tiles
 from tests.interpreted import caught, found_by, plant
 
 CASES = [
@@ -31,11 +31,11 @@ CASES = [
     {"mode": "decode", "mask": "full", "dtype": dtype, "head_dim": head_dim, "heads": heads, "seq": seq}
     for dtype, head_dim, heads, seq in (("bf16", 64, "6x2", 101), ("fp16", 128, "2x2", 256), ("bf16", 128, "20x1", 33))
 ]
-SMALL = kernel.CONFIGS["interpreter"][64]
+SMALL = tiles.CONFIGS["interpreter"][64]
 
 
 def _tiled(bm, bn):
-    return replace(SMALL, forward=kernel.Tile(bm, bn, 4, 2), keys=kernel.Tile(bm, bn, 4, 2), queries=kernel.Tile(bm, bn, 4, 2))
+    return replace(SMALL, forward=tiles.Tile(bm, bn, 4, 2), keys=tiles.Tile(bm, bn, 4, 2), queries=tiles.Tile(bm, bn, 4, 2))
 
 
 WAYS = {
@@ -108,10 +108,10 @@ def outcomes() -> dict[str, object]:
     torch.set_num_threads(1)
     interpreter.install()
     found: dict[str, object] = {f"case {i}": _case(**case) for i, case in enumerate(CASES)}
-    stock, kernel.CONFIGS["interpreter"][64] = SMALL, replace(SMALL, ragged_keys=kernel.Tile(16, 64, 4, 2))
+    stock, tiles.CONFIGS["interpreter"][64] = SMALL, replace(SMALL, ragged_keys=tiles.Tile(16, 64, 4, 2))
     for mask, seq in (("full", 70), ("full", 64), ("causal", 70)):
         found[f"{mask} {seq}"] = _case(mode="backward", mask=mask, dtype="bf16", head_dim=64, heads="2x1", seq=seq)
-    kernel.CONFIGS["interpreter"][64] = stock
+    tiles.CONFIGS["interpreter"][64] = stock
     for way, (config, shapes) in WAYS.items():
         for i in shapes:
             dtype = torch.bfloat16 if (i + len(way)) % 2 else torch.float16
@@ -148,7 +148,7 @@ def _random(shape: Shape, dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.randn(size, generator=generator).to(dtype) for size in (of_q, of_k, of_k, of_q)]
 
 
-def _against_float64(config: kernel.Config, shape: Shape, dtype: torch.dtype) -> str:
+def _against_float64(config: tiles.Config, shape: Shape, dtype: torch.dtype) -> str:
     """Forward and backward on random data and on codes; the saved sums against those of float64."""
     q, k, v, do = _random(shape, dtype)
     o, lse = torch.empty_like(q), torch.empty(q.shape[:3])
@@ -238,7 +238,7 @@ def test_a_kernel_with_a_planted_error_is_caught(found, name):
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"])
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_every_architecture_has_a_configuration(arch, head_dim):
-    config = kernel.configuration(arch, head_dim)
+    config = tiles.configuration(arch, head_dim)
     assert config.tma == (arch in {"sm_90", "sm_100", "sm_103"})
     assert config.ws == (arch in {"sm_100", "sm_103"})
     assert arch.startswith("sm") or config.forward.stages == 2
@@ -247,11 +247,11 @@ def test_every_architecture_has_a_configuration(arch, head_dim):
 @pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_110", "gfx90a", "gfx1100", ""])
 def test_an_unknown_architecture_is_skipped_by_name(arch):
     with pytest.raises(Skip, match=f"no configuration for head size 64 on {arch}"):
-        kernel.configuration(arch, 64)
+        tiles.configuration(arch, 64)
 
 
 def test_a_configuration_says_what_runs():
-    config = kernel.configuration("sm_100", 128)
+    config = tiles.configuration("sm_100", 128)
     assert config.describe("forward") == "128x128, 8 warps, 2 stages by TMA, warp-specialised"
     assert config.describe("backward") == "dK dV 64x128, 8 warps, 2 stages; dQ 128x64, 8 warps, 2 stages by TMA"
     assert config.describe("decode") == "16x64, 4 warps, 3 stages"
@@ -261,11 +261,11 @@ def test_only_the_ragged_full_mask_gets_smaller_tiles_of_keys_and_only_where_lar
     smaller = {("sm_90", 128): "32x128", ("sm_120", 64): "32x64"}
     for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950"):
         for head_dim in (64, 128):
-            config = kernel.configuration(arch, head_dim)
+            config = tiles.configuration(arch, head_dim)
             for queries, causal in ((8192, False), (8192, True), (8191, True)):
-                assert kernel.fitted(config, queries, causal) == config
+                assert tiles.fitted(config, queries, causal) == config
             for queries in (8191, 8192 + config.keys.bm // 2):
-                keys = kernel.fitted(config, queries, causal=False).keys
+                keys = tiles.fitted(config, queries, causal=False).keys
                 expected = smaller.get((arch, head_dim))
                 assert str(keys).startswith(expected) if expected else keys == config.keys
 
@@ -275,12 +275,12 @@ def test_only_the_ragged_full_mask_gets_smaller_tiles_of_keys_and_only_where_lar
     [(8192, 8, 132, 64), (8192, 64, 132, 8), (8192, 1024, 132, 1), (64, 1, 132, 1), (129, 1, 132, 2), (65536, 1, 132, 64)],
 )
 def test_the_cache_is_split_until_the_device_is_full(keys, programs, units, splits):
-    tile = kernel.Tile(16, 64, 4, 3)
+    tile = tiles.Tile(16, 64, 4, 3)
     assert kernel.splits(tile, keys, programs, units) == splits
 
 
 def test_no_split_is_left_without_keys():
-    tile = kernel.Tile(16, 64, 4, 3)
+    tile = tiles.Tile(16, 64, 4, 3)
     for keys in range(1, 2000, 7):
         parts = kernel.splits(tile, keys, 1, 132)
         each = math.ceil(math.ceil(keys / parts) / tile.bn) * tile.bn

@@ -539,7 +539,7 @@ def test_torchs_own_attention_is_not_tuned(tmp_path):
     "arch", ["interpreter", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"]
 )
 def test_there_are_few_candidates_each_once_and_the_first_is_the_configuration(arch):
-    from kernels.triton import attention, matmul
+    from kernels.triton import attention_tiles, matmul
 
     for dtype in matmul.DTYPES:
         for n, k in ((8192, 8192), (8192, 8191)):
@@ -554,9 +554,9 @@ def test_there_are_few_candidates_each_once_and_the_first_is_the_configuration(a
     for mode, head_dim, queries, causal in itertools.product(
         ("forward", "backward", "decode"), (64, 128), (8192, 8191), (True, False)
     ):
-        found = attention.candidates(arch, head_dim, mode, queries, causal)
+        found = attention_tiles.candidates(arch, head_dim, mode, queries, causal)
         assert 1 <= len(found) == len({config.describe(mode) for config in found}) <= 6
-        assert found[0] == attention.fitted(attention.configuration(arch, head_dim), queries, causal)
+        assert found[0] == attention_tiles.fitted(attention_tiles.configuration(arch, head_dim), queries, causal)
     assert arch != "interpreter" or len(matmul.candidates(arch, "bf16", 64, 64)) == len(found) == 1
 
 

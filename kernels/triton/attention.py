@@ -1,8 +1,6 @@
-"""Attention in Triton: the configuration each architecture gets, and how its kernels are launched.
+"""Attention in Triton: how its kernels are launched, and what the code gate is to compile of them.
 
-Configurations compile without spilling registers as `gate_entries` lists them; where there are several a case chooses
-(`clustergauge.tuning`).  Tiles are moved by the copy engine (TMA) from Hopper on, with warp specialisation in Blackwell's forward
-kernel; by pointers with cp.async on Ampere, Ada and consumer Blackwell (99 KiB of shared memory), with two stages on AMD.
+Which tiles an architecture gets is in `attention_tiles`.
 """
 
 from __future__ import annotations
@@ -10,16 +8,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 
-from clustergauge.probe import Skip
 from kernels.triton.attention_backward import backward_keys_kernel, backward_queries_kernel, delta_kernel
 from kernels.triton.attention_decode import combine_kernel, decode_kernel
 from kernels.triton.attention_forward import forward_kernel
+from kernels.triton.attention_tiles import Config, Tile, configuration, fitted, others
 
 if TYPE_CHECKING:
     from kernels.gate.entry import Entry
@@ -27,129 +24,6 @@ if TYPE_CHECKING:
 Call = Callable[[], object]
 DELTA_ROWS = 64
 MOST_SPLITS = 64
-GROUP_ROWS = 16
-"""Rows of the smallest product that a tensor core makes: query heads of a decode program are padded to a multiple of it."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Queries × keys that a program handles at a time, and how it is run."""
-
-    bm: int
-    bn: int
-    warps: int
-    stages: int
-
-    def __str__(self) -> str:
-        return f"{self.bm}x{self.bn}, {self.warps} warps, {self.stages} stages"
-
-
-@dataclass(frozen=True)
-class Config:
-    """What one architecture gets for one head size.  ``keys``: the kernel of dK and dV; ``queries``: that of dQ.
-
-    ``decode``: ``bm`` is the least number of padded query heads.  ``tma``: tiles move by descriptors; ``ws``: warp-specialised.
-    ``ragged_keys``: in the place of ``keys`` where that would spill registers (`fitted`).
-    """
-
-    forward: Tile
-    keys: Tile
-    queries: Tile
-    decode: Tile
-    tma: bool = False
-    ws: bool = False
-    ragged_keys: Tile | None = None
-
-    def describe(self, mode: str) -> str:
-        """For a record: the tiles of the kernels that a mode runs."""
-        tiles = f"dK dV {self.keys}; dQ {self.queries}" if mode == "backward" else str(getattr(self, mode))
-        moved = " by TMA" if self.tma and mode != "decode" else ""
-        return f"{tiles}{moved}{', warp-specialised' if self.ws and mode == 'forward' else ''}"
-
-
-_SMALL = Config(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2))
-_AMPERE = {
-    64: Config(Tile(128, 64, 8, 3), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2), Tile(16, 64, 4, 3)),
-    128: Config(Tile(128, 64, 8, 3), Tile(64, 64, 8, 2), Tile(128, 32, 8, 2), Tile(16, 64, 4, 3)),
-}
-_HOPPER = {
-    64: Config(Tile(128, 64, 8, 3), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(16, 64, 4, 3), tma=True),
-    128: Config(
-        Tile(128, 128, 8, 2),
-        Tile(64, 128, 8, 2),
-        Tile(128, 64, 8, 2),
-        Tile(16, 64, 4, 3),
-        tma=True,
-        ragged_keys=Tile(32, 128, 8, 2),
-    ),
-}
-_BLACKWELL = {
-    64: Config(Tile(128, 128, 8, 2), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(16, 64, 4, 3), tma=True, ws=True),
-    128: Config(Tile(128, 128, 8, 2), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(16, 64, 4, 3), tma=True, ws=True),
-}
-_CONSUMER_BLACKWELL = _AMPERE | {64: replace(_AMPERE[64], ragged_keys=Tile(32, 64, 8, 2))}
-_CDNA = {
-    64: Config(Tile(128, 64, 4, 2), Tile(16, 128, 8, 2), Tile(64, 64, 4, 2), Tile(16, 64, 4, 2)),
-    128: Config(Tile(128, 32, 8, 2), Tile(16, 64, 4, 2), Tile(128, 32, 8, 2), Tile(16, 64, 4, 2)),
-}
-"""Larger tiles of the backward kernels spill; so does 128×64 of the forward kernel for bf16."""
-CONFIGS: dict[str, dict[int, Config]] = {
-    "interpreter": {64: _SMALL, 128: _SMALL},
-    "sm_8": _AMPERE,
-    "sm_9": _HOPPER,
-    "sm_10": _BLACKWELL,
-    "sm_12": _CONSUMER_BLACKWELL,
-    "gfx942": _CDNA,
-    "gfx950": _CDNA,
-}
-"""By architecture (for NVIDIA the major version of the capability) and head size."""
-OTHERS: dict[str, dict[int, dict[str, Tile]]] = {
-    "sm_80": {
-        64: {"forward": Tile(128, 64, 4, 3), "decode": Tile(16, 128, 4, 2)},
-        128: {"forward": Tile(64, 64, 4, 3), "decode": Tile(16, 32, 4, 4)},
-    },
-    "sm_9": {
-        64: {"forward": Tile(128, 128, 8, 2), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
-        128: {"forward": Tile(128, 64, 8, 3), "queries": Tile(64, 64, 4, 2), "decode": Tile(16, 128, 4, 2)},
-    },
-    "sm_10": {
-        64: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
-        128: {"forward": Tile(128, 64, 8, 3), "decode": Tile(16, 128, 4, 2)},
-    },
-}
-"""What may be faster in the place of a tile of `CONFIGS`: a launch tries it (`candidates`).  They compile as well."""
-
-
-def configuration(arch: str, head_dim: int) -> Config:
-    """Raises `Skip` if there is none for the architecture."""
-    family = _family(arch)
-    if head_dim not in CONFIGS.get(family, {}):
-        raise Skip(f"the Triton attention has no configuration for head size {head_dim} on {arch}")
-    return CONFIGS[family][head_dim]
-
-
-def candidates(arch: str, head_dim: int, mode: str, queries: int, causal: bool) -> list[Config]:
-    """What may run a mode, the one to be had without trying first; `fitted`.  Raises `Skip` if there is none."""
-    found = [fitted(configuration(arch, head_dim), queries, causal)]
-    for name in ("keys", "queries") if mode == "backward" else (mode,):
-        tile = _others(arch, head_dim).get(name)
-        found += [replace(config, **{name: tile}) for config in found] if tile else []
-    return found
-
-
-def _others(arch: str, head_dim: int) -> dict[str, Tile]:
-    return OTHERS.get(arch if arch in OTHERS else _family(arch), {}).get(head_dim, {})
-
-
-def _family(arch: str) -> str:
-    return arch[:-1] if arch.startswith("sm_") else arch
-
-
-def fitted(config: Config, queries: int, causal: bool) -> Config:
-    """With ``ragged_keys`` (if any) in the place of ``keys``: for the full mask and queries that ``keys`` does not divide."""
-    if config.ragged_keys and not causal and queries % config.keys.bm:
-        return replace(config, keys=config.ragged_keys)
-    return config
 
 
 def forward(
@@ -272,7 +146,7 @@ def _entries(target: str, d: int) -> Iterator[Entry]:
     from kernels.gate.entry import Argument, Descriptor, Entry, Expects, Pointer, named
 
     arch = target.replace("sm", "sm_")
-    configured, others = configuration(arch, d), _others(arch, d)
+    configured, second = configuration(arch, d), others(arch, d)
     queries, kv, group = 32, 8, 4
 
     def source(dtype: str, heads: int, length: int, rows: int) -> Argument:
@@ -285,8 +159,8 @@ def _entries(target: str, d: int) -> Iterator[Entry]:
             ("queries", backward_queries_kernel),
         ):
             yield name, kernel, 1, getattr(config, name)
-            if name in others:
-                yield name, kernel, 2, others[name]
+            if name in second:
+                yield name, kernel, 2, second[name]
 
     fp32 = Pointer("fp32")
     for dtype, mask, length in (
@@ -321,7 +195,7 @@ def _entries(target: str, d: int) -> Iterator[Entry]:
                 expects=Expects(tensor=dtype, bulk=config.tma),
                 config=str(tile),
             )
-    decoding = [configured.decode, *([others["decode"]] if "decode" in others else [])]
+    decoding = [configured.decode, *([second["decode"]] if "decode" in second else [])]
     for (dtype, length), (number, tile) in itertools.product(
         (("bf16", 8192), ("bf16", 8191), ("fp16", 8192)), enumerate(decoding, 1)
     ):
