@@ -7,6 +7,7 @@ import json
 import signal
 import statistics
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
