@@ -197,11 +197,12 @@ def _check_sums(shape: Shape, t: Tensors) -> None:
     """What the gradients of all heads must add up to.
 
     Errors: a weight's is at most u of it, so that those of Σⱼ dVⱼ are at most u·√Σᵢ|dOᵢ|² for weights and u·√Σⱼ dVⱼ² for
-    outputs (1 + G times); λ covers both.  For ⟨dQ, Q⟩ and ⟨dK, K⟩ the same with the products' squares, and what is left of
-    dO·V minus its mean, two sums in fp32, where a query sees one key alone and both are equal.
+    outputs (1 + G times); λ covers both.  For ⟨dQ, Q⟩ and ⟨dK, K⟩ the same with the products' squares; with what is left of dO·V
+    minus its mean, two sums in fp32, where a query sees one key alone and both are equal; and with what the smallest numbers of
+    the dtype are off in dQ, dK (1 + G times) and dV.
     """
     assert t.do is not None
-    unit = UNIT[t.q.dtype] + 2.0**-12
+    unit, least = UNIT[t.q.dtype] + 2.0**-12, LEAST[t.q.dtype]
     size = (shape.batch, shape.kv_heads, shape.group * shape.queries, shape.head_dim)
     for batch in range(shape.batch):
         for row in range(shape.kv_heads):
@@ -209,6 +210,7 @@ def _check_sums(shape: Shape, t: Tensors) -> None:
             k, v, dk, dv = (x[batch, row].double() for x in (t.k, t.v, *t.grads[1:]))
             expected, got = do.sum(0), dv.sum(0)
             allowed = LAMBDA * unit * (do.square().sum(0).sqrt() + (1 + shape.group) * dv.square().sum(0).sqrt())
+            allowed += LAMBDA * least * (1 + shape.group) * math.sqrt(shape.keys)
             worst = int(((got - expected).abs() / allowed).nan_to_num(nan=math.inf).argmax())
             if not float((got - expected).abs()[worst]) <= float(allowed[worst]):
                 raise Wrong(
@@ -219,6 +221,7 @@ def _check_sums(shape: Shape, t: Tensors) -> None:
             margin = 8 * LAMBDA * unit * (1 + shape.group) * float(left.square().sum().sqrt() + right.square().sum().sqrt())
             longest = float((do.norm(dim=1) * q.norm(dim=1)).norm() * v.norm(dim=1).max() * k.norm(dim=1).max())
             margin += SUMS * longest / math.sqrt(shape.head_dim)
+            margin += LAMBDA * least * (1 + shape.group) * float(q.square().sum().sqrt() + k.square().sum().sqrt())
             if not abs(float(left.sum() - right.sum())) <= margin:
                 raise Wrong(
                     f"batch {batch}, head {row}: the sum of dQ·Q is {float(left.sum()):.9g}, that of dK·K "
