@@ -3,7 +3,8 @@
 The rate is the bytes of all ranks over the time of the slowest, with direct I/O where every node has it.  Files are laid out
 whole before timing, as `sequential` does, and opened anew, untimed, before every sample: a file system of many clients shows a
 file as it is when it is opened.  The timed region is the transfers of blocks by ``depth`` lanes and, for a write, the
-``fdatasync`` that ends it; ranks meet before it, and each one's own seconds are in the series ``rank_seconds``, sample by sample.
+``fdatasync`` that ends it; ranks meet before it, and each one's own seconds are in the series ``rank_seconds``, sample by sample
+(in one file without direct I/O, a sync may wait for blocks of the others).
 
 No rank reads what it wrote: reads are of another rank's bytes, of another node where there is one, out of the page cache before;
 so is what is read back of writes, some blocks after every sample and all of the last one.  Every read is verified whole.  What
@@ -14,15 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-from dataclasses import dataclass
 
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
-from clustergauge.world import World
 from storage_io import memory
 from storage_io.datafile import DataFile
 from storage_io.errors import StorageError
@@ -33,7 +31,7 @@ from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
 from storage_io.sequential import SPARE_MEMORY, SPOT_CHECKS, Block
-from storage_io.shared import LAYOUTS, SharedFolder
+from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
 from storage_io.workspace import Workspace
 
 TRIAL_BYTES = 16 << 20
@@ -63,12 +61,12 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     or the system is not Linux; `StorageError` where the target can't be written to.
     """
     world = ctx.world
-    agreed = _agreed(world, together(world, lambda: _proof(ctx, size, spare)))
+    agreed = agree(world, together(world, lambda: _proof(ctx, size, spare)))
     assert ctx.target
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(contextlib.closing(SharedFolder(world, ctx.target, layout, size, spare)))
+        folder = stack.enter_context(contextlib.closing(SharedFolder(world, ctx.target, layout, size, agreed, spare)))
         done = together(world, lambda: _Transfer(ctx, folder, agreed, block, depth, writes=op == "write"))
-        stack.callback(done.lanes.close)
+        stack.callback(done.close)
         done.lay_out()
         for name, value in (describe(folder.path) | done.settings(block, depth)).items():
             ctx.set(name, value)
@@ -84,17 +82,6 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
         max_iterations=1,
         sync=True,
     )
-
-
-@dataclass(frozen=True)
-class _Agreed:
-    """What all ranks know: how bytes go, as `DataFile` says it of one, the seed of the data, and the host of each rank."""
-
-    direct: bool
-    reason: str
-    counted: bool
-    seed: int
-    hosts: list[str]
 
 
 def _proof(ctx: Context, size: int, spare: int | None) -> DataFile:
@@ -113,17 +100,6 @@ def _proof(ctx: Context, size: int, spare: int | None) -> DataFile:
         return trial(own.file(0), TRIAL_BYTES)[0]
 
 
-def _agreed(world: World, own: DataFile) -> _Agreed:
-    """Direct where it is on all ranks, counted where all count; else the reason of the first that has it otherwise."""
-    everybody = world.gather([own.direct, own.reason, own.counted, world.host])
-    said = None
-    if everybody:
-        rank, first = next(((n, one) for n, one in enumerate(everybody) if not one[0]), (0, everybody[0]))
-        reason = f"rank {rank}: {first[1]}" if rank else first[1]
-        said = [first[0], reason, all(counted for _, _, counted, _ in everybody), secrets.randbits(62), [s[3] for s in everybody]]
-    return _Agreed(*world.from_root(said))
-
-
 class _Transfer:
     """One rank's bytes, those of the rank it reads, its buffer, and the lanes between them.
 
@@ -131,7 +107,7 @@ class _Transfer:
     ``_failed``: what the run met, told to all ranks after it.  ``_ranks_s``: on rank 0, the seconds of every rank.
     """
 
-    def __init__(self, ctx: Context, folder: SharedFolder, agreed: _Agreed, block: int, depth: int, *, writes: bool) -> None:
+    def __init__(self, ctx: Context, folder: SharedFolder, agreed: Agreed, block: int, depth: int, *, writes: bool) -> None:
         import numpy as np
 
         world = ctx.world
@@ -215,29 +191,29 @@ class _Transfer:
         if self.writes:
             self._read_back(self._others)
 
+    def close(self) -> None:
+        """End the lanes and close the file."""
+        self.lanes.close()
+        if self._file:
+            self._file.close()
+
     def _placed(self, blocks: list[Block], rank: int) -> list[Block]:
         """Blocks of the buffer, with their offsets in the file in which the rank has its bytes."""
         start = self._folder.start(rank)
         return [(start + offset, view) for offset, view in blocks]
 
-    def _open(self, rank: int) -> DataFile:
-        file = self._folder.open(rank)
-        if not self._agreed.direct and file.direct:
-            file.go_buffered(self._agreed.reason)
-        return file
-
     def _allocate(self) -> None:
         """A file of its own each rank allocates by itself, a common one rank 0."""
         rank = self._world.rank
         if rank == self._folder.number(rank):
-            with contextlib.closing(self._open(rank)) as file:
+            with contextlib.closing(self._folder.open(rank)) as file:
                 file.allocate()
 
     def _write_once(self) -> None:
         rank, size = self._world.rank, self._folder.size
         self._pattern.fill(self._content, self._folder.number(rank), 0, self._folder.start(rank))
         spent = 0.0
-        with contextlib.closing(self._open(rank)) as file:
+        with contextlib.closing(self._folder.open(rank)) as file:
             for start in range(0, size, BASE_BYTES):
                 some = self._placed(pieces(self._content[start // 8 : (start + BASE_BYTES) // 8]), rank)
                 spent += seconds(lambda some=some, start=start: _write(file, some, start))
@@ -250,8 +226,9 @@ class _Transfer:
             self._pattern.restamp(self._content, self._sample)
         else:
             self._content.fill(POISON)
-        self._file = self._open(self._world.rank if self.writes else self._of)
-        self._drop(self._file)
+        self._file = self._folder.open(self._world.rank if self.writes else self._of)
+        if not self._file.direct:
+            self._cached = max(self._cached, self._file.drop() or 0)
 
     def _settle(self) -> None:
         """Look at the last run, on all ranks together; once."""
@@ -283,8 +260,9 @@ class _Transfer:
     def _read_back(self, blocks: list[Block]) -> None:
         """Read blocks of the other rank one after the other into a buffer of their own and verify each."""
         try:
-            with contextlib.closing(self._open(self._of)) as file:
-                self._drop(file)
+            with contextlib.closing(self._folder.open(self._of)) as file:
+                if not file.direct:
+                    file.drop()
                 for offset, view in blocks:
                     got = self._scratch.data.cast("B")[: len(view)]
                     file.read_at(offset, got)
@@ -306,10 +284,6 @@ class _Transfer:
     def _spots(self) -> list[Block]:
         chosen = self._choose.choice(len(self._others), min(SPOT_CHECKS, len(self._others)), replace=False)
         return [self._others[n] for n in sorted(chosen)]
-
-    def _drop(self, file: DataFile) -> None:
-        if not file.direct:
-            self._cached = max(self._cached, file.drop() or 0)
 
 
 def _write(file: DataFile, blocks: list[Block], start: int) -> None:

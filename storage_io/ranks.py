@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -52,7 +53,7 @@ def partners(hosts: Sequence[str]) -> list[int]:
     Ranks sorted by host, shifted by as many as the fullest host has; one with more than half of them must read some of its own.
     """
     order = sorted(range(len(hosts)), key=lambda rank: (hosts[rank], rank))
-    fullest = max(map(hosts.count, hosts))
+    fullest = max(Counter(hosts).values())
     shift = fullest if fullest < len(hosts) else 1
     found = dict(zip(order, order[shift:] + order[:shift], strict=True))
     return [found[rank] for rank in range(len(hosts))]

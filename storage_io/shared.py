@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
 from clustergauge.probe import Skip
@@ -22,16 +24,39 @@ from storage_io.workspace import Workspace, data_file, folder_of
 LAYOUTS = ("n_to_n", "n_to_1")
 
 
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know: how bytes go, as `DataFile` says it of one, the seed of the data, and the host of each rank."""
+
+    direct: bool
+    reason: str
+    counted: bool
+    seed: int
+    hosts: list[str]
+
+
+def agree(world: World, own: DataFile) -> Agreed:
+    """Direct where a file of its own is on every rank, counted where all count; else the reason of the first without."""
+    everybody = world.gather([own.direct, own.reason, own.counted, world.host])
+    said = None
+    if everybody:
+        rank, first = next(((n, one) for n, one in enumerate(everybody) if not one[0]), (0, everybody[0]))
+        reason = f"rank {rank}: {first[1]}" if rank else first[1]
+        said = [first[0], reason, all(counted for _, _, counted, _ in everybody), secrets.randbits(62), [s[3] for s in everybody]]
+    return Agreed(*world.from_root(said))
+
+
 class SharedFolder:
-    """Files of ``size`` bytes a rank.  ``spare``: bytes to leave free, instead of what `Workspace` asks for.
+    """Files of ``size`` bytes a rank, opened as was agreed.  ``spare``: bytes to leave free, not what `Workspace` asks for.
 
     ``path``: the run folder, as this rank finds it.  For all ranks together.  Raises `Skip` where space is short or each node has
     a target of its own, `StorageError` where it can't be written to or is not the same on nodes that should share it.
     """
 
-    def __init__(self, world: World, target: Path, layout: str, size: int, spare: int | None = None) -> None:
+    def __init__(self, world: World, target: Path, layout: str, size: int, agreed: Agreed, spare: int | None = None) -> None:
         self.size = size
         self._world = world
+        self._agreed = agreed
         self._each = layout == "n_to_n"
         self._own: Workspace | None = None
         try:
@@ -55,11 +80,14 @@ class SharedFolder:
         """The file in which a rank has its bytes.  Raises `StorageError` where it is not there."""
         path = data_file(self.path, self.number(rank))
         try:
-            return DataFile(path, self.size if self._each else self.size * self._world.size, new=False)
+            file = DataFile(path, self.size if self._each else self.size * self._world.size, new=False)
         except StorageError as error:
             if error.errno != errno.ENOENT:
                 raise
             raise StorageError.quoted(f"{self._whose(rank)} {path} is not there: {_QUESTION}") from None
+        if file.direct and not self._agreed.direct:
+            file.go_buffered(self._agreed.reason)
+        return file
 
     def close(self) -> None:
         """On rank 0, remove the folder and what is in it."""

@@ -322,6 +322,14 @@ def test_the_rank_that_failed_is_named_and_nothing_is_left(supervisor, tmp_path,
     assert names(tmp_path / APART) == []
 
 
+def test_the_rank_that_died_is_named_and_what_is_left_can_be_swept(supervisor, tmp_path):
+    outcome = run(supervisor, tmp_path, "n_to_n", "write", "dies")
+    assert outcome.status == "error"
+    assert outcome.reason.startswith("rank 1 on "), outcome.reason
+    workspace.sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_the_slow_rank_is_named(supervisor, tmp_path):
     outcome = run(supervisor, tmp_path, "n_to_1", "write", "slow", budget_s=1.0)
     assert outcome.status == "ok", outcome

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from unittest import mock
 
@@ -10,7 +12,7 @@ from clustergauge.probe import Context, Needs, Skip, Work, probe
 from storage_io import parallel, shared
 from storage_io.errors import StorageError
 
-FAULTS = ("none", "slow", "full", "refuses", "lazy", "flip", "missing", "cached", "apart", "unmounted")
+FAULTS = ("none", "slow", "full", "dies", "refuses", "lazy", "flip", "missing", "cached", "apart", "unmounted")
 SLOW_S = 0.15
 APART = "apart"
 """A folder of the target that the last rank takes for the target, where it is to be on a file system of its own."""
@@ -55,6 +57,8 @@ def _plant(fault, done):
     def run(items):
         if fault == "slow":
             time.sleep(SLOW_S)
+        if fault == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
         if fault == "full":
             raise StorageError(f"cannot write {done._file.path}", OSError(28, "No space left on device"))
         if fault != "lazy":
