@@ -111,12 +111,17 @@ def counted(folder: Path, size: str) -> bool:
     if not done.stdout:
         raise SystemExit(done.stderr)
     records = [r for r in msgspec.convert(json.loads(done.stdout)["records"], list[Record]) if r.device == "cpu:nodes"]
-    if not records or records[0].status != "ok":
-        print(f"nothing was measured over the hosts: {records[0].reason if records else done.stderr}")
+    if not records or (bad := [r.reason for r in records if r.status != "ok"]):
+        print(f"nothing was measured over the hosts: {'; '.join(bad) if records else done.stderr}")
         return False
-    (record,) = records
-    runs = record.counters.path["runs"]
-    needed = 2 * (len(HOSTS) - 1) / len(HOSTS) * parse_size(size) * int(runs or 0)
+    good = [moved(record, parse_size(size)) for record in records]
+    return all(good)
+
+
+def moved(record: Record, size: int) -> bool:
+    """Whether every interface moved what was predicted for a case."""
+    runs = int(record.counters.path["runs"] or 0)
+    needed = 2 * (len(HOSTS) - 1) / len(HOSTS) * size * runs
     shares = {
         f"{host} {what}": int(record.counters.path[f"{host}/eth0.{what}_bytes"] or 0) / needed
         for host in HOSTS
@@ -124,9 +129,8 @@ def counted(folder: Path, size: str) -> bool:
     }
     good = all(abs(share - 1) <= WITHIN for share in shares.values())
     said = ", ".join(f"{name} {100 * (share - 1):+.2f} %" for name, share in shares.items())
-    word = "met" if good else f"MISSED, asked is {WITHIN}"
-    print(f"{size:>8} {runs} runs, {needed / 1e6:.1f} MB predicted of each: {said}: {word}")
-    print(f"         path: {path.proof(record)}")
+    print(f"{record.case}: {runs} runs, {needed / 1e6:.1f} MB predicted of each: {said}: {'met' if good else 'MISSED'}")
+    print(f"  path: {path.proof(record)}", flush=True)
     return good
 
 
