@@ -1,6 +1,7 @@
 # make install   the environment in .venv (reused when nothing changed)
 # make run       that, then the quick suite:  make run ARGS="--target /scratch"
 # make test      that, then the tests
+# make test-all  the tests, slow variants too
 # make gate      that, then every Triton kernel compiled for every GPU architecture, without one (minutes)
 # make check     formatting, lint, types, layers
 # make clean     remove .venv and what tools leave behind
@@ -9,7 +10,7 @@ PYTHON ?= python3
 ARGS ?=
 STAMP := .venv/.installed
 
-.PHONY: install run test gate check clean
+.PHONY: install run test test-all gate check clean
 
 install: $(STAMP)
 
@@ -21,7 +22,10 @@ run: install
 	.venv/bin/python run_suite.py $(ARGS)
 
 test: install
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+test-all: install
+	.venv/bin/python -m pytest -n 3 --dist loadfile -m "slow or not slow" $(ARGS)
 
 gate: install
 	.venv/bin/python -m kernels.gate $(ARGS)

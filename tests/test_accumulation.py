@@ -8,7 +8,7 @@ import torch
 from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.world import Serial
-from kernels import accumulation, matmul
+from kernels import accumulation, matmul, matmul_backends
 
 SCALE = 2.0**-14
 
@@ -90,14 +90,14 @@ def test_short_sums_cannot_tell():
 @pytest.fixture
 def outcome(tmp_path, monkeypatch):
     """Runs a case of fp8 on simulated tensor cores."""
-    monkeypatch.setattr(matmul, "_refuse_fp8", lambda *_: None)
+    monkeypatch.setattr(matmul_backends, "refuse_fp8", lambda *_: None)
     monkeypatch.setattr(matmul, "_refuse_hopeless", lambda *_: None)
 
     def run(dtype, product, shape="4x4x2048"):
         def start(a, b, c, scales, *, fast):
             return lambda: c.copy_(product(a, b, float(scales[0] * scales[1])))
 
-        monkeypatch.setattr(matmul, "_scaled_call", start)
+        monkeypatch.setattr(matmul_backends, "scaled_call", start)
         params = {"backend": "torch", "dtype": dtype, "shape": shape}
         job = Job("matmul", "kernels.matmul", "matmul", params, "cpu", 0.01, 1, llc_bytes=4096)
         return execute(job, matmul.matmul, Serial(), tmp_path, lambda _: None)

@@ -61,7 +61,7 @@ def cut_after(environment: dict[str, str], host: str, seconds: float) -> threadi
     return thread
 
 
-@pytest.mark.parametrize("world", ["torch", "mpi"])
+@pytest.mark.parametrize("world", [pytest.param("torch", marks=pytest.mark.slow), "mpi"])
 def test_a_link_that_is_cut_within_a_case_costs_its_node_and_the_case(hosts, world):
     environment, remote, address = hosts
     fleet = nodes.fleet(("c0", "c1", "c2"), remote, address)

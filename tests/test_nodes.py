@@ -63,8 +63,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("how", "phase", "words"), FAULTS)
-@pytest.mark.parametrize("world", ["torch", "mpi"])
+@pytest.mark.parametrize(
+    ("world", "how", "phase", "words"),
+    [("mpi" if n % 2 else "torch", *fault) for n, fault in enumerate(FAULTS)]
+    + [pytest.param("torch" if n % 2 else "mpi", *fault, marks=pytest.mark.slow) for n, fault in enumerate(FAULTS)],
+)
 def test_the_rank_at_fault_is_named_with_its_host(team, world, how, phase, words):
     supervisor, crew, desk = team
     result = nodes.run(supervisor, how, world, phase)

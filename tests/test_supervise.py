@@ -194,7 +194,8 @@ MANY = [
 
 @pytest.mark.parametrize(
     ("world", "how", "phase", "words"),
-    [("mpi", *fault) for fault in MANY] + [("torch", *fault) for fault in MANY],
+    [("mpi" if n % 2 else "torch", *fault) for n, fault in enumerate(MANY)]
+    + [pytest.param("torch" if n % 2 else "mpi", *fault, marks=pytest.mark.slow) for n, fault in enumerate(MANY)],
 )
 def test_the_rank_at_fault_is_named_among_several(supervisor, world, how, phase, words):
     result = run(supervisor, how, world, phase)
@@ -207,7 +208,7 @@ def test_the_rank_at_fault_is_named_among_several(supervisor, world, how, phase,
     assert run(supervisor, "well", world).outcome.status == "ok"
 
 
-@pytest.mark.parametrize("world", ["mpi", "torch"])
+@pytest.mark.parametrize("world", ["mpi", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_stopped_rank_that_takes_no_messages_does_not_stop_its_agent(supervisor, world):
     result = run(supervisor, "deaf", world, timeout_s=20)
     assert f"rank 1 on {supervisor.machine.host}" in result.outcome.reason
