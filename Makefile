@@ -22,10 +22,10 @@ run: install
 	.venv/bin/python run_suite.py $(ARGS)
 
 test: install
-	.venv/bin/python -m pytest -n 3 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all: install
-	.venv/bin/python -m pytest -n 3 --dist loadfile -m "slow or not slow" $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "slow or not slow" $(ARGS)
 
 gate: install
 	.venv/bin/python -m kernels.gate $(ARGS)

@@ -76,7 +76,7 @@ class _View:
         page = self.page
         heading.draw(page, self.run.run_id, self.loaded.machines.values())
         for line in storage.lines(self.loaded):
-            page.add((fit_end(f"target {line}", page.width), "dim"))
+            page.wrap(line, "target ", "dim", 3)
         page.gap()
         self._rows(self.good)
         page.gap()

@@ -121,6 +121,7 @@ def test_a_planted_slow_down_turns_red_and_names_its_case_and_no_other(repositor
 
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_an_interrupt_leaves_no_worktree_and_no_process(repository, tmp_path, number):
     (repository / "pace.toml").write_text(SUITE.replace("0.1", "60"))
     process = start(repository, tmp_path / "t", "--against", "HEAD", *MEASURE)
@@ -138,6 +139,7 @@ def test_an_interrupt_leaves_no_worktree_and_no_process(repository, tmp_path, nu
 
 
 @pytest.mark.timeout(420)
+@pytest.mark.slow
 def test_a_tree_that_cannot_measure_is_named(repository, tmp_path):
     (repository / "clustergauge/plan.py").write_text("import this is no Python")
     done = suite(repository, tmp_path / "t", "--against", "HEAD", *MEASURE)

@@ -330,6 +330,7 @@ def test_listing_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_files_go_with_a_terminated_worker_and_are_swept_after_a_killed_one(tmp_path, number):
     params = {"model": "llama3-8b", "format": "raw", "op": "save", "ranks": "one", "size": 8 << 20}
     with measuring(tmp_path, "storage_io.checkpoint", "checkpoint", **params) as process:
@@ -347,6 +348,7 @@ def test_a_file_that_a_library_had_not_finished_is_swept_too(tmp_path):
 
 
 @pytest.mark.parametrize("planted", [KeyboardInterrupt(), SystemExit(143), OSError(122, "Disk quota exceeded")])
+@pytest.mark.slow
 def test_nothing_is_left_when_preparing_ends_early(tmp_path, monkeypatch, planted):
     def fail(*_):
         raise planted
@@ -413,6 +415,7 @@ def test_two_ranks_have_a_file_each_and_count_together(supervisor, tmp_path, kin
         ("save", "refuses", "skipped", r"^rank 1: this rank's disk is not there$"),
     ],
 )
+@pytest.mark.slow
 def test_the_rank_that_failed_is_named_and_nothing_is_left(supervisor, tmp_path, op, fault, status, words):
     outcome = run(supervisor, tmp_path, "raw", op, fault)
     assert outcome.status == status
@@ -420,6 +423,7 @@ def test_the_rank_that_failed_is_named_and_nothing_is_left(supervisor, tmp_path,
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_slow_rank_is_named(supervisor, tmp_path):
     outcome = run(supervisor, tmp_path, "raw", "save", "slow", budget_s=1.0)
     assert outcome.status == "ok", outcome

@@ -356,6 +356,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_readable_run(tmp_path, faulty):
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.slow
 def test_another_package_called_kernels_does_not_get_in(tmp_path):
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text("raise RuntimeError('the wrong kernels')")

@@ -153,6 +153,7 @@ def executed(target, monkeypatch, module, name, **params):
         ("storage_io.flush", "flush", {"size": 16 << 20}),
     ],
 )
+@pytest.mark.slow
 def test_a_case_takes_turns_with_fio(tmp_path, monkeypatch, module, name, params):
     outcome = executed(tmp_path, monkeypatch, module, name, **params)
     assert outcome.status == "ok", outcome.reason
@@ -214,6 +215,7 @@ def test_the_ratio_is_that_of_the_rates_with_its_spread():
 
 
 @needs_fio
+@pytest.mark.slow
 def test_fio_and_its_file_go_with_a_killed_worker(tmp_path):
     (tmp_path / "s.toml").write_text(
         'title = "t"\nbudget_s = 0.1\n[[cases]]\nprobe = "random"\nop = "write"\nblock = "4KiB"\ndepth = 1\nsize = "16MiB"\n'

@@ -198,6 +198,7 @@ class Impatient(Quiet):
             threading.Timer(3.0, _thread.interrupt_main).start()
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_groups_measure_ends_everything_on_all_nodes(tmp_path):
     hang = '[[cases]]\nprobe = "misbehave"\nhow = "hang"\nworld = "mpi"\nphase = "run"\n'
     came, loaded, left = conduct(tmp_path, Impatient(), f'title = "hang"\ntimeout_s = 300\n{hang}', ("tests.faults.misbehaving",))

@@ -167,6 +167,7 @@ def test_an_epoch_that_the_cache_answered_is_invalid(tmp_path):
 # -- as much as memory holds, and not begun where there is no sense
 
 
+@pytest.mark.slow
 def test_what_memory_does_not_hold_is_verified_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "HELD_BYTES", 5 * 4 * SAMPLE_BYTES)
     with prepared(tmp_path, "shards") as (work, ctx):
@@ -200,6 +201,7 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_files_and_workers_go_with_a_terminated_worker_and_are_swept_after_a_killed_one(tmp_path, number):
     params = {"layout": "shards", "workers": 1, "compute": 0, "size": 96 << 20}
     with measuring(tmp_path, "storage_io.loader", "loader", **params) as process:

@@ -132,6 +132,7 @@ def test_the_clusters_own_mpi_over_nodes_and_its_faults(hosts, tmp_path, monkeyp
     assert nodes.workers_left(fleet.desk.token) == []
 
 
+@pytest.mark.slow
 def test_a_link_that_is_cut_before_its_case_costs_the_node_alone(hosts):
     """Node-local cases: the others do not notice."""
     environment, remote, address = hosts

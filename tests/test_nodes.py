@@ -89,6 +89,7 @@ def test_the_key_is_in_no_command_line_and_no_environment(team):
     assert not any(key in text for text in seen)
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_lost_costs_its_node_and_the_case(team):
     """The last test of this team: an agent is killed while a case runs on both nodes."""
     fleet = nodes.fleet(("na", "nb", "nc"))
@@ -213,6 +214,7 @@ def test_a_run_over_nodes_keeps_what_fails_out_of_the_next_tier_and_can_be_resum
     assert "that run used --hosts 'na,nb,nc-sick'" in said
 
 
+@pytest.mark.slow
 def test_what_fails_is_measured_afresh_on_each_node_and_over_all(tmp_path):
     """Nothing takes a nanosecond: all of it fails a first time, and is confirmed by two fresh launches where it failed."""
     (tmp_path / "never.toml").write_text(

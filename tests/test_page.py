@@ -69,6 +69,7 @@ def test_nothing_is_fetched_and_the_page_is_small():
     assert len(text.encode()) < 200_000
 
 
+@pytest.mark.slow
 def test_a_large_run_stays_below_two_megabytes():
     records = [record("memory", {**COPY, "size": n + 1}) for n in range(2500)]
     run = loaded(*records)

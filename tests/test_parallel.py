@@ -313,6 +313,7 @@ QUESTION = re.escape("is the target one file system on all nodes?")
         ),
     ],
 )
+@pytest.mark.slow
 def test_the_rank_that_failed_is_named_and_nothing_is_left(supervisor, tmp_path, layout, op, fault, status, words):
     (tmp_path / APART).mkdir()
     outcome = run(supervisor, tmp_path, layout, op, fault)
@@ -322,6 +323,7 @@ def test_the_rank_that_failed_is_named_and_nothing_is_left(supervisor, tmp_path,
     assert names(tmp_path / APART) == []
 
 
+@pytest.mark.slow
 def test_the_rank_that_died_is_named_and_what_is_left_can_be_swept(supervisor, tmp_path):
     outcome = run(supervisor, tmp_path, "n_to_n", "write", "dies")
     assert outcome.status == "error"
@@ -338,6 +340,7 @@ def test_the_slow_rank_is_named(supervisor, tmp_path):
     assert found["slow storage of a rank"].detail.startswith("rank 1 on node-1 takes ")
 
 
+@pytest.mark.slow
 def test_reads_that_the_cache_of_one_rank_answered_are_invalid(supervisor, tmp_path):
     outcome = run(supervisor, tmp_path, "n_to_n", "read", "cached")
     assert outcome.status == "ok", outcome
@@ -349,6 +352,7 @@ def test_reads_that_the_cache_of_one_rank_answered_are_invalid(supervisor, tmp_p
     assert verdict.reason.startswith("cached: the device moved ")
 
 
+@pytest.mark.slow
 def test_where_the_device_cannot_be_seen_it_is_unproven(supervisor, tmp_path):
     outcome = run(supervisor, tmp_path, "n_to_n", "read", "none")
     record = record_of(outcome)
@@ -383,6 +387,7 @@ def test_over_nodes_each_rank_reads_of_the_other_node(tmp_path):
 
 
 @needs_root
+@pytest.mark.slow
 def test_nodes_that_share_no_folder_are_told_so(tmp_path):
     """Each node has a file system of its own where the target is, in a mount namespace."""
     remote = tmp_path / "own_disk"

@@ -96,6 +96,7 @@ def test_a_slow_rank_of_a_real_world_is_named(supervisor):
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_windows_says_how_far_it_came_and_leaves_no_process(tmp_path, asked):
     path = tmp_path / "burn.toml"
     path.write_text('title = "burn"\nbudget_s = 30.0\n[[cases]]\nprobe = "steady"\nhow = "well"\nworld = "serial"\n')

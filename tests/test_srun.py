@@ -47,6 +47,7 @@ def test_agents_and_ranks_are_started_by_srun_on_the_nodes_of_the_allocation(tmp
     assert json.loads((folder / "run.json").read_text())["settings"]["hosts"] == "sl[01-02]"
 
 
+@pytest.mark.slow
 def test_a_node_of_the_allocation_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NODELIST", "sl01,down1")
     fleet = nodes.fleet(("sl01", "down1"), str(SRUN), start_s=20)

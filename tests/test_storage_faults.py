@@ -139,6 +139,7 @@ def test_a_fault_of_the_disk_is_told_as_what_it_is(tmp_path, target, shim, fault
 # -- slow
 
 
+@pytest.mark.slow
 def test_a_disk_ten_times_too_slow_fails_what_is_asked_of_it(tmp_path, target, shim):
     """20 ms more for each MiB: 52 MB/s at the very most."""
     criteria = tmp_path / "accept.toml"
@@ -200,6 +201,7 @@ CACHED = ("invalid", "cached: the device moved 0% of the bytes")
 
 
 @needs_root
+@pytest.mark.slow
 def test_memory_is_invalid_not_fast(tmp_path):
     with mounted(tmp_path / "ram", "-t", "tmpfs", "-o", "size=8g", "none") as target:
         cases = ("sequential read", "random read", "sequential write")
@@ -215,6 +217,7 @@ def counted(record):
     return record["settings"]["fs_type"] not in ("tmpfs", "ramfs", "overlay") and record["settings"]["device_counters"]
 
 
+@pytest.mark.slow
 def test_without_direct_io_a_disk_is_measured_and_labelled(tmp_path, target, shim):
     document, code, said = measured(tmp_path, target, ("sequential read", "random write"), env=faulty(shim, "no_direct"))
     for record in document["records"]:
@@ -262,6 +265,7 @@ def meanwhile(target, do):
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_target_that_vanishes_midway_costs_its_cases_and_no_more(tmp_path, target):
     with meanwhile(target, lambda _: shutil.rmtree(target)):
         document, code, said = measured(tmp_path, target, ("random write", "random read"))
@@ -297,6 +301,7 @@ def workers_in(folder):
     return sorted(set(found))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_named_and_its_files_are_swept_at_once(tmp_path, target):
     killed = []
 

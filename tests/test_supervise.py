@@ -142,7 +142,10 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("how", "phase", "status", "words"), FAULTS)
+@pytest.mark.parametrize(
+    ("how", "phase", "status", "words"),
+    [pytest.param(*fault, marks=pytest.mark.slow) if fault[0] in ("skip", "memory", "orphan") else fault for fault in FAULTS],
+)
 def test_a_fault_costs_one_case_and_is_named(supervisor, how, phase, status, words):
     result = run(supervisor, how, "serial", phase)
     assert result.outcome.status == status

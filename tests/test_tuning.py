@@ -404,6 +404,7 @@ def test_plans_say_what_tunes(tmp_path):
     assert not Needs().tunes
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_keeps_what_it_chose(tmp_path):
     hanging = '\n[[cases]]\nprobe = "misbehave"\nhow = "hang"\nworld = "serial"\nphase = "run"\ntimeout_s = 3\n'
     (tmp_path / "suite.toml").write_text(SUITE + hanging)
