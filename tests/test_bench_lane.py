@@ -138,12 +138,14 @@ def test_saved_runs_are_compared(suite):
     assert "(NOW)" in output
 
 
+@pytest.mark.slow
 def test_under_xdist_cases_are_checked_only(suite):
     found, output = lane(suite, "-n", "1", "-k", "right or wrong")
     assert found == {"right": "PASSED", "wrong": "FAILED"}
     assert "Rounds" not in output
 
 
+@pytest.mark.slow
 def test_an_unknown_suite_is_a_usage_error(tmp_path):
     found, output = lane(tmp_path / "nosuch.toml")
     assert found == {}

@@ -457,6 +457,7 @@ def test_every_kernel_is_right_bit_for_bit_whichever_thread_runs_first(outcomes,
 
 
 @pytest.mark.parametrize(("name", "label"), [(name, label) for name in MUTANTS for label, _, _ in MUTANTS[name]])
+@pytest.mark.slow
 def test_a_planted_error_is_caught(outcomes, name, label):
     assert outcomes[name]["mutants"][label].partition(":")[0] in {"wrong", "crashed"}
 
