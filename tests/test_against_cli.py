@@ -100,6 +100,7 @@ def left_by(root: Path, temporary: Path) -> list[str]:
 
 
 @pytest.mark.timeout(420)
+@pytest.mark.slow
 def test_a_planted_slow_down_turns_red_and_names_its_case_and_no_other(repository, tmp_path):
     probe = repository / "pace.py"
     probe.write_text(PROBE.replace('"other": 0.004', '"other": 0.008'))
