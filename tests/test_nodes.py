@@ -122,6 +122,7 @@ def kill_in_phase(agent: int, scratch: Path, phase: bytes) -> None:
     os.kill(agent, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_nodes_that_cannot_be_had_are_named_and_the_rest_go_on():
     """One whose command fails, and one that never says a word."""
     began = time.monotonic()

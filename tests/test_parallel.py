@@ -261,6 +261,7 @@ def record_of(outcome, ranks=2):
 @pytest.mark.parametrize(
     ("ranks", "layout", "op"), [(3, "n_to_1", "write"), (3, "n_to_n", "read"), (2, "n_to_n", "write"), (2, "n_to_1", "read")]
 )
+@pytest.mark.slow
 def test_ranks_transfer_at_once_and_count_together(supervisor, tmp_path, layout, op, ranks):
     outcome = run(supervisor, tmp_path, layout, op, "none", ranks=ranks)
     assert outcome.status == "ok", outcome
@@ -332,6 +333,7 @@ def test_the_rank_that_died_is_named_and_what_is_left_can_be_swept(supervisor, t
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_slow_rank_is_named(supervisor, tmp_path):
     outcome = run(supervisor, tmp_path, "n_to_1", "write", "slow", budget_s=1.0)
     assert outcome.status == "ok", outcome

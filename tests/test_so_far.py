@@ -58,6 +58,7 @@ def plan(how: str, world: str = "serial", budget_s: float = 60.0) -> Planned:
         ("mpi", "kill", "error", "rank 1 on {host}"),
     ],
 )
+@pytest.mark.slow
 def test_what_was_measured_before_a_fault_is_kept_and_the_fault_is_named(supervisor, world, how, status, words):
     outcome = supervisor.run(plan(how, world), 1, 1 << 20).outcome
     assert outcome.status == status

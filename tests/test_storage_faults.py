@@ -125,6 +125,7 @@ def faulty(shim, kind, after=0, ms=0):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.kind}-{'-'.join(f.cases).replace(' ', '_')}")
+@pytest.mark.slow
 def test_a_fault_of_the_disk_is_told_as_what_it_is(tmp_path, target, shim, fault):
     document, code, said = measured(tmp_path, target, fault.cases, env=faulty(shim, fault.kind, fault.after))
     assert [r["status"] for r in document["records"]] == [fault.status] * len(fault.cases), document["records"]

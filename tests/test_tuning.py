@@ -423,6 +423,7 @@ def test_a_run_that_is_resumed_keeps_what_it_chose(tmp_path):
     assert living(str(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_nodes_of_a_model_run_what_one_of_them_chose(tmp_path):
     (tmp_path / "suite.toml").write_text(SUITE)
     words = ["run", "--probes", MODULE, "--remote", nodes.REMOTE, "-o", str(tmp_path / "results"), "--hosts", "na,nb"]
