@@ -119,6 +119,10 @@ def _describe(ctx: Context, backend: str, arrays: list[Values]) -> None:
         from kernels import buffers
 
         ctx.set("threads", _partials(ctx, backend, 0)[0] if backend == "native" else torch.get_num_threads())
+        if backend == "native":
+            from kernels.native import code
+
+            ctx.set("prefetch_bytes", code.ahead())
         buffers.note_huge_pages(ctx, arrays)
 
 

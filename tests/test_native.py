@@ -177,14 +177,14 @@ def test_nothing_heavy_is_imported_before_it_is_asked_for():
 # -- the code
 
 
-def assembly(triple, cpu):
+def assembly(triple, cpu, ahead=code.AHEAD):
     from llvmlite import binding
 
     code.host()
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     machine = binding.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3)
-    text = machine.emit_assembly(binding.parse_assembly(code.text(triple)))
+    text = machine.emit_assembly(binding.parse_assembly(code.text(triple, ahead)))
     return {op: re.search(rf"(?ms)^{op}:.*?\.cfi_endproc", text)[0] for op in [*OPS, "share"]}
 
 
@@ -207,6 +207,13 @@ def test_on_every_processor_blocks_are_stored_past_the_caches_and_nothing_is_fus
         assert not re.search(r"fn?m(add|sub|la|ls)", text[op]), op
         assert len(re.findall(r"prefetcht0|prfm", text[op])) == lines * (op != "read") * len(code.OPS[op]), op
     assert re.search(r"sfence|dmb\s+ish\b", text["share"])
+
+
+@needs_llvmlite
+def test_lines_are_asked_for_ahead_only_where_that_was_seen_to_help():
+    text = assembly("x86_64-unknown-linux-gnu", "znver3", code.AHEAD_ON["znver3"])
+    assert not [op for op in OPS if "prefetch" in text[op]]
+    assert code.ahead() in {code.AHEAD, *code.AHEAD_ON.values()}
 
 
 # -- memory
