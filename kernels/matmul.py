@@ -17,7 +17,7 @@ from kernels.shapes import Shape, format_shape, parse_shape
 if TYPE_CHECKING:
     import torch
 
-    from kernels.matmul_backends import Scales
+    from kernels.matmul_backends import Scales, Start
 
 MOST_SETS = 512
 PIECE = 256**3
@@ -77,7 +77,7 @@ def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int 
     per_set = (m * k + n * k) * operand.itemsize + m * n * output.itemsize
     buffers.require(per_set, ctx.device)
     if backend in {"torch", "numpy"} and ctx.kind == "cpu":
-        _refuse_hopeless(ctx, dtype, (m, n, k))
+        _refuse_hopeless(ctx, start, dtype, (m, n, k))
     sets, cache = buffers.rotation(ctx, per_set, MOST_SETS, least_sets)
     a = buffers.stack(sets, m, k, operand, ctx.device)
     b = buffers.stack(sets, n, k, operand, ctx.device)
@@ -207,20 +207,19 @@ def _tell_accumulation(ctx: Context, kept: float | None, *, fast: bool) -> None:
 # what is not worth starting
 
 
-def _refuse_hopeless(ctx: Context, dtype: str, whole: Shape) -> None:
-    """Raises `Skip` if one call would take far longer than the budget, by ever larger parts of it."""
+def _refuse_hopeless(ctx: Context, start: Start, dtype: str, whole: Shape) -> None:
+    """Raises `Skip` if one call would take far longer than the budget, by ever larger parts of it on the same backend."""
     import torch
 
     from kernels import budget
 
     operand, output = _types(dtype)
 
-    def start(shape: Shape) -> Call:
+    def part(shape: Shape) -> Call:
         m, n, k = shape
-        a, b = torch.ones((m, k), dtype=operand), torch.ones((n, k), dtype=operand)
-        return backends.torch_call(a, b, torch.empty((m, n), dtype=output))
+        return start(torch.ones((m, k), dtype=operand), torch.ones((n, k), dtype=operand), torch.empty((m, n), dtype=output))
 
-    parts = ((math.prod(shape) / math.prod(whole), functools.partial(start, shape)) for shape in pieces(whole))
+    parts = ((math.prod(shape) / math.prod(whole), functools.partial(part, shape)) for shape in pieces(whole))
     budget.refuse_hopeless(ctx, parts)
 
 

@@ -104,19 +104,50 @@ def test_nothing_is_refused_while_a_busy_spell_lasts_that_is_shorter_than_half_t
 
 def test_the_cost_of_starting_is_not_taken_for_slowness(clock):
     clock.cost = lambda share: 1e-3 + share * 0.1
-    assert budget.at_least(shares(1e-5, 1e-4, 1e-3, 1e-2), 0.5, 0.1) == pytest.approx(0.2)
+    assert budget.at_least(shares(1e-5, 1e-4, 1e-3, 1e-2), 0.5, 0.1, 0.1) == pytest.approx(0.101)
 
 
 def test_estimates_stop_at_the_whole_or_where_they_suffice(clock):
     clock.cost = lambda share: share
-    assert budget.at_least(shares(1e-3, 1e-2), 0.0, 0.01) == pytest.approx(1.0)
+    assert budget.at_least(shares(1e-3, 1e-2), 0.0, 0.01, 0.01) == pytest.approx(1.0)
     assert clock.timed == [1e-3] * 10 + [1e-2] * TRIES
     clock.timed.clear()
-    assert budget.at_least(shares(1e-3, 1e-2), 0.0, 0.009) == pytest.approx(1.0)
+    assert budget.at_least(shares(1e-3, 1e-2), 0.0, 0.009, 0.009) == pytest.approx(1.0)
     assert set(clock.timed) == {1e-3}
     clock.timed.clear()
-    assert budget.at_least(shares(1e-3, 1e-2), 1.1, 0.01) == pytest.approx(1.0)
+    assert budget.at_least(shares(1e-3, 1e-2), 1.1, 0.01, 0.01) == pytest.approx(1.0)
     assert clock.timed == [1e-3]
+
+
+def test_a_part_that_may_be_mostly_waiting_refuses_nothing(clock, ctx):
+    """Seen on a busy machine: threads met after 64 ms or later in every call of 0.1 s, and a budget of 0.95 s was over."""
+    ctx.budget_s = 0.95
+    clock.cost = lambda share: 0.064 + 0.1 * share
+    budget.refuse_hopeless(ctx, shares(1 / 64, 1 / 8, 1.0))
+    assert set(clock.timed) == {1 / 64, 1 / 8}
+    clock.timed, clock.cost = [], lambda share: 0.064 * (1 + (share > 1 / 512)) + 0.8 * share  # later still where there is more
+    budget.refuse_hopeless(ctx, shares(1 / 512, 1 / 64, 1 / 8, 1.0))
+    assert set(clock.timed) == {1 / 512, 1 / 64, 1 / 8}
+
+
+def test_dear_parts_are_tried_once_and_only_up_to_a_limit(clock):
+    clock.cost = lambda share: 1.0 if share < 0.01 else 100 * share
+    assert budget.at_least(shares(1 / 1000, 1 / 100, 1 / 50), 1.0, 0.5, 10.0) == pytest.approx(100)
+    assert clock.timed == [1 / 1000] * TRIES + [1 / 100, 1 / 50]  # 1.0 s again is no growth: the next is tried
+    clock.timed.clear()
+    assert budget.at_least(shares(1 / 1000, 1 / 100), 1.0, 0.5, 9.9) == pytest.approx(1000)
+    assert set(clock.timed) == {1 / 1000}
+    clock.timed.clear()
+    clock.cost = lambda share: 1.0 if share < 0.01 else 0.1
+    assert budget.at_least(shares(1 / 1000, 1 / 100), 1.0, 0.5, 10.0) == pytest.approx(10)  # not dear after all
+    assert clock.timed == [1 / 1000] * TRIES + [1 / 100] * (1 + TRIES)
+
+
+def test_what_a_larger_part_takes_more_is_what_its_work_takes(clock):
+    clock.cost = lambda share: 0.1 + 4.0 * share
+    assert budget.at_least(shares(1 / 64, 1 / 8), 1.0, 0.05, 10.0) == pytest.approx(4.1)
+    clock.cost = lambda share: 0.5  # says nothing of the work: no more than that it may be as slow
+    assert budget.at_least(shares(1 / 64, 1 / 8), 1.0, 0.05, 10.0) == pytest.approx(4.0)
 
 
 def test_rows_grow_fourfold_up_to_all(ctx):
@@ -162,13 +193,13 @@ def machine(clock, monkeypatch):
 def test_a_busy_moment_does_not_refuse_a_product(machine, clock, ctx, late):
     machine(2e11)
     clock.late = late
-    matmul._refuse_hopeless(ctx, "fp32", (2048, 2048, 2048))
+    matmul._refuse_hopeless(ctx, matmul.backends.torch_call, "fp32", (2048, 2048, 2048))
 
 
 def test_a_product_of_many_seconds_is_refused_before_it_eats_the_budget(machine, clock, ctx):
     machine(1e9)
     with pytest.raises(Skip, match=r"^one call would take about 17\.2 s, far beyond the budget of 2 s: a smaller shape fits$"):
-        matmul._refuse_hopeless(ctx, "fp16", (2048, 2048, 2048))
+        matmul._refuse_hopeless(ctx, matmul.backends.torch_call, "fp16", (2048, 2048, 2048))
     assert clock.spent < 1.1 + 1.4  # half of the budget, and five tries of 512
 
 
@@ -176,7 +207,7 @@ def test_threads_that_are_late_in_every_call_refuse_nothing(machine, clock, ctx)
     machine(1.7e11)
     steady = clock.cost
     clock.cost = lambda work: 0.04 + steady(work)  # a small product would have to be 140 times as efficient
-    matmul._refuse_hopeless(ctx, "fp32", (2048, 2048, 2048))
+    matmul._refuse_hopeless(ctx, matmul.backends.torch_call, "fp32", (2048, 2048, 2048))
     assert len(set(clock.timed)) == 2
 
 
@@ -184,5 +215,25 @@ def test_a_machine_that_needs_large_products_for_its_speed_is_not_taken_for_a_sl
     machine(5e12)
     steady = clock.cost
     clock.cost = lambda work: 300e-6 + steady(work)
-    matmul._refuse_hopeless(ctx, "fp32", (16384, 16384, 16384))
+    matmul._refuse_hopeless(ctx, matmul.backends.torch_call, "fp32", (16384, 16384, 16384))
     assert len(set(clock.timed)) > 1
+
+
+def test_each_backend_is_refused_by_its_own_speed(clock, ctx, monkeypatch):
+    """torch is slow here, numpy is fast: neither speaks for the other."""
+    speeds = {"torch_call": 1e9, "numpy": 1e12}
+    clock.cost = lambda said: said[1] / speeds[said[0]]
+
+    def made(name):
+        return lambda a, b, c: lambda: (name, 2 * a.shape[0] * a.shape[1] * b.shape[0])
+
+    monkeypatch.setattr(matmul.backends, "torch_call", made("torch_call"))
+    monkeypatch.setattr(matmul.backends, "numpy_starter", lambda *_: made("numpy"))
+    refused, kept = matmul._refuse_hopeless, []
+    monkeypatch.setattr(matmul, "_refuse_hopeless", lambda *told: kept.append(refused(*told)) or 1 / 0)
+    with pytest.raises(Skip, match=r"about 17\.2 s"):
+        matmul.prepare(ctx, "torch", "fp32", "2048")
+    with pytest.raises(ZeroDivisionError):
+        matmul.prepare(ctx, "numpy", "fp32", "2048")
+    assert kept == [None]
+    assert {name for name, _ in clock.timed} == {"torch_call", "numpy"}
