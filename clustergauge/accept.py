@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clustergauge import hosts, links, metrics, path, stats
+from clustergauge import hosts, links, metrics, path, searched, stats
 from clustergauge.bounds import Asked, absolute, fraction
 from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
@@ -143,10 +143,13 @@ def deciding(records: Sequence[Record]) -> list[Record]:
 
 
 def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = "") -> bool:
-    """Whether every case that was planned was skipped; with a ``device`` that was asked for (``cuda``), every case on such."""
+    """Whether every case that was planned was skipped, when planned or when it was to run; with a ``device`` that was asked for
+    (``cuda``), every case on such."""
     asked = [p for p in planned if p.device.startswith(device)]
+    came = [r for r in records if r.device.startswith(device)]
+    answered = {(r.case, r.device) for r in came}
     return (
-        bool(asked) and all(p.skip for p in asked) and all(r.status == "skipped" for r in records if r.device.startswith(device))
+        bool(asked) and all(p.skip or (p.case, p.device) in answered for p in asked) and all(r.status == "skipped" for r in came)
     )
 
 
@@ -358,7 +361,7 @@ def _not_measured(verdict: Verdict, criteria: Iterable[Criterion]) -> Iterator[V
             yield replace(verdict, metric=c.metric, source=c.source)
 
 
-def _contradiction(records: list[Record], found: Iterable[Metric], standards: Standards) -> tuple[str, str]:
+def _contradiction(records: list[Record], found: Sequence[Metric], standards: Standards) -> tuple[str, str]:
     """Why the numbers cannot be true, and why they are hard to believe (above an estimated limit); empty where nothing is."""
     doubt = ""
     if faults := sorted({f"{name} {change}" for r in records for name, change in r.counters.health.items() if _is_fault(name)}):
@@ -367,6 +370,8 @@ def _contradiction(records: list[Record], found: Iterable[Metric], standards: St
         proof = path.proof(record, standards.machines)
         if proof and proof.state == "contradicted":
             return f"another path: meant for {proof.path}, but {proof.reason}", ""
+    if less := searched.refuted(records, found):
+        return less, ""
     for metric in found:
         if metric.name == "device_fraction" and metric.value < LEAST_DEVICE_FRACTION and not is_remote(records[0]):
             return f"cached: the device moved {metric.value:.0%} of the bytes", ""

@@ -7,6 +7,7 @@ runnable without one.  A thread that sleeps wants none.
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,9 @@ SERIES = "waited"
 """Name of the series in a measurement: by rank, the share of the time it wanted a processor in which it waited for one."""
 LEAST = 0.2
 """A rank that waited less is not slow for that."""
+ALONE = 0.1
+"""One process that waited less is believed.  A wake-up on an idle processor is a wait, too: of what sleeps between transfers
+(storage, ranks that meet) `LEAST` is asked."""
 OTHERS = 0.5
 """Of the share that the others got (their median) what a rank got must be less: where all wait, nobody stands out."""
 
@@ -57,14 +61,25 @@ class Starved(NamedTuple):
         return f"waited for a processor {share} % of the time it wanted one, the others {others} %"
 
 
+def crowded(shares: Sequence[float], sleeps: bool) -> float | None:
+    """The share that the ranks waited (their median), where it is so large that the times are those of a shared machine.
+
+    ``sleeps``: whether the work does, between transfers.
+    """
+    if not shares:
+        return None
+    middle = statistics.median(shares)
+    return middle if middle >= (LEAST if sleeps or len(shares) > 1 else ALONE) else None
+
+
 def starved(shares: Sequence[float]) -> list[Starved]:
     """The ranks that got far less of the processors than the others."""
     found: list[Starved] = []
     for rank, share in enumerate(shares):
-        others = sorted([*shares[:rank], *shares[rank + 1 :]])
+        others = [*shares[:rank], *shares[rank + 1 :]]
         if not others or share < LEAST:
             continue
-        middle = (others[(len(others) - 1) // 2] + others[len(others) // 2]) / 2
+        middle = statistics.median(others)
         if 1 - share < OTHERS * (1 - middle):
             found.append(Starved(rank, share, middle))
     return found

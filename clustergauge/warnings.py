@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from clustergauge import accept, metrics, stats, sweeps, waits
+from clustergauge import accept, metrics, searched, stats, sweeps, waits
 from clustergauge.model import Record, Scalar, Warning_
 from clustergauge.units import format_rate, format_time
 
@@ -308,6 +308,23 @@ def _starved(record: Record, _samples: list[float]) -> Seen | None:
     return Seen(worst.share, f"rank {worst.rank}{_on_host(record, worst.rank)} {worst}{more}")
 
 
+def _crowded(record: Record, _samples: list[float]) -> Seen | None:
+    """Work whose time is in part that of others on the same processors: a steady neighbour leaves the interval narrow."""
+    series = record.measurement.series.get(waits.SERIES) if record.measurement else None
+    sleeps = record.workload is not None and record.workload.bound in ("storage", "network")
+    share = waits.crowded(series.values, sleeps) if series else None
+    if share is None:
+        return None
+    who = "its ranks" if record.ranks > 1 else "it"
+    return Seen(share, f"{who} waited for a processor {share:.0%} of the time {'they' if record.ranks > 1 else 'it'} wanted one")
+
+
+def _cut_short(record: Record, _samples: list[float]) -> Seen | None:
+    """A search for the best that had no time to search."""
+    words = searched.cut_short(record)
+    return Seen(1.0, words) if words else None
+
+
 def _slow_rank(record: Record, _samples: list[float]) -> Seen | None:
     """A rank that does the same work as the others clearly slower, in the same samples: of all, or of the last tenth."""
     found: list[Seen] = []
@@ -400,6 +417,12 @@ DOUBTS = (
         "look at that host: what else runs on its processors, the quota of its control group, cores given",
         _starved,
     ),
+    Doubt(
+        "shared processors",
+        "others run here, or a quota is spent, or there are more threads than processors: measure on an idle machine",
+        _crowded,
+    ),
+    Doubt("short search", "measure on an idle machine, or give the case more time (budget_s in the suite file)", _cut_short),
     Doubt(
         "slow rank",
         "look at clocks, power and temperature of that device, and see whether it stays slow in another slot",

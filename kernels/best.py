@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+from clustergauge import searched
 from clustergauge.budget import least_in_turn, least_seconds, stopwatch
 from clustergauge.probe import Context, Needs, Skip, Work, probe
 from kernels import matmul, shapes
@@ -48,8 +49,9 @@ def best_matmul(ctx: Context, backend: str, dtype: str) -> Work:
 
     The shape is searched while preparing, among those of `kernels.shapes.SEARCHED` that half of the budget allows, each on one
     buffer set.  Series ``search`` has their rates (of the shapes in the setting ``searched``), ``finals`` those of the second
-    round (``finalists``): they decide what is measured and are no results.  What was chosen is the setting ``mnk``; several
-    launches may choose differently: then they have a rate in common and no time.
+    round (``finalists``): they decide what is measured and are no results, but a rate far below them is no best one
+    (`clustergauge.searched`).  ``untried``: what there was no time for.  What was chosen is the setting ``mnk``; several launches
+    may choose differently: then they have a rate in common and no time.
     """
     try:
         shape = search(ctx, backend, dtype)
@@ -65,11 +67,11 @@ def search(ctx: Context, backend: str, dtype: str) -> str:
     rates = _first_round(ctx, start, FIRST_SHARE * spend_s)
     unit = "OP/s" if dtype == "int8" else "FLOP/s"
     ctx.add("search", unit, *rates.values())
-    ctx.set("searched", " ".join(rates))
+    ctx.set(searched.SERIES["search"], " ".join(rates))
     finals = _second_round(ctx, start, _finalists(rates, spend_s - elapsed()), lambda: spend_s - elapsed())
     if finals:
         ctx.add("finals", unit, *finals.values())
-        ctx.set("finalists", " ".join(finals))
+        ctx.set(searched.SERIES["finals"], " ".join(finals))
     return choose(finals or rates)
 
 
@@ -86,10 +88,12 @@ def _first_round(ctx: Context, start: Callable[[str], Call], spend_s: float) -> 
     """
     rates: dict[str, float] = {}
     elapsed, refused = stopwatch(), "no shape is to be tried"
-    for shape in shapes.SEARCHED[ctx.kind]:
+    ladder = shapes.SEARCHED[ctx.kind]
+    for index, shape in enumerate(ladder):
         work = _work(shape)
         seconds = work / max(rates.values(), default=math.inf)
         if rates and max(elapsed() + _cost(seconds), _cost_of_finals(2, seconds)) > spend_s:
+            ctx.set(searched.UNTRIED, " ".join(ladder[index:]))
             break
         try:
             call = start(shape)

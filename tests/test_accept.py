@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge.accept import Standards, exit_code, judge
+from clustergauge.accept import Standards, exit_code, idle, judge
 from clustergauge.ceilings import Ceiling
 from clustergauge.criteria import unmatched
 from clustergauge.model import Counters, Criterion, Measurement, Verdict, Workload
@@ -201,6 +201,16 @@ def test_above_a_firm_ceiling_is_invalid_and_above_an_estimate_a_doubt():
 def test_the_worst_decides_the_exit_code(statuses, verdicts, code):
     records = [made.failed(s, "") for s in statuses]
     assert exit_code(records, [Verdict(case="c", verdict=v) for v in verdicts]) == code
+
+
+def test_cases_that_skipped_themselves_when_they_were_to_run_were_not_measured_either():
+    late, early = made.failed("skipped", "llvmlite is broken"), made.failed("skipped", "no GPU", n=2)
+    plans = [made.planned(late), made.planned(early, skip="no GPU")]
+    assert idle([late, early], plans)
+    assert exit_code([late, early], [], plans) == 4
+    assert not idle([early], plans)  # what has no record was not skipped: the run did not get to it
+    other = made.record(n=3)
+    assert exit_code([late, early, other], [], [*plans, made.planned(other)]) == 0
 
 
 def test_a_run_that_skipped_everything_is_not_measured_rather_than_well():

@@ -90,7 +90,7 @@ def found(tmp_path, monkeypatch):
 def test_the_fastest_shape_is_found_and_all_rates_are_kept(found):
     shape, ctx = found(Machine(RATES))
     assert shape == "1024"
-    assert ctx.settings == {"searched": " ".join(LADDER[:5]), "finalists": "256 512 1024 2048"}
+    assert ctx.settings == {"searched": " ".join(LADDER[:5]), "finalists": "256 512 1024 2048", "untried": "4096"}
     assert ctx.series["search"] == ("FLOP/s", pytest.approx([RATES[shape] for shape in LADDER[:5]]))
     assert ctx.series["finals"] == ("FLOP/s", pytest.approx([184e9, 190e9, 200e9, 196e9]))
     assert found(Machine(RATES), "int8")[1].series["finals"][0] == "OP/s"
@@ -165,7 +165,7 @@ def test_only_as_many_finalists_as_there_is_time_for_but_two(found):
 def test_a_single_shape_needs_no_second_round(found):
     machine = Machine(RATES)
     shape, ctx = found(machine, ladder=("512",))
-    assert (shape, "finals" in ctx.series) == ("512", False)
+    assert (shape, "finals" in ctx.series, "untried" in ctx.settings) == ("512", False, False)
 
 
 def test_shapes_that_are_about_as_fast_leave_the_smaller_one():

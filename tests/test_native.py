@@ -168,6 +168,12 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(code, "address", refuse)
     assert asked() == "llvmlite makes no code for this processor: no such target"
 
+    def broken(name):
+        raise ImportError("libLLVM.so.20: cannot open shared object file\nand more")
+
+    monkeypatch.setattr("importlib.import_module", broken)
+    assert asked() == "llvmlite is here and cannot be imported: libLLVM.so.20: cannot open shared object file"
+
 
 def test_nothing_heavy_is_imported_before_it_is_asked_for():
     script = "import sys, kernels.native; print([m for m in ('llvmlite', 'torch', 'numba') if m in sys.modules])"

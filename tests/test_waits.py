@@ -12,8 +12,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from clustergauge import sweeps, waits, warnings
-from clustergauge.model import Place, Series
+from clustergauge.execute import execute
+from clustergauge.messages import Job
+from clustergauge.model import Place, Series, Workload
+from clustergauge.probe import Work, probe
 from clustergauge.waits import Waits, starved
+from clustergauge.world import Serial
 from tests import made
 from tests.swept import flat, series_of, swept
 
@@ -84,6 +88,39 @@ def test_who_got_far_less_than_the_others(shares, who):
 def test_who_got_most_is_never_starved(shares):
     best = min(shares, default=0.0)
     assert best not in [one.share for one in starved(shares)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "bound", "said"),
+    [
+        ([0.31], "latency", "it waited for a processor 31% of the time it wanted one"),
+        ([0.09], "compute", ""),
+        ([0.15], "compute", "it waited for a processor 15% of the time it wanted one"),
+        ([0.15], "storage", ""),  # waking up is a wait
+        ([0.25], "storage", "it waited for a processor 25% of the time it wanted one"),
+        ([0.6, 0.5, 0.7], "network", "its ranks waited for a processor 60% of the time they wanted one"),
+        ([0.0, 0.0, 0.9], "network", ""),  # one rank alone is starved
+        ([], "compute", ""),
+    ],
+)
+def test_a_case_that_shared_its_processor_is_a_doubt_however_steady(shares, bound, said):
+    measured = made.record().measurement
+    assert measured
+    series = {"waited": Series(unit="1", values=shares)}
+    work = Workload(flops=1, bound=bound)
+    record = made.record(measurement=msgspec.structs.replace(measured, series=series), work=work, ranks=max(1, len(shares)))
+    assert [w.detail for w in warnings.doubts([record]) if w.name == "shared processors"] == ([said] if said else [])
+
+
+@pytest.mark.parametrize("share", [0.31, 0.0, None])
+def test_a_process_alone_records_its_share_too(tmp_path, monkeypatch, share):
+    monkeypatch.setattr(Waits, "share", lambda _: share)
+    job = Job("spin", "tests", "spin", {}, "cpu", 0.01, 1)
+    spin = probe("spin")(lambda ctx: Work(run=lambda: None, check=lambda: None, workload=Workload(ops=1)))
+    done = execute(job, spin, Serial(), tmp_path, lambda _: None)
+    assert done.measurement
+    kept = done.measurement.series.get("waited")
+    assert (kept and kept.values) == (None if share is None else [share])
 
 
 def starved_sweep(bandwidth, *shares: float, **more):

@@ -37,10 +37,18 @@ def available() -> str:
     if importlib.util.find_spec("llvmlite") is None:
         return "native kernels need llvmlite 0.45 or newer"
     try:
+        importlib.import_module("llvmlite.binding")
+    except Exception as error:  # noqa: BLE001 (a broken installation raises what it likes)
+        return f"llvmlite is here and cannot be imported: {_line(error)}"
+    try:
         code.address("worker")
     except Exception as error:  # noqa: BLE001 (whatever LLVM or its binding raises, the reason is the answer)
-        return f"llvmlite makes no code for this processor: {(str(error) or repr(error)).splitlines()[0]}"
+        return f"llvmlite makes no code for this processor: {_line(error)}"
     return ""
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def processors() -> list[int]:
