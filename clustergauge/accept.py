@@ -244,10 +244,11 @@ class _Judges:
             return
         asked = [c for c in self.criteria if applies(c, first.case, first.device)]
         apart = metrics.disagreement(measured)
+        cut = next((r.reason for r in measured if is_cut(r)), None)
         for criterion in asked:
             judged = self._verdict(replace(verdict, reason=doubt), criterion, measured, found)
-            if judged.verdict == "pass" and (cut := next((r for r in measured if is_cut(r)), None)):
-                judged = replace(judged, verdict="inconclusive", reason=cut.reason)
+            if judged.verdict == "pass" and cut is not None:
+                judged = replace(judged, verdict="inconclusive", reason=cut)
             if judged.verdict == "pass" and len(measured) < launches:
                 few = f"only {len(measured)} of {launches} launches were measured"
                 judged = replace(judged, verdict="inconclusive", reason=few)
@@ -258,9 +259,9 @@ class _Judges:
         if not asked and apart and {m.name for m in found} <= {"device_fraction"}:
             yield replace(verdict, reason=f"nothing in common: {apart}")
         elif not asked and found:
-            yield replace(
-                verdict, verdict="unreferenced", metric=found[0].name, unit=found[0].unit, value=found[0].value, reason=doubt
-            )
+            told = replace(verdict, metric=found[0].name, unit=found[0].unit, value=found[0].value)
+            word = "unreferenced" if cut is None else "inconclusive"  # a burn-in must last as long as it was to
+            yield replace(told, verdict=word, reason=doubt if cut is None else cut)
 
     def _verdict(self, verdict: Verdict, criterion: Criterion, measured: list[Record], found: Sequence[Metric]) -> Verdict:
         """One criterion on one measured case; ``verdict`` names the case, and what is doubtful about it."""

@@ -185,9 +185,7 @@ def carry_out(
             return
         if stop_at is not None and clock() >= stop_at and not planned.skip:
             progress.not_reached.extend(p for p in todo[index:] if not p.skip)
-            skipped = [p for p in todo[index:] if p.skip]
-            for late in skipped:
-                folder.append(_skipped(run, machine, late))
+            _skip_all(folder, run, machine, todo[index:])
             return
         if planned.skip:
             folder.append(_skipped(run, machine, planned))
@@ -196,16 +194,19 @@ def carry_out(
         if stopped():
             return
         watcher.case(planned)
-        started = now_text()
+        started, began = now_text(), clock()
         try:
             result = supervisor.run(planned, seed_of(planned.case), cache_bytes(planned.device, machine), stop_at)
         except KeyboardInterrupt:
             with undisturbed():
+                progress.case_seconds += clock() - began
                 if result := supervisor.interrupted(planned):
                     _note(folder, _record(run, machine, planned, started, result), result, progress, watcher)
+                _skip_all(folder, run, machine, todo[index + 1 :])
             raise
         finally:
             supervisor.pins.end(planned, machine)
+        progress.case_seconds += result.seconds
         if stopped():
             if result.so_far and so_far.stands(result.so_far):
                 cut = dataclasses.replace(
@@ -213,7 +214,6 @@ def carry_out(
                 )
                 _note(folder, _record(run, machine, planned, started, cut), cut, progress, watcher)
             return
-        progress.case_seconds += result.seconds
         _note(folder, _record(run, machine, planned, started, result), result, progress, watcher)
 
 
@@ -301,6 +301,13 @@ def _path(planned: Planned, result: CaseResult) -> dict[str, Scalar]:
     if planned.ranks < 2 or not work or not work.collective or work.message_bytes < path.LEAST_BYTES:
         return {}
     return {**result.facts.path, "runs": result.outcome.runs}
+
+
+def _skip_all(folder: Keeper, run: Run, machine: Machine, rest: Sequence[Planned]) -> None:
+    """Those of the ``rest`` that are skipped have a record however the run ends: there is nothing to go on with."""
+    for planned in rest:
+        if planned.skip:
+            folder.append(_skipped(run, machine, planned))
 
 
 def _skipped(run: Run, machine: Machine, planned: Planned) -> Record:

@@ -38,7 +38,7 @@ def _held(row: Row) -> Iterator[list[Part]]:
 def _cut(row: Row) -> Iterator[list[Part]]:
     """Of a burn-in that did not run for all its time: how far it came, and what it held until it went wrong."""
     for record in row.records:
-        if row.metrics and accept.is_cut(record):
+        if row.metrics and accept.is_cut(record) and not any(v.reason == record.reason for v in row.verdicts):
             yield [f"  {fit_end(printable(record.reason), 100)}"]
         rates = [format_rate(m.value, m.unit) for m in metrics.windows(record) if m.name != "sustained"]
         if rates and record.status in ("wrong", "error"):

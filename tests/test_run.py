@@ -108,6 +108,24 @@ def test_no_case_starts_after_the_time_is_up_but_what_is_skipped_says_so(go):
     assert [r.status for r in records] == ["ok", "skipped"]
 
 
+def test_interrupted_the_time_of_the_case_in_hand_counts_and_what_is_skipped_has_its_record(tmp_path):
+    plans = [made.planned(made.record(shape="a")), made.planned(made.record(shape="b"), skip="no GPU")]
+    run, supervisor, progress = made.run([], planned=plans), StandIn(), Progress()
+
+    def interrupted(*_) -> CaseResult:
+        supervisor.time += 23.6
+        raise KeyboardInterrupt
+
+    supervisor.run, supervisor.interrupted = interrupted, lambda _: None  # type: ignore[method-assign,attr-defined]
+    folder = RunFolder.create(tmp_path, run)
+    folder.write_machine(made.machine())
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(folder, run, plans, supervisor, made.machine(), Watching(), progress, clock=lambda: supervisor.time)  # type: ignore[arg-type]
+    folder.finish(run)
+    assert progress.case_seconds == 23.6
+    assert [(r.case, r.status) for r in load(folder.path).records] == [("matmul/shape=b", "skipped")]
+
+
 def test_an_error_keeps_its_log_and_costs_one_case(go):
     _, records, _, _ = go(ends={"matmul/shape=a": m.Outcome("error", "died")})
     assert [r.status for r in records] == ["error", "skipped", "ok", "ok"]

@@ -114,7 +114,11 @@ def test_ctrl_c_keeps_the_windows_says_how_far_it_came_and_leaves_no_process(tmp
     assert record["reason"].startswith("interrupted after ")
     assert record["reason"].endswith(" s of 30 s")
     assert record["measurement"]["stop_reason"] == "interrupted"
-    assert record["reason"] in out
+    assert out.count(record["reason"]) == 1
+    assert "1 inconclusive" in out
+    assert "ok (no criterion)" not in out
+    assert "goes on" not in out
+    assert json.loads((only_run(tmp_path) / "run.json").read_text())["settings"]["case_seconds"] > 0
     assert "sustained " in out
     assert "MFLOP/s → " in out
     assert "interrupted: what was measured is kept\n" in err  # nothing is left for --resume
@@ -138,6 +142,8 @@ def test_what_was_cut_short_never_passes_and_may_fail():
         value, unit = float(floor.split()[0]), floor.split()[1]
         (verdict,) = accept.judge([record], [Criterion(case="*", floor=value, unit=unit)])
         assert verdict.verdict == word
+    (verdict,) = accept.judge([record])
+    assert (verdict.verdict, verdict.reason, verdict.value) == ("inconclusive", record.reason, pytest.approx(2e12, rel=0.01))
     assert accept.exit_code([record], []) == accept.UNKNOWN
     assert accept.exit_code([made.record()], []) == accept.OK
 
@@ -147,6 +153,10 @@ def test_the_page_shows_first_and_last_window_of_what_was_cut_short_and_of_what_
     text = shown(loaded(cut(samples)))
     assert "  sustained 80.0%: 2.00 TFLOP/s → 1.60 TFLOP/s\n" in text
     assert "  interrupted after 3 min 12 s of 10 min 0 s\n" in text
+    judged = shown(loaded(cut(samples)), accept.judge([cut(samples)]))
+    assert judged.count("interrupted after") == 1
+    assert "inconclusive" in judged
+    assert "ok (no criterion)" not in judged
     wrong = cut(samples, status="wrong")
     assert metrics.derive([wrong]) == []  # it has no rate
     assert "  before that, first to last window: 2.00 TFLOP/s → 1.60 TFLOP/s\n" in shown(loaded(wrong))
