@@ -120,10 +120,21 @@ def _parse(text: str, path: str) -> _File:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {error}") from None
+        raise UsageError(f"{path}: {error}{_fields_there(str(error))}") from None
     if file.schema != 1:
         raise UsageError(f"{path}: schema {file.schema} is not known (this version reads 1)")
     return file
+
+
+def _fields_there(problem: str) -> str:
+    """The fields that there are, where a file has one that there is not."""
+    if "unknown field" not in problem:
+        return ""
+    where = re.search(r"`\$\.?(\w*)", problem)
+    kind = _File if where is None or not where[1] else Part
+    if re.search(r"\.(?:clock_mhz|matrix_clock_mhz|bandwidth_gb_s|l2_mib)`|\.peak\[|`\$\.cores", problem):
+        kind = Figure
+    return f" (there are: {', '.join(kind.__struct_fields__)})"
 
 
 def _over(base: Part | None, own: Part) -> Part:

@@ -5,8 +5,11 @@ The figures are those of `catalogue`.  Several devices together have no ceiling 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from clustergauge.catalogue import Catalogue, Figure, Part, known, part_of, part_of_cpu
 from clustergauge.model import DTYPES, Cpu, Gpu, Machine, Metric, Record
@@ -67,8 +70,11 @@ def ceiling(record: Record, machine: Machine, metric: Metric, catalogue: Catalog
         part = part_of(gpu, catalogue) if gpu else None
         return _of_part(record, part, 1, gpu.sm_clock_max_mhz, metric, catalogue) if gpu and part else None
     part, sockets = part_of_cpu(machine.cpu, catalogue), machine.cpu.sockets
-    if part and sockets and (limit := _of_part(record, part, sockets, machine.cpu.clock_max_mhz, metric, catalogue)):
-        return limit
+    if part and sockets:
+        part = replace(part, matrix_clock_mhz=part.matrix_clock_mhz or part.clock_mhz)
+        highest = machine.cpu.clock_max_mhz or (part.clock_mhz.value if part.clock_mhz else None)  # what the file calls it
+        if limit := _of_part(record, part, sockets, highest, metric, catalogue):
+            return limit
     return _of_cpu(record.workload.dtype, machine.cpu, metric, catalogue) if metric.name == "compute" else None
 
 
@@ -107,8 +113,10 @@ def _of_part(
         figure = part.bandwidth_gb_s
         if figure and measured and measured.cache == "cold":
             value = figure.value * 1e9 * count
-            firm = figure.firm and not _within(metric, value, value * (1 + ROUNDING))
-            return Ceiling(value, "B/s", firm, f"{_named(part, count)}, memory: {_cited(figure, catalogue)}")
+            rounded = _within(metric, value, value * (1 + ROUNDING))
+            words = f"{_named(part, count)}, memory: {_cited(figure, catalogue)}"
+            words += "; no proof: figures are rounded" if figure.firm and rounded else ""
+            return Ceiling(value, "B/s", figure.firm and not rounded, words)
     return None
 
 
@@ -121,13 +129,25 @@ def _peak(dtype: str, part: Part, count: int, highest_mhz: float | None, metric:
         return None
     clock = part.clock_mhz if unit in _VECTOR_CLOCK else part.matrix_clock_mhz
     value = figure.value * 1e12 * count
-    words, firm = f"{_named(part, count)}, {unit.replace('_', ' ')} dense", False
-    if clock:
-        words += f" at {clock.value:g} MHz"
-        if highest_mhz and figure.firm and clock.firm:
-            reach = value * max(1.0, highest_mhz / clock.value) * (1 + ROUNDING)
-            firm = not _within(metric, value, reach)
-    return Ceiling(value, metric.unit, firm, f"{words}: {_cited(figure, catalogue)}", clock.value if clock else None)
+    words = f"{_named(part, count)}, {unit.replace('_', ' ')} dense" + (f" at {clock.value:g} MHz" if clock else "")
+    doubt = ""
+    if figure.firm and _within(metric, value, math.inf):
+        doubt = _no_proof(metric, value, clock, highest_mhz)
+    firm = figure.firm and bool(clock and clock.firm and highest_mhz) and not doubt
+    words = f"{words}: {_cited(figure, catalogue)}{doubt and f'; no proof: {doubt}'}"
+    return Ceiling(value, metric.unit, firm, words, clock.value if clock else None)
+
+
+def _no_proof(metric: Metric, value: float, clock: Figure | None, highest_mhz: float | None) -> str:
+    """Why a metric above a firm figure may be true all the same, in words; empty where it cannot."""
+    if clock is None:
+        return "the clock that the figure holds at is not given"
+    if not clock.firm:
+        return "the clock that the figure holds at is not firm"
+    if not highest_mhz:
+        return "the highest clock of this device is not known here"
+    reach = value * max(1.0, highest_mhz / clock.value) * (1 + ROUNDING)
+    return f"its clock goes up to {highest_mhz:g} MHz, and figures are rounded" if _within(metric, value, reach) else ""
 
 
 def _of_cpu(dtype: str, cpu: Cpu, metric: Metric, catalogue: Catalogue) -> Ceiling | None:

@@ -320,11 +320,29 @@ def test_the_low_end_of_the_interval_decides_what_the_clock_explains():
 
 
 def test_without_the_highest_clock_or_with_unsure_figures_nothing_is_firm():
-    unknown = msgspec.structs.replace(H100, sm_clock_max_mhz=None)
-    assert not peak(unknown, metric=compute(2000e12)).firm
+    unknown = peak(msgspec.structs.replace(H100, sm_clock_max_mhz=None), metric=compute(2000e12))
+    assert not unknown.firm
+    assert unknown.source.endswith("; no proof: the highest clock of this device is not known here")
+    assert "no proof" not in peak(msgspec.structs.replace(H100, sm_clock_max_mhz=None), metric=compute(500e12)).source
     assert not peak(gpu("NVIDIA A10G", sm_clock_max_mhz=1710.0), metric=compute(2000e12)).firm
     assert not peak(gpu("NVIDIA B300 SXM6 AC", sm_clock_max_mhz=1920.0), metric=compute(9000e12)).firm
     assert not peak(gpu("Tesla V100-SXM2-16GB", sm_clock_max_mhz=1530.0), "fp16", compute(2000e12)).firm  # of unknown clock
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ("tittle = 1", "schema, sources, cores, parts"),
+        ('[[parts]]\nname = "x"\nvendor = "y"', "name, device_names, arch, memory_gb, note, clock_mhz, matrix_clock_mhz, "),
+        ('[[parts]]\nname = "x"\npeak.fp32 = { value = 1, source = ["y"], unit = "z" }', "value, firm, source"),
+        ('[[parts]]\nname = "x"\nclock_mhz = { value = 1, source = ["y"], unit = "z" }', "value, firm, source"),
+        ('[cores.avx2]\nfp32 = { value = 1, source = ["y"], unit = "z" }', "value, firm, source"),
+    ],
+)
+def test_where_a_field_is_not_known_those_that_are_stand_beside_it(tmp_path, text, there):
+    with pytest.raises(UsageError) as caught:
+        own(tmp_path, text)
+    assert f" (there are: {there}" in str(caught.value)
 
 
 def test_memory_bandwidth_is_for_memory_bound_work_on_cold_caches():
@@ -531,8 +549,13 @@ def test_a_users_file_may_name_processors_whose_figures_are_of_one_socket(tmp_pa
     assert limit(bandwidth(), bound="memory") == ceilings.Ceiling(400e9, "B/s", True, "2 × ours, memory: lab")
     assert limit(bandwidth(), bound="memory", sockets=1).value == 200e9
     assert limit(bandwidth(500e9), bound="memory").firm
-    assert not limit(compute(4.1e12), clock_max_mhz=3600.0).firm
-    assert not limit(compute(), clock_max_mhz=None).firm
+    faster = limit(compute(4.1e12), clock_max_mhz=3600.0)
+    assert not faster.firm
+    assert faster.source.endswith("lab; no proof: its clock goes up to 3600 MHz, and figures are rounded")
+    assert limit(compute(14e12), clock_max_mhz=3600.0).firm
+    unknown = limit(compute(14e12), clock_max_mhz=None)  # a virtual machine tells none: the file's is the highest
+    assert (unknown.firm, unknown.value) == (True, 4e12)
+    assert not limit(compute(4.05e12), clock_max_mhz=None).firm  # rounding
     assert limit(bandwidth(), bound="memory", sockets=None) is None
     assert limit(bandwidth(), bound="memory", model="AMD EPYC 7B12") is None
     assert limit(compute(), "fp64").source.startswith("estimated: 8 cores"), "what the file does not say is estimated as ever"
