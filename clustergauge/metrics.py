@@ -145,6 +145,13 @@ def headline(records: Sequence[Record]) -> Metric | None:
     return found[0] if found else None
 
 
+def half_width(metric: Metric) -> float | None:
+    """Half of the interval over the number: the ± of a table; ``None`` where there is no interval."""
+    if metric.low is None or metric.high is None or metric.value <= 0:
+        return None
+    return (metric.high - metric.low) / 2 / metric.value
+
+
 def _all(records: Sequence[Record]) -> Iterator[Metric]:
     """Every metric of measured launches."""
     launches = [samples(record) for record in records]

@@ -23,6 +23,9 @@ TARGET = 0.01
 TICKS_PER_SAMPLE = 100
 """A sample shorter than this many ticks of its clock is not a sample."""
 
+FEWEST = 6
+"""Samples that can give an interval, where each says something new."""
+
 RUN_SPREAD = 0.005
 """Spread between launches (relative standard deviation) assumed where none was measured."""
 
@@ -33,7 +36,6 @@ _MEDIAN = 1.2533  # the standard error of a median over that of a mean: √(π/2
 _MAD = 1.4826  # makes the median absolute deviation a standard deviation where the noise is normal
 _WINSOR = 3.0
 _RHO_MOST = 0.98
-_FEWEST = 6  # samples that can give an interval
 _CLEAR = 4.0
 
 Array = NDArray[np.float64]
@@ -106,7 +108,7 @@ def warmup_cut(samples: Sequence[float]) -> int:
     and the interval of what is left covers .88 instead of .95 (CV 1 %, ρ .6).  Enough for an interval always remains.
     """
     count = len(samples)
-    most = min(count // 2, count - _FEWEST)
+    most = min(count // 2, count - FEWEST)
     if most < 1:
         return 0
     raw = np.asarray(samples, np.float64)

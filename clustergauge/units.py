@@ -83,6 +83,12 @@ def format_rate(value: float, unit: str) -> str:
     return f"{_three(value)} {_DECIMAL[step]}{unit}"
 
 
+def format_width(fraction: float) -> str:
+    """Half of an interval over its middle, ``1.4 %``."""
+    half = 100 * fraction
+    return f"{half:.0f} %" if half >= 9.95 else f"{half:.1f} %" if half >= 0.05 else "<0.1 %"
+
+
 def parse_rate(value: float, unit: str) -> tuple[float, str]:
     """A number in a prefixed unit as (number, bare unit): ``(700, "TFLOP/s")`` is ``(7e14, "FLOP/s")``.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from clustergauge import accept, metrics, searched, stats, sweeps, waits
 from clustergauge.model import Record, Scalar, Warning_
-from clustergauge.units import format_rate, format_time
+from clustergauge.units import format_rate, format_time, format_width
 
 if TYPE_CHECKING:
     from clustergauge.accept import CeilingOf
@@ -145,22 +145,33 @@ def _restless(_record: Record, samples: list[float]) -> Seen | None:
 
 
 def _wide(record: Record, samples: list[float]) -> Seen | None:
-    width = stats.median_interval(samples).half_width
-    if width is None:
-        return Seen(math.inf, f"{len(samples)} sample{'s are' if len(samples) > 1 else ' is'} too few for an interval")
+    """Measuring aims at the interval inside a launch; what is told is that of the headline, which stands in the table."""
+    inside, count = stats.median_interval(samples).half_width, len(samples)
+    if inside is None:
+        if count < stats.FEWEST:
+            return Seen(math.inf, f"{count} sample{'s are' if count > 1 else ' is'} too few for an interval")
+        return Seen(math.inf, f"{_resemblance(samples)}, too few for an interval")
+    if inside <= stats.TARGET:
+        return None
     ended = record.measurement.stop_reason if record.measurement else ""
     why = {"budget": ": the time was up", "samples": ": a record keeps no more"}.get(ended, "")
-    detail = f"±{width:.2%} where {stats.TARGET:.0%} is asked, after {len(samples)} samples{why}"
-    return Seen(width, detail) if width > stats.TARGET else None
+    headline = metrics.headline([record])
+    shown = metrics.half_width(headline) if headline else None
+    width = format_width(inside if shown is None else shown)
+    return Seen(inside, f"±{width} after {count} samples, which were to bring it near {stats.TARGET:.0%}{why}")
+
+
+def _resemblance(samples: list[float]) -> str:
+    rho = stats.autocorrelation(samples)
+    worth = max(1.0, len(samples) * (1 - rho) / (1 + rho))
+    return f"each sample resembles the one before (ρ = {rho:.2f}): {len(samples)} are worth {worth:.0f}"
 
 
 def _correlated(_record: Record, samples: list[float]) -> Seen | None:
     if len(samples) < SERIES_SAMPLES:
         return None
     rho = stats.autocorrelation(samples)
-    worth = len(samples) * (1 - rho) / (1 + rho)
-    detail = f"each sample resembles the one before (ρ = {rho:.2f}): {len(samples)} are worth {worth:.0f}"
-    return Seen(rho, detail) if rho > RHO_MOST else None
+    return Seen(rho, _resemblance(samples)) if rho > RHO_MOST else None
 
 
 def _short(record: Record, samples: list[float]) -> Seen | None:

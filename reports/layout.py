@@ -231,7 +231,12 @@ def _without_common(name: str, differs: Sequence[bool]) -> str:
 
 def compact(cases: Iterable[tuple[str, ...]]) -> list[str]:
     """Names of many cases in few words: ``all_reduce/{mpi,gloo}/fp32/{8B,64KiB}`` for four of them."""
-    entries = [tuple((value,) for value in case) for case in dict.fromkeys(cases)]
+    return [name for name, _ in packed(cases)]
+
+
+def packed(cases: Iterable[tuple[str, ...]]) -> list[tuple[str, tuple[tuple[str, ...], ...]]]:
+    """Those names, each with the values of every part that it stands for."""
+    entries: list[tuple[tuple[str, ...], ...]] = [tuple((value,) for value in case) for case in dict.fromkeys(cases)]
     for axis in range(max(map(len, entries), default=0) - 1, 0, -1):
         merged: dict[tuple[object, ...], list[tuple[tuple[str, ...], ...]]] = {}
         for entry in entries:
@@ -243,7 +248,7 @@ def compact(cases: Iterable[tuple[str, ...]]) -> list[str]:
             else same[0]
             for same in merged.values()
         ]
-    return ["/".join(_braced(values) for values in entry) for entry in entries]
+    return [("/".join(_braced(values) for values in entry), entry) for entry in entries]
 
 
 def _braced(values: Sequence[str]) -> str:

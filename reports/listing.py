@@ -12,7 +12,8 @@ from clustergauge.model import Planned
 from clustergauge.plan import predict, predict_case
 from clustergauge.units import format_duration
 from clustergauge.valid import printable
-from reports.layout import Page, compact, fit, fit_end, listed, pad, parts_of, put, squeezed, width_of
+from reports import grouped
+from reports.layout import Page, fit, pad, parts_of, put, squeezed, width_of
 
 LABELS = ("case", "device", "ranks", "budget", "about")
 
@@ -69,10 +70,5 @@ def _budget(planned: Planned) -> str:
 
 def _skipped(page: Page, skipped: Sequence[Planned]) -> None:
     page.add(("would be skipped", "bold"))
-    reasons: dict[str, list[Planned]] = {}
-    for planned in skipped:
-        reasons.setdefault(" ".join(printable(planned.skip).split()), []).append(planned)
-    for reason, cases in reasons.items():
-        lead = f"  {len(cases)}  {fit_end(reason, page.width // 2)}: "
-        names = compact(parts_of(p.case, p.params) for p in cases)
-        page.add(lead, (listed(names, page.width - cell_len(lead)), "dim"))
+    for reason, cases in grouped.by_reason((p.skip, p) for p in skipped).items():
+        grouped.draw(page, f"  {len(cases)}  ", reason, [parts_of(p.case, p.params) for p in cases])

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
+from clustergauge import metrics
 from clustergauge.model import Metric, Verdict
-from clustergauge.units import format_rate
+from clustergauge.units import format_rate, format_width
 from clustergauge.valid import printable
 from reports.layout import Part, pad, squeezed
 from reports.rows import Row
@@ -88,10 +89,8 @@ def _tail(row: Row) -> str:
 
 
 def _half_width(metric: Metric | None) -> str:
-    if metric is None or metric.low is None or metric.high is None or metric.value <= 0:
-        return "–"
-    half = 50 * (metric.high - metric.low) / metric.value
-    return f"{half:.0f} %" if half >= 9.95 else f"{half:.1f} %" if half >= 0.05 else "<0.1 %"
+    half = metrics.half_width(metric) if metric else None
+    return "–" if half is None else format_width(half)
 
 
 def _verdict(row: Row, full: bool) -> str:

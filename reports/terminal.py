@@ -19,11 +19,11 @@ from clustergauge.loading import LoadedRun
 from clustergauge.model import PairFindings, Verdict, Warning_
 from clustergauge.units import format_duration, format_rate, format_time
 from clustergauge.valid import printable
-from reports import heading, pairs, storage
+from reports import grouped, heading, pairs, storage
 from reports.again import again
 from reports.details import details
 from reports.export import owed, unanswered
-from reports.layout import Page, Part, compact, fit_end, listed, parts_of, put, short_names, width_of
+from reports.layout import Page, Part, fit_end, listed, parts_of, put, short_names, width_of
 from reports.rows import BAD, Row, rows_of
 from reports.table import Table, amount, percent, sign_of, style_of
 
@@ -155,17 +155,10 @@ class _View:
     def _untimed(self) -> None:
         verified = [r for r in self.rows if r.word == "verified"]
         if verified:
-            self._cases(f"verified (interpreter, not timed)  {len(verified)}", verified)
-        by_reason: dict[str, list[Row]] = {}
-        for row in self.rows:
-            for reason in dict.fromkeys(r.reason for r in row.records if r.status == "skipped"):
-                by_reason.setdefault(" ".join(printable(reason).split()) or "no reason given", []).append(row)
-        for reason, rows in by_reason.items():
-            self._cases(f"skipped  {len(rows)}  {fit_end(reason, self.page.width // 2)}", rows)
-
-    def _cases(self, lead: str, rows: list[Row]) -> None:
-        names = compact(parts_of(r.case, r.params) for r in rows)
-        self.page.add(lead, (f": {listed(names, self.page.width - cell_len(lead) - 2)}", "dim"))
+            grouped.draw(self.page, "", f"verified (interpreter, not timed)  {len(verified)}", _parts(verified))
+        told = [(why, r) for r in self.rows for why in dict.fromkeys(x.reason for x in r.records if x.status == "skipped")]
+        for reason, rows in grouped.by_reason(told).items():
+            grouped.draw(self.page, f"skipped  {len(rows)}  ", reason, _parts(rows))
 
     def _doubts(self) -> None:
         """Warnings of cases, those that share a name and a remedy together; then of the run and its machines."""
@@ -246,8 +239,8 @@ class _View:
 
     def _counts(self) -> list[Part]:
         count = {word: sum(r.word == word for r in self.rows) for word in ("pass", "unreferenced", *BAD, "verified", "skipped")}
-        reasons = {r.reason for row in self.rows if row.word == "skipped" for r in row.records}
-        reason = f" ({fit_end(printable(reasons.pop()), 30)})" if len(reasons) == 1 else ""
+        reasons = grouped.by_reason((r.reason, r) for row in self.rows if row.word == "skipped" for r in row.records)
+        reason = f" ({fit_end(next(iter(reasons)), 30)})" if len(reasons) == 1 else ""
         words = {"unreferenced": "ok (no criterion)", "skipped": f"skipped{reason}"}
         return [
             (f"{number} {words.get(word, word)}", style_of(word) if word != "unreferenced" else "")
@@ -267,6 +260,10 @@ class _View:
 
 # --------------------------------------------------------------------------------------------------------------------------
 # lines
+
+
+def _parts(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    return [parts_of(row.case, row.params) for row in rows]
 
 
 def _reasons(row: Row, full: bool) -> Iterable[str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from clustergauge import warnings
+from clustergauge import metrics, stats, warnings
 from clustergauge.ceilings import Ceiling
 from clustergauge.model import Counters, Measurement, Metric, Record, Workload
+from reports import terminal
+from reports.rows import rows_of
 from tests import made
+from tests.made_up import loaded
 from tests.test_stats import noise
 
 
@@ -81,7 +86,7 @@ def test_a_spread_over_five_percent_is_restless():
 
 def test_an_interval_wider_than_asked_says_why():
     record = made.record(measurement=Measurement(clock="wall", cache="none", samples_s=[1.0, 1.06] * 10, stop_reason="budget"))
-    assert only(record) == "±2.91% where 1% is asked, after 20 samples: the time was up"
+    assert only(record) == "±3.1 % after 20 samples, which were to bring it near 1%: the time was up"
     full = made.record(measurement=Measurement(clock="wall", cache="none", samples_s=[1.0, 1.06] * 10, stop_reason="samples"))
     assert only(full).endswith("a record keeps no more")
     assert "wide interval" not in names(made.record(samples=[1.0, 1.01] * 10))
@@ -90,6 +95,26 @@ def test_an_interval_wider_than_asked_says_why():
 def test_too_few_samples_for_an_interval_are_said():
     assert detail("wide interval", made.record(samples=[1.0, 1.01, 1.02])) == "3 samples are too few for an interval"
     assert detail("wide interval", made.record(samples=[1.0])) == "1 sample is too few for an interval"
+
+
+def test_enough_samples_that_resemble_each_other_are_not_said_to_be_few():
+    ramp = [1.0, 1.02, 1.05, 1.09, 1.14, 1.2, 1.27, 1.35, 1.44]
+    said = detail("wide interval", made.record(samples=ramp))
+    assert said.startswith("each sample resembles the one before (ρ = 0.")
+    assert said.endswith("): 9 are worth 1, too few for an interval")
+
+
+def test_the_warning_and_the_table_speak_of_one_interval():
+    """Of a rate, whose interval is another than that of the time where both are wide."""
+    record = made.record(samples=[0.1, 1.0, 3.0] * 12)
+    (row,) = rows_of(loaded(record), [])
+    assert row.headline
+    assert row.headline.name == "compute"
+    (line,) = (line for line in terminal.page_of(loaded(record), [], 160).text().splitlines() if line.startswith("matmul "))
+    (share,) = re.findall(r"[0-9.]+ %", line.partition("FLOP/s")[2])
+    assert float(share.split()[0]) > 100
+    assert detail("wide interval", record).startswith(f"±{share} after 36 samples")
+    assert stats.median_interval([0.1, 1.0, 3.0] * 12).half_width != pytest.approx(metrics.half_width(row.headline), rel=0.2)
 
 
 def test_samples_that_resemble_each_other_are_worth_fewer():
