@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return OK
-        _say(f"run_suite.py: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        where = error.filename or ("cannot write to stdout" if _stdout_fails() else "")
+        _say(f"run_suite.py: {f'{where}: ' if where else ''}{error.strerror or error}")
         return BROKEN
     except MemoryError:
         _say("run_suite.py: out of memory (is there a limit? ulimit -v)")
@@ -82,6 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("interrupted")
         return INTERRUPTED
     return code
+
+
+def _stdout_fails() -> bool:
+    """Whether not even a line's end can be written to stdout; then it leads nowhere from now on."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _open_closed() -> None:

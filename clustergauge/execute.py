@@ -233,7 +233,7 @@ class _Live:
 
     def _say_waits(self, share: float | None) -> None:
         """Record how long each rank waited for a processor, where all know it."""
-        everybody = self.world.gather(share) if self.world.size > 1 else [share]
+        everybody = self.world.gather(share)
         if everybody and None not in everybody:
             self.context.add(SERIES, "1", *everybody)
 

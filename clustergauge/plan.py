@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from clustergauge.model import Machine, Planned, Scalar
 from clustergauge.placement import too_many
 from clustergauge.probe import Case, Needs, Probe, probes_in
 from clustergauge.units import format_size, parse_size
+from clustergauge.valid import printable
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 GLOO_RANKS = 8
@@ -30,6 +32,8 @@ CPU_CACHE_BYTES = 64 << 20
 """Last-level cache assumed for a processor that does not tell."""
 CACHES_EXCEEDED = 4
 """A working set so many times the last-level cache is not served by it (STREAM's own rule)."""
+MEMORY_MOST = 0.8
+"""Of a device's memory, for what a case streams: probes ask as much of what is free when they run."""
 
 
 CPU_TORCH = "this torch is built for CPUs only: TORCH_BACKEND=auto sh tools/install.sh brings the one that fits this machine"
@@ -195,6 +199,10 @@ def _expand(
         raise UsageError(f"cases[{number}].first_of: probe {probe.name!r} has no axis {selection.first_of!r}")
     values = {axis: [_value(axis, v, f"cases[{number}]") for v in given] for axis, given in selection.axes.items()}
     for axis, given in values.items():
+        if not given:
+            raise UsageError(
+                f"cases[{number}]: {axis} = []: without a value there is no case (leave it out for all that are known)"
+            )
         for value in given:
             if axis in probe.axes and not _knows(probe, axis, value):
                 raise UsageError(f"cases[{number}]: {axis}={value}: probe {probe.name!r} knows {_words(probe.axes[axis])}")
@@ -290,7 +298,8 @@ def _on_devices(
             instead=CPU_TORCH if unused else "",
             cross_check=wish.cross_check and needs.target,
             skip=_why_not(needs, target, device, own, nodes, machine)
-            or _too_small(needs, interpret, cache_bytes(device, machine)),
+            or _too_small(needs, interpret, cache_bytes(device, machine))
+            or _too_large(needs, interpret, device, machine),
         )
         for device in devices
     ]
@@ -306,6 +315,15 @@ def _too_small(needs: Needs, interpret: bool, cache: int) -> str:
     if interpret or not needs.working_set or needs.working_set >= CACHES_EXCEEDED * cache:
         return ""
     return f"{format_size(needs.working_set)} is below {CACHES_EXCEEDED} × the last-level cache of {format_size(cache)}"
+
+
+def _too_large(needs: Needs, interpret: bool, device: str, machine: Machine) -> str:
+    """Why no such device holds what the case streams, in words: at run time it is asked how much of it is free."""
+    own = next((gpu.memory_bytes for gpu in machine.gpus if device == f"cuda:{gpu.index}"), None)
+    there = own if device.startswith("cuda") else machine.memory_bytes
+    if interpret or not there or needs.working_set <= MEMORY_MOST * there:
+        return ""
+    return f"needs {format_size(needs.working_set)} of memory, {format_size(there >> 20 << 20)} is all there is"
 
 
 def _cpu_build(machine: Machine) -> bool:
@@ -330,7 +348,8 @@ def _why_not(needs: Needs, target: str, device: str, own: int, nodes: int, machi
     if needs.target and not target:
         return "no target folder"
     if kind == "cuda" and not machine.gpus:
-        return "no GPU"
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return "no GPU" if hidden is None else f"no GPU (CUDA_VISIBLE_DEVICES is {printable(hidden)[:40]!r}: does it hide them?)"
     if kind == "cuda" and "torch" in needs.modules and _cpu_build(machine):
         return CPU_TORCH
     if needs.nvlink and not all(link.kind == "nvlink" for link in machine.links):

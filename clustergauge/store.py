@@ -76,6 +76,10 @@ class RunFolder:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(mode=0o755)
+        except (FileExistsError, NotADirectoryError) as error:
+            file = next((p for p in (parent, *parent.parents) if p.exists() and not p.is_dir()), None)
+            why = f"{file} is a file, no folder" if file else _why(error)
+            raise UsageError(f"cannot make run folder {folder.located(path)}: {why}") from None
         except OSError as error:
             raise UsageError(f"cannot make run folder {folder.located(path)}: {_why(error)}") from None
         made: RunFolder | None = None

@@ -58,6 +58,14 @@ def faulty(tmp_path):
     return words
 
 
+def test_a_full_disk_under_stdout_is_said_to_be_that():
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        ended = subprocess.run(
+            [sys.executable, "run_suite.py", "schema"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (3, "run_suite.py: cannot write to stdout: No space left on device\n")
+
+
 def only_run(tmp_path: Path) -> Path:
     (path,) = [p for p in (tmp_path / "results").iterdir() if (p / "run.json").exists()]
     return path

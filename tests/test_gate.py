@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import sys
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -695,6 +696,19 @@ def test_without_golden_facts_for_this_triton_only_the_rules_apply_and_it_says_s
     assert f"no golden facts for triton {triton_version()} (there are: 1.2.3): only the rules apply" in out
     assert out.splitlines()[-1] == "2 by the rules alone"
     assert command("--target", "sm89", bad=("double sound",)) == 3
+
+
+def test_a_folder_of_golden_facts_that_is_not_there_is_the_users_mistake(tmp_path, capsys, command):
+    assert command("--target", "sm89", "--golden", str(tmp_path / "none")) == 2
+    told = f"kernels.gate: no folder of golden facts {tmp_path / 'none'} (--update makes one)\n"
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_full_disk_under_stdout_is_said_in_one_line(capsys, command, monkeypatch):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", full)
+        assert command("--target", "sm89") == 3
+    assert capsys.readouterr().err == "kernels.gate: cannot write to stdout: No space left on device\n"
 
 
 def test_the_interpreter_is_no_hindrance(command, monkeypatch):

@@ -125,8 +125,36 @@ def test_every_gpu_measures_alone_and_ranks_are_all_of_them(tmp_path):
         ('probe = "plain"\ndevice = "cuda"', machine(), "no GPU"),
     ],
 )
-def test_what_cannot_run_says_why(tmp_path, text, here, words):
+def test_what_cannot_run_says_why(tmp_path, monkeypatch, text, here, words):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert {c.skip for c in cases(tmp_path, f"[[cases]]\n{text}\n", here)} == {words}
+
+
+def test_an_axis_without_values_is_named_and_not_the_device(tmp_path):
+    with pytest.raises(UsageError, match=r"^cases\[1\]: backend = \[\]: without a value there is no case"):
+        cases(tmp_path, '[[cases]]\nprobe = "plain"\nbackend = []\n')
+
+
+def test_what_may_hide_gpus_is_said_beside_that_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "banana\x1b")
+    (skip,) = {c.skip for c in cases(tmp_path, '[[cases]]\nprobe = "plain"\ndevice = "cuda"\n')}
+    assert skip.startswith("no GPU (CUDA_VISIBLE_DEVICES is 'banana")
+    assert skip.isprintable()
+    (seen,) = {c.skip for c in cases(tmp_path, '[[cases]]\nprobe = "plain"\ndevice = "cuda"\n', machine(gpus=1))}
+    assert seen == ""
+
+
+@pytest.mark.parametrize(("size", "fits"), [("12GiB", True), ("1TiB", False)])
+def test_what_no_memory_of_this_machine_holds_is_skipped_when_planned(tmp_path, size, fits):
+    skips = {c.skip for c in cases(tmp_path, f'[[cases]]\nprobe = "stream"\nsize = "{size}"\n')}
+    assert skips == {"" if fits else "needs 1TiB of memory, 16GiB is all there is"}
+    gpu = machine(gpus=1)
+    gpu = msgspec.structs.replace(gpu, gpus=[msgspec.structs.replace(gpu.gpus[0], memory_bytes=80 << 30)])
+    skips = {c.skip for c in cases(tmp_path, f'[[cases]]\nprobe = "stream"\nsize = "{size}"\n', gpu)}
+    assert skips == {"" if fits else "needs 1TiB of memory, 80GiB is all there is"}
+    assert {c.skip for c in cases(tmp_path, f'[[cases]]\nprobe = "stream"\nsize = "{size}"\n', machine(gpus=1))} == {
+        ""
+    }  # unknown
 
 
 def test_a_gpu_is_not_skipped_for_what_another_cannot(tmp_path):
@@ -171,7 +199,8 @@ def test_gpus_that_this_torch_cannot_use_are_not_taken_for_usable(tmp_path):
     assert "this torch is built for CPUs only" in skipped.skip
 
 
-def test_the_interpreter_serves_only_where_there_is_no_gpu(tmp_path):
+def test_the_interpreter_serves_only_where_there_is_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     text = '[[cases]]\nprobe = "jit"\n'
     assert [(c.interpret, c.device) for c in cases(tmp_path, text)] == [(False, "cpu:0"), (True, "cpu:0")]
     assert [c.interpret for c in cases(tmp_path, text, machine(gpus=1))] == [False, False]

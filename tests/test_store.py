@@ -188,8 +188,10 @@ def test_a_run_folder_is_never_made_twice_nor_where_none_can_be(tmp_path):
         RunFolder.create(tmp_path, a_run())
     assert files_of(path) == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot make run folder .*/file/.*: (Not a directory|File exists)"):
+    with pytest.raises(UsageError, match=r"cannot make run folder .*/file/.*: \S+/file is a file, no folder$"):
         RunFolder.create(tmp_path / "file", a_run())
+    with pytest.raises(UsageError, match=r": \S+/file is a file, no folder$"):
+        RunFolder.create(tmp_path / "file" / "below", a_run())
 
 
 def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path, monkeypatch):

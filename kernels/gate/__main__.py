@@ -36,7 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         sys.stderr.write(f"kernels.gate: {error}\n")
         return 2
-    sys.stdout.write(FORMATS[given.format](report))
+    try:
+        sys.stdout.write(FORMATS[given.format](report))
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it has nowhere to go
+        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            sys.stderr.write(f"kernels.gate: cannot write to stdout: {error.strerror or error}\n")
+            return 3
     return 3 if report.failures else 0
 
 
@@ -48,6 +55,8 @@ def gate(module: str, targets: Sequence[str], kernels: Sequence[str], folder: Pa
     from kernels.gate.compile import triton_version
     from kernels.gate.entries import undeclared
 
+    if not update and not folder.is_dir():
+        raise UsageError(f"no folder of golden facts {folder} (--update makes one)")
     version = triton_version()
     declared = load_entries(module)
     wanted = _chosen("kernel", kernels, sorted({entry.kernel for entry in declared}))
