@@ -175,7 +175,12 @@ def trial(ctx: Context, backend: str, dtype: str, shape: str) -> Call:
     )
     _fill(ctx, dtype, (a, b), scales, torch.Generator(ctx.device).manual_seed(ctx.seed))
     set_precision(dtype)
-    return start(a, b, c)
+    call = start(a, b, c)
+    if backend == "triton":
+        from kernels.triton import tuned
+
+        tuned.attempt(ctx, call)
+    return call
 
 
 def _bound(kind: Device, dtype: str, mnk: Shape, moved: int) -> Bound:

@@ -431,6 +431,22 @@ def test_tf32_of_torch_on_amd_is_that_of_mi300(tmp_path, monkeypatch):
 # -- what is refused
 
 
+def test_a_kernel_that_does_not_fit_the_device_is_no_trial(tmp_path, monkeypatch):
+    from triton import OutOfResources
+
+    def refused():
+        raise OutOfResources(98304, 65536, "shared memory")
+
+    monkeypatch.setattr(backends, "starter", lambda *_: lambda *_: refused)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
+    ctx = Context(Serial(), "cpu", 1, tmp_path)
+    try:
+        with pytest.raises(Skip, match="needs 98304 bytes of shared memory, a block on H100 has 65536"):
+            matmul.trial(ctx, "triton", "bf16", "64")
+    finally:
+        matmul.set_precision("fp32")
+
+
 @pytest.mark.parametrize(
     ("text", "shape"),
     [
