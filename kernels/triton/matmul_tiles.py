@@ -128,7 +128,7 @@ programs enough for all multiprocessors, and long steps and many stages keep byt
 MOST_FEW = max(FEW)
 PROMOTED = 128
 """Products of fp8 that are summed in one piece at most."""
-_FEW_FP32 = {16: (Strip(32, 128, 4),), 32: (Strip(64, 64, 4),), 64: (Strip(64, 128, 4),)}
+_FEW_FP32 = {16: (Strip(32, 128, 4),), 32: (Strip(64, 64, 4),), 64: (Strip(64, 64, 4),)}
 """Without tensor cores operands wait in registers for their turn: longer steps spill them."""
 
 
@@ -145,9 +145,11 @@ def few_rows(arch: str, dtype: str, rows: int) -> tuple[Config, ...]:
         most = MOST_FEW
     found: list[Config] = []
     for strip in (_FEW_FP32 if dtype == "fp32" else FEW)[most]:
-        step = strip.step // ITEMSIZE[dtype]
+        length, stages = strip.step, strip.stages
+        if arch.startswith("gfx"):  # 16 bytes of A for each of 256 threads
+            length, stages = max(length, 4096 // most), min(stages, usual.stages)
+        step = length // ITEMSIZE[dtype]
         step = min(step, PROMOTED) if usual.promote else step
-        stages = min(strip.stages, usual.stages) if arch.startswith("gfx") else strip.stages
         found.append(Config(most, strip.columns, step, strip.warps, stages, promote=usual.promote, few=True))
     return tuple(found[:1] if arch == "interpreter" else found)
 
