@@ -145,12 +145,15 @@ def few_rows(arch: str, dtype: str, rows: int) -> tuple[Config, ...]:
         most = MOST_FEW
     found: list[Config] = []
     for strip in (_FEW_FP32 if dtype == "fp32" else FEW)[most]:
-        length, stages = strip.step, strip.stages
+        length, stages, warps = strip.step, strip.stages, strip.warps
+        by_warps = (arch.startswith("sm_12") and dtype != "fp32") or (arch.startswith("sm_10") and dtype == "int8")
+        if by_warps and (most, strip.columns) == (64, 64):
+            warps = 8  # with four, registers spill
         if arch.startswith("gfx"):  # 16 bytes of A for each of 256 threads
             length, stages = max(length, 4096 // most), min(stages, usual.stages)
         step = length // ITEMSIZE[dtype]
         step = min(step, PROMOTED) if usual.promote else step
-        found.append(Config(most, strip.columns, step, strip.warps, stages, promote=usual.promote, few=True))
+        found.append(Config(most, strip.columns, step, warps, stages, promote=usual.promote, few=True))
     return tuple(found[:1] if arch == "interpreter" else found)
 
 
