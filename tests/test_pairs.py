@@ -16,6 +16,7 @@ from clustergauge.model import Series
 from clustergauge.probe import Context, Skip
 from clustergauge.world import Serial
 from collectives.pairs import ALL_ROUNDS, SIZES, SOME_ROUNDS, _of_both, _of_device, _tell, pairs, rounds, steps
+from tests.faults import netns_pairs
 from tests.swept import flat, swept
 
 RANKS = Path(__file__).with_name("pairs_ranks.py")
@@ -205,3 +206,23 @@ def test_listing_imports_nothing_heavy():
     code = "import sys, collectives.pairs; print({'torch', 'numpy', 'mpi4py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=RANKS.parents[1], check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("", "no record; no document: run_suite.py exited with 3: starting; the agent of h2 did not call"),
+        ('{"pairs": [], "records": []}', "no record; run_suite.py exited with 3: starting; the agent of h2 did not call"),
+        (
+            '{"pairs": [], "records": [{"status": "error", "reason": "rank 1 is gone"}]}',
+            "error: rank 1 is gone; run_suite.py exited with 3: starting; the agent of h2 did not call",
+        ),
+    ],
+)
+def test_a_trial_in_the_lab_without_a_result_is_wrong_and_says_why(monkeypatch, tmp_path, capsys, output, words):
+    ended = subprocess.CompletedProcess([], 3, output, "starting\n\nthe agent of h2 did not call\n")
+    monkeypatch.setattr(netns_pairs.subprocess, "run", lambda *_, **__: ended)
+    monkeypatch.setattr(netns_pairs, "restore", lambda _: None)  # there is no lab
+    monkeypatch.setenv("CLUSTERGAUGE_LAB_HOSTS", "hosts")
+    assert netns_pairs.trial("clean", 7, 4, "one", tmp_path) is False
+    assert capsys.readouterr().out == f"clean       7  WRONG, NO RESULT  {words}\n"
