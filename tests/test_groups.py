@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import os
+import signal
 import threading
+import time
 
 import pytest
 from hypothesis import given, strategies as st
@@ -184,6 +187,9 @@ def test_an_endpoint_that_failed_among_pairs_is_kept_out():
 class Quiet:
     """A display that says nothing."""
 
+    crew: fleet.Fleet
+
+    def begin(self): ...
     def start(self, *_): ...
     def case(self, *_): ...
     def done(self, *_): ...
@@ -194,6 +200,8 @@ def conduct(tmp_path, display, suite=SUITE, probes=("tests.faults.in_step",), na
     """Four agents in two groups of two, one of them with a slow host; one whole run: how it went, its folder, what lives on."""
     crew = nodes.fleet(names)
     assert not crew.left_out, crew.left_out
+    display.crew = crew
+    display.begin()
     todo = planned(tmp_path, names, crew.machines, probes, suite, most=2)
     run = Run(
         run_id="20261123-063000-7f3c",
@@ -235,6 +243,56 @@ def test_groups_run_at_once_and_the_slow_one_is_named_confirmed_and_kept_out(mea
     assert [[place.host for place in r.placement] for r in everything] == [["n1", "n2"]]
     assert set(loaded.run.left_out) == {"n3-slow", "n4"}
     assert "its group failed in_step: n3-slow,n4 at " in loaded.run.left_out["n4"]
+
+
+def kill_agent(crew: fleet.Fleet, name: str) -> None:
+    site = crew.supervisors[name].node.sites[0]
+    os.kill(int((site.scratch / "agent.pid").read_text()), signal.SIGKILL)
+
+
+class GoneEarly(Quiet):
+    """Both agents of the second group end before anything begins."""
+
+    def begin(self):
+        for name in ("n3", "n4"):
+            kill_agent(self.crew, name)
+        time.sleep(1.0)
+
+
+def test_a_group_of_which_all_nodes_are_gone_costs_itself_alone(tmp_path):
+    came, loaded, left = conduct(tmp_path, GoneEarly(), names=["n1", "n2", "n3", "n4"])
+    assert not came.problem
+    (owed,) = [r for r in loaded.records if r.device == "cpu:group2"]
+    assert owed.status == "error"
+    assert "needs two nodes, none is left" in owed.reason
+    spanned = {r.device: r.status for r in loaded.records if hosts.spans(r.device)}
+    assert spanned == {"cpu:group1": "ok", "cpu:group2": "error", "cpu:nodes": "ok"}
+    assert set(loaded.run.left_out) == {"n3", "n4"}
+    assert left == []
+
+
+class GoneMeanwhile(Quiet):
+    """The agent of the fourth node ends once its group has begun."""
+
+    def begin(self):
+        self.sites = {name: supervisor.node.sites[0] for name, supervisor in self.crew.supervisors.items()}
+
+    def case(self, planned):
+        if planned.device == "cpu:group2":
+            os.kill(int((self.sites["n4"].scratch / "agent.pid").read_text()), signal.SIGKILL)
+
+
+def test_who_was_in_a_group_with_a_node_that_was_lost_goes_on(tmp_path):
+    came, loaded, left = conduct(tmp_path, GoneMeanwhile(), names=["n1", "n2", "n3", "n4"])
+    assert not came.problem
+    (failed,) = [r for r in loaded.records if r.device == "cpu:group2"]
+    assert failed.status == "error"
+    assert "node n4 is lost" in failed.reason
+    (everything,) = [r for r in loaded.records if r.device == "cpu:nodes"]
+    assert everything.status == "ok"
+    assert [place.host for place in everything.placement] == ["n1", "n2", "n3"]
+    assert set(loaded.run.left_out) == {"n4"}
+    assert left == []
 
 
 DIES = """
