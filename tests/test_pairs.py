@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import sweeps
+from clustergauge import memory, sweeps
 from clustergauge.model import Series
 from clustergauge.probe import Context, Skip
 from clustergauge.world import Serial
@@ -152,7 +152,7 @@ def test_what_each_backend_needs():
 
 def context(size):
     world = Serial()
-    world.size = size
+    world.size = world.local_size = size
     return Context(world=world, device="cpu", seed=1, scratch=Path())
 
 
@@ -163,6 +163,17 @@ def test_what_makes_no_sense_is_skipped_in_words():
         pairs.function(context(2), **case("mpi", size=6))
     with pytest.raises(Skip, match=r"2 ranks need about \d+ MiB of memory"):
         pairs.function(context(2), **case("gloo", size=1 << 50))
+
+
+def test_ranks_of_other_hosts_need_no_memory_here(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 16 << 20)
+    there = context(64)
+    there.world.local_size = 2
+    with pytest.raises(TypeError, match="need MPI ranks"):  # there is room; they are only no MPI ranks
+        pairs.function(there, **case("mpi", size=1 << 20))
+    there.world.local_size = 8
+    with pytest.raises(Skip, match="8 ranks need about 32 MiB of memory, 16 MiB are available"):
+        pairs.function(there, **case("mpi", size=1 << 20))
 
 
 @pytest.mark.parametrize("quiet", ["one", "round"])
