@@ -43,6 +43,9 @@ _HARDWARE = re.compile(r"\b(?:[0-9a-f]{2}(?::[0-9a-f]{2}){5,19}|enx[0-9a-f]{12}|
 _USER = re.compile(r"(?:/home/|/Users/)([\w.-]+)|(?<![\w.-])([\w.-]+)@(?=\w)")
 _SERIAL = re.compile(r"\bserial(?:[ _]?(?:number|no))?\"?[ :=]+\"?([\w-]*\d[\w-]*)", re.IGNORECASE)
 _SERVER = re.compile(r"(?<![\w/.-])([A-Za-z][\w.-]+):/(?!/)")
+_FIRST_MARK, _MARKS = 0xF0000, 0xFFFE
+_MARK = re.compile("[\U000f0000-\U000ffffd]")
+"""Characters for private use, which are in no word."""
 _LONGEST = 12
 """Parts of one name, between its dots and dashes."""
 
@@ -119,11 +122,22 @@ class _Names:
 
     def text(self, text: str) -> str:
         """The text with every name replaced."""
-        text = _LIST.sub(lambda m: self._list(m[0]), text)
-        text = _UUID.sub(lambda m: self._put(m[0], "serial"), text)
-        text = _HARDWARE.sub(lambda m: self._put(m[0], "address"), text)
-        text = _ADDRESS.sub(lambda m: self._address(m[0]), text)
-        return _TOKEN.sub(lambda m: self._token(m[0]), text)
+        done: list[str] = []
+
+        def kept(words: str, before: str) -> str:
+            """One character in place of the words: a host may be called like what stands for another (``node-5``)."""
+            if words == before or len(done) >= _MARKS:
+                return words
+            done.append(words)
+            return chr(_FIRST_MARK + len(done) - 1)
+
+        text = _MARK.sub("\N{REPLACEMENT CHARACTER}", text)
+        text = _LIST.sub(lambda m: kept(self._list(m[0]), m[0]), text)
+        text = _UUID.sub(lambda m: kept(self._put(m[0], "serial"), m[0]), text)
+        text = _HARDWARE.sub(lambda m: kept(self._put(m[0], "address"), m[0]), text)
+        text = _ADDRESS.sub(lambda m: kept(self._address(m[0]), m[0]), text)
+        text = _TOKEN.sub(lambda m: self._token(m[0]), text)
+        return _MARK.sub(lambda m: done[ord(m[0]) - _FIRST_MARK], text)
 
     def _list(self, text: str) -> str:
         try:

@@ -100,6 +100,20 @@ def test_nodes_called_by_their_addresses_and_with_a_user_keep_one_word_each():
     assert hidden.records[0].reason == f"of {words['machine-2']}: not reached, {words['machine-4'].rpartition('@')[2]}"
 
 
+def test_hosts_that_are_called_like_what_stands_for_them_are_not_replaced_twice():
+    machines = tuple(msgspec.structs.replace(CPU, machine_id=f"m{n}", host=f"node-{n}", node=f"node-{n}") for n in range(1, 13))
+    good = record("matmul", MATMUL, machine_id="m1", reason="node-2 after node-11")
+    run = loaded(good, machines=machines)
+    planned = [msgspec.structs.replace(p, hosts="node-[5-7]") for p in run.run.planned]
+    hidden, _, _ = redacted(dataclasses.replace(run, run=msgspec.structs.replace(run.run, planned=planned)), [], [])
+    words = [hidden.machines[f"machine-{n}"].node for n in range(1, 13)]  # machines are taken by their ids, m1, m10, m11, …
+    assert len(set(words)) == 12
+    told = {machine.machine_id: machine.node for machine in machines}
+    place = {told[name]: words[number] for number, name in enumerate(sorted(told))}
+    assert hosts.expand(hidden.run.planned[0].hosts) == [place[f"node-{n}"] for n in (5, 6, 7)]
+    assert hidden.records[0].reason == f"{place['node-2']} after {place['node-11']}"
+
+
 @pytest.mark.parametrize("form", [*export.WRITERS, "json", "html", "text"])
 def test_the_command_line_redacts_and_keeps_its_exit_code(tmp_path, form):
     folder = run_folders.fill(tmp_path, records=4)
