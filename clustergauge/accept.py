@@ -311,7 +311,10 @@ class _Judges:
         if barred := self.standards.barred.get(record.machine_id):
             return f"the baseline cannot serve: {barred}"
         kind = kind_of_device(record.device)
-        same = [r for r in self.standards.baseline if r.case == record.case and r.status == "ok"]
+        there = [r for r in self.standards.baseline if r.case == record.case and r.status == "ok"]
+        same = [r for r in there if r.ranks == record.ranks]
+        if there and not same:
+            return f"the baseline measured it on {there[0].ranks} ranks, here are {record.ranks}"
         own = [r for r in same if r.machine_id == record.machine_id and r.device == record.device]
         groups: dict[Group, list[Record]] = {}
         for r in own or [r for r in same if kind_of_device(r.device) == kind]:
@@ -327,12 +330,13 @@ class _Judges:
         return fraction(c.of_baseline, middle, metric, remark, stats.median(widths) / math.sqrt(len(widths)))
 
     def _of_peers(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
-        """Against the median of all others of its class: devices of this kind on machines with the same parts."""
+        """Against the median of all others of its class: devices of this kind, machines with the same parts, as many ranks."""
         kind, classes = kind_of_device(record.device), self.standards.classes
         values: list[float] = []
         for (machine_id, case, device), group in self.groups.items():
             other = (machine_id, device) != (record.machine_id, record.device)
             alike = kind_of_device(device) == kind and classes.get(machine_id) == classes.get(record.machine_id)
+            alike &= group[0].ranks == record.ranks
             if case == record.case and other and alike and all(r.status == "ok" for r in group):
                 values += [m.value for m in metrics.derive(deciding(group)) if m.name == metric.name]
         if len(values) < LEAST_PEERS:

@@ -19,14 +19,14 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 class Summons(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of JSON, which no command line and no environment ever holds.
 
-    ``key``: hexadecimal.  ``address``: where the supervisor listens.  ``name``: of the node as the user calls it; empty where one
-    line goes to all (srun): then Slurm's name of it.  ``token``: names the scratch folders of this run, no secret.  ``targets``:
-    folders of storage cases.  ``environment``: of the supervisor, what steers MPI and NCCL.  ``end``: do nothing but end what an
-    earlier agent of this run left here.
+    ``key``: hexadecimal.  ``addresses``: where the supervisor listens, to be tried in turn.  ``name``: of the node as the user
+    calls it; empty where one line goes to all (srun): then Slurm's name of it.  ``token``: names the scratch folders of this run,
+    no secret.  ``targets``: folders of storage cases.  ``environment``: of the supervisor, what steers MPI and NCCL.  ``end``: do
+    nothing but end what an earlier agent of this run left here.
     """
 
     key: str
-    address: tuple[str, int]
+    addresses: list[tuple[str, int]]
     token: str
     name: str = ""
     targets: list[str] = []

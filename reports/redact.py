@@ -31,13 +31,21 @@ _NAMED_KEYS = {"path", "health", "left_out", "settings", "telemetry"}
 """Dictionaries whose keys may hold a name."""
 _TOKEN = re.compile(r"\w[\w.-]*")
 _BREAK = re.compile(r"([._-]+)")
-_LIST = re.compile(r"(?<![\w.-])[\w.-]*(?:\[\d[\d,-]*\][\w.-]*)+")  # looking behind: a long word is gone through once
+_LIST = re.compile(  # looking behind: a long word is gone through once
+    r"(?<![\w.:])[0-9a-f]*:[0-9a-f:]*(?:\[\d[\d,-]*\][0-9a-f:]*)+(?:%\w[\w.-]*)?|(?<![\w.-])[\w.-]*(?:\[\d[\d,-]*\][\w.-]*)+",
+    re.IGNORECASE,
+)
 _UUID = re.compile(r"\b(?:GPU-|MIG-)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE)
-_ADDRESS = re.compile(r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-f]{0,4}:){2,}[0-9a-f:.]*)(?![\w:])", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-f]{0,4}:){2,}[0-9a-f:.]*(?:%\w[\w.-]*)?)(?![\w:])", re.IGNORECASE
+)
 _HARDWARE = re.compile(r"\b(?:[0-9a-f]{2}(?::[0-9a-f]{2}){5,19}|enx[0-9a-f]{12}|0x[0-9a-f]{16})\b", re.IGNORECASE)
 _USER = re.compile(r"(?:/home/|/Users/)([\w.-]+)|(?<![\w.-])([\w.-]+)@(?=\w)")
 _SERIAL = re.compile(r"\bserial(?:[ _]?(?:number|no))?\"?[ :=]+\"?([\w-]*\d[\w-]*)", re.IGNORECASE)
 _SERVER = re.compile(r"(?<![\w/.-])([A-Za-z][\w.-]+):/(?!/)")
+_FIRST_MARK, _MARKS = 0xF0000, 0xFFFE
+_MARK = re.compile("[\U000f0000-\U000ffffd]")
+"""Characters for private use, which are in no word."""
 _LONGEST = 12
 """Parts of one name, between its dots and dashes."""
 
@@ -114,11 +122,22 @@ class _Names:
 
     def text(self, text: str) -> str:
         """The text with every name replaced."""
-        text = _LIST.sub(lambda m: self._list(m[0]), text)
-        text = _UUID.sub(lambda m: self._put(m[0], "serial"), text)
-        text = _HARDWARE.sub(lambda m: self._put(m[0], "address"), text)
-        text = _ADDRESS.sub(lambda m: self._put(m[0], "address") if _is_address(m[0]) else m[0], text)
-        return _TOKEN.sub(lambda m: self._token(m[0]), text)
+        done: list[str] = []
+
+        def kept(words: str, before: str) -> str:
+            """One character in place of the words: a host may be called like what stands for another (``node-5``)."""
+            if words == before or len(done) >= _MARKS:
+                return words
+            done.append(words)
+            return chr(_FIRST_MARK + len(done) - 1)
+
+        text = _MARK.sub("\N{REPLACEMENT CHARACTER}", text)
+        text = _LIST.sub(lambda m: kept(self._list(m[0]), m[0]), text)
+        text = _UUID.sub(lambda m: kept(self._put(m[0], "serial"), m[0]), text)
+        text = _HARDWARE.sub(lambda m: kept(self._put(m[0], "address"), m[0]), text)
+        text = _ADDRESS.sub(lambda m: kept(self._address(m[0]), m[0]), text)
+        text = _TOKEN.sub(lambda m: self._token(m[0]), text)
+        return _MARK.sub(lambda m: done[ord(m[0]) - _FIRST_MARK], text)
 
     def _list(self, text: str) -> str:
         try:
@@ -126,6 +145,10 @@ class _Names:
         except UsageError:
             return text
         return hosts.compress(self._token(name) for name in names)
+
+    def _address(self, text: str) -> str:
+        bare = text if _is_address(text) else text.rstrip(":.")  # of a sentence: ``fd00::1: refused``
+        return self._put(bare, "address") + text[len(bare) :] if _is_address(bare) else text
 
     def _token(self, token: str) -> str:
         """The longest known names between the dots, dashes and underscores of a word."""
@@ -148,7 +171,7 @@ def _hosts(loaded: LoadedRun) -> Iterator[str]:
     yield from sorted(machine.host for machine in loaded.machines.values())
     for planned in loaded.run.planned:
         if planned.hosts:
-            yield from hosts.expand(planned.hosts)
+            yield from (name.rpartition("@")[2] for name in hosts.expand(planned.hosts))
     yield from loaded.run.left_out
     for record in loaded.records:
         yield from (place.host for place in record.placement)
