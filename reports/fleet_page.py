@@ -53,7 +53,7 @@ def _nodes(nodes: Sequence[Node]) -> Iterator[str]:
     if not nodes:
         return
     told = [
-        [node.host, node.state, node.rack, "; ".join(map(words, node.reasons[:5])), ", ".join(node.parts[:8])]
+        [node.name, node.state, node.rack, "; ".join(map(words, node.reasons[:5])), ", ".join(node.parts[:8])]
         for node in nodes[:MOST_NODES]
     ]
     left = f"; {len(nodes) - MOST_NODES} more are left out of this page" if len(nodes) > MOST_NODES else ""
