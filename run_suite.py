@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent
 SWEEP = [sys.executable, "-P", "-m", "storage_io.workspace"]
 REACH = [sys.executable, "-P", "-m", "storage_io.object_space", "check"]
 FOLDERS = ("kernels", "collectives", "storage_io")
-OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
+OK, USAGE, BROKEN, UNSURE, INTERRUPTED = 0, 2, 3, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -203,14 +203,17 @@ def do_list(options: argparse.Namespace) -> int:
 
 def do_report(options: argparse.Namespace) -> int:
     """Show a run again."""
-    from clustergauge import store
+    from clustergauge import judgement, store
     from reports import outcome
 
-    topology = _topology(options.topology)
-    loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
+    topology, output = _topology(options.topology), Path(options.output).absolute()
+    loaded = store.load(store.find_run(options.run, output))
     if topology:
         loaded.run.settings["topology"] = topology
-    return outcome.show(loaded, _asked(options, Path(options.output).absolute()), options.format, _say, options.redact)
+    recalled = judgement.recall(loaded, output, _given(options, output))
+    _needs_no_baseline(options.accept, recalled.asked)
+    code = outcome.show(loaded, recalled.asked, options.format, _say, options.redact, notes=recalled.notes)
+    return code or (OK if recalled.whole else UNSURE)
 
 
 def do_compare(options: argparse.Namespace) -> int:
@@ -639,6 +642,19 @@ def _suite_path(name: str) -> Path:
 
 
 def _asked(options: argparse.Namespace, output: Path) -> Asked:
+    """What the flags hold the results against, all of it at hand."""
+    asked = _given(options, output)
+    _needs_no_baseline(options.accept, asked)
+    return asked
+
+
+def _needs_no_baseline(accept: str, asked: Asked) -> None:
+    """Raises `UsageError` for the user's file of criteria that asks for a baseline where there is none."""
+    if accept and asked.baseline is None and any(c.of_baseline for c in asked.acceptance.criteria):
+        raise UsageError(f"{accept} asks for a share of a baseline: name one with --baseline RUN")
+
+
+def _given(options: argparse.Namespace, output: Path) -> Asked:
     from clustergauge import catalogue, criteria, store
     from clustergauge.verdicts import Asked
 
@@ -652,8 +668,6 @@ def _asked(options: argparse.Namespace, output: Path) -> Asked:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {options.accept}: {getattr(error, 'strerror', None) or error}") from None
     acceptance = criteria.parse(text, options.accept)
-    if baseline is None and any(c.of_baseline for c in acceptance.criteria):
-        raise UsageError(f"{options.accept} asks for a share of a baseline: name one with --baseline RUN")
     return Asked(acceptance, baseline, parts, name=options.accept, text=text)
 
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -208,7 +208,9 @@ def _of_known_plan(raw: bytes) -> tuple[Run, Mapping[valid.Key, Planned]] | None
         if heading.schema != SCHEMA:
             return None
         cases, index = _plan(bytes(heading.planned))
-        run = Run(**msgspec.structs.asdict(heading) | {"planned": list(cases)})
+        fields: dict[str, Any] = msgspec.structs.asdict(heading)
+        fields["planned"] = list(cases)
+        run = Run(**fields)
         valid.check_heading(run)
     except (ValueError, RecursionError):  # what is left as it stands may be nested however deep
         return None

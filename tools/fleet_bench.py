@@ -28,7 +28,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from clustergauge import blame, reduce
-from clustergauge.model import Cpu, Machine, Measurement, Place, Planned, Record, Run, Workload
+from clustergauge.model import Cpu, Machine, Measurement, Place, Planned, Record, Run, Scalar, Workload
 from clustergauge.probe import Case
 
 SAMPLES = 10
@@ -45,7 +45,7 @@ def make(parent: Path, cases: int, node: int) -> Path:
     planned: list[Planned] = []
     records: list[bytes] = []
     for number in range(cases):
-        params = {"backend": "torch", "shape": str(number)}
+        params: dict[str, Scalar] = {"backend": "torch", "shape": str(number)}
         case = Case("matmul", "", params).id
         planned.append(Planned(case=case, probe="matmul", module="kernels.matmul", params=params, device="cpu:0"))
         samples = [1e-3 / speed * (1 + 0.01 * rng.gauss(0, 1)) for _ in range(SAMPLES)]
