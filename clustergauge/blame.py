@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -259,10 +259,17 @@ def _parts(machine: Machine) -> str:
 def _groups(part: Part, classes: dict[str, str]) -> dict[tuple[str, str, str, int], list[Unit]]:
     """Units that should be alike: by case, kind of device, class and work."""
     groups: dict[tuple[str, str, str, int], list[Unit]] = {}
+    kinds: dict[str, str] = {}
     for unit in part.units:
-        if unit.y is not None and unit.machine_id in classes:
-            key = (unit.case, unit.device.partition(":")[0], classes[unit.machine_id], unit.work)
-            groups.setdefault(key, []).append(unit)
+        if unit.y is None or (peer_class := classes.get(unit.machine_id)) is None:
+            continue
+        device = unit.device
+        kind = kinds.get(device) or kinds.setdefault(device, device.partition(":")[0])
+        key = (unit.case, kind, peer_class, unit.work)
+        if key in groups:
+            groups[key].append(unit)
+        else:
+            groups[key] = [unit]
     return groups
 
 
@@ -279,10 +286,10 @@ def _judge_case(
     rack_number = {name: n for n, name in enumerate(names)} | {"": -1}
     slot_number = {name: n for n, name in enumerate(slots)}
     group = peers.Group(
-        _column(u.y for u in units),
-        _column(u.tail for u in units),
-        _column(u.fresh for u in units),
-        _column(u.fresh_tail for u in units),
+        _column([u.y for u in units]),
+        _column([u.tail for u in units]),
+        _column([u.fresh for u in units]),
+        _column([u.fresh_tail for u in units]),
         np.asarray([rack_number[racks[u.machine_id]] for u in units], np.int64),
         np.asarray([slot_number[u.device] for u in units], np.int64),
     )
@@ -329,5 +336,5 @@ def _of_node(several: list[Reason], devices: int) -> list[Reason]:
     return [Reason(kind=kind, case=several[0].case, ratio=ratio, confirmed=all(r.confirmed for r in several), detail=words)]
 
 
-def _column(values: Iterable[float | None]) -> peers.Array:
-    return np.asarray([math.nan if v is None else v for v in values], np.float64)
+def _column(values: Sequence[float | None]) -> peers.Array:
+    return np.asarray(values, np.float64)  # not a number for what is None

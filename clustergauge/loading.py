@@ -25,7 +25,6 @@ from clustergauge.model import SCHEMA, Data, Judgement, Machine, Planned, Record
 
 _ESCAPE = re.compile(rb"\\[^\"\\/]")
 """Escapes of JSON that may stand for an unprintable character."""
-_PLAIN = bytes(range(0x20, 0x7F)) + b"\n"
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})", re.ASCII)
 
 MOST_PROBLEMS = 20
@@ -247,14 +246,17 @@ def _document(raw: bytes, decoder: msgspec.json.Decoder[D], check: Callable[[D],
 
 
 def _is_clean(raw: bytes) -> bool:
-    """Whether JSON text surely holds nothing for `valid.clean` to do; spares a walk through all its strings."""
+    """Whether JSON text surely holds nothing for `valid.clean` to do; spares a walk through all its strings.
+
+    Control characters that are not escaped are no JSON: whoever decodes the text refuses them.
+    """
     escaped = b"\\" in raw
     if escaped and (len(raw) > valid.TEXT_LENGTH or _ESCAPE.search(raw)):
         return False
     if len(raw) > valid.TEXT_LENGTH and max(map(len, raw.split(b'"'))) > valid.TEXT_LENGTH:
         return False
-    if not raw.translate(None, _PLAIN):  # the most usual, and the fastest to see
-        return True
+    if raw.isascii():  # the most usual, and the fastest to see
+        return b"\x7f" not in raw
     return raw.replace(b"\n", b"").decode(errors="replace").isprintable()
 
 

@@ -32,7 +32,7 @@ APART = 32
 """Below this many runs nothing is gained by other processes."""
 
 
-class Unit(Data, frozen=True, array_like=True):
+class Unit(Data, frozen=True, array_like=True, gc=False):
     """One case on one device of one machine: all launches of a run together.
 
     ``y``, ``tail``: ln of the median time (s) and of its 90th percentile, ``None`` where all launches are fresh; ``fresh``,

@@ -463,3 +463,13 @@ def test_what_is_left_as_it_stands_is_a_run_otherwise():
         assert heading[name].required == fields[name].required
     heading_of = msgspec.json.decode(msgspec.json.encode(a_run()), type=loading._Heading)
     assert msgspec.structs.asdict(heading_of) | {"planned": a_run().planned} == msgspec.structs.asdict(a_run())
+
+
+@pytest.mark.parametrize("code", [*range(0x20), 0x7F])
+def test_a_control_character_as_it_stands_is_refused_or_harmless(path, code):
+    """JSON has none inside a text, but for the one that it forgot."""
+    write_lines(path, encoded(a_record()).replace(b'"reason":""', b'"reason":"a' + bytes([code]) + b'b"'))
+    if code == 0x7F:
+        assert load(path).records[0].reason == "a\N{REPLACEMENT CHARACTER}b"
+    else:
+        refusal(path)
