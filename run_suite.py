@@ -309,7 +309,8 @@ def do_fleet(options: argparse.Namespace) -> int:
     expected = hosts.expand(options.expect) if options.expect else []
     rack_of = topology.racks(topology.of_text(_topology(options.topology)) if options.topology else None)
     part = reduce.read(paths)
-    missing = [host for host in expected if host not in {m.host for m in part.machines.values()}]
+    known = {machine.host for machine in part.machines.values()}
+    missing = [host for host in expected if host not in known]
     found, told, stopped = blame.judge(part, rack_of, missing), [], OK
     if options.confirm:
         again, new, stopped = _confirm(options, output, confirm.by_run(confirm.suspects(found), part.folders))

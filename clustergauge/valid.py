@@ -136,7 +136,7 @@ def _positive(field: str, values: list[float]) -> None:
 
 def _scalars(field: str, values: Mapping[str, Scalar]) -> None:
     for key, value in values.items():
-        if isinstance(value, float | int) and not -MOST <= value <= MOST:
+        if not isinstance(value, str) and value is not None and not -MOST <= value <= MOST:
             words = f"is {value}: not a number, or beyond" if isinstance(value, float) else "is beyond"
             raise Invalid(f"{field}[{shown(key)}] {words} ±10²⁴")
 
