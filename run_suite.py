@@ -163,7 +163,6 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
     import msgspec
 
     from clustergauge import catalogue, code, loading, machine, store
-    from reports import outcome
 
     chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1, options.cross_check)
     if any(chosen) or options.suite != "quick" or options.device != "auto":
@@ -186,7 +185,7 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
         return _show_plan(todo, options.format)
     if not todo and run.finished and not fleet:
         _say(f"nothing is missing in {run.run_id}")
-        return outcome.show(loaded, asked, options.format, _say)
+        return _show_again(loaded, options, output)
     folder = store.reopen(path)
     if folder.repaired:
         _say(f"repaired: {folder.repaired}")
@@ -203,16 +202,23 @@ def do_list(options: argparse.Namespace) -> int:
 
 def do_report(options: argparse.Namespace) -> int:
     """Show a run again."""
-    from clustergauge import judgement, store
-    from reports import outcome
+    from clustergauge import store
 
     topology, output = _topology(options.topology), Path(options.output).absolute()
     loaded = store.load(store.find_run(options.run, output))
     if topology:
         loaded.run.settings["topology"] = topology
+    return _show_again(loaded, options, output, options.redact)
+
+
+def _show_again(loaded: LoadedRun, options: argparse.Namespace, output: Path, redact: bool = False) -> int:
+    """Judge a run by what it was judged by when it ended, but for what the flags say, and show it."""
+    from clustergauge import judgement
+    from reports import outcome
+
     recalled = judgement.recall(loaded, output, _given(options, output))
     _needs_no_baseline(options.accept, recalled.asked)
-    code = outcome.show(loaded, recalled.asked, options.format, _say, options.redact, notes=recalled.notes)
+    code = outcome.show(loaded, recalled.asked, options.format, _say, redact, notes=recalled.notes)
     return code or (OK if recalled.whole else UNSURE)
 
 
