@@ -163,6 +163,7 @@ def gpus_unmeasured(
     records, planned = list(records), list(planned)
     tried = {r.machine_id for r in records if r.device.startswith("cuda") and r.status != "skipped"}
     spanned = any(r.device.startswith("cuda") and hosts.spans(r.device) and r.status != "skipped" for r in records)
+    named = {where: set(hosts.expand(where)) for where in {p.hosts for p in planned} if where}  # the same few for many machines
     found: list[str] = []
     for machine in machines:
         unusable = next((f for f in machine.findings if f.name == GPUS_UNUSABLE), None)
@@ -170,7 +171,7 @@ def gpus_unmeasured(
             found.append(f"{machine.host}: {unusable.detail}; {unusable.remedy}")
         if not machine.gpus or spanned or machine.machine_id in tried:
             continue
-        own = [p for p in planned if not p.hosts or not machine.node or machine.node in hosts.expand(p.hosts)]
+        own = [p for p in planned if not p.hosts or not machine.node or machine.node in named[p.hosts]]
         late = [r.reason for r in records if r.machine_id == machine.machine_id and r.device.startswith("cuda") and r.reason]
         reasons = [p.instead or p.skip for p in own if p.instead or (p.device.startswith("cuda") and p.skip)] or late
         if reasons:
