@@ -16,9 +16,9 @@ import msgspec
 
 from clustergauge import hosts
 from clustergauge.conversation import Died
+from clustergauge.forecast import in_a_row, predict
 from clustergauge.model import Machine, Planned, Record, Run
 from clustergauge.pins import Pins
-from clustergauge.plan import predict
 from clustergauge.remote import Desk
 from clustergauge.run import Progress, Watcher, carry_out, closing, worst_findings
 from clustergauge.spanning import Spanning, Unfit
@@ -140,7 +140,7 @@ def conduct(
             folder.write_machine(msgspec.structs.replace(machine, findings=findings))
         local, together = left.local(), left.together()
         todo = [p for planned in local.values() for p in planned] + together
-        longest = max((predict(planned) for planned in local.values()), default=0.0)
+        longest = max(map(in_a_row, local.values()), default=0.0)
         watcher.start(sum(not p.skip for p in todo), longest + predict(together))
         left.measure_local(local, came)
         while not came.problem and (more := left.again(came, spanning=False)):

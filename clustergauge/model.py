@@ -270,6 +270,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """Environment its workers need before they are started (see `probe.Needs`)."""
     target: str = ""
     budget_s: float = 2.0
+    beyond_s: float = 0.0
+    """Seconds that a storage case may take beyond its budget to lay out, read back and come to enough samples (`forecast`)."""
     timeout_s: float = 60.0
     """Seconds after which the case counts as hung."""
     skip: str = ""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import msgspec
 from rich.cells import cell_len
 
+from clustergauge.forecast import predict, predict_case
 from clustergauge.model import Planned
-from clustergauge.plan import predict, predict_case
 from clustergauge.units import format_duration
 from clustergauge.valid import printable
 from reports.layout import Page, compact, fit, fit_end, listed, pad, parts_of, put, squeezed, width_of

@@ -24,7 +24,7 @@ from pathlib import Path
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_rate, format_size
 from storage_io import cold, memory
 from storage_io.datafile import ENOUGH, DataFile
@@ -53,12 +53,16 @@ SPOT_CHECKS = 2
 """Tensors of a save that are read back after every sample."""
 
 
-def needs(format: str, ranks: str, **_axes: object) -> Needs:  # noqa: A002 (the name of the axis)
+def needs(format: str, op: str, ranks: str, size: int, **_axes: object) -> Needs:  # noqa: A002 (the name of the axis)
     """One process, or the ranks of torch.distributed."""
+    if op == "save":
+        moves = Moves(before=PROBE_BYTES, sample=size, after=size, patience=PATIENCE)
+    else:
+        moves = Moves(before=PROBE_BYTES + size, sample=size, patience=PATIENCE)
     modules = {"torch": ("torch",), "safetensors": ("torch", "safetensors"), "raw": ()}[format]
     if ranks == "one":
-        return Needs(target=True, modules=modules)
-    return Needs(target=True, world="torch", ranks=2, modules=modules or ("torch",))
+        return Needs(target=True, modules=modules, moves=moves)
+    return Needs(target=True, world="torch", ranks=2, modules=modules or ("torch",), moves=moves)
 
 
 @probe("checkpoint", needs=needs, model=tuple(MODELS), format=FORMATS, op=("save", "restore"), ranks=("one", "all"), size=SIZES)

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Work, probe
 from storage_io import fio
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
@@ -22,7 +22,7 @@ from storage_io.random_io import require
 from storage_io.workspace import Workspace
 
 
-@probe("flush", needs=Needs(target=True), size=(16 << 20,))
+@probe("flush", needs=lambda size: Needs(target=True, moves=Moves(before=size)), size=(16 << 20,))
 def flush(ctx: Context, size: int) -> Work:
     """Write 4 KiB and wait until they are on the device.  size: bytes of the file that is overwritten, block by block."""
     return prepare(ctx, size)

@@ -29,7 +29,7 @@ from clustergauge import processes
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
 from storage_io import memory
 from storage_io.dataset import SAMPLE_BYTES, SHARD_SAMPLES, DataSet
@@ -56,9 +56,16 @@ SHARED = Path("/dev/shm")  # noqa: S108 (where the kernel keeps what workers han
 END_S = 5.0
 
 
+def needs(layout: str, workers: int, size: int, **_axes: object) -> Needs:
+    """torch and a folder.  Finding the steps of an epoch takes as long as samples do."""
+    epoch = min(size, (STEPS + STEPS_OF_WORKER * workers) * BATCH * SAMPLE_BYTES)
+    files = size // SAMPLE_BYTES if layout == "files" else 0
+    return Needs(target=True, modules=("torch",), moves=Moves(before=PROBE_BYTES + size + 3 * epoch, sample=epoch, names=files))
+
+
 @probe(
     "loader",
-    needs=Needs(target=True, modules=("torch",)),
+    needs=needs,
     layout=("shards", "files"),
     workers=(0, 1, 2, 4, 8),
     compute=COMPUTE_MS,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
@@ -30,19 +31,24 @@ from storage_io.layout import pieces, require_patience, trial
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
-from storage_io.sequential import SPARE_MEMORY, SPOT_CHECKS, Block
+from storage_io.sequential import SPARE_MEMORY, SPOT_CHECKS, Block, moves
 from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
 from storage_io.workspace import Workspace
 
 TRIAL_BYTES = 16 << 20
 """Of each rank's file that shows whether there is direct I/O."""
 
-NEEDS = Needs(target=True, shared=True, world="torch", ranks=2, modules=("torch",))
+
+def needs(op: str, block: str, size: int, **_axes: object) -> Needs:
+    """Ranks of torch.distributed and a folder, one for all nodes where there are several."""
+    of_rank = moves(op, size, parse_size(block))
+    of_rank = replace(of_rank, before=of_rank.before + TRIAL_BYTES)
+    return Needs(target=True, shared=True, world="torch", ranks=2, modules=("torch",), moves=of_rank)
 
 
 @probe(
     "parallel",
-    needs=NEEDS,
+    needs=needs,
     layout=LAYOUTS,
     op=("write", "read"),
     block=("1MiB", "64KiB", "256KiB", "4MiB", "16MiB"),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
 from storage_io import fio, memory
 from storage_io.batch import READ, WRITE, Batch
@@ -26,7 +26,7 @@ from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.helpers import Alone, Helpers
 from storage_io.latencies import Latencies
-from storage_io.layout import lay_out
+from storage_io.layout import READ_TO_PROVE, lay_out
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern
 from storage_io.workspace import Workspace
@@ -52,9 +52,20 @@ RW: Mapping[str, Literal["randread", "randwrite", "randrw"]] = {"read": "randrea
 SIZES = (256 << 20, 1 << 30, 4 << 30, 16 << 30)
 
 
+def moves(op: str, block: str, depth: int, size: int) -> Moves:
+    """What a case moves: the file, and samples that are cut to the budget, down to their least; the first ones find how many."""
+    least = max(LEAST, depth) * parse_size(block) * (1 if op == "read" else 2)
+    return Moves(before=size + READ_TO_PROVE + 4 * least, sample=least)
+
+
+def needs(op: str, block: str, depth: int, size: int) -> Needs:
+    """A folder."""
+    return Needs(target=True, moves=moves(op, block, depth, size))
+
+
 @probe(
     "random",
-    needs=Needs(target=True),
+    needs=needs,
     op=("read", "write", "mixed"),
     block=("4KiB", "64KiB"),
     depth=(1, 8, 32, 64, 256),

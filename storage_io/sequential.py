@@ -17,7 +17,7 @@ import os
 
 from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
-from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
 from storage_io import fio, memory
 from storage_io.datafile import DataFile
@@ -41,7 +41,18 @@ Block = tuple[int, memoryview]
 SIZES = (64 << 20, 256 << 20, 1 << 30, 4 << 30)
 
 
-@probe("sequential", needs=Needs(target=True), op=("write", "read"), depth=(1, 8), size=SIZES)
+def moves(op: str, size: int, block: int = BLOCK_BYTES) -> Moves:
+    """What a case moves: the file is written once; of writes some blocks are read back after each, and all at the end."""
+    few = min(SPOT_CHECKS * block, size)
+    return Moves(before=size, sample=size + few, after=size) if op == "write" else Moves(before=size + few, sample=size)
+
+
+def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa: ARG001 (an axis)
+    """A folder."""
+    return Needs(target=True, moves=moves(op, size, parse_size(block)))
+
+
+@probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8), size=SIZES)
 def sequential(ctx: Context, op: str, depth: int, size: int) -> Work:
     """Write or read a whole file in 1 MiB blocks, ``depth`` at a time.  size: bytes of the file."""
     return prepare(ctx, op, depth, size)
@@ -49,7 +60,7 @@ def sequential(ctx: Context, op: str, depth: int, size: int) -> Work:
 
 @probe(
     "sequential_blocks",
-    needs=Needs(target=True),
+    needs=needs,
     op=("write", "read"),
     block=("4KiB", "64KiB", "256KiB", "4MiB", "16MiB"),
     depth=(1, 8),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size
 from storage_io.datafile import DataFile
 from storage_io.errors import StorageError
@@ -41,7 +41,14 @@ SPOT_CHECKS = 16
 PIECE = 16
 
 
-@probe("small_files", needs=Needs(target=True), op=("write", "read"), depth=(1, 8), size=(16 << 10, 64 << 10, 128 << 10))
+def needs(op: str, size: int, **_axes: object) -> Needs:
+    """A folder."""
+    least = LEAST * size * (1 if op == "read" else 2)
+    moves = Moves(before=PROBE_BYTES + TOTAL_BYTES + 3 * least, sample=least, names=TOTAL_BYTES // max(1, size))
+    return Needs(target=True, moves=moves)
+
+
+@probe("small_files", needs=needs, op=("write", "read"), depth=(1, 8), size=(16 << 10, 64 << 10, 128 << 10))
 def small_files(ctx: Context, op: str, depth: int, size: int) -> Work:
     """Write or read whole small files, ``depth`` at a time.  size: bytes of each."""
     return prepare(ctx, op, depth, size)

@@ -9,6 +9,7 @@ untimed, and some are read back and verified.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 from clustergauge.probe import Context, Needs, Work, probe
 from clustergauge.units import parse_size
@@ -17,14 +18,20 @@ from storage_io.datafile import DataFile
 from storage_io.layout import lay_out
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, Pattern
-from storage_io.random_io import SIZES, Scattered, require, workload
+from storage_io.random_io import SIZES, Scattered, moves, require, workload
 from storage_io.workspace import Workspace
 
 WRITTEN_BYTES = 256 << 20
 """Of the file that is overwritten, at most."""
 
 
-@probe("under_write", needs=Needs(target=True), block=("4KiB", "1MiB"), depth=(1, 8), size=SIZES)
+def needs(block: str, depth: int, size: int) -> Needs:
+    """A folder."""
+    reads = moves("read", block, depth, size)
+    return Needs(target=True, moves=replace(reads, before=reads.before + min(size, WRITTEN_BYTES)))
+
+
+@probe("under_write", needs=needs, block=("4KiB", "1MiB"), depth=(1, 8), size=SIZES)
 def under_write(ctx: Context, block: str, depth: int, size: int) -> Work:
     """Read blocks in random order, ``depth`` in flight, while another file is written.  size: bytes of the file that is read."""
     return prepare(ctx, parse_size(block), depth, size)
