@@ -23,7 +23,20 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from clustergauge import code, health, hosts, machine, messages as m, preflight, processes, summons, telemetry, traffic, watch
+from clustergauge import (
+    code,
+    health,
+    hosts,
+    machine,
+    marks,
+    messages as m,
+    preflight,
+    processes,
+    summons,
+    telemetry,
+    traffic,
+    watch,
+)
 from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener, connect
 from clustergauge.output import TAIL_BYTES, Command
 from clustergauge.sweep import sweep
@@ -154,6 +167,8 @@ class Agent:
                 self.boss.send(m.Inspected(states, self._tail(), watch.kept_files(self.scratch), number=message.number))
             case m.Sweep(command, target):
                 self.boss.send(m.Swept(sweep(command, target), number=message.number))
+            case m.Meet(step, target, mark):
+                self.boss.send(m.Met(marks.take(step, target, mark), number=message.number))
             case m.Quit():
                 pass
 

@@ -22,20 +22,28 @@ POOL_S = 3.0
 def predict(todo: Sequence[Planned]) -> float:
     """Seconds that cases will take, and a start of workers for each group of them.
 
-    Nodes measure alone at once, and so do groups of nodes: the longest counts.
+    Nodes measure alone at once, and so do groups of nodes: the longest counts.  What they measure in turn is added up.
     """
     running = [p for p in todo if not p.skip]
     alone: dict[str, list[Planned]] = {}
     groups: dict[str, list[Planned]] = {}
+    turns: dict[tuple[str, str], list[Planned]] = {}
     rest: list[Planned] = []
     for planned in running:
-        if hosts.is_group(planned.device):
+        if planned.in_turn:
+            turns.setdefault((planned.in_turn, planned.hosts), []).append(planned)
+        elif hosts.is_group(planned.device):
             groups.setdefault(planned.device, []).append(planned)
         elif planned.hosts and planned.nodes == 1:
             alone.setdefault(planned.hosts, []).append(planned)
         else:
             rest.append(planned)
-    return _longest(alone) + max(map(in_a_row, groups.values()), default=0.0) + in_a_row(rest)
+    in_turn: dict[str, float] = {}
+    for (first, names), cases in turns.items():
+        in_turn[first] = in_turn.get(first, 0.0) + in_a_row(cases) * len(hosts.expand(names))
+    return (
+        _longest(alone) + max(in_turn.values(), default=0.0) + max(map(in_a_row, groups.values()), default=0.0) + in_a_row(rest)
+    )
 
 
 def _longest(alone: dict[str, list[Planned]]) -> float:

@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from clustergauge.marks import PREFIX
 from clustergauge.object_url import is_url
 from clustergauge.probe import Skip
 from storage_io.errors import StorageError
@@ -26,8 +27,7 @@ SPARE_BYTES = 2 << 30
 """Left free at least, or a tenth of the file system if that is more."""
 FOREIGN_AGE_S = 86_400
 """Age in seconds at which a folder of another host is given up; no case lives as long."""
-_PREFIX = ".clustergauge-"
-_FOLDER = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}", re.ASCII)
+_FOLDER = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}", re.ASCII)
 _DATA = re.compile(r"data-[0-9]{1,9}|\.tmp[0-9A-Za-z]{6}", re.ASCII)
 """The second is what safetensors calls a file until it is whole."""
 _INNER = re.compile("folder-[0-9]{1,9}", re.ASCII)
@@ -114,7 +114,7 @@ def _mib(count: int) -> str:
 def _make(target: Path) -> tuple[Path, int]:
     """A new folder and the descriptor that holds its lock.  A sweeper may take the folder before it is locked: then another."""
     for _ in range(100):
-        path = target / f"{_PREFIX}{secrets.token_hex(8)}"
+        path = target / f"{PREFIX}{secrets.token_hex(8)}"
         path.mkdir(mode=0o700)
         try:
             lock = os.open(path / _LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
