@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clustergauge import hosts
+from clustergauge import hosts, stats
 from clustergauge.cross_check import PAIRS, TURN_S
-from clustergauge.measure import OVER_BUDGET, Plan
 from clustergauge.model import Planned
 from clustergauge.probe import Moves
 
@@ -75,8 +74,7 @@ def beyond(moves: Moves, ranks: int, budget_s: float) -> float:
     one, after = moves.sample * ranks / DEVICE_RATE, moves.after * ranks / DEVICE_RATE
     if moves.patience and one > (most := moves.patience * budget_s):
         one, after = most, after * most / one
-    rule = Plan()
-    least = rule.least if rule.least * one <= OVER_BUDGET * budget_s else rule.fewest
+    least = stats.LEAST_SAMPLES if stats.LEAST_SAMPLES * one <= stats.OVER_BUDGET * budget_s else stats.FEWEST_SAMPLES
     sampling = max(0.0, least * one - budget_s)
     uncounted = 3 * one  # to warm up, to calibrate, and after a check
     before = ranks * (moves.before / DEVICE_RATE + 2 * moves.names / NAMES_RATE)

@@ -25,8 +25,6 @@ LOOKS_AGAIN = 20
 """Within the factor ``NEAR`` of the shortest sample there is, calibration takes so many more, for their least."""
 BURN_IN_SAMPLES, BURN_IN_BATCH = 5000, 20
 """Of work that runs for its whole budget: about the samples taken in all, and the most between two looks at the output."""
-OVER_BUDGET = 3
-"""Budgets that the least samples may take."""
 MARGIN = 1.5
 """Samples are made so much longer than the shortest there is: they may run faster later."""
 CHECK_SHARE = 0.2
@@ -50,10 +48,8 @@ class Plan:
 
     budget_s: float = 2.0
     target: float = stats.TARGET
-    least: int = 6
+    least: int = stats.LEAST_SAMPLES
     """Samples taken even if the budget does not allow them: the fewest that give an interval."""
-    fewest: int = 3
-    """Samples taken where ``least`` would take more than `OVER_BUDGET` budgets."""
     most: int = 10_000
     """Samples a record keeps."""
 
@@ -272,7 +268,7 @@ class Sampler:
             return Decision(0, "samples")
         affordable = int((self.plan.budget_s - elapsed) / max(cost, 1e-9))
         if taken == 0:
-            least = self.plan.least if self.plan.least * cost <= OVER_BUDGET * self.plan.budget_s else self.plan.fewest
+            least = self.plan.least if self.plan.least * cost <= stats.OVER_BUDGET * self.plan.budget_s else stats.FEWEST_SAMPLES
             return Decision(max(least, min(look, affordable)), "")
         batch = min(look - taken, affordable, self.plan.most - taken)
         return Decision(batch, "") if batch > 0 else Decision(0, "budget")
