@@ -17,7 +17,6 @@ after each sample, and all of the last one.  Ranks that end a sample apart are i
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from storage_io.models import MODELS, Model, first_of
 from storage_io.mounts import describe
 from storage_io.pattern import Pattern
 from storage_io.ranks import add_up, least, together
-from storage_io.workspace import Workspace, require_space
+from storage_io.workspace import Workspace, require_space, target_of
 
 FORMATS = ("torch", "safetensors", "raw")
 SIZES = (64 << 20, 256 << 20, 1 << 30, 4 << 30, 16 << 30)
@@ -136,13 +135,10 @@ def _format(kind: str, shard: Shard, refused: str) -> Format:
 
 def _fitting(ctx: Context, size: int, spare: int | None) -> int:
     """``size``, halved until the files and copies in memory of all ranks fit."""
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: direct I/O and its evidence")
+    target = target_of(ctx)
     while True:
         try:
-            _require(ctx, ctx.target, size, spare)
+            _require(ctx, target, size, spare)
         except Skip:
             if size // 2 < LEAST_BYTES:
                 raise

@@ -30,11 +30,10 @@ def flush(ctx: Context, size: int) -> Work:
 
 def prepare(ctx: Context, size: int, spare: int | None = None) -> Work:
     """The work of the probe.  ``spare`` and errors: as `random_io.prepare`."""
-    require(ctx, size, STAMP_EVERY)
-    assert ctx.target
+    target = require(ctx, size, STAMP_EVERY)
     with contextlib.ExitStack() as stack:
         need, files = fio.room(ctx, size, writes=True)
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, need, files, spare=spare)))
+        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()
         lay_out(ctx, file, pattern)

@@ -37,7 +37,7 @@ from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
 from storage_io.layout import patience, trial
 from storage_io.mounts import describe
-from storage_io.workspace import Workspace
+from storage_io.workspace import Workspace, target_of
 
 BATCH = 64
 PREFETCH = 2
@@ -82,10 +82,7 @@ def prepare(ctx: Context, layout: str, workers: int, compute: int, size: int, sp
     Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
     the target can't be written to.
     """
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: evidence that samples come from a device")
+    target = target_of(ctx)
     count = size // SAMPLE_BYTES
     steps = STEPS + STEPS_OF_WORKER * workers
     if count < steps * BATCH:
@@ -94,7 +91,7 @@ def prepare(ctx: Context, layout: str, workers: int, compute: int, size: int, sp
     held = _held(workers)
     with contextlib.ExitStack() as stack:
         files = count if layout == "files" else -(-count // SHARD_SAMPLES)
-        space = Workspace(ctx.target, max(count * SAMPLE_BYTES, PROBE_BYTES), files + 1, spare=spare)
+        space = Workspace(target, max(count * SAMPLE_BYTES, PROBE_BYTES), files + 1, spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
         proof, _ = trial(workspace.file(0), PROBE_BYTES)
         data = DataSet(workspace, 1 if layout == "files" else SHARD_SAMPLES, count)

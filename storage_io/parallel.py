@@ -14,7 +14,6 @@ servers hold in their caches can't be seen from here; ``file_to_memory`` is what
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import replace
 
 from clustergauge.budget import seconds
@@ -33,7 +32,7 @@ from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
 from storage_io.sequential import SPARE_MEMORY, SPOT_CHECKS, Block, moves
 from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
-from storage_io.workspace import Workspace
+from storage_io.workspace import Workspace, target_of
 
 TRIAL_BYTES = 16 << 20
 """Of each rank's file that shows whether there is direct I/O."""
@@ -92,17 +91,14 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
 
 def _proof(ctx: Context, size: int, spare: int | None) -> DataFile:
     """A file of this rank's own, written and gone: what it knows.  Raises `Skip` where the case can't be had."""
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: direct I/O and its evidence")
+    target = target_of(ctx)
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
     here, available = ctx.world.local_size, memory.available()
     if available is not None and available < size * here + SPARE_MEMORY:
         buffers = f"{here} buffer{'s' * (here > 1)} of {format_size(size)}"
         raise Skip(f"{buffers} need more memory than the {available >> 20} MiB available")
-    with contextlib.closing(Workspace(ctx.target, TRIAL_BYTES, spare=spare)) as own:
+    with contextlib.closing(Workspace(target, TRIAL_BYTES, spare=spare)) as own:
         return trial(own.file(0), TRIAL_BYTES)[0]
 
 

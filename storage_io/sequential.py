@@ -13,7 +13,6 @@ blocks, chosen anew, are read back from the device, and all of the last one.
 from __future__ import annotations
 
 import contextlib
-import os
 
 from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
@@ -26,7 +25,7 @@ from storage_io.lanes import Lanes
 from storage_io.layout import pieces, require_patience
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
-from storage_io.workspace import Workspace
+from storage_io.workspace import Workspace, target_of
 
 BLOCK_BYTES = 1 << 20
 SPOT_CHECKS = 8
@@ -77,10 +76,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
     the target can't be written to.
     """
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: direct I/O and its evidence")
+    target = target_of(ctx)
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
     available = memory.available()
@@ -88,7 +84,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
         raise Skip(f"a buffer of {format_size(size)} needs more memory than the {available >> 20} MiB available")
     with contextlib.ExitStack() as stack:
         need, files = fio.room(ctx, size, writes=op == "write")
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, need, files, spare=spare)))
+        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         transfer = _Transfer(ctx, file, depth, block, writes=op == "write")
         stack.callback(transfer.lanes.close)

@@ -56,12 +56,11 @@ def small_files(ctx: Context, op: str, depth: int, size: int) -> Work:
 
 def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYTES, spare: int | None = None) -> Work:
     """The work of the probe.  ``total``: bytes of all files.  ``spare`` and errors: as `random_io.prepare`."""
-    require(ctx, PROBE_BYTES, STAMP_EVERY)
-    assert ctx.target
+    target = require(ctx, PROBE_BYTES, STAMP_EVERY)
     if size < STAMP_EVERY or size % STAMP_EVERY or size * LEAST > total:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(total // LEAST)}")
     with contextlib.ExitStack() as stack:
-        space = Workspace(ctx.target, max(total, PROBE_BYTES), total // size + 1, spare=spare)
+        space = Workspace(target, max(total, PROBE_BYTES), total // size + 1, spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
         files = _Files(ctx, workspace, op, depth, size, total // size)
         stack.callback(files.close)

@@ -39,11 +39,10 @@ def under_write(ctx: Context, block: str, depth: int, size: int) -> Work:
 
 def prepare(ctx: Context, block: int, depth: int, size: int, spare: int | None = None) -> Work:
     """The work of the probe.  ``spare`` and errors: as `random_io.prepare`."""
-    require(ctx, size, block)
-    assert ctx.target
+    target = require(ctx, size, block)
     other_size = min(WRITTEN_BYTES, size) // BASE_BYTES * BASE_BYTES
     with contextlib.ExitStack() as stack:
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, size + other_size, 2, spare=spare)))
+        workspace = stack.enter_context(contextlib.closing(Workspace(target, size + other_size, 2, spare=spare)))
         pattern = Pattern()
         other = stack.enter_context(contextlib.closing(DataFile(workspace.file(1), other_size)))
         lay_out(ctx, other, pattern, FILE_NUMBER)

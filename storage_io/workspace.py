@@ -20,7 +20,7 @@ from pathlib import Path
 
 from clustergauge.marks import PREFIX
 from clustergauge.object_url import is_url
-from clustergauge.probe import Skip
+from clustergauge.probe import Context, Skip
 from storage_io.errors import StorageError
 
 SPARE_BYTES = 2 << 30
@@ -71,6 +71,15 @@ class Workspace:
             self.path.rmdir()
         except OSError as error:
             raise StorageError(f"cannot remove {self.path}", error) from error
+
+
+def target_of(ctx: Context) -> Path:
+    """The folder of a case.  Raises `Skip` where there is none, or not what proves that bytes came from a device."""
+    if ctx.target is None:
+        raise Skip("no target folder")
+    if not hasattr(os, "O_DIRECT"):
+        raise Skip("needs Linux: direct I/O and its evidence")
+    return ctx.target
 
 
 def data_file(folder: Path, number: int) -> Path:
