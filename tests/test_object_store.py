@@ -64,12 +64,21 @@ def s3(port):
     client.close()
 
 
+@pytest.fixture(scope="module")
+def loader():
+    """Of botocore's descriptions of S3, which it would read anew for every client."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
 @pytest.fixture(autouse=True)
-def store(monkeypatch, s3, proxy, tmp_path):
+def store(monkeypatch, s3, proxy, loader, tmp_path):
     """The bare server, whose bucket is empty; the code under test goes through the proxy."""
     from storage_io import object_client
 
     environment(monkeypatch, proxy.port, tmp_path)
+    monkeypatch.setattr("botocore.session.create_loader", lambda _path: loader)
     for key in keys(s3):
         s3.delete_object(Bucket=BUCKET, Key=key)
     monkeypatch.setattr(object_client, "FIRST_WAIT_S", 0.001)
