@@ -551,7 +551,8 @@ def _planned(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> 
     probes = plan.load_probes([*_own_probe_modules(), *options.probes])
     suite, wish = plan.load_suite(_suite_path(options.suite)), _wish(options, None if fleet else output)
     if fleet:
-        return plan_nodes.plan_nodes(suite, probes, fleet.machines, fleet.desk.names, wish)
+        fleet.meet(wish.targets)
+        return plan_nodes.plan_nodes(suite, probes, fleet.machines, fleet.desk.names, wish, shared=fleet.shared)
     return plan.plan(suite, probes, machine.describe_apart(), wish)
 
 

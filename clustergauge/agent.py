@@ -28,6 +28,7 @@ from clustergauge import (
     health,
     hosts,
     machine,
+    marks,
     messages as m,
     preflight,
     processes,
@@ -166,6 +167,8 @@ class Agent:
                 self.boss.send(m.Inspected(states, self._tail(), watch.kept_files(self.scratch), number=message.number))
             case m.Sweep(command, target):
                 self.boss.send(m.Swept(sweep(command, target), number=message.number))
+            case m.Meet(step, target, mark):
+                self.boss.send(m.Met(marks.take(step, target, mark), number=message.number))
             case m.Quit():
                 pass
 

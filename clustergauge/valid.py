@@ -179,6 +179,7 @@ def check_planned(planned_cases: Sequence[Planned]) -> dict[Key, Planned]:
         _name(f"{where}.module", planned.module, empty=True)
         _positive(f"{where}.budget_s", [planned.budget_s])
         _positive(f"{where}.timeout_s", [planned.timeout_s])
+        _name(f"{where}.in_turn", planned.in_turn, empty=True)
         _count(f"{where}.nodes", planned.nodes, 1, hosts.MOST_HOSTS)
         try:
             names = set(hosts.expand(planned.hosts)) if planned.hosts else {""}

@@ -1,8 +1,8 @@
-"""A run without the names of what it ran on: hosts, users, addresses, serials and UUIDs, each the same word everywhere.
+"""A run without the names of what it ran on: hosts, users, addresses, serials, UUIDs, buckets and keys, each one word everywhere.
 
 Works on the documents, after they are judged, so that every format shows the same.  Known names are replaced wherever they stand
 as a word of their own; of what no document names as such (a server in an error's text), only what has the form of an address, a
-UUID, a mail-like ``user@`` or a home folder can be recognised.
+UUID, a mail-like ``user@``, a home folder or ``s3://bucket/key`` can be recognised.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ _SERVER = re.compile(r"(?<![\w/.-])([A-Za-z][\w.-]+):/(?!/)")
 _FIRST_MARK, _MARKS = 0xF0000, 0xFFFE
 _MARK = re.compile("[\U000f0000-\U000ffffd]")
 """Characters for private use, which are in no word."""
+_STORE = re.compile(r"s3://[\w.-]+(?:/[\w.=+-]+)*", re.ASCII)
+_DATA = re.compile(r"data-\d+", re.ASCII)
+"""The part of a key that names nothing of a site."""
 _LONGEST = 12
 """Parts of one name, between its dots and dashes."""
 
@@ -53,7 +56,8 @@ _LONGEST = 12
 def redacted(
     loaded: LoadedRun, verdicts: Sequence[Verdict], pairs: Sequence[PairFindings]
 ) -> tuple[LoadedRun, list[Verdict], list[PairFindings]]:
-    """The same run with its names replaced: ``node-1``, ``user-1``, ``address-1``, ``serial-1``, ``machine-1``."""
+    """The same run with its names replaced: ``node-1``, ``user-1``, ``address-1``, ``serial-1``, ``machine-1``,
+    ``s3://bucket-1/key-1``."""
     names = _Names(loaded, verdicts)
     machines = [names.document(loaded.machines[name]) for name in sorted(loaded.machines)]
     run = LoadedRun(
@@ -72,6 +76,7 @@ class _Names:
     def __init__(self, loaded: LoadedRun, verdicts: Sequence[Verdict]) -> None:
         self.known: dict[str, str] = {}
         self.count: dict[str, int] = {}
+        self.stored: dict[tuple[str, str], str] = {}
         machines = [loaded.machines[name] for name in sorted(loaded.machines)]
         for name in _hosts(loaded):
             self._host(name)
@@ -132,12 +137,24 @@ class _Names:
             return chr(_FIRST_MARK + len(done) - 1)
 
         text = _MARK.sub("\N{REPLACEMENT CHARACTER}", text)
+        text = _STORE.sub(lambda m: kept(self._url(m[0]), m[0]), text)
         text = _LIST.sub(lambda m: kept(self._list(m[0]), m[0]), text)
         text = _UUID.sub(lambda m: kept(self._put(m[0], "serial"), m[0]), text)
         text = _HARDWARE.sub(lambda m: kept(self._put(m[0], "address"), m[0]), text)
         text = _ADDRESS.sub(lambda m: kept(self._address(m[0]), m[0]), text)
         text = _TOKEN.sub(lambda m: self._token(m[0]), text)
         return _MARK.sub(lambda m: done[ord(m[0]) - _FIRST_MARK], text)
+
+    def _url(self, text: str) -> str:
+        """An object's address.  Its parts may be common words: they stand for a name here and nowhere else."""
+        whole = text.rstrip(".")
+        bucket, *parts = whole.removeprefix("s3://").split("/")
+        words = [self._stored(bucket, "bucket"), *(p if _DATA.fullmatch(p) else self._stored(p, "key") for p in parts)]
+        return f"s3://{'/'.join(words)}{text[len(whole) :]}"
+
+    def _stored(self, name: str, kind: str) -> str:
+        number = sum(known == kind for known, _ in self.stored) + 1
+        return self.stored.setdefault((kind, name), f"{kind}-{number}")
 
     def _list(self, text: str) -> str:
         try:

@@ -31,9 +31,14 @@ SECRETS = (
     "m-secret",
     "aa:bb:cc",
     "filer",
+    "weights-of",
+    "blue",
+    "run=7",
+    "0123456789abcdef",
 )
 WHY = (
     f"rack7-n01.acme.example and rack7-n02 at 10.1.2.3, fe80::1%eth0, aa:bb:cc:dd:ee:ff: {UUID}, serial 1650123, "
+    "s3://weights-of-acme/Blue/run=7/clustergauge-0123456789abcdef/data-3, s3://weights-of-acme/Blue. "
     "/home/alice/x.log, alice@rack7-n01, filer:/export, rack7-n[01-02], rank_rack7-n01_3, Rack7-N02"
 )
 
@@ -76,6 +81,7 @@ def test_the_same_thing_has_the_same_word_everywhere_and_versions_stay():
     assert "user-1@node-1" in text
     assert "node-[1-2]" in text
     assert "rank_node-1_3, node-2" in text
+    assert "s3://bucket-1/key-1/key-2/key-3/data-3, s3://bucket-1/key-1. /home" in text
     assert '"torch":"2.13.0"' in text
     assert '"machine_id":"machine-1"' in text
 
