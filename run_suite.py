@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent
 SWEEP = [sys.executable, "-P", "-m", "storage_io.workspace"]
 REACH = [sys.executable, "-P", "-m", "storage_io.object_space", "check"]
 FOLDERS = ("kernels", "collectives", "storage_io")
-OK, USAGE, BROKEN, INTERRUPTED = 0, 2, 3, 130
+OK, USAGE, BROKEN, UNSURE, INTERRUPTED = 0, 2, 3, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,7 +175,6 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
     import msgspec
 
     from clustergauge import catalogue, code, loading, machine, store
-    from reports import outcome
 
     chosen = (options.globs, options.values, options.rerun_failed, options.ranks, options.launches > 1, options.cross_check)
     if any(chosen) or options.suite != "quick" or options.device != "auto":
@@ -198,7 +197,7 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
         return _show_plan(todo, options.format)
     if not todo and run.finished and not fleet:
         _say(f"nothing is missing in {run.run_id}")
-        return outcome.show(loaded, asked, options.format, _say)
+        return _show_again(loaded, options, output)
     folder = store.reopen(path)
     if folder.repaired:
         _say(f"repaired: {folder.repaired}")
@@ -216,13 +215,23 @@ def do_list(options: argparse.Namespace) -> int:
 def do_report(options: argparse.Namespace) -> int:
     """Show a run again."""
     from clustergauge import store
-    from reports import outcome
 
-    topology = _topology(options.topology)
-    loaded = store.load(store.find_run(options.run, Path(options.output).absolute()))
+    topology, output = _topology(options.topology), Path(options.output).absolute()
+    loaded = store.load(store.find_run(options.run, output))
     if topology:
         loaded.run.settings["topology"] = topology
-    return outcome.show(loaded, _asked(options, Path(options.output).absolute()), options.format, _say, options.redact)
+    return _show_again(loaded, options, output, options.redact)
+
+
+def _show_again(loaded: LoadedRun, options: argparse.Namespace, output: Path, redact: bool = False) -> int:
+    """Judge a run by what it was judged by when it ended, but for what the flags say, and show it."""
+    from clustergauge import judgement
+    from reports import outcome
+
+    recalled = judgement.recall(loaded, output, _given(options, output))
+    _needs_no_baseline(options.accept, recalled.asked)
+    code = outcome.show(loaded, recalled.asked, options.format, _say, redact, notes=recalled.notes)
+    return code or (OK if recalled.whole else UNSURE)
 
 
 def do_compare(options: argparse.Namespace) -> int:
@@ -318,7 +327,8 @@ def do_fleet(options: argparse.Namespace) -> int:
     expected = hosts.expand(options.expect) if options.expect else []
     rack_of = topology.racks(topology.of_text(_topology(options.topology)) if options.topology else None)
     part = reduce.read(paths)
-    missing = [host for host in expected if host not in {m.host for m in part.machines.values()}]
+    known = {machine.host for machine in part.machines.values()}
+    missing = [host for host in expected if host not in known]
     found, told, stopped = blame.judge(part, rack_of, missing), [], OK
     if options.confirm:
         again, new, stopped = _confirm(options, output, confirm.by_run(confirm.suspects(found), part.folders))
@@ -553,7 +563,8 @@ def _planned(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> 
     probes = plan.load_probes([*_own_probe_modules(), *options.probes])
     suite, wish = plan.load_suite(_suite_path(options.suite)), _wish(options, None if fleet else output)
     if fleet:
-        return plan_nodes.plan_nodes(suite, probes, fleet.machines, fleet.desk.names, wish)
+        fleet.meet(wish.targets)
+        return plan_nodes.plan_nodes(suite, probes, fleet.machines, fleet.desk.names, wish, shared=fleet.shared)
     return plan.plan(suite, probes, machine.describe_apart(), wish)
 
 
@@ -651,6 +662,19 @@ def _suite_path(name: str) -> Path:
 
 
 def _asked(options: argparse.Namespace, output: Path) -> Asked:
+    """What the flags hold the results against, all of it at hand."""
+    asked = _given(options, output)
+    _needs_no_baseline(options.accept, asked)
+    return asked
+
+
+def _needs_no_baseline(accept: str, asked: Asked) -> None:
+    """Raises `UsageError` for the user's file of criteria that asks for a baseline where there is none."""
+    if accept and asked.baseline is None and any(c.of_baseline for c in asked.acceptance.criteria):
+        raise UsageError(f"{accept} asks for a share of a baseline: name one with --baseline RUN")
+
+
+def _given(options: argparse.Namespace, output: Path) -> Asked:
     from clustergauge import catalogue, criteria, store
     from clustergauge.verdicts import Asked
 
@@ -664,8 +688,6 @@ def _asked(options: argparse.Namespace, output: Path) -> Asked:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {options.accept}: {getattr(error, 'strerror', None) or error}") from None
     acceptance = criteria.parse(text, options.accept)
-    if baseline is None and any(c.of_baseline for c in acceptance.criteria):
-        raise UsageError(f"{options.accept} asks for a share of a baseline: name one with --baseline RUN")
     return Asked(acceptance, baseline, parts, name=options.accept, text=text)
 
 

@@ -166,6 +166,7 @@ def gpus_unmeasured(
     records, planned = list(records), list(planned)
     tried = {r.machine_id for r in records if r.device.startswith("cuda") and r.status != "skipped"}
     spanned = any(r.device.startswith("cuda") and hosts.spans(r.device) and r.status != "skipped" for r in records)
+    named = {where: set(hosts.expand(where)) for where in {p.hosts for p in planned} if where}  # the same few for many machines
     found: list[str] = []
     for machine in machines:
         unusable = next((f for f in machine.findings if f.name == GPUS_UNUSABLE), None)
@@ -173,7 +174,7 @@ def gpus_unmeasured(
             found.append(f"{machine.host}: {unusable.detail}; {unusable.remedy}")
         if not machine.gpus or spanned or machine.machine_id in tried:
             continue
-        own = [p for p in planned if not p.hosts or not machine.node or machine.node in hosts.expand(p.hosts)]
+        own = [p for p in planned if not p.hosts or not machine.node or machine.node in named[p.hosts]]
         late = [r.reason for r in records if r.machine_id == machine.machine_id and r.device.startswith("cuda") and r.reason]
         reasons = [p.instead or p.skip for p in own if p.instead or (p.device.startswith("cuda") and p.skip)] or late
         if reasons:
@@ -315,7 +316,10 @@ class _Judges:
         if barred := self.standards.barred.get(record.machine_id):
             return f"the baseline cannot serve: {barred}"
         kind = kind_of_device(record.device)
-        same = [r for r in self.standards.baseline if r.case == record.case and r.status == "ok"]
+        there = [r for r in self.standards.baseline if r.case == record.case and r.status == "ok"]
+        same = [r for r in there if r.ranks == record.ranks]
+        if there and not same:
+            return f"the baseline measured it on {there[0].ranks} ranks, here are {record.ranks}"
         own = [r for r in same if r.machine_id == record.machine_id and r.device == record.device]
         groups: dict[Group, list[Record]] = {}
         for r in own or [r for r in same if kind_of_device(r.device) == kind]:
@@ -331,12 +335,13 @@ class _Judges:
         return fraction(c.of_baseline, middle, metric, remark, stats.median(widths) / math.sqrt(len(widths)))
 
     def _of_peers(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
-        """Against the median of all others of its class: devices of this kind on machines with the same parts."""
+        """Against the median of all others of its class: devices of this kind, machines with the same parts, as many ranks."""
         kind, classes = kind_of_device(record.device), self.standards.classes
         values: list[float] = []
         for (machine_id, case, device), group in self.groups.items():
             other = (machine_id, device) != (record.machine_id, record.device)
             alike = kind_of_device(device) == kind and classes.get(machine_id) == classes.get(record.machine_id)
+            alike &= group[0].ranks == record.ranks
             if case == record.case and other and alike and all(r.status == "ok" for r in group):
                 values += [m.value for m in metrics.derive(deciding(group)) if m.name == metric.name]
         if len(values) < LEAST_PEERS:

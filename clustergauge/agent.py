@@ -12,7 +12,6 @@ import queue
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +22,21 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from clustergauge import code, health, hosts, machine, messages as m, preflight, processes, summons, telemetry, traffic, watch
+from clustergauge import (
+    addresses,
+    code,
+    health,
+    hosts,
+    machine,
+    marks,
+    messages as m,
+    preflight,
+    processes,
+    summons,
+    telemetry,
+    traffic,
+    watch,
+)
 from clustergauge.control import Channel, ChannelError, Ears, Heard, Listener, connect
 from clustergauge.output import TAIL_BYTES, Command
 from clustergauge.sweep import sweep
@@ -92,8 +105,8 @@ class Agent:
         targets = os.environ.get("CLUSTERGAUGE_TARGETS", "").split("\n")
         folders = [Path(target) for target in targets if target] or [self.scratch]
         host = msgspec.structs.replace(host, findings=preflight.findings(host, folders, self.scratch))
-        address = self.boss.sock.getsockname()[0] if self.boss.sock.family == socket.AF_INET else ""
-        interface = summons.interface_of(address) if address else ""
+        address = addresses.own_end(self.boss.sock)
+        interface = addresses.interface_of(address) if address else ""
         hello = m.AgentHello(host.host, os.getpid(), code.digest(), host, self.name, str(self.scratch), address, interface)
         self.boss.send(hello)
         self.boss_ears.add(self.boss)
@@ -154,6 +167,8 @@ class Agent:
                 self.boss.send(m.Inspected(states, self._tail(), watch.kept_files(self.scratch), number=message.number))
             case m.Sweep(command, target):
                 self.boss.send(m.Swept(sweep(command, target), number=message.number))
+            case m.Meet(step, target, mark):
+                self.boss.send(m.Met(marks.take(step, target, mark), number=message.number))
             case m.Quit():
                 pass
 
@@ -318,10 +333,7 @@ def _remote(told: m.Summons) -> int:
         summons.end_earlier(hosts.scratch_folder(told.token))
         return 0
     os.environ.update(told.environment)
-    try:
-        boss = connect(told.address, bytes.fromhex(told.key))
-    except ChannelError as error:
-        sys.exit(f"{hosts.own()}: {error}")
+    boss = _called(told)
     name = told.name or os.environ.get("SLURMD_NODENAME", "") or hosts.own()
     scratch = summons.own_folder(told.token, name)
     os.environ |= {"CLUSTERGAUGE_SCRATCH": str(scratch), "CLUSTERGAUGE_TARGETS": "\n".join(told.targets)}
@@ -333,6 +345,17 @@ def _remote(told: m.Summons) -> int:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0
+
+
+def _called(told: m.Summons) -> Channel:
+    """The supervisor, by the first of its addresses that leads there."""
+    said: list[str] = []
+    for address in told.addresses:
+        try:
+            return connect(address, bytes.fromhex(told.key))
+        except ChannelError as error:
+            said.append(str(error))
+    sys.exit(f"{hosts.own()}: {'; '.join(said)}")
 
 
 if __name__ == "__main__":

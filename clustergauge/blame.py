@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -27,7 +27,7 @@ SHARE = 0.5
 """Of a machine's devices: when as many are slow in a case, the machine is."""
 
 State = Literal["good", "suspect", "bad", "unmeasured"]
-Kind = Literal["slow", "intermittent", "corrupting", "deviates", "failed", "unmeasured"]
+Kind = Literal["slow", "intermittent", "corrupting", "deviates", "failed", "unmeasured", "unreadable"]
 
 
 class Reason(Data, frozen=True, kw_only=True):
@@ -46,7 +46,10 @@ class Reason(Data, frozen=True, kw_only=True):
 
 
 class Node(Data, frozen=True, kw_only=True):
-    """One machine of the fleet.  ``parts``: identities of its GPUs, so that a replaced one is seen in a later run."""
+    """One machine of the fleet.  ``parts``: identities of its GPUs, so that a replaced one is seen in a later run.
+
+    ``run``: of a run that cannot be read, its folder; whose it is nobody knows, and ``host`` is empty.
+    """
 
     host: str
     machine_id: str
@@ -56,6 +59,12 @@ class Node(Data, frozen=True, kw_only=True):
     reasons: list[Reason] = msgspec.field(default_factory=list[Reason])
     cleared: int = 0
     """Cases in which it was suspected and fresh launches cleared it."""
+    run: str = ""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.host or self.run
 
 
 class RackFinding(Data, frozen=True, kw_only=True):
@@ -124,14 +133,19 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
             reasons[machine_id].append(Reason(kind="unmeasured", detail=detail))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
-    lost = dict.fromkeys(missing, "it was never reached") | part.left_out
+    unreached = "no run that can be read is of it" if part.unreadable else "it was never reached"
+    lost = dict.fromkeys(missing, unreached) | part.left_out
     nodes += [
         Node(host=host, machine_id="", state="unmeasured", reasons=[Reason(kind="unmeasured", detail=why)])
         for host, why in lost.items()
         if host not in known
     ]
+    nodes += [
+        Node(host="", run=run, machine_id="", state="unmeasured", reasons=[Reason(kind="unreadable", detail=why)])
+        for run, why in part.unreadable.items()
+    ]
     order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
-    nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.host))
+    nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.name))
     return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes])
 
 
@@ -182,7 +196,7 @@ def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> N
     elif reasons:
         state = "suspect"
     parts = [gpu.uuid for gpu in machine.gpus if gpu.uuid]
-    order = ("corrupting", "failed", "deviates", "slow", "intermittent", "unmeasured")
+    order = ("corrupting", "failed", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
     ordered = sorted(reasons, key=lambda r: (not r.confirmed, order.index(r.kind), r.ratio if r.ratio is not None else 0.0))
     return Node(
         host=machine.host, machine_id=machine.machine_id, state=state, rack=rack, parts=parts, reasons=ordered, cleared=cleared
@@ -245,10 +259,17 @@ def _parts(machine: Machine) -> str:
 def _groups(part: Part, classes: dict[str, str]) -> dict[tuple[str, str, str, int], list[Unit]]:
     """Units that should be alike: by case, kind of device, class and work."""
     groups: dict[tuple[str, str, str, int], list[Unit]] = {}
+    kinds: dict[str, str] = {}
     for unit in part.units:
-        if unit.y is not None and unit.machine_id in classes:
-            key = (unit.case, unit.device.partition(":")[0], classes[unit.machine_id], unit.work)
-            groups.setdefault(key, []).append(unit)
+        if unit.y is None or (peer_class := classes.get(unit.machine_id)) is None:
+            continue
+        device = unit.device
+        kind = kinds.get(device) or kinds.setdefault(device, device.partition(":")[0])
+        key = (unit.case, kind, peer_class, unit.work)
+        if key in groups:
+            groups[key].append(unit)
+        else:
+            groups[key] = [unit]
     return groups
 
 
@@ -265,10 +286,10 @@ def _judge_case(
     rack_number = {name: n for n, name in enumerate(names)} | {"": -1}
     slot_number = {name: n for n, name in enumerate(slots)}
     group = peers.Group(
-        _column(u.y for u in units),
-        _column(u.tail for u in units),
-        _column(u.fresh for u in units),
-        _column(u.fresh_tail for u in units),
+        _column([u.y for u in units]),
+        _column([u.tail for u in units]),
+        _column([u.fresh for u in units]),
+        _column([u.fresh_tail for u in units]),
         np.asarray([rack_number[racks[u.machine_id]] for u in units], np.int64),
         np.asarray([slot_number[u.device] for u in units], np.int64),
     )
@@ -315,5 +336,5 @@ def _of_node(several: list[Reason], devices: int) -> list[Reason]:
     return [Reason(kind=kind, case=several[0].case, ratio=ratio, confirmed=all(r.confirmed for r in several), detail=words)]
 
 
-def _column(values: Iterable[float | None]) -> peers.Array:
-    return np.asarray([math.nan if v is None else v for v in values], np.float64)
+def _column(values: Sequence[float | None]) -> peers.Array:
+    return np.asarray(values, np.float64)  # not a number for what is None

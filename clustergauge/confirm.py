@@ -16,7 +16,7 @@ from clustergauge import hosts
 from clustergauge.blame import Fleet, Reason
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Planned, Run, Scalar
-from clustergauge.reduce import Part
+from clustergauge.reduce import Part, Unit
 from clustergauge.retry import CONFIRMING
 
 KINDS = ("slow", "intermittent")
@@ -102,15 +102,18 @@ def outcomes(found: Iterable[Suspect], part: Part, fleet: Fleet, runs: Iterable[
     for loaded in runs:
         whys |= loaded.run.left_out
     nodes = {node.machine_id: node for node in fleet.nodes}
-    return [_outcome(suspect, part, nodes[suspect.machine_id].reasons, whys) for suspect in found]
+    found = list(found)
+    units: dict[tuple[str, str], list[Unit]] = {(suspect.machine_id, suspect.case): [] for suspect in found}
+    for unit in part.units:
+        if (key := (unit.machine_id, unit.case)) in units:
+            units[key].append(unit)
+    return [_outcome(one, units[one.machine_id, one.case], part, nodes[one.machine_id].reasons, whys) for one in found]
 
 
-def _outcome(suspect: Suspect, part: Part, reasons: Iterable[Reason], whys: Mapping[str, str]) -> Outcome:
-    units = [
-        unit
-        for unit in part.units
-        if (unit.machine_id, unit.case) == (suspect.machine_id, suspect.case) and suspect.device in ("", unit.device)
-    ]
+def _outcome(
+    suspect: Suspect, of_case: Iterable[Unit], part: Part, reasons: Iterable[Reason], whys: Mapping[str, str]
+) -> Outcome:
+    units = [unit for unit in of_case if suspect.device in ("", unit.device)]
     if trouble := next((unit.trouble for unit in units if unit.trouble), ""):
         return Outcome(suspect, "could not be measured", why=trouble)
     if not any(unit.y is not None and unit.fresh is not None for unit in units):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import os
 import queue
 import secrets
 import select
@@ -24,22 +23,19 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from clustergauge import addresses
+from clustergauge.addresses import Address
+
 MAX_FRAME = 64 << 20
 """Bytes; a longer frame is refused before anything is allocated for it."""
 HANDSHAKE_S = 15.0
 """Seconds a client has to prove that it holds the key."""
-
-KEEPALIVE = (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 12_000))
-"""What makes the kernel give up a connection over a network whose other end says nothing for about 12 s (tcp(7)): a link that was
-cut tells nobody.  No thread and no message of ours: the probes of an idle connection are the kernel's, one in 4 s."""
 
 _MAGIC = b"clustergauge/1\n"
 _NONCE = 32
 _TAG = 32
 _HEAD = struct.Struct("!I")
 
-Address = str | tuple[str, int]
-"""A path (Unix socket) or (host, port)."""
 T = TypeVar("T")
 
 
@@ -140,16 +136,6 @@ class Channel:
         self.sock.close()
 
 
-def _watch_over(sock: socket.socket) -> None:
-    """Of a connection over a network: small messages at once, and an end to it when the other side is gone without a word."""
-    if sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE:
-            if (option := getattr(socket, name, None)) is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
 def _exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
     data = b""
     while len(data) < count:
@@ -179,23 +165,24 @@ def _welcome(sock: socket.socket, key: bytes, deadline: float) -> Channel:
 
 def connect(address: Address, key: bytes, timeout_s: float = HANDSHAKE_S) -> Channel:
     """Connect and prove to each other that both hold the key.  Raises `ChannelError`."""
-    sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    try:
+        sock = addresses.called(address, timeout_s)
+    except OSError as error:
+        raise ChannelError(f"cannot connect to {addresses.written(address)}: {error}") from None
     deadline = time.monotonic() + timeout_s
     try:
-        sock.settimeout(timeout_s)
-        sock.connect(address)
-        _watch_over(sock)
+        addresses.watch_over(sock)
         greeting = _exactly(sock, len(_MAGIC) + _NONCE, deadline)
         if not greeting.startswith(_MAGIC):
-            raise ChannelError(f"{address} does not speak this protocol")
+            raise ChannelError("it does not speak this protocol")
         theirs, nonce = greeting[len(_MAGIC) :], secrets.token_bytes(_NONCE)
         sock.sendall(nonce + _derive(key, b"client", theirs, nonce))
         if not hmac.compare_digest(_exactly(sock, _TAG, deadline), _derive(key, b"server", theirs, nonce)):
-            raise ChannelError(f"{address} does not hold the key")
+            raise ChannelError("it does not hold the key")
         sock.settimeout(None)
     except (OSError, ChannelError) as error:
         sock.close()
-        raise ChannelError(f"cannot connect to {address}: {error}") from None
+        raise ChannelError(f"cannot connect to {addresses.written(address)}: {error}") from None
     return Channel(sock, _derive(key, b"session", theirs, nonce), b"client", b"server")
 
 
@@ -271,14 +258,9 @@ class Listener:
         self._key = key
         self._welcome = welcome
         self._timeout_s = timeout_s
-        self._sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
-        if not isinstance(address, str):
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._sock.bind(address)
-        if isinstance(address, str):
-            os.chmod(address, 0o600)  # noqa: PTH101 (a socket, not a file to open)
-        self._sock.listen(4096)
-        self.address: Address = self._sock.getsockname()
+        self._sock = addresses.listening(address)
+        own = self._sock.getsockname()
+        self.address: Address = own if isinstance(own, str) else (own[0], own[1])
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def close(self) -> None:
@@ -298,7 +280,7 @@ class Listener:
     def _shake(self, sock: socket.socket) -> None:
         try:
             sock.settimeout(self._timeout_s)
-            _watch_over(sock)
+            addresses.watch_over(sock)
             channel = _welcome(sock, self._key, time.monotonic() + self._timeout_s)
             sock.settimeout(None)
         except (OSError, ChannelError):

@@ -114,7 +114,7 @@ class Conversation:
                 self._ended = heard.reason
                 raise Died(f"{self.who} died ({heard.reason}): {self._agent_words()}")
 
-    def ask(self, message: m.Inspect | m.Begin | m.Finish | m.EndPool | m.Sweep, kind: type[_T], within_s: float) -> _T:
+    def ask(self, message: m.Inspect | m.Begin | m.Finish | m.EndPool | m.Sweep | m.Meet, kind: type[_T], within_s: float) -> _T:
         """Send a request and wait for its answer; what else is heard is kept for `hear`, but not the late answers to others.
 
         Raises `Silent` if there is none in time, `Died` when the agent is gone.

@@ -71,7 +71,7 @@ def make_parser() -> Parser:
     listing.add_argument("--format", choices=("text", "json"), default="text", help="what to print on stdout")
     listing.add_argument("-o", "--output", default="results", metavar="DIR", help=argparse.SUPPRESS)
 
-    report = verbs.add_parser("report", help="show a run again, from its records")
+    report = verbs.add_parser("report", help="show a run again, from its records and judged as it was")
     report.add_argument("run", metavar="RUN", help="run folder, run id (or its start), or 'latest'")
     _acceptance_flags(report)
     report.add_argument("--topology", metavar="FILE", help="leaf switches of the hosts, instead of those the run remembers")

@@ -9,16 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from clustergauge import hosts
-from clustergauge.conversation import Died
+from clustergauge import hosts, meeting
+from clustergauge.conversation import Conversation, Died
+from clustergauge.forecast import in_a_row, predict
 from clustergauge.model import Machine, Planned, Record, Run
 from clustergauge.pins import Pins
-from clustergauge.plan import predict
 from clustergauge.remote import Desk
 from clustergauge.run import Progress, Watcher, carry_out, closing, worst_findings
 from clustergauge.spanning import Spanning, Unfit
@@ -39,7 +39,7 @@ class Fleet:
     """The nodes of a run, by the names that the user gave them.
 
     ``left_out``: nodes that are not measured (any more), and why.  ``apart``: nodes measured alone only, and why.  ``pins``: what
-    kernels were tuned to, on all of them.
+    kernels were tuned to, on all of them.  ``shared``: which nodes share which target.
     """
 
     desk: Desk
@@ -49,6 +49,7 @@ class Fleet:
     left_out: dict[str, str] = field(default_factory=dict[str, str])
     apart: dict[str, str] = field(default_factory=dict[str, str])
     pins: Pins = field(default_factory=Pins)
+    shared: meeting.Groups = field(default_factory=meeting.Groups)
 
     def assemble(self, targets: Sequence[str]) -> None:
         """Start all agents at once; each has the same time, and none waits for another."""
@@ -63,7 +64,7 @@ class Fleet:
             else:
                 self.supervisors[name], self.machines[name] = supervisor, machine
 
-        at_once(start, self.desk.names)
+        meeting.in_threads(start, self.desk.names)
         self.machines = {name: self.machines[name] for name in self.desk.names if name in self.machines}
         seen: dict[str, str] = {}
         for name, machine in list(self.machines.items()):
@@ -74,24 +75,20 @@ class Fleet:
                 self.supervisors.pop(name).close()
         self.apart |= odd_ones(self.machines)
 
+    def meet(self, targets: Sequence[str]) -> None:
+        """Find out which nodes share which of the targets."""
+        nodes = {name: node for name in self.machines if isinstance(node := self.supervisors[name].node, Conversation)}
+        self.shared = meeting.groups(nodes, targets, self.desk.token)
+
     def close(self) -> list[str]:
         """End all agents at once, and what they started; what a person should hear."""
-        at_once(lambda name: self.supervisors[name].close(), list(self.supervisors))
+        meeting.in_threads(lambda name: self.supervisors[name].close(), list(self.supervisors))
         self.desk.close()
         return [f"{name}: {note}" for name, supervisor in self.supervisors.items() for note in supervisor.notes]
 
     def stop(self) -> None:
         """Have all agents end what they do, now."""
-        at_once(lambda name: self.supervisors[name].quit(), list(self.supervisors))
-
-
-def at_once(function: Callable[[str], object], names: Collection[str]) -> None:
-    """Call the function for every name, each in a thread, and wait for all."""
-    threads = [threading.Thread(target=function, args=(name,), name=f"node {name}", daemon=True) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+        meeting.in_threads(lambda name: self.supervisors[name].quit(), list(self.supervisors))
 
 
 def odd_ones(machines: Mapping[str, Machine]) -> dict[str, str]:
@@ -110,6 +107,25 @@ def odd_ones(machines: Mapping[str, Machine]) -> dict[str, str]:
         for name, versions in sets.items()
         if versions != usual
     }
+
+
+def turns(todo: Mapping[str, Sequence[Planned]]) -> list[dict[str, list[Planned]]]:
+    """What nodes measure in turn (`Planned.in_turn`), by node: in each turn one of every group of nodes that share a target."""
+    waiting: dict[str, dict[str, list[Planned]]] = {}
+    for name, planned in todo.items():
+        for one in planned:
+            if one.in_turn:
+                waiting.setdefault(one.in_turn, {}).setdefault(name, []).append(one)
+    found: list[dict[str, list[Planned]]] = []
+    while waiting:
+        turn: dict[str, list[Planned]] = {}
+        for first, of_node in list(waiting.items()):
+            if name := next((name for name in of_node if name not in turn), ""):
+                turn[name] = of_node.pop(name)
+            if not of_node:
+                del waiting[first]
+        found.append(turn)
+    return found
 
 
 def conduct(
@@ -140,8 +156,9 @@ def conduct(
             folder.write_machine(msgspec.structs.replace(machine, findings=findings))
         local, together = left.local(), left.together()
         todo = [p for planned in local.values() for p in planned] + together
-        longest = max((predict(planned) for planned in local.values()), default=0.0)
-        watcher.start(sum(not p.skip for p in todo), longest + predict(together))
+        longest = max((in_a_row([p for p in own if not p.in_turn]) for own in local.values()), default=0.0)
+        in_turn = [msgspec.structs.replace(p, hosts=name) for name, own in local.items() for p in own if p.in_turn]
+        watcher.start(sum(not p.skip for p in todo), longest + predict([*in_turn, *together]))
         left.measure_local(local, came)
         while not came.problem and (more := left.again(came, spanning=False)):
             left.measure_local(left.of_nodes(more), came)
@@ -215,7 +232,13 @@ class Left:
         return [p for p in self.run.planned if p.nodes > 1 and (p.case, p.device, p.launch) not in done]
 
     def measure_local(self, todo: Mapping[str, Sequence[Planned]], came: Progress) -> None:
-        """On all nodes at once, each at its own pace."""
+        """On all nodes at once, each at its own pace; then, node by node, what is to be measured in turn."""
+        self._at_once({name: [p for p in planned if not p.in_turn] for name, planned in todo.items()}, came)
+        for some in turns(todo):
+            if not (self.stopping.is_set() or came.problem):
+                self._at_once(some, came)
+
+    def _at_once(self, todo: Mapping[str, Sequence[Planned]], came: Progress) -> None:
         own = {name: Progress() for name in todo}
 
         def measure(name: str) -> None:
@@ -233,7 +256,7 @@ class Left:
         came.not_reached += [p for progress in own.values() for p in progress.not_reached]
 
     def all_of(self, function: Callable[[str], object], names: Sequence[str]) -> None:
-        """As `at_once`, but Ctrl-C is heard; `join` waits for what then still runs."""
+        """As `meeting.in_threads`, but Ctrl-C is heard; `join` waits for what then still runs."""
         self._threads = [threading.Thread(target=function, args=(name,), name=name, daemon=True) for name in names]
         for thread in self._threads:
             thread.start()

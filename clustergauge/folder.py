@@ -17,11 +17,10 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clustergauge import valid
 from clustergauge.errors import UsageError
@@ -46,8 +45,7 @@ _CHECKSUM = re.compile(rb"[0-9a-f]{64}\n")
 _PART_OF_CHECKSUM = re.compile(rb"[0-9a-f]{1,64}\n?")
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A line of `RECORDS`, with its newline, held against its checksum.
 
     ``broken``: not what was written.  ``cut short``: the last one, without its newline.  ``unwritten``: a last checksum whose
@@ -87,8 +85,23 @@ def find_run(text: str, results: Path) -> Path:
 
 def find_runs(text: str, results: Path) -> list[Path]:
     """All runs in a folder that holds run folders (one a node, say), or the run that `find_run` finds."""
-    inside = _runs(Path(text)) if text and os.path.isdir(text) and not os.path.isfile(Path(text) / RUN) else []  # noqa: PTH112,PTH113
+    inside: list[Path] = []
+    if text and os.path.isdir(text) and not os.path.isfile(Path(text) / RUN):  # noqa: PTH112,PTH113 (never raise)
+        try:
+            inside = [entry for entry in Path(text).iterdir() if _may_be_run(entry)]
+        except OSError as error:
+            raise failed(Path(text), error) from None
     return sorted(inside) or [find_run(text, results)]
+
+
+def _may_be_run(path: Path) -> bool:
+    """Whether it is a run folder, or what is left of one: of a fleet nobody is passed over because a file of his is gone."""
+    try:
+        return not {RUN, RECORDS}.isdisjoint(os.listdir(path))  # noqa: PTH208 (Path objects of thousands are slow)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # whoever reads it says why
+        return True
 
 
 def _runs(results: Path) -> list[Path]:

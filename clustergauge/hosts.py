@@ -1,4 +1,7 @@
-"""Names of hosts as people and Slurm write them: ``a,b``, ``node[01-64]``, host files; and what this one calls itself."""
+"""Names of hosts as people and Slurm write them: ``a,b``, ``node[01-64]``, host files; and what this one calls itself.
+
+An IPv6 address is a name, too, with or without brackets around it (``[2001:db8::1]``); it is kept without, as ssh takes it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 
+from clustergauge import addresses
 from clustergauge.errors import UsageError
 
 MOST_HOSTS = 100_000
 """A longer list is a mistake, or meant to fill memory."""
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,60}@)?[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
 """A host, with or without a user.  Never begins with ``-``: a remote command would take it for an option."""
+_USER = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,60}@)?", re.ASCII)
 _PIECE = re.compile(r"\[([0-9,-]*)\]")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
@@ -39,10 +44,7 @@ def expand(text: str) -> list[str]:
         names += _expanded(word, text)
         if len(names) > MOST_HOSTS:
             raise UsageError(f"hosts {text[:60]!r}: more than {MOST_HOSTS}")
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"hosts {text[:60]!r}: {name[:60]!r} is not the name of a host (write a,b or node[01-64])")
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(_checked(name, text) for name in names))
 
 
 def spans(device: str) -> bool:
@@ -57,7 +59,7 @@ def is_group(device: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Whether it can be the name of a host, and nothing that a script could take for something else."""
-    return _NAME.fullmatch(text) is not None
+    return _NAME.fullmatch(text) is not None or _address(text) == text
 
 
 def compress(names: Iterable[str]) -> str:
@@ -93,7 +95,7 @@ def read_file(path: Path) -> list[str]:
         words = line.partition("#")[0].split()
         if words:
             try:
-                names += expand(re.sub(r":[0-9]+$", "", words[0]))
+                names += expand(_without_slots(words[0]))
             except UsageError as error:
                 raise UsageError(f"{path} line {number}: {error}") from None
     if not names:
@@ -115,6 +117,33 @@ def wanted(hosts: str, hostfile: str, by_srun: bool, environment: Mapping[str, s
     if by_srun and (allocated := environment.get("SLURM_JOB_NODELIST", "")):
         return expand(allocated)
     return []
+
+
+def _checked(name: str, text: str) -> str:
+    """The name as it is kept.  Raises `UsageError` if it is none."""
+    if _NAME.fullmatch(name):
+        return name
+    if address := _address(name):
+        return address
+    port = "; a port goes into --remote 'ssh -p 22 {host}'" if ":" in name else ""
+    raise UsageError(f"hosts {text[:60]!r}: {name[:60]!r} is not the name of a host (write a,b or node[01-64]{port})")
+
+
+def _address(name: str) -> str:
+    """An IPv6 address in the one way to write it, with its user before it; empty if it is none."""
+    user, at, host = name.rpartition("@")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    try:
+        return f"{user}{at}{addresses.ipv6(host)}" if _USER.fullmatch(user + at) else ""
+    except ValueError:
+        return ""
+
+
+def _without_slots(word: str) -> str:
+    """``n1:4`` and ``[::1]:4`` without how many ranks go there; the colons of a bare address are its own."""
+    host = re.sub(r":[0-9]+$", "", word)
+    return host if ":" not in host or host.endswith("]") else word
 
 
 def _split(text: str) -> list[str]:

@@ -1,12 +1,14 @@
 """What was decided on a run when it ended, kept beside its records; and all of it decided anew from them, offline, anywhere.
 
 ``verdicts.json`` (`model.Judgement`, a verdict a line) with the user's files that it was decided by, as they were read:
-``acceptance.toml`` and ``ceilings.toml``.  `verify` holds it against what the records say.  What it cannot see: a folder that
-somebody changed and decided anew, with checksums to match, is sound in itself; a copy of its fingerprint elsewhere tells it.
+``acceptance.toml`` and ``ceilings.toml``.  `recall`: by what a report judges the run again.  `verify` holds what was decided
+against what the records say.  What it cannot see: a folder that somebody changed and decided anew, with checksums to match, is
+sound in itself; a copy of its fingerprint elsewhere tells it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +19,8 @@ import msgspec
 from msgspec.structs import replace
 
 from clustergauge import __version__, accept, catalogue, code, criteria, folder, loading, store, sums, topology, valid, verdicts
+from clustergauge.catalogue import Catalogue
+from clustergauge.criteria import Acceptance
 from clustergauge.errors import UsageError
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Baseline, Judgement, Run, Verdict
@@ -78,6 +82,49 @@ def _text(judgement: Judgement) -> bytes:
     """One JSON document with a verdict a line, from line `FIRST_LINE` on."""
     head = msgspec.json.encode(replace(judgement, verdicts=[])).removesuffix(b"]}")
     return head + b"\n" + b",\n".join(map(msgspec.json.encode, judgement.verdicts)) + b"\n]}\n"
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a run is held against when it is shown again.
+
+    ``notes``: what of it is not as it was when the run ended, in words.  ``whole``: nothing of it is missing.
+    """
+
+    asked: Asked
+    notes: tuple[str, ...] = ()
+    whole: bool = True
+
+
+def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
+    """What the run was held against when it ended, as its folder keeps it, but for what is ``given`` now.
+
+    ``results``: where its baseline may lie, if not beside it.  Raises `UsageError` for kept files that are no such files.
+    """
+    judgement = loading.judgement(loaded.path, loaded.run.run_id)
+    if judgement is None:
+        return Recalled(given)
+    if odd := sums.unsummed(loaded.path):
+        words = f"{folder.located(loaded.path / odd[0])}: has no checksum in {folder.SUMS}"
+        return Recalled(given, (f"{words}: what was decided when the run ended is left aside",))
+    asked, notes, whole = given, list[str](), True
+    if not given.name:
+        text, acceptance = _acceptance(loaded, judgement)
+        asked = dataclasses.replace(asked, acceptance=acceptance, name=judgement.accept, text=text)
+    elif given.text != _text_of(loaded, judgement):
+        notes.append(f"judged by {given.name}; when the run ended: by {judgement.accept or 'no criteria'}")
+    if not given.catalogue:
+        asked = dataclasses.replace(asked, catalogue=_catalogue(loaded, judgement))
+    own, other = given.baseline, judgement.baseline
+    if own is None:
+        try:
+            asked = dataclasses.replace(asked, baseline=_baseline(judgement, [loaded.path.parent, results], None))
+        except UsageError as error:
+            notes.append(f"judged without its baseline: {error}")
+            whole = False
+    elif other is None or (own.run.run_id, sums.facts(own.path)) != (other.run_id, other.facts):
+        notes.append(f"baseline: {own.run.run_id}; when the run ended: {other.run_id if other else 'none'}")
+    return Recalled(asked, tuple(notes), whole)
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -152,18 +199,40 @@ def _baseline(judgement: Judgement, beside: Sequence[Path], named: Path | None) 
 
 def _asked(loaded: LoadedRun, judgement: Judgement, baseline: LoadedRun | None) -> Asked:
     """What the run was held against, from the files in its folder."""
-    for named, name in ((judgement.accept, folder.ACCEPTANCE), (judgement.ceilings, folder.CEILINGS)):
-        if named and not (loaded.path / name).is_file():
-            raise UsageError(f"{folder.located(loaded.path / name)}: missing, though the verdicts came from it")
-    acceptance, parts = criteria.NOTHING, None
-    if judgement.accept:
-        file = loaded.path / folder.ACCEPTANCE
-        acceptance = criteria.parse(folder.content_of(file).decode(errors="replace"), folder.located(file))
-    if judgement.ceilings:
-        file = loaded.path / folder.CEILINGS
-        folder.content_of(file)  # of reasonable size
-        parts = catalogue.load(file)
-    return Asked(acceptance, baseline, parts, topology.of_run(loaded.run))
+    acceptance = _acceptance(loaded, judgement)[1]
+    return Asked(acceptance, baseline, _catalogue(loaded, judgement), topology.of_run(loaded.run))
+
+
+def _acceptance(loaded: LoadedRun, judgement: Judgement) -> tuple[str, Acceptance]:
+    """The criteria that are kept, as they stand and parsed."""
+    text = _text_of(loaded, judgement)
+    try:
+        return text, criteria.parse(text, folder.located(loaded.path / folder.ACCEPTANCE)) if text else criteria.NOTHING
+    except UsageError as error:
+        raise UsageError(valid.printable(str(error))) from None
+
+
+def _text_of(loaded: LoadedRun, judgement: Judgement) -> str:
+    if not judgement.accept:
+        return ""
+    return folder.content_of(_kept(loaded, folder.ACCEPTANCE)).decode(errors="replace")
+
+
+def _catalogue(loaded: LoadedRun, judgement: Judgement) -> Catalogue | None:
+    if not judgement.ceilings:
+        return None
+    file = _kept(loaded, folder.CEILINGS)
+    folder.content_of(file)  # of reasonable size
+    try:
+        return catalogue.load(file)
+    except UsageError as error:
+        raise UsageError(valid.printable(str(error))) from None
+
+
+def _kept(loaded: LoadedRun, name: str) -> Path:
+    if not (loaded.path / name).is_file():
+        raise UsageError(f"{folder.located(loaded.path / name)}: missing, though the verdicts came from it")
+    return loaded.path / name
 
 
 def _differences(file: Path, judgement: Judgement, found: Iterable[Verdict], exit_code: int) -> Iterator[str]:

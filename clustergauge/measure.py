@@ -48,7 +48,7 @@ class Plan:
 
     budget_s: float = 2.0
     target: float = stats.TARGET
-    least: int = 6
+    least: int = stats.LEAST_SAMPLES
     """Samples taken even if the budget does not allow them: the fewest that give an interval."""
     most: int = 10_000
     """Samples a record keeps."""
@@ -268,7 +268,7 @@ class Sampler:
             return Decision(0, "samples")
         affordable = int((self.plan.budget_s - elapsed) / max(cost, 1e-9))
         if taken == 0:
-            least = self.plan.least if self.plan.least * cost <= 3 * self.plan.budget_s else 3
+            least = self.plan.least if self.plan.least * cost <= stats.OVER_BUDGET * self.plan.budget_s else stats.FEWEST_SAMPLES
             return Decision(max(least, min(look, affordable)), "")
         batch = min(look - taken, affordable, self.plan.most - taken)
         return Decision(batch, "") if batch > 0 else Decision(0, "budget")

@@ -19,14 +19,14 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 class Summons(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of JSON, which no command line and no environment ever holds.
 
-    ``key``: hexadecimal.  ``address``: where the supervisor listens.  ``name``: of the node as the user calls it; empty where one
-    line goes to all (srun): then Slurm's name of it.  ``token``: names the scratch folders of this run, no secret.  ``targets``:
-    folders of storage cases.  ``environment``: of the supervisor, what steers MPI and NCCL.  ``end``: do nothing but end what an
-    earlier agent of this run left here.
+    ``key``: hexadecimal.  ``addresses``: where the supervisor listens, to be tried in turn.  ``name``: of the node as the user
+    calls it; empty where one line goes to all (srun): then Slurm's name of it.  ``token``: names the scratch folders of this run,
+    no secret.  ``targets``: folders of storage cases.  ``environment``: of the supervisor, what steers MPI and NCCL.  ``end``: do
+    nothing but end what an earlier agent of this run left here.
     """
 
     key: str
-    address: tuple[str, int]
+    addresses: list[tuple[str, int]]
     token: str
     name: str = ""
     targets: list[str] = []
@@ -232,6 +232,14 @@ class Sweep(Request, frozen=True):
     target: str
 
 
+class Meet(Request, frozen=True):
+    """Find out who shares a target of storage cases (see `meeting`): make a mark in it, look for marks, or remove one's own."""
+
+    step: Literal["mark", "look", "clear"]
+    target: str
+    mark: str
+
+
 class To(Message, frozen=True):
     """Pass a message on to a worker (by process id)."""
 
@@ -243,7 +251,7 @@ class Quit(Message, frozen=True):
     """The run is over: end the pool and yourself."""
 
 
-ToAgent = StartPool | EndPool | Inspect | Begin | Finish | Sweep | To | Quit
+ToAgent = StartPool | EndPool | Inspect | Begin | Finish | Sweep | Meet | To | Quit
 
 
 # -- agent to supervisor
@@ -366,6 +374,12 @@ class Swept(Answer, frozen=True):
     note: str
 
 
+class Met(Answer, frozen=True):
+    """Answer to `Meet`: the marks that are there, to a look."""
+
+    marks: list[str]
+
+
 class AgentFailed(Message, frozen=True):
     """The agent could not do what it was told."""
 
@@ -386,5 +400,6 @@ FromAgent = (
     | Facts
     | PoolEnded
     | Swept
+    | Met
     | AgentFailed
 )

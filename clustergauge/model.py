@@ -270,11 +270,15 @@ class Planned(Data, frozen=True, kw_only=True):
     """Environment its workers need before they are started (see `probe.Needs`)."""
     target: str = ""
     budget_s: float = 2.0
+    beyond_s: float = 0.0
+    """Seconds that a storage case may take beyond its budget to lay out, read back and come to enough samples (`forecast`)."""
     timeout_s: float = 60.0
     """Seconds after which the case counts as hung."""
     skip: str = ""
     hosts: str = ""
     """The nodes it is planned for (`hosts.expand`); empty where a run has this machine alone."""
+    in_turn: str = ""
+    """Measured by one node after another, because they share its target: the first of those that do."""
     nodes: int = 1
     """How many of them one measurement spans: 1, each alone; else all in ``hosts``, with ``ranks`` in equal parts."""
     confirms: bool = False

@@ -20,6 +20,7 @@ ROUNDS = 8
 _MAD, _MEDIAN = 1.4826, 1.2533
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Codes = NDArray[np.int64]
 
 
 class Fit(NamedTuple):

@@ -2,9 +2,9 @@
 
 Model: ``ln B(i→j) = c(class) + t(i) + r(j) + e(i, j)``: what endpoint i gives when sending, what j takes when receiving, and what
 is left to the link between them.  Pairs inside a host and pairs across hosts are looked at apart, each with classes of their own
-(same leaf or across, same rail or across).  The fit starts from upper quartiles and goes on by upper medians: an endpoint is slow
-only if nearly all of its pairs are, so blame does not spill over to those who met a slow one.  With three endpoints these are
-maxima, and still tell; with two nothing can.
+(same leaf or across, same rail or across; inside a host what is between two GPUs, see `wiring`).  The fit starts from upper
+quartiles and goes on by upper medians: an endpoint is slow only if nearly all of its pairs are, so blame does not spill over to
+those who met a slow one.  With three endpoints these are maxima, and still tell; with two nothing can.
 
 Cuts, after simulations of clean and degraded fleets: an endpoint below ``−max(3 %, k·s)`` with ``k(N) = 4 + 24/N``, a link
 below ``−max(5 %, max(6, k)·s)`` if neither of its ends is accused.  ``s`` is the spread of the healthy, by MAD, and no less than
@@ -26,6 +26,7 @@ from clustergauge.pair_fit import (
     LEAST_ENDPOINT,
     LEAST_SCALE,
     Array,
+    Codes,
     Fit,
     Mask,
     Score,
@@ -78,11 +79,13 @@ class Analysis:
     notes: list[str] = field(default_factory=list[str])
 
 
-def analyse(endpoints: Sequence[Endpoint], bandwidth: Array, threshold: float = THRESHOLD) -> Analysis:
+def analyse(
+    endpoints: Sequence[Endpoint], bandwidth: Array, threshold: float = THRESHOLD, wires: Codes | None = None
+) -> Analysis:
     """Name what is slow.
 
     ``bandwidth``: passes × N × N, B/s from row to column, not a number where a pair was not measured in a pass.
-    ``threshold``: see `Suspect.confirmed`.
+    ``threshold``: see `Suspect.confirmed`.  ``wires``: N × N, equal numbers for pairs over links of one kind (`wiring`).
     """
     found = Analysis()
     logs = np.log(np.where(bandwidth > 0, bandwidth, np.nan))
@@ -95,6 +98,8 @@ def analyse(endpoints: Sequence[Endpoint], bandwidth: Array, threshold: float = 
     layers = [within for within in (True, False) if np.isfinite(y[inside == within]).any()]
     for within in layers:
         values = [np.where(inside == within, v, np.nan) for v in (y, better)]
+        references = [class_reference(endpoints, v, wires) for v in values]
+        values = [v - reference for v, reference in zip(values, references, strict=True)]
         layer = _Layer(endpoints, values, best - y, noise, threshold, within, found)
         layer.scope = "" if len(layers) == 1 else "inside its host" if within else ACROSS
         layer.look()
@@ -130,7 +135,8 @@ class _Layer:
     ) -> None:
         self.endpoints, self.noise, self.threshold, self.within, self.found = endpoints, noise, threshold, within, found
         self.scope = ""
-        self.y, self.better = (y - class_reference(endpoints, y) for y in values)
+        self.y, self.better = values
+        """Against the class of each pair."""
         self.above = above
         """How far the best pass of a pair lies above its median."""
 
@@ -290,12 +296,15 @@ class _Layer:
         )
 
 
-def class_reference(endpoints: Sequence[Endpoint], y: Array) -> Array:
-    """N × N: the upper quartile of ``y`` in the class of each pair; not a number in a class without any."""
+def class_reference(endpoints: Sequence[Endpoint], y: Array, wires: Codes | None = None) -> Array:
+    """N × N: the upper quartile of ``y`` in the class of each pair; not a number in a class without any.
+
+    ``wires``: see `analyse`.
+    """
     reference = np.full_like(y, np.nan)
     codes = (codes_of([e.host for e in endpoints]), codes_of([e.leaf for e in endpoints]), codes_of([e.rail for e in endpoints]))
     host, leaf, rail = (code[:, None] == code[None, :] for code in codes)
-    kind = host * 4 + leaf * 2 + rail * 1
+    kind = host * 4 + leaf * 2 + rail * 1 + (8 * wires if wires is not None else 0)
     for number in np.unique(kind):
         members = (kind == number) & np.isfinite(y)
         if members.any():

@@ -197,6 +197,8 @@ def minority(digests: Sequence[str]) -> list[int]:
 
     Deterministic work on identical devices gives identical bits, whoever is right (a vote of two decides nothing).
     """
+    if len(set(digests)) < 2:
+        return []
     voters = [n for n, digest in enumerate(digests) if digest]
     if len(voters) < 3:
         return []

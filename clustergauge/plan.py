@@ -14,8 +14,9 @@ from typing import Any, Literal, cast
 import msgspec
 
 from clustergauge import targets
-from clustergauge.cross_check import ALLOWED_S, PAIRS, TURN_S
+from clustergauge.cross_check import ALLOWED_S
 from clustergauge.errors import UsageError
+from clustergauge.forecast import beyond
 from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
 from clustergauge.placement import too_many
@@ -162,19 +163,6 @@ def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish
     return [msgspec.structs.replace(c, launch=launch) for launch in range(wish.launches) for c in chosen]
 
 
-def predict(todo: Sequence[Planned]) -> float:
-    """Seconds that cases will take: their budgets, what preparing and checking add, and a start of workers for each group."""
-    running = [p for p in todo if not p.skip]
-    pools = {(p.world, p.interpret, p.ranks, p.device, p.launch, *sorted(p.env.items())) for p in running}
-    return sum(map(predict_case, running)) + 3.0 * len(pools)
-
-
-def predict_case(planned: Planned) -> float:
-    """Seconds that one case will take once its workers are there."""
-    beside = (2 * PAIRS + 1) * TURN_S if planned.cross_check else 0.0
-    return planned.budget_s + min(0.3 * planned.budget_s, 2.0) + 0.3 + beside
-
-
 def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
     for axis, given in wish.values.items():
         having = [probe for probe in probes.values() if axis in probe.axes]
@@ -268,6 +256,7 @@ def _on_devices(
     kind = "cpu" if needs.target else needs.device if needs.device != "any" else selection.device
     unused = kind == "any" and wish.device == "auto" and bool(machine.gpus) and _cpu_build(machine)
     kind = min(kinds) if kind == "any" else kind
+    budget_s = wish.duration_s or selection.budget_s or suite.budget_s
     if wish.device not in ("auto", kind) and not needs.target:
         return []
     nodes = wish.nodes if needs.world != "serial" and (needs.shared or not needs.target) else 1
@@ -292,7 +281,8 @@ def _on_devices(
             tunes=needs.tunes and not interpret,
             env=dict(needs.env),
             target=target,
-            budget_s=wish.duration_s or selection.budget_s or suite.budget_s,
+            budget_s=budget_s,
+            beyond_s=beyond(needs.moves, own, budget_s),
             timeout_s=(selection.timeout_s or suite.timeout_s) + (2 * ALLOWED_S if wish.cross_check and needs.target else 0),
             nodes=nodes,
             instead=CPU_TORCH if unused else "",

@@ -26,11 +26,13 @@ def plan_nodes(
     names: Sequence[str],
     wish: Wish,
     most: int = groups.MOST,
+    shared: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> list[Planned]:
     """The cases for the nodes called ``names``: first those of single nodes, then what spans them, tier by tier.
 
     ``machines``: of the nodes that answered.  The others are planned like the first of these, so that what they owe is missed.
-    ``most``: nodes of a group.
+    ``most``: nodes of a group.  ``shared``: by target the groups of nodes that share it (`meeting`): what each of them measures
+    there alone, they measure one after another.
     Raises `UsageError` if none answered, and as `plan` does.
     """
     if not machines:
@@ -38,7 +40,8 @@ def plan_nodes(
     kinds: dict[bytes, list[str]] = {}
     plans: dict[bytes, list[Planned]] = {}
     for name, machine in machines.items():
-        planned = plan(suite, probes, machine, wish)
+        first_of = {target: group[0] for target, found in (shared or {}).items() for group in found if name in group}
+        planned = [msgspec.structs.replace(p, in_turn=first_of.get(p.target, "")) for p in plan(suite, probes, machine, wish)]
         key = msgspec.json.encode(planned)
         plans.setdefault(key, planned)
         kinds.setdefault(key, []).append(name)

@@ -107,7 +107,7 @@ def home() -> Finding:
         path = Path.home()
     except RuntimeError:
         return warning("home", "there is no home folder", "set HOME to a folder that can be written (compilers cache there)")
-    problem = _within(lambda: write_problem(path))
+    problem = within(lambda: write_problem(path))
     if problem is None:
         return unknown("home", f"{path} did not answer within {PATIENCE_S:.0f} s")
     if problem:
@@ -133,7 +133,7 @@ def folder(name: str, path: Path, least: int, remedy: str) -> Finding:
         return "", found.f_bavail * found.f_frsize
 
     try:
-        answer = _within(look)
+        answer = within(look)
     except OSError as error:
         return unknown(name, f"{path}: {error.strerror}")
     if answer is None:
@@ -181,7 +181,7 @@ def write_problem(path: Path) -> str:
     return ""
 
 
-def _within(function: Callable[[], T], seconds: float = PATIENCE_S) -> T | None:
+def within(function: Callable[[], T], seconds: float = PATIENCE_S) -> T | None:
     """The answer of something that may hang (a network file system), or ``None`` if it does not come in time."""
     answers: list[T] = []
     errors: list[OSError] = []

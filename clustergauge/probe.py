@@ -48,6 +48,23 @@ class Wrong(Exception):
 
 
 @dataclass(frozen=True)
+class Moves:
+    """What each rank of a storage case moves, timed or not, so that a plan can say how long it takes (`forecast`).
+
+    ``before``: bytes until the first sample; ``sample``: bytes that one takes at least, what is read back of it included;
+    ``after``: bytes that are read back at the end.  ``names``: files or objects made before, and removed at the end.
+    ``patience``: times the budget that a sample takes at most, because the probe does less where it would take longer (0: as
+    long as it takes).
+    """
+
+    before: int = 0
+    sample: int = 0
+    after: int = 0
+    names: int = 0
+    patience: float = 0.0
+
+
+@dataclass(frozen=True)
 class Needs:
     """What a case needs before it is worth starting; declared, so that `list` can say why it would be skipped.
 
@@ -56,8 +73,8 @@ class Needs:
     or with ``objects`` an object store; with ``shared`` one folder for the ranks of all nodes, so that the case may span them.
     ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.  ``working_set``: bytes that the case streams
     through and that no cache may hold; a case below 4 × the last-level cache is skipped.  ``env``: environment that libraries
-    read when they start, so that such cases get workers of their own.  ``nvlink``: between all GPUs.  ``tunes``: chooses among
-    candidates (`tuning`), once for all launches and all devices of a model.
+    read when they start, so that such cases get workers of their own.  ``moves``: of a storage case.
+    ``nvlink``: between all GPUs.  ``tunes``: chooses among candidates (`tuning`), once for all launches and devices of a model.
     """
 
     world: WorldKind = "serial"
@@ -71,6 +88,7 @@ class Needs:
     interpreter: bool = False
     working_set: int = 0
     env: Mapping[str, str] = field(default_factory=dict[str, str])
+    moves: Moves = Moves()
     nvlink: bool = False
     tunes: bool = False
 

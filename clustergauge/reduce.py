@@ -6,18 +6,21 @@ processes of their own, and only the reduced part of a run is kept.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
 
-from clustergauge import accept, hosts, loading, metrics
+from clustergauge import accept, folder, hosts, loading, metrics
+from clustergauge.errors import UsageError
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine, Record, Workload
 
@@ -29,7 +32,7 @@ APART = 32
 """Below this many runs nothing is gained by other processes."""
 
 
-class Unit(Data, frozen=True, array_like=True):
+class Unit(Data, frozen=True, array_like=True, gc=False):
     """One case on one device of one machine: all launches of a run together.
 
     ``y``, ``tail``: ln of the median time (s) and of its 90th percentile, ``None`` where all launches are fresh; ``fresh``,
@@ -60,7 +63,7 @@ class Work(Data, frozen=True, array_like=True):
 class Part(Data, frozen=True):
     """What some runs come to.  ``unreached``: planned for a machine and without a record, by machine.
 
-    ``folders``: of the run that measured a machine, by machine.
+    ``folders``: of the run that measured a machine, by machine.  ``unreadable``: folders that could not be read, and why.
     """
 
     machines: dict[str, Machine]
@@ -71,24 +74,45 @@ class Part(Data, frozen=True):
     """Nodes that a run could not measure, and why."""
     notes: list[str]
     folders: dict[str, str]
+    unreadable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 def read(paths: Sequence[Path]) -> Part:
-    """All runs, reduced.  Raises `UsageError` for the first folder that is not sound."""
+    """All runs, reduced.  A folder that is not sound costs itself alone; raises `UsageError` where not one is sound."""
+    part = _read(paths)
+    if paths and len(part.unreadable) == len(paths):
+        count = len(paths) - 1
+        more = f" (and {count} more run{'s' * (count > 1)} that cannot be read)" if count else ""
+        raise UsageError(next(iter(part.unreadable.values())) + more)
+    return part
+
+
+def _read(paths: Sequence[Path]) -> Part:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if len(paths) < APART or cores < 2:
-        return joined([part_of(loading.load(path)) for path in paths])
+        return joined(map(_part, paths))
     chunks = [[str(p) for p in paths[n : n + CHUNK]] for n in range(0, len(paths), CHUNK)]
     sys.stdout.flush()
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        return joined([msgspec.json.decode(raw, type=Part) for raw in pool.map(_chunk, chunks)])
+    try:
+        with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=gc.disable) as pool:
+            return joined(msgspec.json.decode(raw, type=Part) for raw in pool.map(_chunk, chunks))
+    except BrokenProcessPool:  # nothing in it ends a process; who does is the kernel, for memory
+        raise MemoryError from None
 
 
 def _chunk(paths: list[str]) -> bytes:
-    return msgspec.json.encode(joined([part_of(loading.load(Path(p))) for p in paths]))
+    return msgspec.json.encode(joined(_part(Path(p)) for p in paths))
 
 
-def joined(parts: Sequence[Part]) -> Part:
+def _part(path: Path) -> Part:
+    """One folder, reduced, whatever is in it."""
+    try:
+        return part_of(loading.load(path))
+    except (UsageError, MemoryError) as error:
+        return Part({}, [], [], {}, {}, [], {}, {folder.located(path): str(error) or "out of memory"})
+
+
+def joined(parts: Iterable[Part]) -> Part:
     """Parts as one; equal works become one, and a machine that several runs describe is as the last says.
 
     Fresh launches that a run of their own made (``fleet --confirm``) go to what they are to confirm, the last such run's alone.
@@ -100,6 +124,7 @@ def joined(parts: Sequence[Part]) -> Part:
     left_out: dict[str, str] = {}
     notes: list[str] = []
     folders: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     for part in parts:
         machines = part.machines | machines if _only_fresh(part) else machines | part.machines
         folders |= part.folders
@@ -112,7 +137,8 @@ def joined(parts: Sequence[Part]) -> Part:
             unreached[machine] = unreached.get(machine, 0) + count
         left_out |= part.left_out
         notes += part.notes
-    return Part(machines, _with_fresh(units), list(works), unreached, left_out, notes, folders)
+        unreadable |= part.unreadable
+    return Part(machines, _with_fresh(units), list(works), unreached, left_out, notes, folders, unreadable)
 
 
 def _only_fresh(part: Part) -> bool:
@@ -139,8 +165,9 @@ def _with_fresh(units: list[Unit]) -> list[Unit]:
 def part_of(loaded: LoadedRun) -> Part:
     """One run, reduced.  Cases of ranks on several hosts are nobody's own, and left out."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
+    spanning = {device for device in {r.device for r in loaded.records} if hosts.spans(device)}
     for record in loaded.records:
-        spans = hosts.spans(record.device) or len({place.host for place in record.placement}) > 1
+        spans = record.device in spanning or (len(record.placement) > 1 and len({place.host for place in record.placement}) > 1)
         if record.status in ("ok", "wrong", "error") and not spans:
             groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
     works: dict[Work, int] = {}
@@ -159,18 +186,17 @@ def _unit(key: tuple[str, str, str], records: list[Record], works: dict[Work, in
     first = ordinary[0] if ordinary else fresh[0]
     assert first.workload
     work = works.setdefault(Work(first.workload, first.ranks), len(works))
-    medians, tails = _places(ordinary)
-    again, again_tails = _places(fresh) if len(fresh) > 1 else ([], [])
+    y, tail = _places(ordinary)
+    fresh_y, fresh_tail = _places(fresh) if len(fresh) > 1 else (None, None)
     digests = {r.measurement.digest for r in records if r.measurement and r.measurement.digest}
     digest = digests.pop() if len(digests) == 1 else "-" if digests else ""
-    y, tail, fresh_y, fresh_tail = map(_mean, (medians, tails, again, again_tails))
     return Unit(case, device, machine_id, y, tail, fresh_y, digest, "", work, fresh_tail)
 
 
-def _places(records: Sequence[Record]) -> tuple[list[float], list[float]]:
-    """ln of the median of each launch, and of the 90th percentile of those with samples enough."""
-    taken = [metrics.samples(r) for r in records]
-    return [_ln(s, 0.5) for s in taken], [_ln(s, 0.9) for s in taken if len(s) >= TAIL_SAMPLES]
+def _places(records: Sequence[Record]) -> tuple[float | None, float | None]:
+    """Means over launches: ln of the median, and of the 90th percentile of those with samples enough."""
+    taken = [sorted(metrics.samples(r)) for r in records]
+    return _mean([_ln(s, 0.5) for s in taken]), _mean([_ln(s, 0.9) for s in taken if len(s) >= TAIL_SAMPLES])
 
 
 def _trouble(records: Sequence[Record]) -> str:
@@ -183,9 +209,8 @@ def _trouble(records: Sequence[Record]) -> str:
     return ""
 
 
-def _ln(samples: Sequence[float], quantile: float) -> float:
-    """ln of a quantile, interpolated between neighbours; of few samples faster than an array."""
-    values = sorted(samples)
+def _ln(values: Sequence[float], quantile: float) -> float:
+    """ln of a quantile of sorted samples, interpolated between neighbours; of few samples faster than an array."""
     place = quantile * (len(values) - 1)
     low = int(place)
     high = min(low + 1, len(values) - 1)
@@ -193,6 +218,8 @@ def _ln(samples: Sequence[float], quantile: float) -> float:
 
 
 def _mean(values: Sequence[float]) -> float | None:
+    if len(values) == 1:
+        return values[0]
     return math.fsum(values) / len(values) if values else None
 
 

@@ -14,7 +14,6 @@ import queue
 import secrets
 import shlex
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from clustergauge import code, hosts, messages as m
+from clustergauge import addresses, code, hosts, messages as m
 from clustergauge.control import Channel, ChannelError, Listener
 from clustergauge.conversation import SEND_S, Conversation, Died, Site
 from clustergauge.errors import UsageError
@@ -101,7 +100,7 @@ class Desk:
         self._together: subprocess.Popen[bytes] | None = None
         self._started: list[subprocess.Popen[bytes]] = []
         self._summoned: set[str] = set()
-        self.address = self.address or _address(self.names)
+        self._own = [self.address.strip("[]")] if self.address else addresses.towards(self.names[:8])
         self._listener = Listener(("", 0), self._key, self._welcome, self.start_s)
 
     def summon(self, name: str, targets: list[str], end: bool = False) -> subprocess.Popen[bytes]:
@@ -167,7 +166,7 @@ class Desk:
         environment = passed_on(os.environ)
         told = m.Summons(
             self._key.hex(),
-            (self.address, self._listener.address[1]),  # type: ignore[arg-type]
+            [(own, int(self._listener.address[1])) for own in self._own],
             self.token,
             name,
             targets,
@@ -258,14 +257,3 @@ class RemoteNode(Conversation):
     def _agent_words(self) -> str:
         said = quote(self._desk.words(self.name))
         return said.strip(" ()") or "it said nothing"
-
-
-def _address(names: Sequence[str]) -> str:
-    """This machine's address by the route to the first host that another machine bears; the loopback's where all are here."""
-    for name in names[:8]:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            asking.connect((name.rpartition("@")[2], 9))  # sends nothing
-            address = str(asking.getsockname()[0])
-            if not address.startswith("127."):
-                return address
-    return "127.0.0.1"

@@ -15,9 +15,10 @@ import msgspec
 
 from clustergauge import path, so_far
 from clustergauge.conversation import Died
+from clustergauge.forecast import predict
 from clustergauge.model import Counters, Finding, Machine, Place, Planned, Record, Run, Scalar
 from clustergauge.object_url import is_url
-from clustergauge.plan import cache_bytes, predict
+from clustergauge.plan import cache_bytes
 from clustergauge.processes import undisturbed
 from clustergauge.store import RunFolder, StoreError
 from clustergauge.supervise import CaseResult, Supervisor

@@ -5,6 +5,7 @@ A node that fails a tier is kept out of the next: what spans nodes would only sa
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from clustergauge.conversation import Conversation, Died
 from clustergauge.model import Machine, Planned, Record
 from clustergauge.run import Progress, carry_out, error_record
 from clustergauge.store import StoreError
-from clustergauge.team import Team
+from clustergauge.team import Team, tells_of_lost
 
 if TYPE_CHECKING:
     from clustergauge.fleet import Left
@@ -29,12 +30,17 @@ class _Span:
     """Some nodes under one supervisor."""
 
     def __init__(self, left: Left, crew: Mapping[str, Conversation]) -> None:
+        """Raises `Died` where all of them are gone."""
         self._left = left
         self._team = Team(crew)
         self._names = list(crew)
         self._supervisor = left.fleet.supervise("")
         self._supervisor.pins = left.fleet.pins
-        self._supervisor.take(self._team)
+        try:
+            self._supervisor.take(self._team)
+        except Died:
+            left.fleet.left_out |= self._team.lost
+            raise
 
     @property
     def names(self) -> list[str]:
@@ -112,7 +118,8 @@ class Spanning:
             for planned in {p.device if at_once else "": p for p in tier}.values():
                 members = self._fit(planned)
                 if len(members) > 1:
-                    spans[planned.device if at_once else ""] = _Span(self._left, {n: self._crew.pop(n) for n in members})
+                    with contextlib.suppress(Died):  # all are gone, and named: what they owe gets a record that says so
+                        spans[planned.device if at_once else ""] = _Span(self._left, {n: self._crew.pop(n) for n in members})
             self._measure(spans, tier, at_once)
             while any(len(span.names) > 1 for span in spans.values()) and (more := self._left.again(self._came, spanning=True)):
                 self._measure(spans, more, at_once)
@@ -165,7 +172,8 @@ class Spanning:
 
     def _keep_apart(self) -> None:
         fleet = self._left.fleet
-        failed = self._failed() | self._unfit(fleet.machines, self._left.recorded)
+        told = [r for r in self._left.recorded if not tells_of_lost(r.reason, fleet.left_out)]
+        failed = self._failed() | self._unfit(fleet.machines, told)
         fleet.apart |= {name: why for name, why in failed.items() if name not in fleet.apart}
 
     def _failed(self) -> dict[str, str]:

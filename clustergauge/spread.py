@@ -23,6 +23,8 @@ from clustergauge.remote import is_srun, remote_words
 
 REACH = "reach"
 """Name of the program in the first node's scratch folder by which MPICH's launcher reaches other nodes."""
+RELAY = "relay"
+"""Name of the one that stands before it where nodes reach each other by IPv6 alone (`relay`)."""
 _OWN = ("CLUSTERGAUGE_SCRATCH", "CLUSTERGAUGE_CPUS", "TMPDIR", "GLOO_SOCKET_IFNAME")
 """Variables that differ from node to node."""
 _OF_THE_STEP = tuple(
@@ -112,7 +114,11 @@ def _mpi(
     words = ["env", *(f"{name}={value}" for name, value in common.items()), mark]
     worker = [install.python, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]
     start = over_nodes(launcher, key.ranks, part.ranks, sites, install)
-    files = {} if launcher else {REACH: reach(remote)}
+    files = {} if launcher else {REACH: reach(remote, [site.name for site in sites])}
+    if files and _by_ipv6(sites):
+        files[RELAY] = _RELAY.format(
+            root=shlex.quote(str(install.root)), python=shlex.quote(install.python), reach=sites[0].scratch / REACH
+        )
     drop = [*made[0].drop, "CLUSTERGAUGE_SCRATCH", "CLUSTERGAUGE_HOST", "TMPDIR", "PMI_", "PMIX_", *_OF_THE_STEP]
     env: dict[str, str] = {}
     if not launcher:
@@ -132,8 +138,10 @@ def over_nodes(launcher: str, ranks: int, per_node: int, sites: Sequence[Site], 
     names = ",".join(site.name.rpartition("@")[2] for site in sites)
     if not launcher:
         own = install.python.rpartition("/")[0] + "/mpiexec"
-        reached = ["-launcher", "ssh", "-launcher-exec", str(sites[0].scratch / REACH)]
-        return [own, *reached, "-hosts", ",".join(site.name for site in sites), "-ppn", str(per_node), "-n", str(ranks)]
+        called = ",".join(_alias(site.name, number) for number, site in enumerate(sites))
+        local, program = (["-localhost", "127.0.0.1"], RELAY) if _by_ipv6(sites) else ([], REACH)
+        reached = ["-launcher", "ssh", "-launcher-exec", str(sites[0].scratch / program)]
+        return [own, *local, *reached, "-hosts", called, "-ppn", str(per_node), "-n", str(ranks)]
     if is_srun(launcher):
         if "{ranks}" not in launcher and not {"-n", "--ntasks"} & {word.partition("=")[0] for word in shlex.split(launcher)}:
             nodes = f"--nodes={len(sites)} --nodelist={hosts.compress(site.name for site in sites)}"
@@ -146,11 +154,29 @@ def over_nodes(launcher: str, ranks: int, per_node: int, sites: Sequence[Site], 
     return mpi_launcher(launcher, ranks)
 
 
-def reach(remote: str) -> str:
-    """A program that MPICH's launcher calls as it would call ssh (options, host, words): it goes the way that agents went."""
+def _by_ipv6(sites: Sequence[Site]) -> bool:
+    return any(":" in site.address for site in sites)
+
+
+def _alias(name: str, number: int) -> str:
+    """What MPICH's launcher calls a node, whose lists have other uses for colons: for an IPv6 address a number of IPv4 that no
+    machine can have (RFC 1112), so that nobody is asked for it."""
+    return f"240.0.{number >> 8}.{number & 255}" if ":" in name else name
+
+
+def reach(remote: str, names: Sequence[str] = ()) -> str:
+    """A program that MPICH's launcher calls as it would call ssh (options, host, words): it goes the way that agents went.
+
+    ``names``: of the nodes, in the launcher's order.
+    """
+    aliases = "".join(
+        f'[ "$host" != {alias} ] || host={shlex.quote(name)}\n'
+        for number, name in enumerate(names)
+        if (alias := _alias(name, number)) != name
+    )
     if is_srun(remote):
         template = f'{remote} --overlap --mpi=none --nodes=1 --ntasks=1 --nodelist="$host" sh -c "$*"'
-        return _REACH.format(command=template)
+        return _REACH.format(aliases=aliases, command=template)
     mark, told = "\0host\0", "\0command\0"
     words = remote_words(remote, mark, told)
     line = " ".join(shlex.quote(word) for word in words)
@@ -160,12 +186,15 @@ def reach(remote: str) -> str:
             if f"'{placeholder}'" not in line
             else line.replace(f"'{placeholder}'", variable)
         )
-    return _REACH.format(command=line)
+    return _REACH.format(aliases=aliases, command=line)
 
 
 _REACH = """#!/bin/sh
 while case "$1" in -*) true ;; *) false ;; esac; do shift; done
 host=$1
 shift
-exec {command}
+{aliases}exec {command}
+"""
+_RELAY = """#!/bin/sh
+exec env PYTHONPATH={root} {python} -P -m clustergauge.relay near {reach} "$@"
 """

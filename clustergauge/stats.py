@@ -20,6 +20,9 @@ from clustergauge import chance
 TARGET = 0.01
 """Half-width (relative) at which measuring stops."""
 
+LEAST_SAMPLES, FEWEST_SAMPLES = 6, 3
+"""The fewest samples that give an interval; the fewest where so many take more than `OVER_BUDGET` budgets."""
+OVER_BUDGET = 3
 TICKS_PER_SAMPLE = 100
 """A sample shorter than this many ticks of its clock is not a sample."""
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
-import socket
-import struct
 import sys
 import time
 from pathlib import Path
@@ -20,8 +17,6 @@ from clustergauge.messages import Summons
 
 READ_S = 30
 """How long the line on standard input may take to come."""
-_SIOCGIFADDR = 0x8915
-"""Address of an interface, netdevice(7)."""
 
 
 def read() -> Summons:
@@ -78,14 +73,3 @@ def end_earlier(folder: Path) -> None:
     if folder.exists():
         processes.end_all(lambda: processes.bearing(mark), grace_s=0.0)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def interface_of(address: str) -> str:
-    """The network interface that bears an IPv4 address; empty if none does."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):
-                answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                if socket.inet_ntoa(answer[20:24]) == address:
-                    return name
-    return ""

@@ -140,7 +140,7 @@ class Supervisor:
         key = key_of(planned)
         tried = self._failed_starts.setdefault(key, [])
         if len(tried) >= STARTS_TRIED:
-            return failed(f"not tried again: {tried[-1]}")
+            return failed(f"not tried again: {tried[-1]}", where=self._meant(key))
         try:
             if reason := self._why_retired(key):
                 return failed(reason)
@@ -148,7 +148,7 @@ class Supervisor:
             tried.clear()
         except (Died, UsageError, ValueError) as error:  # the last: no processor or GPU to place a rank on
             tried.append(str(error))
-            return failed(str(error))
+            return failed(str(error), where=self._meant(key))
         job = m.Job(
             planned.case,
             planned.module,
@@ -249,6 +249,13 @@ class Supervisor:
         if isinstance(self.node, Team):
             return seats(key, self.node.sites)
         return places(key, self.machine) if self.machine else []
+
+    def _meant(self, key: PoolKey) -> list[Place]:
+        """Where the ranks of a pool that did not start were to be: all of its nodes fail with it; empty where none is left."""
+        try:
+            return self._seats(key) if self.node else []
+        except (UsageError, ValueError):
+            return []
 
     def _failed_start(self, node: Crew, pool: Pool, reason: str) -> str:
         """End a pool that did not start; the reason with the last words of its workers."""

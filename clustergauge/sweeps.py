@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from msgspec.structs import replace
 
-from clustergauge import pairs, waits
-from clustergauge.model import Link, Machine, PairFindings, Place, Record, Series, Suspect, Verdict
-from clustergauge.pair_fit import Array
+from clustergauge import pairs, waits, wiring
+from clustergauge.model import Machine, PairFindings, Place, Record, Series, Suspect, Verdict
+from clustergauge.pair_fit import Array, Codes
 from clustergauge.pairs import ACROSS, Endpoint
 from clustergauge.topology import Topology
 from clustergauge.valid import LONGEST_S, SHORTEST_S, printable
@@ -31,11 +31,24 @@ _FROM, _TO, _SECONDS = "pair_from", "pair_to", "pair_seconds"
 
 @dataclass(frozen=True)
 class Sweep:
-    """The launches of one case.  ``bandwidth``: passes × N × N, B/s from row to column, not a number where not measured."""
+    """The launches of one case.  ``bandwidth``: passes × N × N, B/s from row to column, not a number where not measured.
+
+    ``wires``: what is between the GPUs of each host.
+    """
 
     endpoints: list[Endpoint]
     bandwidth: Array
     notes: list[str]
+    wires: wiring.Wires
+
+    def reference(self, logs: Array) -> Array:
+        """See `pairs.class_reference`."""
+        return pairs.class_reference(self.endpoints, logs, self.codes)
+
+    @property
+    def codes(self) -> Codes:
+        """See `pairs.analyse`."""
+        return wiring.codes([e.name for e in self.endpoints], self.wires)
 
 
 def findings(records: Sequence[Record], topology: Topology | None = None, machines: Iterable[Machine] = ()) -> list[PairFindings]:
@@ -57,8 +70,8 @@ def is_sweep(record: Record) -> bool:
     return bool(record.status == "ok" and record.measurement and _SECONDS in record.measurement.series)
 
 
-def sweep_of(records: Sequence[Record], topology: Topology | None = None) -> Sweep:
-    """The launches of one case as one sweep.  What cannot be believed is left out, and a note says so."""
+def sweep_of(records: Sequence[Record], topology: Topology | None = None, machines: Mapping[str, Machine] | None = None) -> Sweep:
+    """The launches of one case as one sweep.  What cannot be believed is left out, and a note says so.  ``machines``: by host."""
     notes: list[str] = []
     ends = _endpoints(records[0], topology, notes)
     parts: list[Array] = []
@@ -75,7 +88,8 @@ def sweep_of(records: Sequence[Record], topology: Topology | None = None) -> Swe
         else:
             parts.append(part)
     empty = np.full((1, len(ends), len(ends)), np.nan)
-    return Sweep(ends, np.concatenate(parts) if parts else empty, notes)
+    wires = wiring.wires_of(records[0].placement, [e.name for e in ends], machines or {})
+    return Sweep(ends, np.concatenate(parts) if parts else empty, [*notes, *wiring.notes(wires)], wires)
 
 
 def verdicts(found: Iterable[PairFindings]) -> list[Verdict]:
@@ -110,10 +124,10 @@ def sentence(suspect: Suspect) -> str:
 
 
 def _findings(records: Sequence[Record], topology: Topology | None, machines: Mapping[str, Machine]) -> PairFindings:
-    sweep = sweep_of(records, topology)
+    sweep = sweep_of(records, topology, machines)
     count = len(sweep.endpoints)
-    analysis = pairs.analyse(sweep.endpoints, sweep.bandwidth) if count > 1 else pairs.Analysis()
-    starved, wires = _starved(records, sweep.endpoints), _wires(records[0], sweep.endpoints, machines)
+    analysis = pairs.analyse(sweep.endpoints, sweep.bandwidth, wires=sweep.codes) if count > 1 else pairs.Analysis()
+    starved = _starved(records, sweep.endpoints)
     measured = int(np.isfinite(sweep.bandwidth).any(0).sum())
     first = records[0]
     return PairFindings(
@@ -124,43 +138,24 @@ def _findings(records: Sequence[Record], topology: Topology | None, machines: Ma
         measured=measured,
         possible=count * (count - 1),
         passes=len(sweep.bandwidth),
-        suspects=[_explained(_wired(suspect, wires), starved) for suspect in analysis.suspects],
+        suspects=[_explained(_wired(suspect, sweep.wires), starved) for suspect in analysis.suspects],
         smallest_degradation=analysis.smallest_degradation,
         notes=[*sweep.notes, *analysis.notes],
     )
 
 
-def _wires(record: Record, endpoints: Sequence[Endpoint], machines: Mapping[str, Machine]) -> dict[tuple[str, str], Link]:
-    """What is between the GPUs of each host, by the names of both endpoints, in both orders."""
-    of_gpu = {(place.host, place.device): endpoints[place.rank].name for place in record.placement if place.rank < len(endpoints)}
-    found: dict[tuple[str, str], Link] = {}
-    for host in {place.host for place in record.placement} & machines.keys():
-        for link in machines[host].links:
-            a, b = (of_gpu.get((host, f"cuda:{gpu}"), "") for gpu in (link.a, link.b))
-            if a and b and link.kind:
-                found[a, b] = found[b, a] = link
-    return found
-
-
-def _wired(suspect: Suspect, wires: Mapping[tuple[str, str], Link]) -> Suspect:
+def _wired(suspect: Suspect, wires: wiring.Wires) -> Suspect:
     """With what the pairs inside its host go over, where that is one kind of link."""
     if suspect.kind == "link":
-        own = [link for ends, link in wires.items() if " → ".join(ends) == suspect.where]
+        own = [wire for ends, wire in wires.items() if " → ".join(ends) == suspect.where]
     elif suspect.kind == "endpoint":
-        own = [link for (a, _), link in wires.items() if a == suspect.where]
+        own = [wire for (a, _), wire in wires.items() if a == suspect.where]
     else:
-        own = [link for (a, _), link in wires.items() if a.startswith(f"{suspect.where}/gpu")]
-    words = {_over(link) for link in own}
+        own = [wire for (a, _), wire in wires.items() if a.startswith(f"{suspect.where}/gpu")]
+    words = {str(wire) for wire in own}
     if len(words) != 1 or suspect.note.startswith(ACROSS):
         return suspect
     return replace(suspect, note="; ".join([*filter(None, [suspect.note]), words.pop()]))
-
-
-def _over(link: Link) -> str:
-    lanes = f", {link.lanes} lane{'s' if link.lanes > 1 else ''}" if link.lanes else ""
-    if link.kind == "nvlink":
-        return f"over NVLink{lanes}"
-    return f"over PCIe{f' ({link.ancestor})' if link.ancestor else ''}"
 
 
 def _starved(records: Sequence[Record], endpoints: Sequence[Endpoint]) -> dict[str, waits.Starved]:

@@ -33,6 +33,14 @@ ALIKE = 0.01
 """Of candidates that differ by no more than this the first is chosen, so that the choice depends less on chance."""
 
 
+class Unfit(Exception):
+    """No candidate fits the device.  ``refusals``: what each raised, in their order."""
+
+    def __init__(self, refusals: Sequence[Exception]) -> None:
+        super().__init__(str(refusals[-1]))
+        self.refusals = refusals
+
+
 def choose(
     ctx: Context,
     what: str,
@@ -45,7 +53,7 @@ def choose(
 
     ``what``: kernel, device model, dtype and shape: launches of which this is the same get the same candidate.  ``start``: the
     callables of a candidate, one for each buffer set, ready to run.  ``unfit``: raised by the first run of a candidate that does
-    not fit the device: it is passed over.  ``clock``: the device's own unless given.
+    not fit the device: it is passed over; `Unfit` where none is left.  ``clock``: the device's own unless given.
 
     The pin of the run decides where it names a candidate; another is not looked at.  Where nothing is to be tuned
     (`Context.tunes`) the first is taken, and not pinned.  Settings: ``tuned`` (``measured``, ``pinned``, ``first``), how many
@@ -88,11 +96,12 @@ def measure(
     """Seconds of a call of every candidate that fits and was reached in time, in bursts of as many calls each, in turn.
 
     Every burst goes on with the buffer set after that where the one before ended, so that none finds its own in a cache more than
-    another.  The first calls compile and are not looked at.  Raises what the last candidate did where none fits.
+    another.  The first calls compile and are not looked at.  Raises `Unfit` where none fits.
     """
     until = math.inf
     ready: dict[str, Calls] = {}
-    length, refused = 0, None
+    length = 0
+    refusals: list[Exception] = []
     for name, start in starts.items():
         if clock.now() >= until:
             break
@@ -101,15 +110,14 @@ def measure(
             calls[0]()
             clock.settle()
         except unfit as error:
-            refused = error
+            refusals.append(error)
             continue
         if not ready:
             until = clock.now() + TUNE_S
             length = max(1, min(clock.max_calls, BURST_MOST, round(BURST_S / max(clock.time(calls[:1]), clock.tick_s))))
         ready[name] = calls
     if not ready:
-        assert refused, "there is a candidate"
-        raise refused
+        raise Unfit(refusals)
     times: dict[str, list[float]] = {name: [] for name in ready}
     numbers = itertools.count()
     for _ in range(ROUNDS if len(ready) > 1 else 0):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,6 +37,8 @@ FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 """What an id must be to name a file or a folder."""
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
 """UTC, as records write it."""
+TIME_LENGTH = 30
+_AMOUNTS = ("flops", "ops", "bytes_read", "bytes_written", "ios", "samples", "message_bytes")
 
 
 class Invalid(ValueError):
@@ -94,13 +97,16 @@ def _name(field: str, text: str, *, empty: bool = False) -> None:
 
 
 def _time(field: str, text: str) -> None:
+    if len(text) > TIME_LENGTH or not _is_time(text):
+        raise Invalid(f"{field} {shown(text)} is not a time (2026-11-23T06:30:00Z)")
+
+
+@lru_cache(256)  # cases of a fleet begin in the same seconds
+def _is_time(text: str) -> bool:
     try:
-        if TIME.fullmatch(text):
-            datetime.fromisoformat(text)
-            return
+        return TIME.fullmatch(text) is not None and bool(datetime.fromisoformat(text))
     except ValueError:
-        pass
-    raise Invalid(f"{field} {shown(text)} is not a time (2026-11-23T06:30:00Z)")
+        return False
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -123,14 +129,14 @@ def _finite(field: str, values: Collection[float]) -> None:
 def _positive(field: str, values: list[float]) -> None:
     if not values or (min(values) >= SHORTEST_S and max(values) <= LONGEST_S and not math.isnan(sum(values))):
         return
-    if not all(SHORTEST_S <= value <= LONGEST_S for value in values):
-        index = next(i for i, v in enumerate(values) if not SHORTEST_S <= v <= LONGEST_S)
-        raise Invalid(f"{field}[{index}] is {values[index]}: a time is more than 0 s, and believable")
+    for index, value in enumerate(values):
+        if not SHORTEST_S <= value <= LONGEST_S:
+            raise Invalid(f"{field}[{index}] is {value}: a time is more than 0 s, and believable")
 
 
 def _scalars(field: str, values: Mapping[str, Scalar]) -> None:
     for key, value in values.items():
-        if isinstance(value, float | int) and not -MOST <= value <= MOST:
+        if not isinstance(value, str) and value is not None and not -MOST <= value <= MOST:
             words = f"is {value}: not a number, or beyond" if isinstance(value, float) else "is beyond"
             raise Invalid(f"{field}[{shown(key)}] {words} ±10²⁴")
 
@@ -146,6 +152,12 @@ def key_of(document: Record | Planned) -> Key:
 
 def check_run(run: Run) -> dict[Key, Planned]:
     """The planned cases by key.  Raises `Invalid`."""
+    check_heading(run)
+    return check_planned(run.planned)
+
+
+def check_heading(run: Run) -> None:
+    """`check_run` but for what is planned."""
     if not is_file_name(run.run_id):
         raise Invalid(f"run_id {shown(run.run_id)} cannot name a folder (letters, digits, '.', '_', '-')")
     _time("started", run.started)
@@ -155,14 +167,19 @@ def check_run(run: Run) -> dict[Key, Planned]:
     for name, why in run.left_out.items():
         _name("left_out", name)
         _name(f"left_out[{shown(name)}]", printable(why)[:NAME_LENGTH], empty=True)
+
+
+def check_planned(planned_cases: Sequence[Planned]) -> dict[Key, Planned]:
+    """The planned cases of a run by key.  Raises `Invalid`."""
     index: dict[Key, Planned] = {}
     planned_for: dict[Key, set[str]] = {}
-    for number, planned in enumerate(run.planned):
+    for number, planned in enumerate(planned_cases):
         where = f"planned[{number}]"
         _case(f"{where}.", planned)
         _name(f"{where}.module", planned.module, empty=True)
         _positive(f"{where}.budget_s", [planned.budget_s])
         _positive(f"{where}.timeout_s", [planned.timeout_s])
+        _name(f"{where}.in_turn", planned.in_turn, empty=True)
         _count(f"{where}.nodes", planned.nodes, 1, hosts.MOST_HOSTS)
         try:
             names = set(hosts.expand(planned.hosts)) if planned.hosts else {""}
@@ -189,14 +206,12 @@ def check_record(record: Record, run_id: str, planned: Mapping[Key, Planned], ma
     if record.machine_id not in machines:
         raise Invalid(f"machine_id {shown(record.machine_id)} has no description in machines/")
     _time("started", record.started)
-    for field, values in (
-        ("settings", record.settings),
-        ("telemetry", record.telemetry),
-        ("counters.path", record.counters.path),
-        ("counters.health", record.counters.health),
-    ):
-        _scalars(field, values)
-    for name, count in record.counters.device_bytes.items():
+    counters = record.counters
+    _scalars("settings", record.settings)
+    _scalars("telemetry", record.telemetry)
+    _scalars("counters.path", counters.path)
+    _scalars("counters.health", counters.health)
+    for name, count in counters.device_bytes.items():
         _count(f"counters.device_bytes[{shown(name)}]", count)
     _placement(record)
     _result(record)
@@ -258,8 +273,10 @@ def _result(record: Record) -> None:
     """Work and times are sound, and there are such where the status says so."""
     work, measured = record.workload, record.measurement
     if work:
-        for field in ("flops", "ops", "bytes_read", "bytes_written", "ios", "samples", "message_bytes"):
-            _count(f"workload.{field}", getattr(work, field))
+        amounts = (work.flops, work.ops, work.bytes_read, work.bytes_written, work.ios, work.samples, work.message_bytes)
+        if min(amounts) < 0 or max(amounts) > MOST:
+            for field, amount in zip(_AMOUNTS, amounts, strict=True):
+                _count(f"workload.{field}", amount)
     if measured:
         _measurement(measured)
     if record.status == "ok":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from clustergauge import accept, metrics, searched, stats, sweeps, waits
+from clustergauge import accept, groups, metrics, searched, stats, sweeps, waits
 from clustergauge.model import Record, Scalar, Warning_
 from clustergauge.units import format_rate, format_time, format_width
 
@@ -85,6 +85,24 @@ def doubts(records: Sequence[Record], ceiling: CeilingOf | None = None) -> list[
 
 def of_run(records: Sequence[Record]) -> list[Warning_]:
     """What is to be said once for a whole run."""
+    return [*_few_launches(records), *_groups_alone(records)]
+
+
+def _groups_alone(records: Sequence[Record]) -> Iterator[Warning_]:
+    alone = groups.alone(records)
+    if alone:
+        words = [
+            f"{who}: {cases[0]}{f' and {len(cases) - 1} more' if len(cases) > 1 else ''}"
+            for who, cases in list(alone.items())[:8]
+        ]
+        yield Warning_(
+            name="group alone",
+            detail=f"held against no other group: none has as many ranks, and no rate allows for that: {'; '.join(words)}",
+            remedy="judge by an acceptance file, or measure a number of nodes that groups of one size divide",
+        )
+
+
+def _few_launches(records: Sequence[Record]) -> list[Warning_]:
     launches: dict[tuple[str, str, str], set[int]] = {}
     for record in records:
         if record.status == "ok" and metrics.samples(record):

@@ -20,12 +20,11 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clustergauge import memory
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
 from clustergauge.world import Mpi, TorchDistributed
-from collectives import exact
+from collectives import buffers, exact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,8 +89,7 @@ def pairs(ctx: Context, backend: str, direction: str, quiet: str, size: int) -> 
     count, rest = divmod(size, exact.FORMATS["fp32"].bytes)
     if rest or not count:
         raise Skip(f"{format_size(size)} is not a whole number of 4-byte elements")
-    if backend != "nccl":
-        _require_memory(2 * size, ctx.world.size)
+    buffers.require(ctx, backend, 2 * size)
     plan = steps(ctx.world.size, direction, quiet, ctx.seed)
     length = min(count, exact.PERIOD)
     patterns = [
@@ -290,10 +288,3 @@ class _Torch:
 
 def _rest() -> None:
     """This rank has no part in the step."""
-
-
-def _require_memory(bytes_per_rank: int, ranks: int) -> None:
-    """`Skip` unless the memory available holds the buffers of all ranks twice over (libraries have buffers too)."""
-    wanted, available = 2 * bytes_per_rank * ranks, memory.available_bytes()
-    if available is not None and wanted > available:
-        raise Skip(f"{ranks} ranks need about {wanted >> 20} MiB of memory, {available >> 20} MiB are available")

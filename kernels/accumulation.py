@@ -1,4 +1,6 @@
-"""How a product of fp8 sums: found out by sums that fp32 holds exactly and the short accumulators of tensor cores do not.
+"""Bits that a product keeps: of its sums, in fp8, and of its operands, where they may be rounded to tf32.
+
+How fp8 sums is found out by sums that fp32 holds exactly and the short accumulators of tensor cores do not.
 
 Shapes as in `products`.  Planted, in every row of A and of B alike: L = 2¹⁶ in the first place of the sum, −L in the last, and in
 the middle terms t = 2⁻⁵, a power of two of them, at least K/4 places away from both; zeros elsewhere.  Partial sums, in whatever
@@ -20,6 +22,8 @@ from kernels import products
 if TYPE_CHECKING:
     import torch
 
+FINE = 1 + 2.0**-12
+"""A number of 12 bits behind the point, where tf32 has 10: rounded or cut to it, 1."""
 LARGE = 2.0**8
 """Its square is L; both operands hold it."""
 SMALL = 2.0**-3, 2.0**-2
@@ -47,3 +51,16 @@ def kept(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, run: Callable[[], ob
     run()
     shares = c.double() / (count * SMALL[0] * SMALL[1] * scale)
     return float(shares.flatten()[(shares - 1).abs().argmax()])
+
+
+def keeps_fp32(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, run: Callable[[], object]) -> bool:
+    """Whether a product of fp32 operands keeps bits that tf32 has not: computed in fp32, or in several products that emulate it.
+
+    Overwrites the operands: one term of each sum is not zero, so that nothing else rounds.  ``run``: computes c = a·bᵀ.
+    """
+    for operand, value in ((a, FINE), (b, 1.0)):
+        operand.zero_()
+        operand[:, 0] = value
+    products.poison(c)
+    run()
+    return bool((c == FINE).all())

@@ -89,7 +89,7 @@ class Triton(Live):
     """Our kernels, into buffers of our own."""
 
     def __init__(self, ctx: Context, shape: Shape, mode: str, inputs: tuple[torch.Tensor, ...]) -> None:
-        from kernels.triton import attention as kernel, attention_tiles
+        from kernels.triton import attention as kernel, attention_tiles, tuned
 
         self.ctx, self.shape, self.mode, self.inputs = ctx, shape, mode, inputs
         self.o = torch.empty_like(inputs[0])
@@ -100,7 +100,7 @@ class Triton(Live):
         self.lse = torch.empty(self.o.shape[:3], dtype=torch.float32, device=self.o.device)
         if mode == "backward":
             self.forward = kernel.forward(self.candidates[0], *inputs[:3], self.o, self.lse, shape.causal)
-            self.forward()
+            tuned.attempt(ctx, self.forward)
         self.configure(self.candidates[0])
 
     def configure(self, config: Config) -> Callable[[], object]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from clustergauge.errors import UsageError
-from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Work, Wrong, probe
+from clustergauge.model import Device, Workload
+from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 from kernels import matmul_backends as backends
 from kernels.matmul_backends import Call
 from kernels.shapes import Shape, format_shape, parse_shape
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from kernels.matmul_backends import Scales, Start
 
+Bound = Literal["compute", "memory"]
+
 MOST_SETS = 512
 PIECE = 256**3
 """Multiply-adds of the first part that is tried: a mid-size product."""
@@ -26,6 +29,16 @@ _LONGEST_INT8_SUM = 1 << 17
 """Beyond this K, sums of int8 products can leave int32 (and reach the poison)."""
 _LONGEST_FP8_SUM = 1 << 16
 """From this K on, sums kept in 14 bits mean little (`products`)."""
+BALANCE: Mapping[str, Mapping[str, float]] = {
+    "cuda": {"fp64": 0.5, "fp32": 4, "tf32": 32, "fp16": 64, "bf16": 64, "fp8": 128, "int8": 128},
+    "cpu": {"fp64": 0.25, "fp32": 0.5, "tf32": 0.5, "fp16": 1, "bf16": 1, "fp8": 2, "int8": 2},
+}
+"""Operations for each byte of operands and output up to which reading and writing them is what takes the time.
+
+On GPUs about what any whose figures are known can do while its memory moves a byte, or less (`clustergauge.catalogue`; B300 has
+next to no units for int8 and fp64): on tensor cores products of up to 64 rows (decoding).  On processors, whose balance differs
+more than a hundredfold, products of one row.
+"""
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
 
 
@@ -56,16 +69,26 @@ def matmul(ctx: Context, backend: str, dtype: str, shape: str) -> Work:
     """Matrix product with B stored N×K, as the weight of a linear layer.  shape: edge of a square, MxNxK, or a name.
 
     2·M·N·K operations.  Random normal data (uniform for int8), sums in fp32 (fp64 in fp64), output in the dtype (int32 for int8,
-    fp32 for tf32, bf16 for fp8).  Names of shapes are in `kernels.shapes`.  On a processor the Triton kernel is checked in the
-    interpreter and not timed; on a GPU it runs in the fastest of a few configurations.  fp8: e4m3, one scale a tensor, quantised
-    beforehand; fp8_fast lets tensor cores sum in fewer bits.  How they did sum is the setting ``accumulated``: ``fp32`` or
-    ``reduced``, absent where K is too short to tell.
+    fp32 for tf32, bf16 for fp8).  Where rows are so few that memory decides (`BALANCE`), operands are counted too, read once, and
+    the output, written once; a GPU is then timed replaying a graph.  Names of shapes are in `kernels.shapes`.  On a processor the
+    Triton kernel is checked in the interpreter and not timed; on a GPU it runs in the fastest of a few configurations.  fp8:
+    e4m3, one scale a tensor, quantised beforehand; fp8_fast lets tensor cores sum in fewer bits.  How they did sum is the setting
+    ``accumulated``: ``fp32`` or ``reduced``, absent where K is too short to tell.
     """
     return prepare(ctx, backend, dtype, shape)[0]
 
 
 def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int = 1) -> tuple[Work, torch.Tensor]:
     """The work of `matmul`, and the outputs (sets × M × N) that its runs write in rotation: ``least_sets`` if they fit."""
+    set_precision(dtype)
+    try:
+        return _prepare(ctx, backend, dtype, shape, least_sets)
+    except BaseException:  # no case after this one has the precision of it
+        set_precision("fp32")
+        raise
+
+
+def _prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int) -> tuple[Work, torch.Tensor]:
     import torch
 
     from kernels import accumulation, buffers, products
@@ -79,9 +102,12 @@ def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int 
     if backend in {"torch", "numpy"} and ctx.kind == "cpu":
         _refuse_hopeless(ctx, start, dtype, (m, n, k))
     sets, cache = buffers.rotation(ctx, per_set, MOST_SETS, least_sets)
+    bound = _bound(ctx.kind, dtype, (m, n, k), per_set)
     a = buffers.stack(sets, m, k, operand, ctx.device)
     b = buffers.stack(sets, n, k, operand, ctx.device)
     c = buffers.stack(sets, m, n, output, ctx.device)
+    if dtype == "tf32" and backend != "triton":
+        _refuse_fp32(a[0], b[0], c[0], start(a[0], b[0], c[0]))
     generator = torch.Generator(ctx.device).manual_seed(ctx.seed)
     scale = _fill(ctx, dtype, (a[0], b[0]), scales, generator)
     a[1:] = a[0]
@@ -91,7 +117,6 @@ def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int 
     ctx.set("mnk", format_shape((m, n, k)))
     ctx.set("compulsory_bytes", per_set)
 
-    set_precision(dtype)
     if backend == "triton":
         start = backends.tune(ctx, dtype, (m, n, k), scales, (a, b, c))
     runs = [start(a[i], b[i], c[i]) for i in range(sets)]
@@ -116,8 +141,15 @@ def prepare(ctx: Context, backend: str, dtype: str, shape: str, least_sets: int 
         exact=exact,
         digest=lambda: products.digest(c[work.last]),
         close=lambda: set_precision("fp32"),
-        workload=Workload(**{"ops" if dtype == "int8" else "flops": 2 * m * n * k}, dtype=kind, bound="compute"),
-        clock="device" if ctx.kind == "cuda" else "wall",
+        workload=Workload(
+            flops=0 if dtype == "int8" else 2 * m * n * k,
+            ops=2 * m * n * k if dtype == "int8" else 0,
+            bytes_read=(m + n) * k * operand.itemsize if bound == "memory" else 0,
+            bytes_written=m * n * output.itemsize if bound == "memory" else 0,
+            dtype=kind,
+            bound=bound,
+        ),
+        clock=_clock(ctx.kind, backend, bound),
         cache=cache,
     )
     return work, c
@@ -143,7 +175,32 @@ def trial(ctx: Context, backend: str, dtype: str, shape: str) -> Call:
     )
     _fill(ctx, dtype, (a, b), scales, torch.Generator(ctx.device).manual_seed(ctx.seed))
     set_precision(dtype)
-    return start(a, b, c)
+    call = start(a, b, c)
+    if backend == "triton":
+        from kernels.triton import tuned
+
+        tuned.attempt(ctx, call)
+    return call
+
+
+def _bound(kind: Device, dtype: str, mnk: Shape, moved: int) -> Bound:
+    """What takes the time of a product whose operands and output are ``moved`` bytes."""
+    return "memory" if 2 * math.prod(mnk) <= BALANCE[kind][dtype.removesuffix("_fast")] * moved else "compute"
+
+
+def _clock(kind: Device, backend: str, bound: Bound) -> Literal["wall", "device", "graph"]:
+    """A graph for what may be shorter than launching it; CuPy launches by a context of its own, which none is captured of."""
+    if kind == "cpu":
+        return "wall"
+    return "graph" if bound == "memory" and backend in {"torch", "triton"} else "device"
+
+
+def _refuse_fp32(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, run: Call) -> None:
+    """Raises `Skip` if what was asked for in tf32 is not computed in it, whatever a library was told."""
+    from kernels import accumulation
+
+    if accumulation.keeps_fp32(a, b, c, run):
+        raise Skip("tf32 was allowed and is not what this product is computed in here: it keeps the bits of fp32")
 
 
 def _types(dtype: str) -> tuple[torch.dtype, torch.dtype]:
@@ -189,6 +246,8 @@ def set_precision(dtype: str) -> None:
     """Let torch's GPU products use TF32 for ``tf32`` alone, and sum fp16 and bf16 in fp32 even where K is split."""
     import torch
 
+    if dtype == "tf32" and torch.version.hip:
+        os.environ.setdefault("HIPBLASLT_ALLOW_TF32", "1")  # without it torch for ROCm ignores what it is told next
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -13,7 +13,7 @@ from kernels.shapes import Shape, format_shape
 if TYPE_CHECKING:
     import torch
 
-    from kernels.triton.matmul import Config
+    from kernels.triton.matmul_tiles import Config
     from kernels.triton.matmul_tma import Config as TmaConfig
 
     Scales = tuple[torch.Tensor, torch.Tensor]
@@ -27,6 +27,8 @@ NUMPY = ("fp64", "fp32")
 """What numpy's BLAS computes in."""
 TRITON = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8_fast", "int8")
 """What the Triton kernel computes in."""
+XF32 = "gfx94"
+"""AMD's architectures that multiply tf32: later ones have no such instruction, and hipBLASLt emulates it with bf16."""
 OCP = ("gfx95", "gfx12")
 """AMD's architectures for which torch multiplies the e4m3 of OCP."""
 
@@ -50,6 +52,8 @@ def starter(ctx: Context, backend: str, dtype: str, mnk: Shape, scales: Scales) 
         refuse_fp8(ctx, n, k)
         return lambda a, b, c: scaled_call(a, b, c, scales, fast=dtype == "fp8_fast")
     if ctx.kind == "cuda":
+        if dtype == "tf32":
+            refuse_tf32(ctx)
         if dtype == "int8" and (m <= 16 or n % 8 or k % 8):
             raise Skip("int8 on a GPU needs M above 16 and N and K divisible by 8")
     else:
@@ -111,6 +115,16 @@ def refuse_fp8(ctx: Context, n: int, k: int) -> None:
         raise Skip("fp8 needs N and K divisible by 16")
 
 
+def refuse_tf32(ctx: Context) -> None:
+    """Raises `Skip` where torch has no product in tf32: on AMD's GPUs but for MI300, of which it asks hipBLASLt for it."""
+    import torch
+
+    if torch.version.hip:
+        arch = torch.cuda.get_device_properties(torch.device(ctx.device)).gcnArchName.partition(":")[0]
+        if not arch.startswith(XF32):
+            raise Skip(f"{arch} has no tf32: its products would be in fp32 or an emulation of it")
+
+
 def triton_starter(ctx: Context, dtype: str, mnk: Shape, scales: Scales) -> Start:
     """Our Triton kernel in the configuration to be had without measuring; `tune` finds the fastest."""
     if dtype not in TRITON:
@@ -123,9 +137,10 @@ def triton_starter(ctx: Context, dtype: str, mnk: Shape, scales: Scales) -> Star
         interpreter.install()
     elif ctx.kind == "cpu":
         raise Skip("Triton kernels run on a processor in the interpreter only")
-    from kernels.triton import matmul as kernel
+    from kernels.triton import matmul as kernel, matmul_tiles
 
-    config = kernel.chosen("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype, *mnk[1:])
+    m, n, k = mnk
+    config = matmul_tiles.chosen("interpreter" if ctx.interpret else kernel.architecture(ctx.device), dtype, n, k, m)
     ctx.set("config", str(config))
     factors = scales if dtype.startswith("fp8") else None
     return lambda a, b, c: kernel.call(config, dtype, a, b, c, factors)
@@ -133,15 +148,16 @@ def triton_starter(ctx: Context, dtype: str, mnk: Shape, scales: Scales) -> Star
 
 def tune(ctx: Context, dtype: str, mnk: Shape, scales: Scales, stacks: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Start:
     """What makes a callable for one set of buffers, of the candidate that is fastest on all of them in turn."""
-    from kernels.triton import matmul as kernel, tuned
+    from kernels.triton import matmul as kernel, matmul_tiles, tuned
 
+    m, n, k = mnk
     factors = scales if dtype.startswith("fp8") else None
 
     def start(config: Config | TmaConfig) -> Start:
         return lambda a, b, c: kernel.call(config, dtype, a, b, c, factors)
 
     arch = "interpreter" if ctx.interpret else kernel.architecture(ctx.device)
-    candidates = {str(config): config for config in kernel.candidates(arch, dtype, *mnk[1:])}
+    candidates = {str(config): config for config in matmul_tiles.candidates(arch, dtype, n, k, m)}
     config = tuned.choose(
         ctx,
         f"matmul {dtype} {format_shape(mnk)}",

@@ -124,7 +124,7 @@ def _outcomes(page: Page, outcomes: Sequence[Outcome]) -> None:
 
 def _node(page: Page, node: Node) -> None:
     where = f" (rack {printable(node.rack)})" if node.rack else ""
-    page.add((f"{node.state:<10} ", STYLES[node.state]), (fit(printable(node.host) + where, page.width - 11), "bold"))
+    page.add((f"{node.state:<10} ", STYLES[node.state]), (fit(printable(node.name) + where, page.width - 11), "bold"))
     for reason in node.reasons[:REASONS_SHOWN]:
         page.wrap(words(reason), "  ", "", 3)
     if len(node.reasons) > REASONS_SHOWN:
@@ -154,6 +154,7 @@ def lists_of(fleet: Fleet) -> dict[str, bytes]:
             "reason": words(node.reasons[0]) if node.reasons else "",
             "parts": node.parts,
         }
+        | ({"run": node.run} if node.run else {})
         for node in fleet.nodes
     ]
     files = {folder.NODES: msgspec.json.format(msgspec.json.encode({"schema": 1, "nodes": nodes})) + b"\n"}

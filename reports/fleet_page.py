@@ -1,12 +1,12 @@
-"""A fleet as one HTML page: who is bad first, then where every device lies among its peers."""
+"""A fleet as one HTML page, or as a section of the page of a run: who is bad first, then where devices lie among their peers."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from clustergauge import blame
-from clustergauge.blame import CaseFinding, Fleet, Node
+from clustergauge import blame, hosts
+from clustergauge.blame import CaseFinding, Fleet, Node, State
 from clustergauge.reduce import Part
 from clustergauge.units import format_time
 from reports import charts
@@ -16,7 +16,7 @@ from reports.web import banner, counted, document, paragraph, section, table
 
 MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
 """What a page holds, so that it stays small; it says what it leaves out."""
-STATES = {"bad": "bad", "suspect": "doubt", "unmeasured": "doubt", "good": "good"}
+STATES: dict[State, str] = {"bad": "bad", "suspect": "doubt", "unmeasured": "doubt", "good": "good"}
 
 
 def html_of(fleet: Fleet, part: Part | None = None) -> str:
@@ -34,7 +34,28 @@ def html_of(fleet: Fleet, part: Part | None = None) -> str:
     return document(f"ClusterGauge fleet of {len(fleet.nodes)} nodes", parts)
 
 
+def inside(fleet: Fleet, part: Part) -> Iterator[str]:
+    """The same for the page of the one run that measured all these nodes, below a heading there."""
+    style, lead, told = _lead(fleet)
+    yield paragraph(f"{lead}: {told}.", style)
+    yield from _notes(fleet)
+    yield from _nodes([node for node in fleet.nodes if node.state != "good"])
+    yield from _racks(fleet)
+    yield from _strips(fleet, part)
+    yield from _cases(fleet.cases)
+    if good := list(_good(fleet.of("good"))):
+        yield paragraph("Without a finding:")
+        yield from good
+    yield from _methods(fleet)
+
+
 def _banner(fleet: Fleet) -> Iterator[str]:
+    yield banner(*_lead(fleet))
+    yield from _notes(fleet)
+
+
+def _lead(fleet: Fleet) -> tuple[str, str, str]:
+    """A style, what it all comes to, and the counts."""
     count = Counter(node.state for node in fleet.nodes)
     told = " · ".join(f"{count[state]} {state}" for state in STATES if count[state]) or "no nodes"
     unsure = count["suspect"] + count["unmeasured"]
@@ -44,7 +65,10 @@ def _banner(fleet: Fleet) -> Iterator[str]:
         lead, style = "No node is known to be bad, but not all are known to be good", "doubt"
     else:
         lead, style = "Nobody stands out", "good"
-    yield banner(style, lead, told)
+    return style, lead, told
+
+
+def _notes(fleet: Fleet) -> Iterator[str]:
     for note in fleet.notes:
         yield paragraph(note, "doubt")
 
@@ -53,7 +77,7 @@ def _nodes(nodes: Sequence[Node]) -> Iterator[str]:
     if not nodes:
         return
     told = [
-        [node.host, node.state, node.rack, "; ".join(map(words, node.reasons[:5])), ", ".join(node.parts[:8])]
+        [node.name, node.state, node.rack, "; ".join(map(words, node.reasons[:5])), ", ".join(node.parts[:8])]
         for node in nodes[:MOST_NODES]
     ]
     left = f"; {len(nodes) - MOST_NODES} more are left out of this page" if len(nodes) > MOST_NODES else ""
@@ -74,8 +98,9 @@ def _strips(fleet: Fleet, part: Part) -> Iterator[str]:
     chosen = sorted(fleet.cases, key=lambda c: (-blamed[c.case], -(c.smallest or 0.0)))[:MOST_STRIPS]
     rows: list[Strip] = []
     for case, shares in zip(chosen, blame.shares(part, chosen), strict=True):
-        of_case = {m for m, node in accused.items() if any(r.case == case.case for r in node.reasons)}
-        slowest = sorted((s for s in shares if s.machine_id in of_case), key=lambda s: s.value)[:MOST_NAMED]
+        of_case = {(m, r.device) for m, node in accused.items() for r in node.reasons if r.case == case.case}
+        blameworthy = (s for s in shares if not of_case.isdisjoint({(s.machine_id, s.device), (s.machine_id, "")}))
+        slowest = sorted(blameworthy, key=lambda s: s.value)[:MOST_NAMED]
         pointed = {(s.machine_id, s.device) for s in slowest}
         named = {f"{accused[s.machine_id].host} {s.device}": (s.value, STATES[accused[s.machine_id].state]) for s in slowest}
         others = [s.value for s in shares if (s.machine_id, s.device) not in pointed]
@@ -105,8 +130,6 @@ def _cases(cases: Sequence[CaseFinding]) -> Iterator[str]:
 
 def _good(nodes: Sequence[Node]) -> Iterator[str]:
     if nodes:
-        from clustergauge import hosts
-
         names = sorted({node.host for node in nodes if hosts.is_name(node.host)})
         odd = len(nodes) - len(names)
         yield paragraph(hosts.compress(names) + (f" and {odd} whose names are no host names" if odd else ""))

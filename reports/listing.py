@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import msgspec
 from rich.cells import cell_len
 
+from clustergauge.forecast import predict, predict_case
 from clustergauge.model import Planned
-from clustergauge.plan import predict, predict_case
 from clustergauge.units import format_duration
 from clustergauge.valid import printable
 from reports import grouped
@@ -43,6 +43,8 @@ def page_of(planned: Sequence[Planned], width: int) -> Page:
     where = f" on {devices} devices" if devices > 1 else ""
     cases = f"{len(running)} case{'s' if len(running) != 1 else ''}"
     words = [f"{cases}{where}{times} would run, about {format_duration(predict(planned))}" if running else "nothing would run"]
+    in_turn = sum(bool(p.in_turn) for p in running)
+    words += [f"{in_turn} of them on one node after another, which share the target"] if in_turn else []
     words += [f"{len(skipped)} would be skipped"] if skipped else []
     page.wrap(" · ".join(words))
     return page

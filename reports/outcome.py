@@ -14,21 +14,32 @@ from reports import fleet as nodes
 
 if TYPE_CHECKING:
     from clustergauge.accept import CeilingOf
+    from clustergauge.blame import Fleet
     from clustergauge.catalogue import Catalogue
     from clustergauge.loading import LoadedRun
     from clustergauge.verdicts import Asked
 
 
-def show(loaded: LoadedRun, asked: Asked, form: str, say: Callable[[str], None], redact: bool = False, keep: bool = False) -> int:
+def show(
+    loaded: LoadedRun,
+    asked: Asked,
+    form: str,
+    say: Callable[[str], None],
+    redact: bool = False,
+    keep: bool = False,
+    notes: Sequence[str] = (),
+) -> int:
     """Judge a run and print it on stdout; the exit code of the results.
 
     ``say``: where remarks go that are no part of the document.  ``keep``: what was decided goes into the run folder.
+
+    ``notes``: what a reader should know of what the run is held against.
     """
     asked = dataclasses.replace(asked, topology=topology.of_run(loaded.run))
     there = loaded.machines.values()
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
     pairs = sweeps.findings(loaded.records, asked.topology, there)
-    held = _held_against(loaded.run, asked.catalogue)
+    held = [*_held_against(loaded.run, asked.catalogue), *notes]
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
     idle, unused = accept.idle(loaded.records, planned, device), accept.gpus_unmeasured(loaded.records, planned, there, device)
     code = accept.exit_code(loaded.records, found, planned, device, there)
@@ -46,17 +57,19 @@ def show(loaded: LoadedRun, asked: Asked, form: str, say: Callable[[str], None],
         loaded, found, pairs = redacted(loaded, found, pairs)
         held, fleet = [], blame.of_run(loaded)
     ceiling = ceilings.of_machines(loaded.machines, asked.catalogue)
+    if form in ("text", "html"):
+        loaded, held = dataclasses.replace(loaded, notes=[*loaded.notes, *held]), []
     if form == "text":
         from reports import terminal
 
-        terminal.show(dataclasses.replace(loaded, notes=[*loaded.notes, *held]), found, ceiling, pairs)
+        terminal.show(loaded, found, ceiling, pairs)
         if fleet:
             sys.stdout.write("\n")
             nodes.show(fleet, "text")
     else:
         for note in held:
             say(note)
-        sys.stdout.buffer.write(_document(loaded, found, pairs, ceiling, asked.baseline, form))
+        sys.stdout.buffer.write(_document(loaded, found, pairs, ceiling, asked.baseline, form, fleet))
     if fleet and blame.exit_code(fleet) == accept.BROKEN:  # bits that differ from what most nodes computed
         code = accept.BROKEN
     if idle:
@@ -73,6 +86,7 @@ def _document(
     ceiling: CeilingOf,
     baseline: LoadedRun | None,
     form: str,
+    fleet: Fleet | None,
 ) -> bytes:
     """The run in a format for other programs, or as a page."""
     from reports.rows import rows_of
@@ -87,7 +101,7 @@ def _document(
         from reports import page
 
         gauges = gauged.find(loaded.path.parent, loaded.machines)
-        return page.html_of(loaded, rows, pairs, ceiling, baseline, gauges).encode(errors="replace")
+        return page.html_of(loaded, rows, pairs, ceiling, baseline, gauges, fleet).encode(errors="replace")
     from reports import export
 
     return export.WRITERS[form](loaded, rows).encode(errors="replace")

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clustergauge import compare, warnings
+from clustergauge import compare, reduce, warnings
+from clustergauge.blame import Fleet
 from clustergauge.gauged import Gauged
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, PairFindings
 from clustergauge.units import format_rate, format_size, format_time
-from reports import page_charts, storage
+from reports import fleet_page, page_charts, storage
 from reports.export import host_of, owed, reason_of, unanswered
 from reports.layout import short_names
 from reports.rows import BAD, Row
@@ -33,18 +34,21 @@ def html_of(
     ceiling: CeilingOf | None = None,
     baseline: LoadedRun | None = None,
     gauges: Sequence[Gauged] = (),
+    fleet: Fleet | None = None,
 ) -> str:
     """The whole page.
 
     ``found``: what transfers between pairs say; ``ceiling``: what physics allows a metric; ``baseline``: the run that this one is
-    held against; ``gauges``: what the gauge found when it gauged itself on the machines of the run.
+    held against; ``gauges``: what the gauge found when it gauged itself on the machines of the run; ``fleet``: its nodes held
+    against each other.
     """
     bad = [r for r in rows if r.word in BAD]
     timed = [r for r in rows if r.word not in (*BAD, *UNTIMED)]
     rest = [r for r in rows if r.word in UNTIMED]
     parts = [
-        *_banner(loaded, rows),
+        *_banner(loaded, rows, fleet),
         *section("What must be looked at", _results(loaded, bad, "bad, the worst first")),
+        *section("Nodes against each other", fleet_page.inside(fleet, reduce.part_of(loaded)) if fleet else ()),
         *section("Results", _results(loaded, timed, "with a number")),
         *section("Not timed", _results(loaded, rest, "skipped, or checked alone")),
         *section("Machines", _machines(list(loaded.machines.values()))),
@@ -59,7 +63,7 @@ def html_of(
     return document(f"ClusterGauge run {loaded.run.run_id}", parts)
 
 
-def _banner(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
+def _banner(loaded: LoadedRun, rows: Sequence[Row], fleet: Fleet | None) -> Iterator[str]:
     count = Counter(row.word for row in rows)
     missing = len(unanswered(loaded))
     bad = sum(count[word] for word in BAD)
@@ -70,6 +74,10 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
         else "Nothing failed, but the run is not whole" if missing
         else "All that was asked is met" if count["pass"] else "Nothing was held against a criterion"
     )  # fmt: skip
+    unwell = {state: len(fleet.of(state)) for state in fleet_page.STATES if state != "good"} if fleet else {}
+    if any(unwell.values()):
+        lead += "; nodes: " + ", ".join(f"{n} {state}" for state, n in unwell.items() if n)
+        style = "bad" if unwell["bad"] else "doubt" if style == "good" else style
     words = " · ".join(f"{n} {_word(word)}" for word, n in count.most_common()) or "no case was measured"
     yield banner(style, lead, words)
     if missing:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from rich.cells import cell_len
 
 from clustergauge import pairs, sweeps, topology
-from clustergauge.model import PairFindings, Record, Run
+from clustergauge.model import Machine, PairFindings, Record, Run
 from clustergauge.pair_fit import nanmedian
 from clustergauge.valid import printable
 from reports.layout import Page, Part, fit, pad
@@ -24,7 +24,7 @@ _LABEL = 28
 """Most cells of a row's label."""
 
 
-def draw(page: Page, found: PairFindings, records: Sequence[Record], run: Run) -> None:
+def draw(page: Page, found: PairFindings, records: Sequence[Record], run: Run, machines: Iterable[Machine]) -> None:
     """Lines below the row of a case.  ``records``: its launches, from which the matrix is made if something stands out."""
     if not found.suspects:
         page.wrap(_nothing(found), "  pairs: ", "dim", 3)
@@ -43,18 +43,18 @@ def draw(page: Page, found: PairFindings, records: Sequence[Record], run: Run) -
     for note in found.notes:
         page.wrap(note, "  pairs: ", "dim", 3)
     if found.suspects:
-        matrix(page, found, records, run)
+        matrix(page, found, records, run, machines)
 
 
-def matrix(page: Page, found: PairFindings, records: Sequence[Record], run: Run) -> None:
+def matrix(page: Page, found: PairFindings, records: Sequence[Record], run: Run, machines: Iterable[Machine]) -> None:
     """Every ordered pair in percent of the upper quartile of pairs like it, where they all find room."""
     labels = [f"{number} {name}" for number, name in enumerate(map(printable, found.endpoints))]
     wide = min(max(map(cell_len, [*labels, _CORNER])), _LABEL)
     if 2 + wide + _CELL * len(labels) > page.width:
         return
-    sweep = sweeps.sweep_of(records, topology.of_run(run))
+    sweep = sweeps.sweep_of(records, topology.of_run(run), {machine.host: machine for machine in machines})
     logs = nanmedian(np.log(sweep.bandwidth))
-    percent = 100 * np.exp(logs - pairs.class_reference(sweep.endpoints, logs))
+    percent = 100 * np.exp(logs - sweep.reference(logs))
     page.add("  ", pad(_CORNER, wide), *(pad(str(number), _CELL, right=True) for number in range(len(labels))))
     for i, label in enumerate(labels):
         cells = [_cell(float(value), i == j) for j, value in enumerate(percent[i])]

@@ -1,8 +1,8 @@
-"""A run without the names of what it ran on: hosts, users, addresses, serials and UUIDs, each the same word everywhere.
+"""A run without the names of what it ran on: hosts, users, addresses, serials, UUIDs, buckets and keys, each one word everywhere.
 
 Works on the documents, after they are judged, so that every format shows the same.  Known names are replaced wherever they stand
 as a word of their own; of what no document names as such (a server in an error's text), only what has the form of an address, a
-UUID, a mail-like ``user@`` or a home folder can be recognised.
+UUID, a mail-like ``user@``, a home folder or ``s3://bucket/key`` can be recognised.
 """
 
 from __future__ import annotations
@@ -31,13 +31,24 @@ _NAMED_KEYS = {"path", "health", "left_out", "settings", "telemetry"}
 """Dictionaries whose keys may hold a name."""
 _TOKEN = re.compile(r"\w[\w.-]*")
 _BREAK = re.compile(r"([._-]+)")
-_LIST = re.compile(r"(?<![\w.-])[\w.-]*(?:\[\d[\d,-]*\][\w.-]*)+")  # looking behind: a long word is gone through once
+_LIST = re.compile(  # looking behind: a long word is gone through once
+    r"(?<![\w.:])[0-9a-f]*:[0-9a-f:]*(?:\[\d[\d,-]*\][0-9a-f:]*)+(?:%\w[\w.-]*)?|(?<![\w.-])[\w.-]*(?:\[\d[\d,-]*\][\w.-]*)+",
+    re.IGNORECASE,
+)
 _UUID = re.compile(r"\b(?:GPU-|MIG-)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE)
-_ADDRESS = re.compile(r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-f]{0,4}:){2,}[0-9a-f:.]*)(?![\w:])", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-f]{0,4}:){2,}[0-9a-f:.]*(?:%\w[\w.-]*)?)(?![\w:])", re.IGNORECASE
+)
 _HARDWARE = re.compile(r"\b(?:[0-9a-f]{2}(?::[0-9a-f]{2}){5,19}|enx[0-9a-f]{12}|0x[0-9a-f]{16})\b", re.IGNORECASE)
 _USER = re.compile(r"(?:/home/|/Users/)([\w.-]+)|(?<![\w.-])([\w.-]+)@(?=\w)")
 _SERIAL = re.compile(r"\bserial(?:[ _]?(?:number|no))?\"?[ :=]+\"?([\w-]*\d[\w-]*)", re.IGNORECASE)
 _SERVER = re.compile(r"(?<![\w/.-])([A-Za-z][\w.-]+):/(?!/)")
+_FIRST_MARK, _MARKS = 0xF0000, 0xFFFE
+_MARK = re.compile("[\U000f0000-\U000ffffd]")
+"""Characters for private use, which are in no word."""
+_STORE = re.compile(r"s3://[\w.-]+(?:/[\w.=+-]+)*", re.ASCII)
+_DATA = re.compile(r"data-\d+", re.ASCII)
+"""The part of a key that names nothing of a site."""
 _LONGEST = 12
 """Parts of one name, between its dots and dashes."""
 
@@ -45,7 +56,8 @@ _LONGEST = 12
 def redacted(
     loaded: LoadedRun, verdicts: Sequence[Verdict], pairs: Sequence[PairFindings]
 ) -> tuple[LoadedRun, list[Verdict], list[PairFindings]]:
-    """The same run with its names replaced: ``node-1``, ``user-1``, ``address-1``, ``serial-1``, ``machine-1``."""
+    """The same run with its names replaced: ``node-1``, ``user-1``, ``address-1``, ``serial-1``, ``machine-1``,
+    ``s3://bucket-1/key-1``."""
     names = _Names(loaded, verdicts)
     machines = [names.document(loaded.machines[name]) for name in sorted(loaded.machines)]
     run = LoadedRun(
@@ -64,6 +76,7 @@ class _Names:
     def __init__(self, loaded: LoadedRun, verdicts: Sequence[Verdict]) -> None:
         self.known: dict[str, str] = {}
         self.count: dict[str, int] = {}
+        self.stored: dict[tuple[str, str], str] = {}
         machines = [loaded.machines[name] for name in sorted(loaded.machines)]
         for name in _hosts(loaded):
             self._host(name)
@@ -114,11 +127,34 @@ class _Names:
 
     def text(self, text: str) -> str:
         """The text with every name replaced."""
-        text = _LIST.sub(lambda m: self._list(m[0]), text)
-        text = _UUID.sub(lambda m: self._put(m[0], "serial"), text)
-        text = _HARDWARE.sub(lambda m: self._put(m[0], "address"), text)
-        text = _ADDRESS.sub(lambda m: self._put(m[0], "address") if _is_address(m[0]) else m[0], text)
-        return _TOKEN.sub(lambda m: self._token(m[0]), text)
+        done: list[str] = []
+
+        def kept(words: str, before: str) -> str:
+            """One character in place of the words: a host may be called like what stands for another (``node-5``)."""
+            if words == before or len(done) >= _MARKS:
+                return words
+            done.append(words)
+            return chr(_FIRST_MARK + len(done) - 1)
+
+        text = _MARK.sub("\N{REPLACEMENT CHARACTER}", text)
+        text = _STORE.sub(lambda m: kept(self._url(m[0]), m[0]), text)
+        text = _LIST.sub(lambda m: kept(self._list(m[0]), m[0]), text)
+        text = _UUID.sub(lambda m: kept(self._put(m[0], "serial"), m[0]), text)
+        text = _HARDWARE.sub(lambda m: kept(self._put(m[0], "address"), m[0]), text)
+        text = _ADDRESS.sub(lambda m: kept(self._address(m[0]), m[0]), text)
+        text = _TOKEN.sub(lambda m: self._token(m[0]), text)
+        return _MARK.sub(lambda m: done[ord(m[0]) - _FIRST_MARK], text)
+
+    def _url(self, text: str) -> str:
+        """An object's address.  Its parts may be common words: they stand for a name here and nowhere else."""
+        whole = text.rstrip(".")
+        bucket, *parts = whole.removeprefix("s3://").split("/")
+        words = [self._stored(bucket, "bucket"), *(p if _DATA.fullmatch(p) else self._stored(p, "key") for p in parts)]
+        return f"s3://{'/'.join(words)}{text[len(whole) :]}"
+
+    def _stored(self, name: str, kind: str) -> str:
+        number = sum(known == kind for known, _ in self.stored) + 1
+        return self.stored.setdefault((kind, name), f"{kind}-{number}")
 
     def _list(self, text: str) -> str:
         try:
@@ -126,6 +162,10 @@ class _Names:
         except UsageError:
             return text
         return hosts.compress(self._token(name) for name in names)
+
+    def _address(self, text: str) -> str:
+        bare = text if _is_address(text) else text.rstrip(":.")  # of a sentence: ``fd00::1: refused``
+        return self._put(bare, "address") + text[len(bare) :] if _is_address(bare) else text
 
     def _token(self, token: str) -> str:
         """The longest known names between the dots, dashes and underscores of a word."""
@@ -148,7 +188,7 @@ def _hosts(loaded: LoadedRun) -> Iterator[str]:
     yield from sorted(machine.host for machine in loaded.machines.values())
     for planned in loaded.run.planned:
         if planned.hosts:
-            yield from hosts.expand(planned.hosts)
+            yield from (name.rpartition("@")[2] for name in hosts.expand(planned.hosts))
     yield from loaded.run.left_out
     for record in loaded.records:
         yield from (place.host for place in record.placement)

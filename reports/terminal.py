@@ -105,7 +105,7 @@ class _View:
                     self.page.add(*parts)
                 self._beside(row)
                 if found := self.pairs.get((row.machine_id, row.case, row.device)):
-                    pairs.draw(self.page, found, row.measured, self.run)
+                    pairs.draw(self.page, found, row.measured, self.run, self.loaded.machines.values())
                 self._path(row)
                 if row.word in BAD:
                     self._why(row)

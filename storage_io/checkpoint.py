@@ -17,14 +17,13 @@ after each sample, and all of the last one.  Ranks that end a sample apart are i
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_rate, format_size
 from storage_io import cold, memory
 from storage_io.datafile import ENOUGH, DataFile
@@ -36,7 +35,7 @@ from storage_io.models import MODELS, Model, first_of
 from storage_io.mounts import describe
 from storage_io.pattern import Pattern
 from storage_io.ranks import add_up, least, together
-from storage_io.workspace import Workspace, require_space
+from storage_io.workspace import Workspace, require_space, target_of
 
 FORMATS = ("torch", "safetensors", "raw")
 SIZES = (64 << 20, 256 << 20, 1 << 30, 4 << 30, 16 << 30)
@@ -53,12 +52,16 @@ SPOT_CHECKS = 2
 """Tensors of a save that are read back after every sample."""
 
 
-def needs(format: str, ranks: str, **_axes: object) -> Needs:  # noqa: A002 (the name of the axis)
+def needs(format: str, op: str, ranks: str, size: int, **_axes: object) -> Needs:  # noqa: A002 (the name of the axis)
     """One process, or the ranks of torch.distributed."""
+    if op == "save":
+        moves = Moves(before=PROBE_BYTES, sample=size, after=size, patience=PATIENCE)
+    else:
+        moves = Moves(before=PROBE_BYTES + size, sample=size, patience=PATIENCE)
     modules = {"torch": ("torch",), "safetensors": ("torch", "safetensors"), "raw": ()}[format]
     if ranks == "one":
-        return Needs(target=True, modules=modules)
-    return Needs(target=True, world="torch", ranks=2, modules=modules or ("torch",))
+        return Needs(target=True, modules=modules, moves=moves)
+    return Needs(target=True, world="torch", ranks=2, modules=modules or ("torch",), moves=moves)
 
 
 @probe("checkpoint", needs=needs, model=tuple(MODELS), format=FORMATS, op=("save", "restore"), ranks=("one", "all"), size=SIZES)
@@ -132,13 +135,10 @@ def _format(kind: str, shard: Shard, refused: str) -> Format:
 
 def _fitting(ctx: Context, size: int, spare: int | None) -> int:
     """``size``, halved until the files and copies in memory of all ranks fit."""
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: direct I/O and its evidence")
+    target = target_of(ctx)
     while True:
         try:
-            _require(ctx, ctx.target, size, spare)
+            _require(ctx, target, size, spare)
         except Skip:
             if size // 2 < LEAST_BYTES:
                 raise

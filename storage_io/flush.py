@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable
 
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Work, probe
 from storage_io import fio
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
@@ -26,7 +26,7 @@ AT_ONCE = 64
 """Entries that follow each other without a pause."""
 
 
-@probe("flush", needs=Needs(target=True), size=(16 << 20,))
+@probe("flush", needs=lambda size: Needs(target=True, moves=Moves(before=size)), size=(16 << 20,))
 def flush(ctx: Context, size: int) -> Work:
     """Write 4 KiB and wait until they are on the device.  size: bytes of the file that is overwritten, block by block."""
     return prepare(ctx, size)
@@ -34,11 +34,10 @@ def flush(ctx: Context, size: int) -> Work:
 
 def prepare(ctx: Context, size: int, spare: int | None = None) -> Work:
     """The work of the probe.  ``spare`` and errors: as `random_io.prepare`."""
-    require(ctx, size, STAMP_EVERY)
-    assert ctx.target
+    target = require(ctx, size, STAMP_EVERY)
     with contextlib.ExitStack() as stack:
         need, files = fio.room(ctx, size, writes=True)
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, need, files, spare=spare)))
+        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()
         lay_out(ctx, file, pattern)

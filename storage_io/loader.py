@@ -29,7 +29,7 @@ from clustergauge import processes
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
 from storage_io import memory
 from storage_io.dataset import SAMPLE_BYTES, SHARD_SAMPLES, DataSet
@@ -37,7 +37,7 @@ from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
 from storage_io.layout import patience, trial
 from storage_io.mounts import describe
-from storage_io.workspace import Workspace
+from storage_io.workspace import Workspace, target_of
 
 BATCH = 64
 PREFETCH = 2
@@ -56,9 +56,16 @@ SHARED = Path("/dev/shm")  # noqa: S108 (where the kernel keeps what workers han
 END_S = 5.0
 
 
+def needs(layout: str, workers: int, size: int, **_axes: object) -> Needs:
+    """torch and a folder.  Finding the steps of an epoch takes as long as samples do."""
+    epoch = min(size, (STEPS + STEPS_OF_WORKER * workers) * BATCH * SAMPLE_BYTES)
+    files = size // SAMPLE_BYTES if layout == "files" else 0
+    return Needs(target=True, modules=("torch",), moves=Moves(before=PROBE_BYTES + size + 3 * epoch, sample=epoch, names=files))
+
+
 @probe(
     "loader",
-    needs=Needs(target=True, modules=("torch",)),
+    needs=needs,
     layout=("shards", "files"),
     workers=(0, 1, 2, 4, 8),
     compute=COMPUTE_MS,
@@ -75,10 +82,7 @@ def prepare(ctx: Context, layout: str, workers: int, compute: int, size: int, sp
     Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
     the target can't be written to.
     """
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: evidence that samples come from a device")
+    target = target_of(ctx)
     count = size // SAMPLE_BYTES
     steps = STEPS + STEPS_OF_WORKER * workers
     if count < steps * BATCH:
@@ -87,7 +91,7 @@ def prepare(ctx: Context, layout: str, workers: int, compute: int, size: int, sp
     held = _held(workers)
     with contextlib.ExitStack() as stack:
         files = count if layout == "files" else -(-count // SHARD_SAMPLES)
-        space = Workspace(ctx.target, max(count * SAMPLE_BYTES, PROBE_BYTES), files + 1, spare=spare)
+        space = Workspace(target, max(count * SAMPLE_BYTES, PROBE_BYTES), files + 1, spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
         proof, _ = trial(workspace.file(0), PROBE_BYTES)
         data = DataSet(workspace, 1 if layout == "files" else SHARD_SAMPLES, count)

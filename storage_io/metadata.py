@@ -18,7 +18,7 @@ from typing import cast
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from storage_io.errors import StorageError
 from storage_io.layout import patience
 from storage_io.mounts import describe
@@ -36,7 +36,12 @@ BYTES_EACH = 4096
 OPS = ("create", "stat", "open", "list", "rename", "unlink")
 
 
-@probe("metadata", needs=Needs(target=True), op=OPS, layout=("one", "many"), files=(1000, 10_000, 100_000))
+def needs(files: int, **_axes: object) -> Needs:
+    """A folder."""
+    return Needs(target=True, moves=Moves(names=files))
+
+
+@probe("metadata", needs=needs, op=OPS, layout=("one", "many"), files=(1000, 10_000, 100_000))
 def metadata(ctx: Context, op: str, layout: str, files: int) -> Work:
     """Operations on names.  layout: all files in one folder, or 32 in each of many.  files: how many there are."""
     return prepare(ctx, op, layout, files)

@@ -16,7 +16,7 @@ import contextlib
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size
 from storage_io import memory, object_large, object_ops
 from storage_io.latencies import Latencies
@@ -40,9 +40,19 @@ SINGLE_MOST = 5 << 30
 SPARE_MEMORY = 256 << 20
 
 
+def needs(op: str, concurrency: int, size: int) -> Needs:  # noqa: ARG001 (an axis)
+    """An object store and the packages that talk to it."""
+    count = 1 if size > PART_BYTES else NAMES if op == "list" else max(1, min(MOST[op], TOTAL_BYTES // max(1, size)))
+    if op == "put":
+        moves = Moves(sample=size, after=count * size, names=count)
+    else:
+        moves = Moves(before=count * size, sample=size if op == "get" else 0, names=1 if op == "range" else count)
+    return Needs(target=True, objects=True, modules=("obstore", "botocore"), moves=moves)
+
+
 @probe(
     "object_store",
-    needs=Needs(target=True, objects=True, modules=("obstore", "botocore")),
+    needs=needs,
     op=OPS,
     concurrency=(1, 8, 32, 64),
     size=(4 << 10, 16 << 10, 64 << 10, 1 << 20, 64 << 20, 256 << 20, 1 << 30),

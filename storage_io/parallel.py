@@ -14,7 +14,7 @@ servers hold in their caches can't be seen from here; ``file_to_memory`` is what
 from __future__ import annotations
 
 import contextlib
-import os
+from dataclasses import replace
 
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
@@ -30,19 +30,24 @@ from storage_io.layout import pieces, require_patience, trial
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
-from storage_io.sequential import SPARE_MEMORY, SPOT_CHECKS, Block
+from storage_io.sequential import SPARE_MEMORY, SPOT_CHECKS, Block, moves
 from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
-from storage_io.workspace import Workspace
+from storage_io.workspace import Workspace, target_of
 
 TRIAL_BYTES = 16 << 20
 """Of each rank's file that shows whether there is direct I/O."""
 
-NEEDS = Needs(target=True, shared=True, world="torch", ranks=2, modules=("torch",))
+
+def needs(op: str, block: str, size: int, **_axes: object) -> Needs:
+    """Ranks of torch.distributed and a folder, one for all nodes where there are several."""
+    of_rank = moves(op, size, parse_size(block))
+    of_rank = replace(of_rank, before=of_rank.before + TRIAL_BYTES)
+    return Needs(target=True, shared=True, world="torch", ranks=2, modules=("torch",), moves=of_rank)
 
 
 @probe(
     "parallel",
-    needs=NEEDS,
+    needs=needs,
     layout=LAYOUTS,
     op=("write", "read"),
     block=("1MiB", "64KiB", "256KiB", "4MiB", "16MiB"),
@@ -86,17 +91,14 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
 
 def _proof(ctx: Context, size: int, spare: int | None) -> DataFile:
     """A file of this rank's own, written and gone: what it knows.  Raises `Skip` where the case can't be had."""
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: direct I/O and its evidence")
+    target = target_of(ctx)
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
     here, available = ctx.world.local_size, memory.available()
     if available is not None and available < size * here + SPARE_MEMORY:
         buffers = f"{here} buffer{'s' * (here > 1)} of {format_size(size)}"
         raise Skip(f"{buffers} need more memory than the {available >> 20} MiB available")
-    with contextlib.closing(Workspace(ctx.target, TRIAL_BYTES, spare=spare)) as own:
+    with contextlib.closing(Workspace(target, TRIAL_BYTES, spare=spare)) as own:
         return trial(own.file(0), TRIAL_BYTES)[0]
 
 

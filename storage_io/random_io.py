@@ -12,13 +12,13 @@ and all of the last one.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
 from storage_io import fio, memory
 from storage_io.batch import READ, WRITE, Batch
@@ -26,10 +26,10 @@ from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.helpers import Alone, Helpers
 from storage_io.latencies import Latencies
-from storage_io.layout import lay_out
+from storage_io.layout import READ_TO_PROVE, lay_out
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern
-from storage_io.workspace import Workspace
+from storage_io.workspace import Workspace, target_of
 
 if TYPE_CHECKING:
     from storage_io.pattern import Numbers, Words
@@ -52,9 +52,20 @@ RW: Mapping[str, Literal["randread", "randwrite", "randrw"]] = {"read": "randrea
 SIZES = (256 << 20, 1 << 30, 4 << 30, 16 << 30)
 
 
+def moves(op: str, block: str, depth: int, size: int) -> Moves:
+    """What a case moves: the file, and samples that are cut to the budget, down to their least; the first ones find how many."""
+    least = max(LEAST, depth) * parse_size(block) * (1 if op == "read" else 2)
+    return Moves(before=size + READ_TO_PROVE + 4 * least, sample=least)
+
+
+def needs(op: str, block: str, depth: int, size: int) -> Needs:
+    """A folder."""
+    return Needs(target=True, moves=moves(op, block, depth, size))
+
+
 @probe(
     "random",
-    needs=Needs(target=True),
+    needs=needs,
     op=("read", "write", "mixed"),
     block=("4KiB", "64KiB"),
     depth=(1, 8, 32, 64, 256),
@@ -71,11 +82,10 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
     the target can't be written to.
     """
-    require(ctx, size, block)
-    assert ctx.target
+    target = require(ctx, size, block)
     with contextlib.ExitStack() as stack:
         need, files = fio.room(ctx, size, writes=op != "read")
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, need, files, spare=spare)))
+        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()
         lay_out(ctx, file, pattern, reads=True)
@@ -100,17 +110,15 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     )
 
 
-def require(ctx: Context, size: int, block: int) -> None:
-    """Raises `Skip` where such a file can't be measured at all."""
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: direct I/O and its evidence")
+def require(ctx: Context, size: int, block: int) -> Path:
+    """The target.  Raises `Skip` where such a file can't be measured at all."""
+    target = target_of(ctx)
     if block % STAMP_EVERY or size < BASE_BYTES or size % block:
         raise Skip(f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more")
     available = memory.available()
     if available is not None and available < BUFFER_BYTES + SPARE_MEMORY:
         raise Skip(f"{BUFFER_BYTES >> 20} MiB of buffers need more memory than the {available >> 20} MiB available")
+    return target
 
 
 def workload(op: str, block: int) -> Workload:

@@ -13,11 +13,10 @@ blocks, chosen anew, are read back from the device, and all of the last one.
 from __future__ import annotations
 
 import contextlib
-import os
 
 from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
-from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
 from storage_io import fio, memory
 from storage_io.datafile import DataFile
@@ -26,7 +25,7 @@ from storage_io.lanes import Lanes
 from storage_io.layout import pieces, require_patience
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
-from storage_io.workspace import Workspace
+from storage_io.workspace import Workspace, target_of
 
 BLOCK_BYTES = 1 << 20
 SPOT_CHECKS = 8
@@ -41,7 +40,18 @@ Block = tuple[int, memoryview]
 SIZES = (64 << 20, 256 << 20, 1 << 30, 4 << 30)
 
 
-@probe("sequential", needs=Needs(target=True), op=("write", "read"), depth=(1, 8), size=SIZES)
+def moves(op: str, size: int, block: int = BLOCK_BYTES) -> Moves:
+    """What a case moves: the file is written once; of writes some blocks are read back after each, and all at the end."""
+    few = min(SPOT_CHECKS * block, size)
+    return Moves(before=size, sample=size + few, after=size) if op == "write" else Moves(before=size + few, sample=size)
+
+
+def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa: ARG001 (an axis)
+    """A folder."""
+    return Needs(target=True, moves=moves(op, size, parse_size(block)))
+
+
+@probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8), size=SIZES)
 def sequential(ctx: Context, op: str, depth: int, size: int) -> Work:
     """Write or read a whole file in 1 MiB blocks, ``depth`` at a time.  size: bytes of the file."""
     return prepare(ctx, op, depth, size)
@@ -49,7 +59,7 @@ def sequential(ctx: Context, op: str, depth: int, size: int) -> Work:
 
 @probe(
     "sequential_blocks",
-    needs=Needs(target=True),
+    needs=needs,
     op=("write", "read"),
     block=("4KiB", "64KiB", "256KiB", "4MiB", "16MiB"),
     depth=(1, 8),
@@ -66,10 +76,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
     the target can't be written to.
     """
-    if ctx.target is None:
-        raise Skip("no target folder")
-    if not hasattr(os, "O_DIRECT"):
-        raise Skip("needs Linux: direct I/O and its evidence")
+    target = target_of(ctx)
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
     available = memory.available()
@@ -77,7 +84,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
         raise Skip(f"a buffer of {format_size(size)} needs more memory than the {available >> 20} MiB available")
     with contextlib.ExitStack() as stack:
         need, files = fio.room(ctx, size, writes=op == "write")
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, need, files, spare=spare)))
+        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         transfer = _Transfer(ctx, file, depth, block, writes=op == "write")
         stack.callback(transfer.lanes.close)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size
 from storage_io.datafile import DataFile
 from storage_io.errors import StorageError
@@ -41,7 +41,14 @@ SPOT_CHECKS = 16
 PIECE = 16
 
 
-@probe("small_files", needs=Needs(target=True), op=("write", "read"), depth=(1, 8), size=(16 << 10, 64 << 10, 128 << 10))
+def needs(op: str, size: int, **_axes: object) -> Needs:
+    """A folder."""
+    least = LEAST * size * (1 if op == "read" else 2)
+    moves = Moves(before=PROBE_BYTES + TOTAL_BYTES + 3 * least, sample=least, names=TOTAL_BYTES // max(1, size))
+    return Needs(target=True, moves=moves)
+
+
+@probe("small_files", needs=needs, op=("write", "read"), depth=(1, 8), size=(16 << 10, 64 << 10, 128 << 10))
 def small_files(ctx: Context, op: str, depth: int, size: int) -> Work:
     """Write or read whole small files, ``depth`` at a time.  size: bytes of each."""
     return prepare(ctx, op, depth, size)
@@ -49,12 +56,11 @@ def small_files(ctx: Context, op: str, depth: int, size: int) -> Work:
 
 def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYTES, spare: int | None = None) -> Work:
     """The work of the probe.  ``total``: bytes of all files.  ``spare`` and errors: as `random_io.prepare`."""
-    require(ctx, PROBE_BYTES, STAMP_EVERY)
-    assert ctx.target
+    target = require(ctx, PROBE_BYTES, STAMP_EVERY)
     if size < STAMP_EVERY or size % STAMP_EVERY or size * LEAST > total:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(total // LEAST)}")
     with contextlib.ExitStack() as stack:
-        space = Workspace(ctx.target, max(total, PROBE_BYTES), total // size + 1, spare=spare)
+        space = Workspace(target, max(total, PROBE_BYTES), total // size + 1, spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
         files = _Files(ctx, workspace, op, depth, size, total // size)
         stack.callback(files.close)

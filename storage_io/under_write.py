@@ -9,6 +9,7 @@ untimed, and some are read back and verified.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 from clustergauge.probe import Context, Needs, Work, probe
 from clustergauge.units import parse_size
@@ -17,14 +18,20 @@ from storage_io.datafile import DataFile
 from storage_io.layout import lay_out
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, Pattern
-from storage_io.random_io import SIZES, Scattered, require, workload
+from storage_io.random_io import SIZES, Scattered, moves, require, workload
 from storage_io.workspace import Workspace
 
 WRITTEN_BYTES = 256 << 20
 """Of the file that is overwritten, at most."""
 
 
-@probe("under_write", needs=Needs(target=True), block=("4KiB", "1MiB"), depth=(1, 8), size=SIZES)
+def needs(block: str, depth: int, size: int) -> Needs:
+    """A folder."""
+    reads = moves("read", block, depth, size)
+    return Needs(target=True, moves=replace(reads, before=reads.before + min(size, WRITTEN_BYTES)))
+
+
+@probe("under_write", needs=needs, block=("4KiB", "1MiB"), depth=(1, 8), size=SIZES)
 def under_write(ctx: Context, block: str, depth: int, size: int) -> Work:
     """Read blocks in random order, ``depth`` in flight, while another file is written.  size: bytes of the file that is read."""
     return prepare(ctx, parse_size(block), depth, size)
@@ -32,11 +39,10 @@ def under_write(ctx: Context, block: str, depth: int, size: int) -> Work:
 
 def prepare(ctx: Context, block: int, depth: int, size: int, spare: int | None = None) -> Work:
     """The work of the probe.  ``spare`` and errors: as `random_io.prepare`."""
-    require(ctx, size, block)
-    assert ctx.target
+    target = require(ctx, size, block)
     other_size = min(WRITTEN_BYTES, size) // BASE_BYTES * BASE_BYTES
     with contextlib.ExitStack() as stack:
-        workspace = stack.enter_context(contextlib.closing(Workspace(ctx.target, size + other_size, 2, spare=spare)))
+        workspace = stack.enter_context(contextlib.closing(Workspace(target, size + other_size, 2, spare=spare)))
         pattern = Pattern()
         other = stack.enter_context(contextlib.closing(DataFile(workspace.file(1), other_size)))
         lay_out(ctx, other, pattern, FILE_NUMBER)

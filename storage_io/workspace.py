@@ -18,16 +18,16 @@ import sys
 import time
 from pathlib import Path
 
+from clustergauge.marks import PREFIX
 from clustergauge.object_url import is_url
-from clustergauge.probe import Skip
+from clustergauge.probe import Context, Skip
 from storage_io.errors import StorageError
 
 SPARE_BYTES = 2 << 30
 """Left free at least, or a tenth of the file system if that is more."""
 FOREIGN_AGE_S = 86_400
 """Age in seconds at which a folder of another host is given up; no case lives as long."""
-_PREFIX = ".clustergauge-"
-_FOLDER = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}", re.ASCII)
+_FOLDER = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}", re.ASCII)
 _DATA = re.compile(r"data-[0-9]{1,9}|\.tmp[0-9A-Za-z]{6}", re.ASCII)
 """The second is what safetensors calls a file until it is whole."""
 _INNER = re.compile("folder-[0-9]{1,9}", re.ASCII)
@@ -73,6 +73,15 @@ class Workspace:
             raise StorageError(f"cannot remove {self.path}", error) from error
 
 
+def target_of(ctx: Context) -> Path:
+    """The folder of a case.  Raises `Skip` where there is none, or not what proves that bytes came from a device."""
+    if ctx.target is None:
+        raise Skip("no target folder")
+    if not hasattr(os, "O_DIRECT"):
+        raise Skip("needs Linux: direct I/O and its evidence")
+    return ctx.target
+
+
 def data_file(folder: Path, number: int) -> Path:
     """Path of data file ``number`` of a run folder."""
     return folder / f"data-{number}"
@@ -114,7 +123,7 @@ def _mib(count: int) -> str:
 def _make(target: Path) -> tuple[Path, int]:
     """A new folder and the descriptor that holds its lock.  A sweeper may take the folder before it is locked: then another."""
     for _ in range(100):
-        path = target / f"{_PREFIX}{secrets.token_hex(8)}"
+        path = target / f"{PREFIX}{secrets.token_hex(8)}"
         path.mkdir(mode=0o700)
         try:
             lock = os.open(path / _LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from clustergauge import processes
 from clustergauge.fleet import Fleet
@@ -32,6 +35,17 @@ def fleet(
     nodes = Fleet(desk, supervise)
     nodes.assemble([])
     return nodes
+
+
+def own_disks(folder: Path, target: Path) -> str:
+    """A remote command by which each node has a file system of its own at ``target``, in a mount namespace."""
+    remote = folder / "own_disk"
+    if subprocess.run(["unshare", "-m", "sh", "-c", f"mount -t tmpfs tmpfs {target}"], check=False).returncode:
+        pytest.skip("cannot mount")
+    mount = f'mount -t tmpfs -o size=64m tmpfs {target} && exec "$@"'
+    remote.write_text(f"#!/bin/sh\nexec unshare -m sh -c '{mount}' sh {FAULTS}/remote.sh \"$@\"\n")
+    remote.chmod(0o700)
+    return f"{remote} {{host}}"
 
 
 def team_of(nodes: Fleet) -> tuple[Supervisor, Team]:

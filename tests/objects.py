@@ -60,7 +60,7 @@ def environment(monkeypatch, port, tmp_path):
     monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
 
 
-def context(tmp_path, budget_s=0.2):
+def context(tmp_path, budget_s=0.05):
     return Context(world=Serial(), device="cpu", seed=1, scratch=tmp_path, objects=URL, budget_s=budget_s)
 
 

@@ -40,6 +40,11 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+def files(target):
+    """The data files of the run folders."""
+    return sorted(target.glob(".clustergauge-*/data-*"))
+
+
 def data_file(target):
     (found,) = target.glob(".clustergauge-*/data-0")
     return found

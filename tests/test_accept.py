@@ -355,6 +355,18 @@ def test_machines_of_another_class_are_no_peers():
     assert {v.verdict for v in judge(records, [part(of_peers=0.95)], standards)} == {"not measured"}
 
 
+def test_other_numbers_of_ranks_are_no_peers_and_no_baseline():
+    """A slow case of seven ranks beside three of eight: what eight take says nothing of it."""
+    records = [
+        made.record(device=f"cpu:group{n}", ranks=7 if n == 3 else 8, samples=[9.0 if n == 3 else 1.0] * 30) for n in range(4)
+    ]
+    found = judge(records, [part(of_peers=0.95)])
+    assert [v.verdict for v in found] == ["not measured"] * 4
+    assert {v.reason.partition(",")[0] for v in found} == {"2 peers in this run", "0 peers in this run"}
+    verdict = one([made.record(ranks=7)], part(of_baseline=0.95), standards=Standards(baseline=[made.record(ranks=8)]))
+    assert (verdict.verdict, verdict.reason) == ("not measured", "the baseline measured it on 8 ranks, here are 7")
+
+
 def test_no_metric_named_means_the_headline():
     verdict = one([made.record()], Criterion(case="*", of_ceiling=0.1), standards=ceiling_of(4e12))
     assert (verdict.verdict, verdict.metric) == ("pass", "compute")

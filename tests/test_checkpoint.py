@@ -313,9 +313,10 @@ def test_what_does_not_fit_at_all_is_skipped_in_words(tmp_path, monkeypatch):
 
 
 def test_what_each_format_needs():
-    assert needs("raw", "one").modules == ()
-    assert needs("safetensors", "one").modules == ("torch", "safetensors")
-    assert (needs("raw", "all").world, needs("raw", "all").ranks, needs("raw", "all").modules) == ("torch", 2, ("torch",))
+    assert needs("raw", "save", "one", 1).modules == ()
+    assert needs("safetensors", "save", "one", 1).modules == ("torch", "safetensors")
+    every = needs("raw", "restore", "all", 1)
+    assert (every.world, every.ranks, every.modules) == ("torch", 2, ("torch",))
     ids = [case.id for case in checkpoint.cases(model=["llama3-8b"], ranks=["one"], op=["save"], size=[1 << 30])]
     assert ids[1] == "checkpoint/model=llama3-8b/format=safetensors/op=save/ranks=one/size=1GiB"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import folder
+from clustergauge import folder, reduce
 from clustergauge.errors import UsageError
+from clustergauge.store import load
 from reports import fleet as report
 from tests import made, run_folders
 from tests.test_blame import judge, node
@@ -109,3 +110,60 @@ def test_a_folder_without_runs_is_no_fleet(tmp_path):
     with pytest.raises(UsageError, match="no run"):
         folder.find_runs("nothing", tmp_path)
     assert folder.find_runs(str(tmp_path), tmp_path) == [tmp_path]  # to be refused by whoever reads it
+
+
+def test_a_run_that_cannot_be_read_costs_itself_alone(tmp_path):
+    runs = tmp_path / "runs"
+    for number in range(6):
+        run = msgspec.structs.replace(run_folders.a_run(), run_id=f"20261123-06300{number}-7f3c")
+        with folder_of(runs, run, number):
+            pass
+    changed, cut, gone, linked = sorted(runs.iterdir())[:4]
+    lines = (changed / "records.jsonl").read_bytes()
+    (changed / "records.jsonl").write_bytes(lines.replace(b'"launch":0', b'"launch":1'))
+    (cut / "machines" / "m1.json").write_text("{")
+    (gone / "run.json").unlink()
+    (linked / "records.jsonl").unlink()
+    (linked / "records.jsonl").symlink_to("/etc/passwd")
+    command = [sys.executable, str(ROOT / "run_suite.py"), "fleet", "runs", "--expect", "node-0[3-5]", "--lists", "l"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (4, 4), done  # the lists alone are told there
+    said = " ".join(done.stdout.split())
+    for path, why in (
+        (changed, "records.jsonl line 1: does not match its checksum"),
+        (cut, "machines/m1.json: Input data was truncated"),
+        (gone, "is not a run folder: it has no run.json"),
+        (linked, "records.jsonl: a symbolic link has no place in a run folder"),
+    ):
+        name = path.relative_to(tmp_path)
+        assert f"unmeasured {name} unreadable: {name}" in said
+        assert why in said
+    assert "2 good · 5 unmeasured" in said
+    assert "unmeasured node-03 unmeasured: no run that can be read is of it" in said
+    nodes = json.loads((tmp_path / "l" / "nodes.json").read_text())["nodes"]
+    assert {n["run"] for n in nodes if n["reason"].startswith("unreadable: ")} == {
+        str(path.relative_to(tmp_path)) for path in (changed, cut, gone, linked)
+    }
+    assert (tmp_path / "l" / "unmeasured.txt").read_text() == "node-03\n"  # a folder's name is no host's
+
+
+def test_many_runs_are_read_by_processes_and_a_broken_one_among_them_is_named(tmp_path):
+    for number in range(reduce.APART + 3):
+        run = msgspec.structs.replace(run_folders.a_run(), run_id=f"20261123-0630{number:02d}-7f3c")
+        with folder_of(tmp_path, run, number):
+            pass
+    paths = sorted(tmp_path.iterdir())
+    (paths[20] / "run.json").write_text("{}")
+    part = reduce.read(paths)
+    assert part.unreadable == {str(paths[20]): f"{paths[20]}/run.json: Object missing required field `run_id`"}
+    assert set(part.machines) == {f"m{number}" for number in range(len(paths)) if number != 20}
+    alone = reduce.joined(reduce.part_of(load(path)) for path in paths if path != paths[20])
+    assert part == msgspec.structs.replace(alone, unreadable=part.unreadable)
+
+
+def test_where_not_one_run_can_be_read_there_is_no_fleet(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"a/machines: No such file or directory \(and 1 more run that cannot be read\)"):
+        reduce.read(folder.find_runs(str(tmp_path), tmp_path))

@@ -30,7 +30,7 @@ from kernels.gate.golden import Golden
 from kernels.gate.table import Report, Row
 from kernels.gate.targets import TARGETS, tensor_instruction
 from kernels.gate.worker import Answer, Job, compile_all, load_entries
-from kernels.triton import attention_tiles, matmul, normalise
+from kernels.triton import attention_tiles, matmul, matmul_tiles, normalise
 
 # --------------------------------------------------------------------------------------------------------------------------
 # kernels to compile
@@ -101,8 +101,8 @@ def entries():
         _double("odd warps", warps=3),
         _Crashing(**{**vars(_double("crash")), "constants": {}}),
         _double("after the crash", ("sm89",)),
-        _product("spills", "sm90", matmul.Config(128, 256, 64, 4, 3)),
-        _product("too large", "sm80", matmul.Config(128, 256, 64, 8, 5)),
+        _product("spills", "sm90", matmul_tiles.Config(128, 256, 64, 4, 3)),
+        _product("too large", "sm80", matmul_tiles.Config(128, 256, 64, 8, 5)),
     ]
 
 
@@ -605,7 +605,7 @@ def test_tensors_beyond_2_gib_are_addressed_otherwise_on_amd():
 
 @pytest.mark.parametrize(("target", "default", "other"), [("sm90", 3, 2), ("gfx942", 2, 3)])
 def test_stages_that_a_launch_leaves_open_are_the_targets_own(target, default, other):
-    config = matmul.Config(64, 64, 32, 4, 2)
+    config = matmul_tiles.Config(64, 64, 32, 4, 2)
 
     def compiled(stages):
         return compile_entry(replace(_product("", target, config), stages=stages), TARGETS[target])
@@ -787,9 +787,9 @@ def test_every_configuration_of_matmul_and_every_operation_on_memory_is_declared
         assert {(entry, target) for entry, target in declared if entry.startswith("matmul ") and target == name} == {
             (f"matmul {named(f'{dtype}, {shape}' if shape else dtype, number)}", name)
             for dtype in dtypes
-            for shape, (n, k) in SHAPES.items()
-            if dtype not in by_tensor or "ragged" in shape
-            for number, _ in enumerate(matmul.candidates(name.replace("sm", "sm_"), dtype, n, k), 1)
+            for shape, (m, n, k) in SHAPES.items()
+            if dtype not in by_tensor or "ragged" in shape or m < 8192
+            for number, _ in enumerate(matmul_tiles.candidates(name.replace("sm", "sm_"), dtype, n, k, m), 1)
         }
     for op in ("read", "write", "copy", "scale", "add", "triad"):
         assert {(f"memory {op}", target) for target in TARGETS} <= declared
@@ -825,8 +825,8 @@ def test_every_candidate_is_compiled_wherever_a_launch_may_choose_it():
     for (entry, name), config in tuned.items():
         first = entry.partition(", candidate ")[0]
         assert compiled[first, name] != config
-    for name, (dtype, (n, k)) in itertools.product(TARGETS, itertools.product(("bf16", "int8"), SHAPES.values())):
-        for config in matmul.candidates(name.replace("sm", "sm_"), dtype, n, k)[1:]:
+    for name, (dtype, (m, n, k)) in itertools.product(TARGETS, itertools.product(("bf16", "int8"), SHAPES.values())):
+        for config in matmul_tiles.candidates(name.replace("sm", "sm_"), dtype, n, k, m)[1:]:
             assert any(entry.startswith(("matmul ", "matmul_tma ")) for (entry, _), c in tuned.items() if c == str(config))
     for name, family in (("sm80", "sm_80"), ("sm90", "sm_9"), ("sm100", "sm_10")):
         for head_dim, tiles in attention_tiles.OTHERS[family].items():
@@ -840,7 +840,7 @@ def test_every_candidate_is_compiled_wherever_a_launch_may_choose_it():
 
 
 def test_a_candidate_that_cannot_run_fails_the_gate(monkeypatch):
-    monkeypatch.setitem(matmul.OTHERS["sm_80"], "bf16", (matmul.Config(128, 256, 64, 8, 5),))
+    monkeypatch.setitem(matmul_tiles.OTHERS["sm_80"], "bf16", (matmul_tiles.Config(128, 256, 64, 8, 5),))
     (entry,) = (e for e in shipped() if e.id == "matmul bf16, candidate 2" and e.targets == ("sm80",))
     (said,) = rules.problems(entry, TARGETS["sm80"], compile_entry(entry, TARGETS["sm80"]))
     assert said.endswith("bytes of shared memory, sm80 has 166912")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import _thread
+import os
+import signal
 import threading
+import time
 
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import code, fleet, groups, hosts, retry, verdicts
-from clustergauge.model import Place, Planned, Record, Run
+from clustergauge import code, fleet, groups, hosts, retry, verdicts, warnings
+from clustergauge.model import Place, Planned, Record, Run, Workload
 from clustergauge.plan import Wish, load_probes, load_suite
 from clustergauge.plan_nodes import plan_nodes
 from clustergauge.store import RunFolder, load
@@ -29,6 +32,21 @@ def test_groups_are_disjoint_alike_and_never_one_node(count, most):
     assert min(sizes) >= min(2, count)
     assert max(sizes) <= most + (most == 2)
     assert len(parts) == 1 or count > most
+
+
+def test_no_group_is_the_only_one_of_its_size_where_that_can_be():
+    sizes = {
+        count: [len(part) for part in groups.split([f"n{n}" for n in range(count)])] for count in (8, 15, 16, 20, 23, 31, 65)
+    }
+    assert sizes == {
+        8: [8],
+        15: [5, 5, 5],
+        16: [8, 8],
+        20: [5, 5, 5, 5],
+        23: [7, 8, 8],  # of fewer than five nodes none is made for that
+        31: [7, 8, 8, 8],
+        65: [7, 7, 7, 7, 8, 7, 7, 7, 8],
+    }
 
 
 SUITE = """
@@ -53,13 +71,14 @@ def test_pairs_come_first_then_groups_then_everything(tmp_path):
     tiers = groups.tiers(found)
     assert [{(p.probe, p.device) for p in tier} for tier in tiers] == [
         {("pairs", "cpu:nodes")},
-        {("in_step", f"cpu:group{n}") for n in (1, 2, 3)},
+        {("in_step", f"cpu:group{n}") for n in (1, 2, 3, 4)},
         {("in_step", "cpu:nodes")},
     ]
     assert {(p.device, p.hosts, p.nodes, p.ranks) for p in tiers[1]} == {
-        ("cpu:group1", "n[00-05]", 6, 6),
-        ("cpu:group2", "n[06-12]", 7, 7),
-        ("cpu:group3", "n[13-19]", 7, 7),
+        ("cpu:group1", "n[00-04]", 5, 5),
+        ("cpu:group2", "n[05-09]", 5, 5),
+        ("cpu:group3", "n[10-14]", 5, 5),
+        ("cpu:group4", "n[15-19]", 5, 5),
     }
     assert found == [p for tier in tiers for p in tier]
     assert not any(hosts.is_group(p.device) for p in planned(tmp_path, names[:8]))
@@ -99,9 +118,47 @@ def test_fresh_launches_decide_and_only_a_large_and_steady_loss_counts():
     assert groups.verdicts([of_group(1, 1.0, 0), fast_part]) == []  # something else disturbed it
 
 
-def test_groups_of_other_sizes_have_nothing_to_be_held_against():
-    assert groups.verdicts([of_group(1, 1.0, 0, 4), of_group(2, 1.5, 4, 5)]) == []
+def reduced(number: int, bus_rate: float, first: int, count: int, size: int = 1 << 20, bound="network") -> Record:
+    """An all-reduce of a group at a bus bandwidth (bytes a second)."""
+    work = Workload(message_bytes=size, collective="all_reduce", dtype="fp32", bound=bound)
+    return of_group(number, 2 * (count - 1) / count * size / bus_rate, first, count, work=work)
+
+
+def test_a_group_of_another_size_is_held_against_the_others_by_what_each_link_carried():
+    """Seven ranks take other steps than eight: half of the bus bandwidth is nothing to be blamed for, a third is."""
+    others = [reduced(1, 1e9, 0, 8), reduced(2, 1.02e9, 8, 8)]
+    for share in (1.0, 0.5, 0.42):
+        assert groups.verdicts([*others, reduced(3, share * 1.01e9, 16, 7)]) == []
+    (verdict,) = groups.verdicts([*others, reduced(3, 0.34e9, 16, 7)])
+    assert (verdict.verdict, verdict.device, verdict.bound) == ("FAIL", "cpu:group3", groups.THRESHOLD * groups.UNLIKE)
+    assert verdict.reason == (
+        "n[16-22] at 34 % of the bus bandwidth of the other groups (7 ranks here, 8 there: that alone may halve it)"
+    )
+    assert groups.alone([*others, reduced(3, 1e9, 16, 7)]) == {}
+    slow_alike = groups.verdicts([reduced(1, 1e9, 0, 8), reduced(2, 0.7e9, 8, 8), reduced(3, 1e9, 16, 7)])
+    assert [v.device for v in slow_alike] == ["cpu:group2"]  # by the one of its size, at the usual threshold
+
+
+def test_what_has_no_rate_or_a_very_different_size_is_not_compared_and_that_is_said():
+    small = [reduced(1, 1e9, 0, 8, 8, "latency"), reduced(2, 0.1e9, 8, 7, 8, "latency")]
+    assert groups.verdicts(small) == []
+    assert groups.alone(small) == {"n[0-7] (8 ranks)": [small[0].case], "n[8-9],n[10-14] (7 ranks)": [small[0].case]}
+    assert groups.verdicts([of_group(1, 1.0, 0, 4), of_group(2, 9.0, 4, 5)]) == []  # no collective whose bytes are known
+    far = [reduced(1, 1e9, 0, 8), reduced(2, 0.1e9, 8, 3)]
+    assert groups.verdicts(far) == []
+    assert len(groups.alone(far)) == 2
     assert groups.verdicts([of_group(1, 1.0, 0)]) == []
+    assert groups.alone([of_group(1, 1.0, 0), of_group(2, 1.0, 8)]) == {}
+    told = next(w for w in warnings.of_run(small) if w.name == "group alone")
+    assert "n[0-7] (8 ranks): all_reduce; n[8-9],n[10-14] (7 ranks): all_reduce" in told.detail
+
+
+def test_a_group_that_never_started_is_kept_out_whole():
+    machines = {f"node{n}": made.machine(machine_id=f"m{n}", host=f"n{n}") for n in range(16)}
+    dead = of_group(1, 1.0, 0, measurement=None, status="error", reason="rank 3 on n3 never connected within 60 s")
+    out = groups.unfit([dead, of_group(2, 1.0, 8)], machines)
+    assert list(out) == [f"node{n}" for n in range(8)]
+    assert out["node7"] == "its group failed all_reduce: n[0-7]: rank 3 on n3 never connected within 60 s"
 
 
 def test_a_slow_group_is_measured_again_by_itself():
@@ -130,17 +187,22 @@ def test_an_endpoint_that_failed_among_pairs_is_kept_out():
 class Quiet:
     """A display that says nothing."""
 
+    crew: fleet.Fleet
+
+    def begin(self): ...
     def start(self, *_): ...
     def case(self, *_): ...
     def done(self, *_): ...
     def stop(self): ...
 
 
-def conduct(tmp_path, display, suite=SUITE, probes=("tests.faults.in_step",)):
+def conduct(tmp_path, display, suite=SUITE, probes=("tests.faults.in_step",), names=NAMES):
     """Four agents in two groups of two, one of them with a slow host; one whole run: how it went, its folder, what lives on."""
-    crew = nodes.fleet(NAMES)
+    crew = nodes.fleet(names)
     assert not crew.left_out, crew.left_out
-    todo = planned(tmp_path, NAMES, crew.machines, probes, suite, most=2)
+    display.crew = crew
+    display.begin()
+    todo = planned(tmp_path, names, crew.machines, probes, suite, most=2)
     run = Run(
         run_id="20261123-063000-7f3c",
         started="2026-11-23T06:30:00Z",
@@ -181,6 +243,83 @@ def test_groups_run_at_once_and_the_slow_one_is_named_confirmed_and_kept_out(mea
     assert [[place.host for place in r.placement] for r in everything] == [["n1", "n2"]]
     assert set(loaded.run.left_out) == {"n3-slow", "n4"}
     assert "its group failed in_step: n3-slow,n4 at " in loaded.run.left_out["n4"]
+
+
+def kill_agent(crew: fleet.Fleet, name: str) -> None:
+    site = crew.supervisors[name].node.sites[0]
+    os.kill(int((site.scratch / "agent.pid").read_text()), signal.SIGKILL)
+
+
+class GoneEarly(Quiet):
+    """Both agents of the second group end before anything begins."""
+
+    def begin(self):
+        for name in ("n3", "n4"):
+            kill_agent(self.crew, name)
+        time.sleep(1.0)
+
+
+def test_a_group_of_which_all_nodes_are_gone_costs_itself_alone(tmp_path):
+    came, loaded, left = conduct(tmp_path, GoneEarly(), names=["n1", "n2", "n3", "n4"])
+    assert not came.problem
+    (owed,) = [r for r in loaded.records if r.device == "cpu:group2"]
+    assert owed.status == "error"
+    assert "needs two nodes, none is left" in owed.reason
+    spanned = {r.device: r.status for r in loaded.records if hosts.spans(r.device)}
+    assert spanned == {"cpu:group1": "ok", "cpu:group2": "error", "cpu:nodes": "ok"}
+    assert set(loaded.run.left_out) == {"n3", "n4"}
+    assert left == []
+
+
+class GoneMeanwhile(Quiet):
+    """The agent of the fourth node ends once its group has begun."""
+
+    def begin(self):
+        self.sites = {name: supervisor.node.sites[0] for name, supervisor in self.crew.supervisors.items()}
+
+    def case(self, planned):
+        if planned.device == "cpu:group2":
+            os.kill(int((self.sites["n4"].scratch / "agent.pid").read_text()), signal.SIGKILL)
+
+
+def test_who_was_in_a_group_with_a_node_that_was_lost_goes_on(tmp_path):
+    came, loaded, left = conduct(tmp_path, GoneMeanwhile(), names=["n1", "n2", "n3", "n4"])
+    assert not came.problem
+    (failed,) = [r for r in loaded.records if r.device == "cpu:group2"]
+    assert failed.status == "error"
+    assert "node n4 is lost" in failed.reason
+    (everything,) = [r for r in loaded.records if r.device == "cpu:nodes"]
+    assert everything.status == "ok"
+    assert [place.host for place in everything.placement] == ["n1", "n2", "n3"]
+    assert set(loaded.run.left_out) == {"n4"}
+    assert left == []
+
+
+DIES = """
+import os, sys
+if "clustergauge.worker" in sys.orig_argv and os.environ.get("CLUSTERGAUGE_HOST", "").endswith("lame"):
+    os._exit(9)
+"""
+"""Python's ``sitecustomize`` of a node whose workers end before they say a word, while its agent is well."""
+
+
+def test_a_group_whose_pool_never_starts_is_kept_out_whole_and_the_rest_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DIES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    came, loaded, left = conduct(tmp_path, Quiet(), names=["n1", "n2", "n3", "n4-lame"])
+    assert not came.problem
+    (dead,) = [r for r in loaded.records if r.device == "cpu:group2"]
+    assert dead.status == "error"
+    assert [place.host for place in dead.placement] == ["n3", "n4-lame"]
+    assert "on n4-lame" in dead.reason
+    assert [r.status for r in loaded.records if r.device == "cpu:group1"] == ["ok"]
+    (everything,) = [r for r in loaded.records if r.device == "cpu:nodes"]
+    assert everything.status == "ok"
+    assert [place.host for place in everything.placement] == ["n1", "n2"]
+    assert set(loaded.run.left_out) == {"n3", "n4-lame"}
+    assert loaded.run.left_out["n3"] == f"its group failed in_step: n3,n4-lame: {dead.reason}"
+    assert left == []
 
 
 def test_nothing_of_groups_lives_on(measured):

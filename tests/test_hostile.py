@@ -327,7 +327,7 @@ READERS = {
     "compare": ("compare", "A", "B"),
     "compare with": ("compare", "B", "A"),
     "compare many": ("compare", "B", "C", "A"),
-    "fleet": ("fleet", "B", "A", "C"),
+    "fleet": ("fleet", "A"),
     "accept init": ("accept", "init", "A"),
     "verify": ("verify", "A"),
     "resume": ("run", "--resume", "A"),
@@ -347,6 +347,19 @@ def test_what_cannot_be_believed_is_one_line_and_exit_code_2(tmp_path, folders, 
     assert len(said.splitlines()) == 1 or verb == "verify"
     assert max(map(len, said.splitlines())) < 2000
     assert all(c.isprintable() for c in said.replace("\n", ""))
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_of_a_fleet_the_others_are_judged_and_the_spoiled_run_is_named(tmp_path, folders, capsys, name):
+    told, paths = SPOILED[name][1], folders(name)
+    code, out, err = run(capsys, "fleet", *(paths[word] for word in "BAC"), "--format", "json", "-o", str(tmp_path / "none"))
+    assert (code in (3, 4), err) == (True, "")
+    nodes = json.loads(out)["nodes"]
+    (spoiled,) = [node for node in nodes if node["run"]]
+    assert (spoiled["run"], spoiled["state"]) == (str(paths["A"]), "unmeasured")
+    assert any(node["machine_id"] == "m1" for node in nodes)
+    assert told in spoiled["reasons"][0]["detail"]
+    assert spoiled["reasons"][0]["detail"].isprintable()
 
 
 def test_a_run_folder_is_not_left_by_a_link_for_its_machines(tmp_path, capsys):

@@ -18,6 +18,10 @@ from clustergauge.errors import UsageError
         ("r[1-2]n[08-09]-ib", ["r1n08-ib", "r1n09-ib", "r2n08-ib", "r2n09-ib"]),
         ("a,a,a", ["a"]),
         (" a,b ", ["a", "b"]),
+        ("2001:db8::1,[2001:db8::2],x", ["2001:db8::1", "2001:db8::2", "x"]),
+        ("2001:DB8:0::1,2001:db8::1,::1", ["2001:db8::1", "::1"]),
+        ("root@fe80::1%eth0,root@[fe80::2%ib0]", ["root@fe80::1%eth0", "root@fe80::2%ib0"]),
+        ("fd00::[9-11],fd00::a[1-2]", ["fd00::9", "fd00::10", "fd00::11", "fd00::a1", "fd00::a2"]),
     ],
 )
 def test_lists_are_expanded_in_order(text, names):
@@ -29,6 +33,19 @@ def test_lists_are_expanded_in_order(text, names):
     [
         *("", ",", "a,,b", "a,", "n[1-", "n]1[", "n[[1]]", "n[]", "n[3-1]", "n[a]", "n[-1]", "-oProxyCommand=x", "a b", "a;b"),
         *("$(x)", "n[1-999999999]", "n[1-400]m[1-400]", "é", "a/b", "[1-2]@", "x" * 400),
+        *(
+            "n1:22",
+            "[fd00::1]:22",
+            "[fd00::1",
+            "fd00:::1",
+            "fd00::g",
+            "fd00::1%",
+            "fe80::1%a;b",
+            "fe80::1%-x",
+            "-x@::1",
+            "[n1]",
+            ":",
+        ),
     ],
 )
 def test_what_is_no_list_is_the_users_mistake(text):
@@ -44,6 +61,23 @@ def test_what_is_compressed_expands_to_the_same(names):
     assert hosts.expand(hosts.compress(names)) == names
 
 
+ADDRESSES = st.ip_addresses(v=6).map(str) | st.integers(1, 300).map(lambda n: f"fd00::{n}") | st.just("fe80::1%eth0")
+
+
+@given(st.lists(ADDRESSES, min_size=1, max_size=20, unique=True))
+def test_so_are_addresses(names):
+    assert hosts.expand(hosts.compress(names)) == names
+    assert all(hosts.is_name(name) for name in names)
+
+
+def test_an_address_has_one_name_whoever_writes_it():
+    assert hosts.expand("2001:db8:0:0::1") == hosts.expand("[2001:DB8::1]") == ["2001:db8::1"]
+    assert hosts.compress(["fd00::1", "fd00::2", "fd00::3"]) == "fd00::[1-3]"
+    assert not hosts.is_name("[2001:db8::1]")  # not as it is kept
+    with pytest.raises(UsageError, match=r"--remote 'ssh -p 22 \{host\}'"):
+        hosts.expand("[2001:db8::1]:22")
+
+
 def test_ranges_are_found():
     assert hosts.compress(["n01", "n02", "n03", "n05", "m1", "m2.x", "m3.x"]) == "n[01-03,05],m1,m[2-3].x"
     assert hosts.compress(["n9", "n10"]) == "n9,n10"
@@ -53,6 +87,8 @@ def test_a_host_file_may_be_that_of_an_mpi(tmp_path):
     file = tmp_path / "hosts"
     file.write_text("# cluster\nn1 slots=4\nn2:2\n\nn[3-4]  # spare\nn1\n")
     assert hosts.read_file(file) == ["n1", "n2", "n3", "n4"]
+    file.write_text("fd00::1\nfd00::2 slots=4\n[fd00::3]:2\nroot@[fd00::4]\nfd00::[5-6]:8\n")
+    assert hosts.read_file(file) == ["fd00::1", "fd00::2", "fd00::3", "root@fd00::4", "fd00::5", "fd00::6"]
     file.write_text("n1\n-o x\n")
     with pytest.raises(UsageError, match="line 2"):
         hosts.read_file(file)

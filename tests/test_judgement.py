@@ -266,3 +266,102 @@ def test_a_line_of_the_file_is_a_verdict(tmp_path):
     lines = (path / "verdicts.json").read_bytes().splitlines()
     kept = msgspec.json.decode((path / "verdicts.json").read_bytes(), type=judgement.Judgement)
     assert [msgspec.json.decode(line.rstrip(b","), type=judgement.Verdict) for line in lines[1:-1]] == kept.verdicts
+
+
+# -- shown again
+
+
+def report(path: Path, *words: str) -> tuple[int, list[dict], str]:
+    """Exit code, verdicts and remarks of ``report``, from the folder that holds the run."""
+    command = [sys.executable, str(ROOT / "run_suite.py"), "report", str(path), "-o", ".", "--format", "json", *words]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False)
+    return done.returncode, msgspec.json.decode(done.stdout)["verdicts"] if done.stdout else [], done.stderr
+
+
+def test_a_report_judges_by_what_the_run_was_judged_by(tmp_path):
+    path = judged(tmp_path)
+    kept = msgspec.json.decode((path / "verdicts.json").read_bytes())
+    code, found, said = report(path)
+    assert (code, said) == (kept["exit_code"], "")
+    assert [(v["verdict"], v["bound"], v["source"]) for v in found] == [
+        (v["verdict"], v["bound"], v["source"]) for v in kept["verdicts"]
+    ]
+    assert found[0]["verdict"] == "FAIL"
+
+
+def test_a_report_by_other_criteria_says_so(tmp_path):
+    path = judged(tmp_path)
+    (tmp_path / "other.toml").write_text(ACCEPT.replace("150", "1500").replace("200", "2000"))
+    code, found, said = report(path, "--accept", "other.toml")
+    assert [v["bound"] for v in found] == pytest.approx([1.5e-6, 2e-6])
+    assert code != 1
+    assert said == "judged by other.toml; when the run ended: by a.toml\n"
+    (tmp_path / "same.toml").write_text(ACCEPT)
+    assert report(path, "--accept", "same.toml")[2] == ""
+    for form in ("text", "html"):
+        assert "judged by other.toml; when the run ended: by a.toml" in " ".join(
+            report_text(path, "--accept", "other.toml", "--format", form).split()
+        )
+
+
+def report_text(path: Path, *words: str) -> str:
+    command = [sys.executable, str(ROOT / "run_suite.py"), "report", str(path), "-o", ".", *words]
+    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False).stdout
+
+
+def test_criteria_for_a_run_that_had_none_are_said_too(tmp_path):
+    path = judged(tmp_path, text="")
+    (tmp_path / "other.toml").write_text(ACCEPT)
+    code, found, said = report(path, "--accept", "other.toml")
+    assert (code, said) == (1, "judged by other.toml; when the run ended: by no criteria\n")
+    assert len(found) == 2
+
+
+def test_other_criteria_help_where_the_kept_ones_cannot_be_read(tmp_path):
+    path = judged(tmp_path)
+    (path / "acceptance.toml").write_text('"\\u001b[2J" = 1')
+    resummed(path)
+    code, _, said = report(path)
+    assert (code, said.count("\n"), "\x1b" in said) == (2, 1, False)
+    assert "acceptance.toml" in said
+    (tmp_path / "other.toml").write_text(ACCEPT)
+    assert report(path, "--accept", "other.toml")[0] == 1
+
+
+def test_the_baseline_is_found_again_or_missed_aloud(tmp_path):
+    base = fill(
+        tmp_path / "there", run=msgspec.structs.replace(a_run(), run_id="base"), record=lambda n: a_record(n, run_id="base")
+    )
+    path = judged(tmp_path / "runs", text="", baseline=base)
+    code, _, said = report(path)
+    assert (code, said) == (
+        4, "judged without its baseline: this run was held against base, which is not beside it: name it with --baseline RUN\n"
+    )  # fmt: skip
+    code, found, said = report(path, "-o", str(tmp_path / "there"))
+    kept = msgspec.json.decode((path / "verdicts.json").read_bytes())
+    assert (code, said, {v["source"] for v in found}) == (kept["exit_code"], "", {"baseline base"})
+    assert [v["verdict"] for v in found] == [v["verdict"] for v in kept["verdicts"]]
+    other = fill(
+        tmp_path / "there", run=msgspec.structs.replace(a_run(), run_id="other"), record=lambda n: a_record(n, run_id="other")
+    )
+    code, found, said = report(path, "--baseline", str(other))
+    assert (code, said, {v["source"] for v in found}) == (
+        kept["exit_code"],
+        "baseline: other; when the run ended: base\n",
+        {"baseline other"},
+    )
+
+
+def test_what_has_no_checksum_is_left_aside(tmp_path):
+    path = judged(tmp_path)
+    text = (path / "SHA256SUMS").read_text()
+    (path / "SHA256SUMS").write_text("".join(line for line in text.splitlines(True) if "acceptance.toml" not in line))
+    recalled = judgement.recall(store.load(path), tmp_path, Asked())
+    assert recalled.asked == Asked()
+    (note,) = recalled.notes
+    assert "acceptance.toml: has no checksum in SHA256SUMS" in note
+
+
+def test_a_run_that_was_not_judged_is_shown_by_what_is_given(tmp_path):
+    given = Asked(name="a.toml", text=ACCEPT)
+    assert judgement.recall(store.load(fill(tmp_path)), tmp_path, given) == judgement.Recalled(given)

@@ -13,8 +13,8 @@ from hypothesis import given, settings, strategies as st
 from rich.cells import cell_len
 
 import run_suite
+from clustergauge.forecast import predict, predict_case
 from clustergauge.model import Planned
-from clustergauge.plan import predict, predict_case
 from reports import listing
 from tests import strategies
 from tests.made_up import COPY, MATMUL, REDUCE, TINY, TRITON, planned, record

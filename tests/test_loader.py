@@ -20,7 +20,7 @@ from storage_io.dataset import SAMPLE_BYTES, DataSet
 from storage_io.errors import StorageError
 from storage_io.loader import loader, prepare
 from tests import made
-from tests.on_disk import ROOT, alive, context, end, flip, fraction, has_device, measuring, names
+from tests.on_disk import ROOT, alive, context, end, files, flip, fraction, has_device, measuring, names
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 SIZE = 12 << 20
@@ -43,10 +43,6 @@ def prepared(target, kind, workers=1, compute=0):
     finally:
         work.close()
     assert names(target) == []
-
-
-def files(target):
-    return sorted(target.glob(".clustergauge-*/data-*"))
 
 
 def place(work, target, step=3, number=2):

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from clustergauge import folder
+from clustergauge import folder, loading
 from clustergauge.errors import UsageError
+from clustergauge.model import Run
 from clustergauge.store import RunFolder, load, reopen, verify
 from tests.run_folders import RUN_ID, a_machine, a_record, a_run, files_of, fill, in_memory
 
@@ -431,3 +432,44 @@ def test_a_run_without_records_is_read(tmp_path):
     path = tmp_path / RUN_ID
     RunFolder.create(tmp_path, a_run(0)).close()
     assert (load(path).records, load(path).machines, verify(path)) == ([], {}, [])
+
+
+def test_a_plan_that_was_read_before_vouches_for_nothing_else(tmp_path):
+    path = fill(tmp_path, 1, finished=False)
+    good = load(path)
+    text = (path / "run.json").read_bytes()
+    for old, new, told in (
+        (b'"suite": "quick"', b'"suite": 7', "`$.suite`"),
+        (b'"started": "', b'"started": "x', "is not a time"),
+        (b'"launch": 0', b'"launch": -1', "launch is -1"),
+        (b'"planned"', b'"planed"', "unknown field"),
+    ):
+        assert old in text
+        (path / "run.json").write_bytes(text.replace(old, new, 1))
+        assert told in refusal(path)
+    (path / "run.json").write_bytes(text)
+    again = load(path)
+    assert again.run == good.run
+    again.run.planned.clear()  # what one reader does to its own is not seen by the next
+    assert load(path).run == good.run
+
+
+def test_what_is_left_as_it_stands_is_a_run_otherwise():
+    fields = {f.name: f for f in msgspec.structs.fields(Run)}
+    heading = {f.name: f for f in msgspec.structs.fields(loading._Heading)}
+    assert list(heading) == list(fields)
+    for name in fields.keys() - {"planned"}:
+        assert heading[name].type == fields[name].type
+        assert heading[name].required == fields[name].required
+    heading_of = msgspec.json.decode(msgspec.json.encode(a_run()), type=loading._Heading)
+    assert msgspec.structs.asdict(heading_of) | {"planned": a_run().planned} == msgspec.structs.asdict(a_run())
+
+
+@pytest.mark.parametrize("code", [*range(0x20), 0x7F])
+def test_a_control_character_as_it_stands_is_refused_or_harmless(path, code):
+    """JSON has none inside a text, but for the one that it forgot."""
+    write_lines(path, encoded(a_record()).replace(b'"reason":""', b'"reason":"a' + bytes([code]) + b'b"'))
+    if code == 0x7F:
+        assert load(path).records[0].reason == "a\N{REPLACEMENT CHARACTER}b"
+    else:
+        refusal(path)

@@ -11,8 +11,9 @@ import pytest
 import run_suite
 from clustergauge import accept, catalogue, criteria
 from clustergauge.criteria import Acceptance
+from clustergauge.forecast import predict
 from clustergauge.model import Criterion
-from clustergauge.plan import Wish, load_probes, load_suite, plan, predict
+from clustergauge.plan import Wish, load_probes, load_suite, plan
 from clustergauge.plan_nodes import plan_nodes
 from clustergauge.units import parse_rate, parse_size
 from tests import made

@@ -1,6 +1,7 @@
 """Probe ``matmul``: what it runs, counts and refuses, and that planted errors end it as wrong."""
 
 import math
+import os
 import re
 import time
 from contextlib import nullcontext
@@ -10,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from clustergauge import catalogue
 from clustergauge.errors import UsageError
 from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Context, Skip
 from clustergauge.world import Serial
-from kernels import buffers, matmul, matmul_backends as backends
+from kernels import accumulation, buffers, matmul, matmul_backends as backends
 
 MM = matmul.matmul
 REFUSE = matmul._refuse_hopeless
@@ -294,14 +296,14 @@ def test_fp8_is_refused_where_it_would_be_something_else(outcome, tmp_path, monk
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "gfx942"])
 @pytest.mark.parametrize("mnk", [(4096, 4096, 4096), (512, 512, 500)])
 def test_triton_takes_what_the_architecture_moves_tiles_with(tmp_path, monkeypatch, arch, mnk):
-    from kernels.triton import matmul as kernel
+    from kernels.triton import matmul as kernel, matmul_tiles
 
     calls = []
     monkeypatch.setattr(kernel, "architecture", lambda _: arch)
     monkeypatch.setattr(kernel, "call", lambda config, *_: calls.append(config))
     ctx = Context(Serial(), "cuda:0", 1, tmp_path)
     backends.starter(ctx, "triton", "bf16", mnk, ())(None, None, None)
-    assert calls == [kernel.chosen(arch, "bf16", *mnk[1:])]
+    assert calls == [matmul_tiles.chosen(arch, "bf16", *mnk[1:], mnk[0])]
     assert ctx.settings["config"] == str(calls[0])
 
 
@@ -314,7 +316,7 @@ def test_triton_says_what_it_has_not(outcome, interpret):
 
 @pytest.mark.parametrize("dtype", ["fp8", "fp8_fast"])
 def test_fp8_in_triton_is_for_devices_that_multiply_the_format_of_ocp(tmp_path, monkeypatch, dtype):
-    from kernels.triton import matmul as kernel
+    from kernels.triton import matmul as kernel, matmul_tiles
 
     calls, scales = [], (torch.ones(()), torch.ones(()))
     monkeypatch.setattr(kernel, "call", lambda config, *rest: calls.append((config, *rest)))
@@ -322,7 +324,7 @@ def test_fp8_in_triton_is_for_devices_that_multiply_the_format_of_ocp(tmp_path, 
     for arch in ("sm_89", "sm_90", "sm_100", "sm_120", "gfx950"):
         monkeypatch.setattr(kernel, "architecture", lambda _, arch=arch: arch)
         backends.starter(ctx, "triton", dtype, (64, 64, 64), scales)(None, None, None)
-        assert calls.pop() == (kernel.chosen(arch, dtype, 64, 64), dtype, None, None, None, scales)
+        assert calls.pop() == (matmul_tiles.chosen(arch, dtype, 64, 64, 64), dtype, None, None, None, scales)
     for arch in ("sm_80", "sm_86", "gfx942"):
         monkeypatch.setattr(kernel, "architecture", lambda _, arch=arch: arch)
         with pytest.raises(Skip, match=f"the Triton matmul has no configuration for {dtype} on {arch}"):
@@ -341,7 +343,108 @@ def test_only_fp8_is_scaled(tmp_path, monkeypatch):
     assert calls[0][-1] is None
 
 
+# -- what takes the time
+
+
+def test_a_product_of_few_rows_is_bound_by_memory_and_counts_its_bytes_once(outcome):
+    one = outcome("fp32", "1x512x256").workload
+    assert (one.bound, one.flops) == ("memory", 2 * 512 * 256)
+    assert (one.bytes_read, one.bytes_written) == (4 * (512 * 256 + 256), 4 * 512)
+    int8 = outcome("int8", "1x512x256").workload
+    assert (int8.bound, int8.bytes_read, int8.bytes_written) == ("memory", 512 * 256 + 256, 4 * 512)
+    many = outcome("fp32", "64x512x256").workload
+    assert (many.bound, many.bytes_read, many.bytes_written) == ("compute", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows"), [("fp64", 1), ("fp32", 8), ("tf32", 64), ("fp16", 64), ("bf16", 64), ("fp8_fast", 64), ("int8", 64)]
+)
+def test_on_a_gpu_so_many_rows_are_bound_by_memory(dtype, rows):
+    n, k = 8192, 8192
+    operand, output = matmul._types(dtype)
+    for m, bound in ((rows, "memory"), (4 * rows, "compute")):
+        moved = (m + n) * k * operand.itemsize + m * n * output.itemsize
+        assert matmul._bound("cuda", dtype, (m, n, k), moved) == bound
+        assert matmul._clock("cuda", "triton", bound) == ("graph" if bound == "memory" else "device")
+    assert matmul._clock("cuda", "cupy", "memory") == "device"
+    assert matmul._clock("cpu", "torch", "memory") == "wall"
+
+
+def test_no_gpu_that_is_known_computes_less_while_its_memory_moves_a_byte():
+    known = [part for part in catalogue.known().parts.values() if part.arch and part.bandwidth_gb_s]
+    assert len(known) > 20
+    for part in known:
+        for dtype, figure in part.peak.items():
+            if dtype in matmul.BALANCE["cuda"] and (part.name, dtype) not in {("B300 SXM", "int8"), ("B300 SXM", "fp64")}:
+                assert 1e3 * figure.value / part.bandwidth_gb_s.value > 0.9 * matmul.BALANCE["cuda"][dtype], (part.name, dtype)
+
+
+def rounded(tensor, bits):
+    """fp32 with so many bits of the mantissa, cut."""
+    return (tensor.view(torch.int32) & -(1 << (23 - bits))).view(torch.float32)
+
+
+def test_tf32_that_is_computed_in_fp32_or_emulated_is_no_tf32():
+    a, b, c = torch.empty(48, 64), torch.empty(80, 64), torch.empty(48, 80)
+    high = torch.bfloat16
+
+    def emulated():  # bf16 x 3
+        rest = (a - a.to(high).float()).to(high).float()
+        c.copy_(a.to(high).float() @ b.T + rest @ b.T)
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        for run, kept in (
+            (lambda: torch.mm(a, b.T, out=c), True),
+            (emulated, True),
+            (lambda: torch.mm(rounded(a, 10), rounded(b, 10).T, out=c), False),
+            (lambda: torch.mm(a.bfloat16().float(), b.T, out=c), False),  # the check of its values finds that
+            (lambda: None, False),
+        ):
+            assert accumulation.keeps_fp32(a, b, c, run) == kept
+            with pytest.raises(Skip, match="keeps the bits of fp32") if kept else nullcontext():
+                matmul._refuse_fp32(a, b, c, run)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_tf32_of_torch_on_amd_is_that_of_mi300(tmp_path, monkeypatch):
+    ctx = Context(Serial(), "cuda:0", 1, tmp_path)
+    backends.refuse_tf32(ctx)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.delenv("HIPBLASLT_ALLOW_TF32", raising=False)
+    for arch in ("gfx942:sramecc+:xnack-", "gfx950", "gfx90a:sramecc+", "gfx1100"):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, arch=arch: SimpleNamespace(gcnArchName=arch))
+        name = arch.partition(":")[0]
+        with pytest.raises(Skip, match=f"^{name} has no tf32") if name != "gfx942" else nullcontext():
+            backends.starter(ctx, "torch", "tf32", (64, 64, 64), ())
+    try:
+        matmul.set_precision("fp32")
+        assert "HIPBLASLT_ALLOW_TF32" not in os.environ
+        matmul.set_precision("tf32")
+        assert os.environ["HIPBLASLT_ALLOW_TF32"] == "1"  # torch for ROCm asks no library for tf32 without it
+    finally:
+        matmul.set_precision("fp32")
+        monkeypatch.delenv("HIPBLASLT_ALLOW_TF32", raising=False)
+
+
 # -- what is refused
+
+
+def test_a_kernel_that_does_not_fit_the_device_is_no_trial(tmp_path, monkeypatch):
+    from triton import OutOfResources
+
+    def refused():
+        raise OutOfResources(98304, 65536, "shared memory")
+
+    monkeypatch.setattr(backends, "starter", lambda *_: lambda *_: refused)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
+    ctx = Context(Serial(), "cpu", 1, tmp_path)
+    try:
+        with pytest.raises(Skip, match="needs 98304 bytes of shared memory, a block on H100 has 65536"):
+            matmul.trial(ctx, "triton", "bf16", "64")
+    finally:
+        matmul.set_precision("fp32")
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,17 @@ def lab(environment: dict[str, str], *words: str) -> str:
 
 
 @pytest.fixture
-def hosts():
-    """Three hosts c0, c1, c2: (their lab's environment, the remote command, this machine's address)."""
-    environment = {"LAB": f"cgn{secrets.token_hex(2)}"}
+def hosts(request):
+    """Three hosts c0, c1, c2: (their lab's environment, the remote command, this machine's address).
+
+    Between them there is IPv4, or as the fixture's parameter says IPv6, alone.
+    """
+    family = getattr(request, "param", "4")
+    environment = {"LAB": f"cgn{secrets.token_hex(2)}", "FAMILY": family}
     try:
         lab(environment, "up", "c0", "c1", "c2")
-        yield environment, f"env LAB={environment['LAB']} {SCRIPT} ssh {{host}}", lab(environment, "address")
+        remote = f"env LAB={environment['LAB']} FAMILY={family} {SCRIPT} ssh {{host}}"
+        yield environment, remote, lab(environment, "address")
     finally:
         lab(environment, "down")
 
@@ -61,7 +66,35 @@ def cut_after(environment: dict[str, str], host: str, seconds: float) -> threadi
     return thread
 
 
-@pytest.mark.parametrize("world", [pytest.param("torch", marks=pytest.mark.slow), "mpi"])
+@pytest.mark.parametrize("hosts", ["6"], indirect=True)
+def test_hosts_that_have_ipv6_alone_are_found_by_the_route_and_called_by_their_addresses(hosts):
+    _, remote, address = hosts
+    names = [address.replace("::fe", f"::{number}") for number in (1, 2, 3)]
+    fleet = nodes.fleet(names, remote)
+    assert not fleet.left_out, fleet.left_out
+    supervisor, crew = nodes.team_of(fleet)
+    try:
+        assert [(site.name, site.address, site.interface) for site in crew.sites] == [(name, name, "eth0") for name in names]
+        for world in ("torch", "mpi"):
+            result = nodes.run(supervisor, "well", world, ranks=3, nodes=3, timeout_s=20)
+            assert result.outcome.status == "ok", result
+            assert [place.host for place in result.where] == ["c0", "c1", "c2"]
+    finally:
+        supervisor.close()
+        fleet.close()
+    assert nodes.workers_left(fleet.desk.token) == []
+
+
+@pytest.mark.parametrize(
+    ("world", "hosts"),
+    [
+        pytest.param("torch", "4", marks=pytest.mark.slow),
+        ("mpi", "4"),
+        pytest.param("torch", "6", marks=pytest.mark.slow),
+        pytest.param("mpi", "6", marks=pytest.mark.slow),
+    ],
+    indirect=["hosts"],
+)
 def test_a_link_that_is_cut_within_a_case_costs_its_node_and_the_case(hosts, world):
     environment, remote, address = hosts
     fleet = nodes.fleet(("c0", "c1", "c2"), remote, address)

@@ -29,6 +29,7 @@ from clustergauge.remote import Desk, remote_words
 from clustergauge.spread import orders, over_nodes, reach, seats
 from clustergauge.team import _extremes
 from tests import made, nodes
+from tests.test_addresses import needs_ipv6
 
 NAMES = ("na", "nb")
 
@@ -52,6 +53,26 @@ def test_a_pool_spans_nodes(team, world):
     assert result.outcome.status == "ok", result
     assert [(place.rank, place.host) for place in result.where] == [(0, "na"), (1, "na"), (2, "nb"), (3, "nb")]
     assert not crew.lost
+
+
+@needs_ipv6
+def test_nodes_may_have_no_ipv4_between_them():
+    """All is called over the loopback's IPv6 address, ranks meet there, and MPI's launcher, which has none, is relayed."""
+    fleet = nodes.fleet(NAMES, address="[::1]")
+    assert not fleet.left_out, fleet.left_out
+    supervisor, crew = nodes.team_of(fleet)
+    try:
+        assert [(site.address, site.interface) for site in crew.sites] == [("::1", "lo")] * 2
+        for world in ("torch", "mpi"):
+            result = nodes.run(supervisor, "well", world)
+            assert result.outcome.status == "ok", result
+            assert [place.host for place in result.where] == list(NAMES)
+        result = nodes.run(supervisor, "kill", "mpi")
+        assert "rank 1 on nb" in result.outcome.reason
+    finally:
+        supervisor.close()
+        fleet.close()
+    assert nodes.workers_left(fleet.desk.token) == []
 
 
 FAULTS = [
@@ -314,6 +335,33 @@ def test_one_command_starts_all_mpi_ranks_and_each_is_told_its_run_by_name():
     assert 'exec ssh -p 22 "$host" "$*"' in first.files["reach"]
 
 
+def test_mpi_ranks_are_started_over_ipv6_by_a_relay_and_addresses_go_by_other_names(tmp_path):
+    there = [
+        Site(made.machine(host=f"n{i}"), tmp_path, name, f"fd00::{i}", "eth0")
+        for i, name in enumerate(("n0", "u@fd00::1", "::2"))
+    ]
+    key = PoolKey("mpi", False, 3, "cpu:nodes", 0)
+    first = orders(key, there, "", "ssh {host}", [], 7, "token", Install())[0]
+    (command,) = first.commands
+    relay = str(tmp_path / "relay")
+    assert command[1:9] == [
+        "-localhost",
+        "127.0.0.1",
+        "-launcher",
+        "ssh",
+        "-launcher-exec",
+        relay,
+        "-hosts",
+        "n0,240.0.0.1,240.0.0.2",
+    ]
+    assert f'-m clustergauge.relay near {tmp_path / "reach"} "$@"' in first.files["relay"]
+    program = tmp_path / "reach"
+    program.write_text(reach("echo {host}", [site.name for site in there]))
+    for called, host in (("n0", "n0"), ("240.0.0.1", "u@fd00::1"), ("240.0.0.2", "::2")):
+        said = subprocess.run(["sh", str(program), "-x", called, "run"], capture_output=True, text=True, check=True).stdout
+        assert said == f"{host} run\n"
+
+
 def test_the_users_launcher_must_say_where_its_hosts_go():
     two = sites(2)
     said = over_nodes("mpirun --host {hosts} -n {ranks} --map-by ppr:{per_node}:node", 4, 2, two, Install())
@@ -387,8 +435,8 @@ def test_cases_are_planned_on_each_node_and_over_all(tmp_path):
 
 
 def test_a_summons_refuses_what_it_does_not_know():
-    line = msgspec.json.encode(m.Summons("00", ("h", 1), "t"))
-    assert msgspec.json.decode(line, type=m.Summons).address == ("h", 1)
+    line = msgspec.json.encode(m.Summons("00", [("h", 1), ("::1", 2)], "t"))
+    assert msgspec.json.decode(line, type=m.Summons).addresses == [("h", 1), ("::1", 2)]
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(line[:-1] + b',"more":1}', type=m.Summons)
 

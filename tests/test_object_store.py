@@ -36,7 +36,7 @@ from tests.on_disk import ROOT, end, measuring
 
 pytestmark = needs_store
 MODULE = "storage_io.object_store"
-SMALL = {"total": 1 << 20, "names": 30}
+SMALL = {"total": 256 << 10, "names": 30}
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +52,37 @@ def proxy(port):
         yield proxy
 
 
-@pytest.fixture(autouse=True)
-def store(monkeypatch, port, proxy, tmp_path):
-    """A client of the bare server, whose bucket is empty; the code under test goes through the proxy."""
-    from storage_io import object_client
-    from storage_io.object_login import Login
+@pytest.fixture(scope="module")
+def s3(port):
+    """A client of the bare server, with a bucket."""
+    from botocore.session import Session
 
-    environment(monkeypatch, port, tmp_path)
-    s3 = Login().s3
-    with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
-        s3.create_bucket(Bucket=BUCKET)
+    where = {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "us-east-1"}
+    client = Session().create_client("s3", aws_access_key_id=KEY, aws_secret_access_key=SECRET, **where)
+    client.create_bucket(Bucket=BUCKET)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def loader():
+    """Of botocore's descriptions of S3, which it would read anew for every client."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch, s3, proxy, loader, tmp_path):
+    """The bare server, whose bucket is empty; the code under test goes through the proxy."""
+    from storage_io import object_client
+
+    environment(monkeypatch, proxy.port, tmp_path)
+    monkeypatch.setattr("botocore.session.create_loader", lambda _path: loader)
     for key in keys(s3):
         s3.delete_object(Bucket=BUCKET, Key=key)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
     monkeypatch.setattr(object_client, "FIRST_WAIT_S", 0.001)
-    yield s3
-    s3.close()
+    return s3
 
 
 def keys(s3):
@@ -126,7 +141,7 @@ def test_small_objects(op, tmp_path, store):
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("op", ["put", "get"])
 def test_large_objects_go_in_parts_where_several_are_in_flight(op, concurrency, tmp_path, store, proxy):
-    size = 20 << 20
+    size = 17 << 20
     with work(tmp_path, op, size, concurrency) as (made, ctx):
         proxy.seen.clear()
         sample(made)
@@ -155,7 +170,7 @@ def test_objects_of_others_stay(tmp_path, store):
 def test_every_object_is_another_and_cannot_be_compressed(tmp_path, store):
     import zlib
 
-    with work(tmp_path, "get", 65536):
+    with work(tmp_path, "get", 65536, total=1 << 20):
         bodies = [store.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in data(store)]
     assert len({*bodies}) == len(bodies) == 16
     assert len(zlib.compress(b"".join(bodies))) > 0.99 * 16 * 65536
@@ -166,8 +181,8 @@ def test_every_object_is_another_and_cannot_be_compressed(tmp_path, store):
     [
         ("put", 1000, "not a whole number of 4 KiB blocks"),
         ("list", 16 << 20, "objects of at most 8MiB"),
-        ("get", 1 << 20, "is above 128KiB"),
-        ("list", 1 << 20, "are more than 1MiB"),
+        ("get", 64 << 10, "is above 32KiB"),
+        ("list", 64 << 10, "are more than 256KiB"),
     ],
 )
 def test_sizes_without_a_meaning_are_skipped(op, size, words, tmp_path):
@@ -428,6 +443,7 @@ def target():
     return str(URL)
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_nothing(store):
     with measuring(target(), MODULE, "object_store", op="get", concurrency=4, size=1 << 20) as process:
         assert len(data(store)) > 0
@@ -510,6 +526,7 @@ def test_a_run_keeps_no_secret_and_skips_folder_cases(tmp_path, store, monkeypat
         assert secret not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_repeats_what_it_was_sent_puts_no_secret_into_a_run(tmp_path, proxy):
     def echo(method, path, headers, _body):
         if method == "GET" and is_data(path):
@@ -526,6 +543,7 @@ def test_a_server_that_repeats_what_it_was_sent_puts_no_secret_into_a_run(tmp_pa
         assert secret.encode() not in kept
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_leaves_nothing_once_the_run_has_ended(tmp_path, store):
     words = command(*ONE[:-1], "60s", "-o", str(tmp_path / "results"))
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -542,6 +560,7 @@ def test_a_worker_that_is_killed_leaves_nothing_once_the_run_has_ended(tmp_path,
     assert keys(store) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_in_the_store(tmp_path, store):
     words = command(*ONE[:-1], "60s", "-o", str(tmp_path / "results"))
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -556,7 +575,7 @@ def test_ctrl_c_leaves_nothing_in_the_store(tmp_path, store):
     assert keys(store) == []
 
 
-@pytest.mark.parametrize(
+MISTAKES = (
     ("words", "changes", "target"),
     [
         ("there is no such bucket: make it, or name another with --target", {}, "s3://no-such-bucket/x"),
@@ -570,7 +589,22 @@ def test_ctrl_c_leaves_nothing_in_the_store(tmp_path, store):
         ("endpoint and credentials come from the environment", {}, f"s3://{KEY}:{SECRET}@bench/x"),
     ],
 )
-def test_mistakes_are_one_line_and_no_run(words, changes, target, tmp_path, monkeypatch):
+
+
+@pytest.mark.parametrize(*MISTAKES)
+def test_mistakes_are_one_line(words, changes, target, monkeypatch, capfd):
+    from storage_io import object_space
+
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    assert object_space.main("check", target) == 1
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert_told(line, words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(*MISTAKES)
+def test_mistakes_make_no_run(words, changes, target, tmp_path, monkeypatch):
     for name, value in changes.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     done = subprocess.run(
@@ -582,8 +616,12 @@ def test_mistakes_are_one_line_and_no_run(words, changes, target, tmp_path, monk
     )
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = done.stderr.strip().splitlines()
+    assert_told(line, words)
+    assert not (tmp_path / "results").exists()
+
+
+def assert_told(line, words):
     assert words in line
     assert "Error" not in line
     assert SECRET not in line
     assert SECRET[8:20] not in line
-    assert not (tmp_path / "results").exists()

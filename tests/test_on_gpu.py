@@ -24,6 +24,9 @@ CASES = [
     # probe, clock, parameters
     ("matmul", "cuda_event", {"backend": "torch", "dtype": "bf16", "shape": "1024"}),
     ("matmul", "cuda_event", {"backend": "triton", "dtype": "bf16", "shape": "1024"}),
+    ("matmul", "cuda_graph", {"backend": "torch", "dtype": "bf16", "shape": "1x4096x4096"}),
+    ("matmul", "cuda_graph", {"backend": "triton", "dtype": "bf16", "shape": "1x4096x4096"}),
+    ("matmul", "cuda_graph", {"backend": "triton", "dtype": "bf16", "shape": "48x4096x4112"}),
     ("best_matmul", "cuda_event", {"backend": "torch", "dtype": "bf16"}),
     ("attention", "cuda_event", {"backend": "triton", "mode": "forward", "dtype": "bf16", "head_dim": 64, "heads": "8x2"}),
     ("memory", "cuda_event", {"backend": "triton", "op": "triad", "size": 256 * MIB}),

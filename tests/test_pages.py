@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -76,6 +77,45 @@ def test_a_fleet_points_out_the_slow_one_among_its_peers():
     assert "80 %</td>" in strip
     assert "the other 9" in strip
     assert HOSTILE + " cpu:0" in parsed(text).text
+
+
+def of_many_nodes(host: str = "node-05", slow: float = 1.25):
+    """One run over ten nodes, of which one is slow and an eleventh could not be had."""
+    runs = [node(n, machine=made.machine(machine_id="m05", host=host), time=slow) if n == 5 else node(n) for n in range(10)]
+    records = [record for run in runs for record in run.records]
+    machines = {name: machine for run in runs for name, machine in run.machines.items()}
+    whole = made.run(records[:1], planned=[], left_out={"node-99": "no route to host"})
+    return type(runs[0])(whole, machines, records, runs[0].path, [])
+
+
+def test_the_page_of_a_run_over_nodes_holds_them_against_each_other():
+    run = of_many_nodes(HOSTILE)
+    text = page.html_of(run, rows_of(run, []), fleet=blame.of_run(run))
+    is_safe(text)
+    fleet = text[text.index("<h2>Nodes against each other") : text.index("<h2>Results")]
+    told = parsed(text).text
+    assert "No node is known to be bad, but not all are known to be good: 1 suspect · 1 unmeasured · 9 good." in told
+    assert f"{HOSTILE} cpu:0" in told
+    assert any(words.startswith("slow at 80% of its peers") for words in told)
+    assert any("no route to host" in words for words in told)
+    assert "node-[00-04,06-09]" in told
+    assert fleet.count('<g class="doubt"><circle class="dot"') == 1
+    assert "Nothing was held against a criterion; nodes: 1 suspect, 1 unmeasured" in told
+
+
+def test_only_the_device_that_is_slow_is_pointed_out():
+    records = [made.record(samples=[1.1 if (n, d) == (5, 1) else 1.0] * 20, machine_id=f"m{n}", device=f"cuda:{d}")
+               for n in range(8) for d in (0, 1)]  # fmt: skip
+    machines = {f"m{n}": made.machine(machine_id=f"m{n}", host=f"n{n}", gpus=2) for n in range(8)}
+    run = type(of_many_nodes())(made.run(records[:1], planned=[]), machines, records, Path("/x"), [])
+    text = page.html_of(run, rows_of(run, []), fleet=blame.of_run(run))
+    assert text.count('<g class="doubt"><circle class="dot"') == 1
+    assert "n5 cuda:1" in parsed(text).text
+
+
+def test_the_page_of_a_run_on_one_machine_says_nothing_of_others():
+    run = node(1)
+    assert "against each other" not in page.html_of(run, rows_of(run, []), fleet=blame.of_run(run))
 
 
 def test_shares_are_of_what_is_usual_in_the_class():

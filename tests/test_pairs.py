@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import sweeps
+from clustergauge import memory, sweeps
 from clustergauge.model import Series
 from clustergauge.probe import Context, Skip
 from clustergauge.world import Serial
 from collectives.pairs import ALL_ROUNDS, SIZES, SOME_ROUNDS, _of_both, _of_device, _tell, pairs, rounds, steps
+from tests.faults import netns_pairs
 from tests.swept import flat, swept
 
 RANKS = Path(__file__).with_name("pairs_ranks.py")
@@ -151,7 +152,7 @@ def test_what_each_backend_needs():
 
 def context(size):
     world = Serial()
-    world.size = size
+    world.size = world.local_size = size
     return Context(world=world, device="cpu", seed=1, scratch=Path())
 
 
@@ -162,6 +163,17 @@ def test_what_makes_no_sense_is_skipped_in_words():
         pairs.function(context(2), **case("mpi", size=6))
     with pytest.raises(Skip, match=r"2 ranks need about \d+ MiB of memory"):
         pairs.function(context(2), **case("gloo", size=1 << 50))
+
+
+def test_ranks_of_other_hosts_need_no_memory_here(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 16 << 20)
+    there = context(64)
+    there.world.local_size = 2
+    with pytest.raises(TypeError, match="need MPI ranks"):  # there is room; they are only no MPI ranks
+        pairs.function(there, **case("mpi", size=1 << 20))
+    there.world.local_size = 8
+    with pytest.raises(Skip, match="8 ranks need about 32 MiB of memory, 16 MiB are available"):
+        pairs.function(there, **case("mpi", size=1 << 20))
 
 
 @pytest.mark.parametrize("quiet", ["one", "round"])
@@ -205,3 +217,23 @@ def test_listing_imports_nothing_heavy():
     code = "import sys, collectives.pairs; print({'torch', 'numpy', 'mpi4py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=RANKS.parents[1], check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("", "no record; no document: run_suite.py exited with 3: starting; the agent of h2 did not call"),
+        ('{"pairs": [], "records": []}', "no record; run_suite.py exited with 3: starting; the agent of h2 did not call"),
+        (
+            '{"pairs": [], "records": [{"status": "error", "reason": "rank 1 is gone"}]}',
+            "error: rank 1 is gone; run_suite.py exited with 3: starting; the agent of h2 did not call",
+        ),
+    ],
+)
+def test_a_trial_in_the_lab_without_a_result_is_wrong_and_says_why(monkeypatch, tmp_path, capsys, output, words):
+    ended = subprocess.CompletedProcess([], 3, output, "starting\n\nthe agent of h2 did not call\n")
+    monkeypatch.setattr(netns_pairs.subprocess, "run", lambda *_, **__: ended)
+    monkeypatch.setattr(netns_pairs, "restore", lambda _: None)  # there is no lab
+    monkeypatch.setenv("CLUSTERGAUGE_LAB_HOSTS", "hosts")
+    assert netns_pairs.trial("clean", 7, 4, "one", tmp_path) is False
+    assert capsys.readouterr().out == f"clean       7  WRONG, NO RESULT  {words}\n"

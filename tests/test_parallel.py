@@ -367,24 +367,25 @@ def test_where_the_device_cannot_be_seen_it_is_unproven(supervisor, tmp_path):
 # -- over nodes
 
 
-def over_two_nodes(target, layout, op, remote=nodes.REMOTE, fault="none"):
+def over_two_nodes(target, layout, op, remote=nodes.REMOTE, ranks=4):
     fleet = nodes.fleet(("na", "nb"), remote=remote)
     try:
         assert not fleet.left_out, fleet.left_out
         supervisor, _ = nodes.team_of(fleet)
         try:
-            return run(supervisor, target, layout, op, fault, ranks=4, nodes=2)
+            return run(supervisor, target, layout, op, "none", ranks=ranks, nodes=2)
         finally:
             supervisor.close()
     finally:
         fleet.close()
 
 
-def test_over_nodes_each_rank_reads_of_the_other_node(tmp_path):
-    outcome = over_two_nodes(tmp_path, "n_to_1", "read")
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_over_nodes_each_rank_reads_of_the_other_node(tmp_path, ranks):
+    outcome = over_two_nodes(tmp_path, "n_to_1", "read", ranks=ranks)
     assert outcome.status == "ok", outcome
     assert (outcome.settings["nodes"], outcome.settings["read_on_own_node"]) == (2, 0)
-    assert outcome.workload.bytes_read == 4 * SIZE
+    assert outcome.workload.bytes_read == ranks * SIZE
     assert names(tmp_path) == []
 
 
@@ -392,15 +393,9 @@ def test_over_nodes_each_rank_reads_of_the_other_node(tmp_path):
 @pytest.mark.slow
 def test_nodes_that_share_no_folder_are_told_so(tmp_path):
     """Each node has a file system of its own where the target is, in a mount namespace."""
-    remote = tmp_path / "own_disk"
     target = tmp_path / "target"
     target.mkdir()
-    mount = f'mount -t tmpfs -o size=64m tmpfs {target} && exec "$@"'
-    if subprocess.run(["unshare", "-m", "sh", "-c", f"mount -t tmpfs tmpfs {target}"]).returncode:
-        pytest.skip("cannot mount")
-    remote.write_text(f"#!/bin/sh\nexec unshare -m sh -c '{mount}' sh {nodes.FAULTS}/remote.sh \"$@\"\n")
-    remote.chmod(0o700)
-    outcome = over_two_nodes(target, "n_to_n", "write", f"{remote} {{host}}")
+    outcome = over_two_nodes(target, "n_to_n", "write", nodes.own_disks(tmp_path, target))
     assert outcome.status == "skipped", outcome
     words = rf"^rank 2: rank 2's file \S+/data-2 is not there: {QUESTION} \(here tmpfs, on rank 0's tmpfs\)$"
     assert re.search(words, outcome.reason), outcome.reason

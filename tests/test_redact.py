@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from clustergauge import hosts
 from clustergauge.model import Gpu, Place
 from reports import document, export, page, terminal
 from reports.redact import redacted
@@ -29,9 +31,14 @@ SECRETS = (
     "m-secret",
     "aa:bb:cc",
     "filer",
+    "weights-of",
+    "blue",
+    "run=7",
+    "0123456789abcdef",
 )
 WHY = (
     f"rack7-n01.acme.example and rack7-n02 at 10.1.2.3, fe80::1%eth0, aa:bb:cc:dd:ee:ff: {UUID}, serial 1650123, "
+    "s3://weights-of-acme/Blue/run=7/clustergauge-0123456789abcdef/data-3, s3://weights-of-acme/Blue. "
     "/home/alice/x.log, alice@rack7-n01, filer:/export, rack7-n[01-02], rank_rack7-n01_3, Rack7-N02"
 )
 
@@ -74,8 +81,43 @@ def test_the_same_thing_has_the_same_word_everywhere_and_versions_stay():
     assert "user-1@node-1" in text
     assert "node-[1-2]" in text
     assert "rank_node-1_3, node-2" in text
+    assert "s3://bucket-1/key-1/key-2/key-3/data-3, s3://bucket-1/key-1. /home" in text
     assert '"torch":"2.13.0"' in text
     assert '"machine_id":"machine-1"' in text
+
+
+def test_nodes_called_by_their_addresses_and_with_a_user_keep_one_word_each():
+    names = ["fd00::1", "fd00::2", "fe80::3%eth0", "root@login7"]
+    machines = tuple(
+        msgspec.structs.replace(CPU, machine_id=f"m{n}", host=f"{word}.acme", node=name)
+        for n, (name, word) in enumerate(zip(names, ("alpha", "beta", "gamma", "delta"), strict=True))
+    )
+    good = record("matmul", MATMUL, machine_id="m0", reason="of fd00::2: not reached, login7")
+    run = loaded(good, machines=machines)
+    listed = hosts.compress(names)
+    planned = [msgspec.structs.replace(p, hosts=listed) for p in run.run.planned]
+    run = dataclasses.replace(run, run=msgspec.structs.replace(run.run, planned=planned, command=["--hosts", listed]))
+    hidden, _, _ = redacted(run, [], [])
+    told = hosts.expand(hidden.run.planned[0].hosts)
+    assert sorted(told) == sorted(machine.node for machine in hidden.machines.values())
+    assert not [word for word in ("fd00", "fe80", "login7") if word in msgspec.json.encode(hidden.run).decode()]
+    assert hidden.run.command == ["--hosts", hidden.run.planned[0].hosts]
+    words = {machine.machine_id: machine.node for machine in hidden.machines.values()}
+    assert hidden.records[0].reason == f"of {words['machine-2']}: not reached, {words['machine-4'].rpartition('@')[2]}"
+
+
+def test_hosts_that_are_called_like_what_stands_for_them_are_not_replaced_twice():
+    machines = tuple(msgspec.structs.replace(CPU, machine_id=f"m{n}", host=f"node-{n}", node=f"node-{n}") for n in range(1, 13))
+    good = record("matmul", MATMUL, machine_id="m1", reason="node-2 after node-11")
+    run = loaded(good, machines=machines)
+    planned = [msgspec.structs.replace(p, hosts="node-[5-7]") for p in run.run.planned]
+    hidden, _, _ = redacted(dataclasses.replace(run, run=msgspec.structs.replace(run.run, planned=planned)), [], [])
+    words = [hidden.machines[f"machine-{n}"].node for n in range(1, 13)]  # machines are taken by their ids, m1, m10, m11, …
+    assert len(set(words)) == 12
+    told = {machine.machine_id: machine.node for machine in machines}
+    place = {told[name]: words[number] for number, name in enumerate(sorted(told))}
+    assert hosts.expand(hidden.run.planned[0].hosts) == [place[f"node-{n}"] for n in (5, 6, 7)]
+    assert hidden.records[0].reason == f"{place['node-2']} after {place['node-11']}"
 
 
 @pytest.mark.parametrize("form", [*export.WRITERS, "json", "html", "text"])

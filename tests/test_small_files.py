@@ -15,7 +15,7 @@ from clustergauge.world import Serial
 from storage_io import small_files as module, workspace
 from storage_io.errors import StorageError
 from storage_io.small_files import LEAST, prepare, small_files
-from tests.on_disk import context, end, flip, fraction, has_device, measuring, names
+from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, names
 
 SIZE = 16 << 10
 TOTAL = 64 * SIZE
@@ -30,10 +30,6 @@ def prepared(target, op, depth=1):
     finally:
         work.close()
     assert names(target) == []
-
-
-def files(target):
-    return sorted(target.glob(".clustergauge-*/data-*"))
 
 
 @pytest.mark.parametrize("depth", [1, 8])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import numpy as np
 import pytest
@@ -232,3 +234,93 @@ def test_an_endpoint_whose_links_differ_is_not_said_to_have_one():
     assert (end.where, end.note) == ("n/gpu0", "")
     (link,) = sweeps.findings([swept(flat(4, link_1_0=0.5), gpus(4))], machines=[machine])[0].suspects
     assert link.note == "over NVLink, 4 lanes"
+
+
+# -- several kinds of links inside one host
+
+RATES = {"nvlink": 80e9, "single switch": 24e9, "system": 10e9}
+
+
+def bridged(host: str = "n", without: tuple[tuple[int, int], ...] = (), lanes: int = 4) -> Machine:
+    """Four GPUs: 0 and 1, 2 and 3 joined by a bridge (but ``without``); 0 and 2 on one switch; the rest across processors."""
+    links: list[Link] = []
+    for a, b in itertools.combinations(range(4), 2):
+        if (a, b) in ((0, 1), (2, 3)) and (a, b) not in without:
+            links.append(Link(a=a, b=b, kind="nvlink", lanes=lanes, ancestor="single switch"))
+        else:
+            links.append(Link(a=a, b=b, kind="pcie", ancestor="single switch" if (a, b) == (0, 2) else "system"))
+    return made.machine(gpus=4, host=host, machine_id=host, links=links)
+
+
+def mixed(machines: list[Machine], **slow: float):
+    """A sweep over their GPUs: each pair at the rate of its kind, times what is planted (as in `flat`); and the placement."""
+    places = [Place(rank=4 * n + gpu, host=m.host, device=f"cuda:{gpu}") for n, m in enumerate(machines) for gpu in range(4)]
+    sweep = flat(len(places), **slow)
+    for n, machine in enumerate(machines):
+        for link in machine.links:
+            rate = RATES["nvlink" if link.kind == "nvlink" else link.ancestor] / 1e9
+            for a, b in ((link.a, link.b), (link.b, link.a)):
+                sweep[:, 4 * n + a, 4 * n + b] *= rate
+    return swept(sweep, places)
+
+
+def suspects(machines: list[Machine], **slow: float) -> set[tuple[str, str, str, bool]]:
+    (found,) = sweeps.findings([mixed(machines, **slow)], machines=machines)
+    return {(s.kind, s.where, s.direction, s.confirmed) for s in found.suspects}
+
+
+def test_a_host_whose_pairs_go_by_several_kinds_of_links_has_no_suspects():
+    assert suspects([bridged()]) == set()
+    assert suspects([bridged(f"n{n}") for n in range(3)]) == set()
+
+
+def test_gpus_without_nvlink_among_others_with_it_are_no_suspects_and_a_slow_one_of_them_is():
+    links = [
+        Link(a=a, b=b, kind="pcie" if b > 5 else "nvlink", lanes=None if b > 5 else 2, ancestor="node")
+        for a, b in itertools.combinations(range(8), 2)
+    ]
+    machine = made.machine(gpus=8, host="n", links=links)
+    built = np.where(np.arange(8) > 5, 0.25, 1.0)
+    rates = np.minimum(built[:, None], built[None, :])
+    (found,) = sweeps.findings([swept(flat(8) * rates, gpus(8))], machines=[machine])
+    assert found.suspects == []
+    (found,) = sweeps.findings([swept(flat(8, sends_6=0.5) * rates, gpus(8))], machines=[machine])
+    assert {(s.kind, s.where, s.direction) for s in found.suspects} == {("endpoint", "n/gpu6", "sends")}
+
+
+def test_a_slow_nvlink_is_not_hidden_by_slower_kinds_and_a_slow_path_over_pcie_not_by_nvlink():
+    for slow, where in ((0.5, "n/gpu0 → n/gpu1"), (0.7, "n/gpu0 → n/gpu1")):
+        assert suspects([bridged()], link_0_1=slow) == {("link", where, "", True)}  # still faster than any other kind
+    assert suspects([bridged()], link_0_1=0.5, link_1_0=0.5) == {
+        ("link", "n/gpu0 → n/gpu1", "", True),
+        ("link", "n/gpu1 → n/gpu0", "", True),
+    }
+    assert suspects([bridged()], link_1_2=0.5) == {("link", "n/gpu1 → n/gpu2", "", True)}
+    assert suspects([bridged()], sends_3=0.5) == {("endpoint", "n/gpu3", "sends", True)}
+    (found,) = sweeps.findings([mixed([bridged()], link_0_1=0.5)], machines=[bridged()])
+    assert found.suspects[0].note == "over NVLink, 4 lanes"
+
+
+def test_a_host_where_a_bridge_is_off_is_held_against_the_others():
+    """By itself it would be a host of PCIe, and well."""
+    machines = [bridged("n0"), bridged("n1", without=((2, 3),)), bridged("n2"), bridged("n3")]
+    assert suspects(machines) == {("link", "n1/gpu2 → n1/gpu3", "", True), ("link", "n1/gpu3 → n1/gpu2", "", True)}
+    (found,) = sweeps.findings([mixed(machines)], machines=machines)
+    assert found.suspects[0].note == "over PCIe (system), over NVLink, 4 lanes on most hosts"
+    two = [bridged("n0"), bridged("n1", without=((2, 3),))]
+    assert suspects(two) == set()  # which of two is the usual one?
+
+
+def test_a_gpu_with_fewer_lanes_to_its_switch_is_no_kind_of_its_own():
+    links = [Link(a=a, b=b, kind="nvlink", lanes=12 if 3 in (a, b) else 18) for a in range(8) for b in range(a + 1, 8)]
+    machine = made.machine(gpus=8, host="n", links=links)
+    (found,) = sweeps.findings([swept(flat(8, sends_3=0.67, receives_3=0.67), gpus(8))], machines=[machine])
+    assert {(s.where, s.direction) for s in found.suspects} == {("n/gpu3", "both")}
+    assert found.suspects[0].note == "over NVLink, 12 lanes"
+
+
+def test_a_pair_that_is_alone_of_its_kind_is_said_to_be():
+    (found,) = sweeps.findings([mixed([bridged()])], machines=[bridged()])
+    assert found.notes == ["alone of their kind, and held against no other pair: n/gpu0 and n/gpu2 over PCIe (single switch)"]
+    (found,) = sweeps.findings([mixed([bridged("a"), bridged("b")])], machines=[bridged("a"), bridged("b")])
+    assert found.notes == []

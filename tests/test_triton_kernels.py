@@ -12,11 +12,13 @@ import triton
 import triton.language as tl
 
 from clustergauge.probe import Skip
-from kernels.triton import interpreter, matmul
+from kernels.triton import interpreter, matmul, matmul_tiles
 from tests.interpreted import VERIFIED, case, caught, found_by, plant
 
-DTYPES = matmul.DTYPES
+DTYPES = matmul_tiles.DTYPES
 SHAPES = ("64", "72x80x40", "130x65x129", "1x1x1", "520x64x32")
+FEW = ("1x48x272", "3x80x160", "16x32x256", "64x144x160")
+"""Few rows, of columns and sums that make tiles of their own, whole and ragged."""
 OPS = ("read", "write", "copy", "scale", "add", "triad")
 SIZES = (8192, 8192 + 8, (1 << 18) - 8)
 
@@ -40,6 +42,7 @@ MUTANTS = {
         ("scale of A forgotten", "tl.load(a_scale_ptr) * ", ""),
         ("scale of B forgotten", " * tl.load(b_scale_ptr)", ""),
         ("scale added", "acc *= tl.load", "acc += tl.load"),
+        ("a row too few read", "(tl.arange(0, BM) < M)", "(tl.arange(0, BM) < M - 1)"),
         ("operand rows not clamped", "tl.minimum(tl.arange(0, BN), N - 1 - tile_n * BN)", "tl.arange(0, BN)"),
     ),
     "memory": (
@@ -55,6 +58,7 @@ MUTANTS = {
         ("a sum misplaced", "partial_ptr + program,", "partial_ptr,"),
     ),
 }
+OF_SHAPE = {"a row too few read": "3x32x160"}
 OF_OP = {
     "sums forgotten where they are promoted": ("fp8",),
     "scale of A forgotten": ("fp8", "fp8_fast"),
@@ -104,7 +108,7 @@ def touch(out_ptr, in_ptr, n, ahead, WHAT: tl.constexpr, BLOCK: tl.constexpr):  
 def outcomes() -> dict[str, object]:
     """What came of every case, by name."""
     found: dict[str, object] = {}
-    for shape in SHAPES:
+    for shape in (*SHAPES, *FEW):
         for dtype in DTYPES:
             found[f"matmul {dtype} {shape}"] = case("matmul", dtype=dtype, shape=shape)
     for size in SIZES:
@@ -114,7 +118,8 @@ def outcomes() -> dict[str, object]:
         for name, old, new in mutants:
             plant(room, old, new)
             if room == "matmul":
-                found[name] = [case("matmul", dtype=dtype, shape="130x72x41") for dtype in OF_OP.get(name, ("bf16", "int8"))]
+                shape = OF_SHAPE.get(name, "130x72x41")
+                found[name] = [case("matmul", dtype=dtype, shape=shape) for dtype in OF_OP.get(name, ("bf16", "int8"))]
             else:
                 found[name] = [case("memory", op=op, size=8 * (5 * 1024 + 7)) for op in OF_OP.get(name, OPS)]
     interpreter.install()
@@ -178,7 +183,7 @@ def found():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *FEW])
 def test_products_of_every_dtype_are_verified(found, dtype, shape):
     assert found[f"matmul {dtype} {shape}"] == VERIFIED
 
@@ -235,9 +240,9 @@ def test_every_architecture_has_a_configuration_or_says_so(arch, dtype):
     without = {"fp8": {"sm_80", "sm_86", "gfx942"}, "fp8_fast": {"sm_80", "sm_86", "gfx942"}, "tf32": {"gfx950"}}
     if arch in without.get(dtype, ()):
         with pytest.raises(Skip, match=f"the Triton matmul has no configuration for {dtype} on {arch}"):
-            matmul.configuration(arch, dtype, 8192, 8192)
+            matmul_tiles.configuration(arch, dtype, 8192, 8192)
         return
-    config = matmul.configuration(arch, dtype, 8192, 8192)
+    config = matmul_tiles.configuration(arch, dtype, 8192, 8192)
     promoted = f", sums promoted every {config.bk}" * config.promote
     assert str(config) == f"{config.bm}x{config.bn}x{config.bk}, 8 warps, {config.stages} stages, groups of 8{promoted}"
     assert config.stages == (3 if arch.startswith("sm") else 2)
@@ -246,28 +251,50 @@ def test_every_architecture_has_a_configuration_or_says_so(arch, dtype):
 @pytest.mark.parametrize(("n", "k"), [(8192, 8192), (8191, 8192), (8192, 8191)])
 def test_sums_of_fp8_are_promoted_on_ada_and_hopper_unless_they_shall_be_fast(n, k):
     for arch in ("sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx950"):
-        assert matmul.chosen(arch, "fp8", n, k).promote == (arch in {"sm_89", "sm_90"})
-        assert not matmul.chosen(arch, "fp8_fast", n, k).promote
-        assert not matmul.chosen(arch, "bf16", n, k).promote
+        assert matmul_tiles.chosen(arch, "fp8", n, k).promote == (arch in {"sm_89", "sm_90"})
+        assert not matmul_tiles.chosen(arch, "fp8_fast", n, k).promote
+        assert not matmul_tiles.chosen(arch, "bf16", n, k).promote
 
 
 @pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_110", "gfx90a", "gfx1100", ""])
 def test_an_unknown_architecture_is_skipped_by_name(arch):
     with pytest.raises(Skip, match=f"no configuration for bf16 on {arch}"):
-        matmul.configuration(arch, "bf16", 8192, 8192)
+        matmul_tiles.configuration(arch, "bf16", 8192, 8192)
 
 
 def test_rows_that_start_anywhere_get_small_tiles():
     def chosen(n, k):
-        return matmul.configuration("sm_80", "bf16", n, k)
+        return matmul_tiles.configuration("sm_80", "bf16", n, k)
 
-    small = matmul.configuration("interpreter", "bf16", 8192, 8192)
+    small = matmul_tiles.configuration("interpreter", "bf16", 8192, 8192)
     assert chosen(8192, 8192) == chosen(8192, 8208) == chosen(8208, 8192) != small
     assert chosen(8192, 8200) == chosen(8200, 8192) == chosen(8200, 8200) == small
 
 
+@pytest.mark.parametrize("arch", ["interpreter", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_get_strips_that_hold_them(arch, dtype):
+    def found(rows, n=8192, k=8192):
+        return matmul_tiles.candidates(arch, dtype, n, k, rows)
+
+    try:
+        matmul_tiles.configuration(arch, dtype, 8192, 8192)
+    except Skip:
+        assert matmul_tiles.few_rows(arch, dtype, 1) == ()
+        return
+    of_64 = dtype.startswith("fp8") and arch in {"sm_90", "sm_100"}  # they have no narrower instruction for it
+    for rows, tile in ((1, 16), (16, 16), (17, 32), (32, 32), (33, 64), (64, 64)):
+        for config in found(rows):
+            assert (config.few, config.bm) == (True, 64 if of_64 else tile)
+            assert not config.promote or config.bk <= 128
+            assert config.promote == matmul_tiles.configuration(arch, dtype, 8192, 8192).promote
+            assert matmul.constants(config, dtype, 8192)["FEW"]
+    for usual in (*found(65), *found(1, n=8191), *found(1, k=8191)):
+        assert not getattr(usual, "few", False)
+
+
 def test_the_mask_of_k_is_spared_only_where_k_is_a_multiple_of_the_step():
-    config = matmul.configuration("interpreter", "bf16", 64, 64)
+    config = matmul_tiles.configuration("interpreter", "bf16", 64, 64)
     assert matmul.constants(config, "bf16", 64)["EVEN_K"]
     assert not matmul.constants(config, "bf16", 65)["EVEN_K"]
     assert matmul.constants(config, "int8", 64)["ACC"] == tl.int32

@@ -19,7 +19,7 @@ from kernels.gate.entries import entries
 from kernels.gate.entry import named
 from kernels.gate.targets import TARGETS
 from kernels.gate.worker import Job, compile_all
-from kernels.triton import matmul, matmul_tma
+from kernels.triton import matmul, matmul_tiles, matmul_tma
 from tests.interpreted import caught, found_by, plant
 
 TYPES = {
@@ -39,8 +39,8 @@ WAYS = {
     "warp-specialised": matmul_tma.Config(32, 64, 16, 4, 2, 2, ws=True, group=2),
     "tall": matmul_tma.Config(64, 32, 32, 4, 2, 1, group=2),
     "promoted": matmul_tma.Config(32, 32, 32, 4, 2, 1, group=2, promote=True),
-    "pointers": matmul.Config(32, 32, 32, 4, 2, group=2),
-    "pointers, promoted": matmul.Config(32, 32, 32, 4, 2, group=2, promote=True),
+    "pointers": matmul_tiles.Config(32, 32, 32, 4, 2, group=2),
+    "pointers, promoted": matmul_tiles.Config(32, 32, 32, 4, 2, group=2, promote=True),
 }
 SHAPES = [(64, 64, 64), (70, 72, 48), (1, 16, 16), (129, 40, 80), (33, 200, 16), (31, 8, 112)]
 """M×N×K: all that tiles divide, and each edge ragged; K in whole rows of 16 bytes for every dtype."""
@@ -115,7 +115,7 @@ def outcomes() -> dict[str, object]:
     return found
 
 
-def _product(config: matmul.Config | matmul_tma.Config, dtype: str, shape: tuple[int, int, int]) -> str:
+def _product(config: matmul_tiles.Config | matmul_tma.Config, dtype: str, shape: tuple[int, int, int]) -> str:
     """Random data against float64, row by row and as a whole, and small integers bit for bit."""
     from kernels.triton import matmul as pointers, matmul_tma as planted
 
@@ -176,22 +176,22 @@ def test_a_kernel_with_a_planted_error_is_caught(found, name):
 
 def test_hopper_and_blackwell_get_tensor_copies_and_all_others_pointers():
     for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"):
-        for dtype in matmul.DTYPES:
+        for dtype in matmul_tiles.DTYPES:
             if (arch, dtype) == ("gfx950", "tf32") or (dtype.startswith("fp8") and arch in {"sm_80", "sm_86", "gfx942"}):
                 continue
-            config = matmul.chosen(arch, dtype, 8192, 8192)
+            config = matmul_tiles.chosen(arch, dtype, 8192, 8192)
             by_tensor = arch in {"sm_90", "sm_100", "sm_103"} and dtype not in {"int8", "fp32"}
             assert isinstance(config, matmul_tma.Config) == by_tensor
             if by_tensor:
                 assert config.ws == (arch != "sm_90")
             else:
-                assert config == matmul.configuration(arch, dtype, 8192, 8192)
+                assert config == matmul_tiles.configuration(arch, dtype, 8192, 8192)
 
 
 @pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_110", "gfx90a", "gfx1100", ""])
 def test_an_unknown_architecture_is_skipped_by_name(arch):
     with pytest.raises(Skip, match=f"no configuration for bf16 on {arch}"):
-        matmul.chosen(arch, "bf16", 8192, 8192)
+        matmul_tiles.chosen(arch, "bf16", 8192, 8192)
 
 
 @pytest.mark.parametrize(
@@ -202,17 +202,17 @@ def test_rows_that_do_not_start_at_16_bytes_get_pointers(arch, dtype, of_n, of_k
     for edge in range(1, 40):
         assert (matmul_tma.configuration(arch, dtype, edge, 8192) is not None) == (edge % of_n == 0)
         assert (matmul_tma.configuration(arch, dtype, 8192, edge) is not None) == (edge % of_k == 0)
-    small = replace(matmul.configuration("interpreter", dtype, 64, 64), promote=(dtype, arch) == ("fp8", "sm_90"))
-    assert matmul.chosen(arch, dtype, 8192, 8191) == matmul.chosen(arch, dtype, 8191, 8192) == small
+    small = replace(matmul_tiles.configuration("interpreter", dtype, 64, 64), promote=(dtype, arch) == ("fp8", "sm_90"))
+    assert matmul_tiles.chosen(arch, dtype, 8192, 8191) == matmul_tiles.chosen(arch, dtype, 8191, 8192) == small
 
 
 def test_a_configuration_says_what_runs():
     tile = "128x256x64, 8 warps, {} stages, groups of 8, persistent by TMA"
-    assert str(matmul.chosen("sm_90", "bf16", 8192, 8192)) == tile.format(3)
-    assert str(matmul.chosen("sm_100", "bf16", 8192, 8192)) == tile.format(4) + ", stored in 2 parts, warp-specialised"
+    assert str(matmul_tiles.chosen("sm_90", "bf16", 8192, 8192)) == tile.format(3)
+    assert str(matmul_tiles.chosen("sm_100", "bf16", 8192, 8192)) == tile.format(4) + ", stored in 2 parts, warp-specialised"
     promoted = "128x128x128, 8 warps, {} stages, groups of 8{}, sums promoted every 128"
-    assert str(matmul.chosen("sm_90", "fp8", 8192, 8192)) == promoted.format(4, ", persistent by TMA")
-    assert str(matmul.chosen("sm_89", "fp8", 8192, 8192)) == promoted.format(3, "")
+    assert str(matmul_tiles.chosen("sm_90", "fp8", 8192, 8192)) == promoted.format(4, ", persistent by TMA")
+    assert str(matmul_tiles.chosen("sm_89", "fp8", 8192, 8192)) == promoted.format(3, "")
 
 
 # -- what is compiled

@@ -155,8 +155,9 @@ def test_what_does_not_fit_is_passed_over(tmp_path):
     assert (chosen, settings["candidates"]) == ("fast", 3)
     assert "tuning_s.large" not in settings
     assert run(tmp_path, {"large": None, "small": 1.0})[0] == "small"
-    with pytest.raises(TooLarge, match="larger"):
+    with pytest.raises(tuning.Unfit, match="larger") as unfit:
         run(tmp_path, {"large": None, "larger": None})
+    assert [type(error) for error in unfit.value.refusals] == [TooLarge, TooLarge]
 
 
 def test_other_errors_are_the_cases():
@@ -478,26 +479,26 @@ def on_gpu(tmp_path, **more):
 
 def test_products_run_in_the_fastest_configuration_on_all_buffer_sets(tmp_path, monkeypatch, device):
     from kernels import matmul_backends as backends
-    from kernels.triton import matmul as kernel
+    from kernels.triton import matmul as kernel, matmul_tiles
 
     monkeypatch.setattr(kernel, "architecture", lambda _: "sm_90")
     monkeypatch.setattr(kernel, "call", lambda config, dtype, a, b, c, scales: device.call((str(config), a)))
-    names = [str(config) for config in kernel.candidates("sm_90", "bf16", 64, 64)]
+    names = [str(config) for config in matmul_tiles.candidates("sm_90", "bf16", 64, 64, 128)]
     device.planted |= {(names[2], 0): 1e-3, (names[2], 1): 1e-3}
     ctx = on_gpu(tmp_path)
-    start = backends.tune(ctx, "bf16", (64, 64, 64), (None, None), ([0, 1], [0, 1], [0, 1]))
+    start = backends.tune(ctx, "bf16", (128, 64, 64), (None, None), ([0, 1], [0, 1], [0, 1]))
     assert {name for name, _ in device.ran} == set(names)
     assert {number for _, number in device.ran} == {0, 1}
     device.ran.clear()
     start(0, 0, 0)()
     assert device.ran == [(names[2], 0)]
-    pin = {"matmul bf16 64x64x64 on H100": names[2]}
+    pin = {"matmul bf16 128x64x64 on H100": names[2]}
     assert parse(ctx.settings) == pin
     assert (ctx.settings["config"], ctx.settings["candidates"]) == (names[2], len(names))
     later = on_gpu(tmp_path, pins=pin, tunes=False)
     device.ran.clear()
-    backends.tune(later, "bf16", (64, 64, 64), (None, None), ([0], [0], [0]))
-    assert (later.settings["config"], device.ran) == (names[2], [])
+    backends.tune(later, "bf16", (128, 64, 64), (None, None), ([0], [0], [0]))
+    assert (later.settings["config"], device.ran) == (names[2], [(names[2], 0)])  # once, to see that it fits
 
 
 @pytest.mark.parametrize(("mode", "choices"), [("forward", 2), ("backward", 2), ("decode", 2)])
@@ -542,16 +543,16 @@ def test_torchs_own_attention_is_not_tuned(tmp_path):
     "arch", ["interpreter", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"]
 )
 def test_there_are_few_candidates_each_once_and_the_first_is_the_configuration(arch):
-    from kernels.triton import attention_tiles, matmul
+    from kernels.triton import attention_tiles, matmul_tiles
 
-    for dtype in matmul.DTYPES:
-        for n, k in ((8192, 8192), (8192, 8191)):
+    for dtype in matmul_tiles.DTYPES:
+        for m, n, k in itertools.product((1, 16, 17, 64, 65, 8192), (8192,), (8192, 8191)):
             try:
-                found = matmul.candidates(arch, dtype, n, k)
+                found = matmul_tiles.candidates(arch, dtype, n, k, m)
             except Skip:
                 continue
             assert 1 <= len(found) == len(set(map(str, found))) <= 6
-            assert found[0] == matmul.chosen(arch, dtype, n, k)
+            assert found[0] == matmul_tiles.chosen(arch, dtype, n, k, m)
             assert len(found) == 1 or k % 16 == 0
             assert len({(type(config), config.promote) for config in found}) == 1  # they sum alike
     for mode, head_dim, queries, causal in itertools.product(
@@ -560,7 +561,7 @@ def test_there_are_few_candidates_each_once_and_the_first_is_the_configuration(a
         found = attention_tiles.candidates(arch, head_dim, mode, queries, causal)
         assert 1 <= len(found) == len({config.describe(mode) for config in found}) <= 6
         assert found[0] == attention_tiles.fitted(attention_tiles.configuration(arch, head_dim), queries, causal)
-    assert arch != "interpreter" or len(matmul.candidates(arch, "bf16", 64, 64)) == len(found) == 1
+    assert arch != "interpreter" or len(matmul_tiles.candidates(arch, "bf16", 64, 64)) == len(found) == 1
 
 
 def test_what_runs_in_triton_tunes_and_nothing_else():
@@ -591,3 +592,28 @@ def test_what_does_not_fit_this_device_is_passed_over(tmp_path, device):
     names = {name: name for name in ("large", "small", "other")}
     device.planted["other"] = 3e-3
     assert tuned.choose(on_gpu(tmp_path), "x", names, start) == "small"
+
+
+@pytest.mark.parametrize("how", ["tuned", "pinned", "not tuned", "alone"])
+def test_where_nothing_fits_this_device_the_case_is_skipped_and_says_what_is_needed(tmp_path, device, how):
+    from triton import OutOfResources
+
+    from kernels.triton import tuned
+
+    needs = {"large": 98304, "larger": 131072} if how != "alone" else {"large": 98304}
+
+    def start(name):
+        return [lambda: raise_(OutOfResources(needs[name], 65536, "shared memory"))]
+
+    ctx = on_gpu(tmp_path, tunes=how != "not tuned", pins={"x on H100": "large"} if how == "pinned" else {})
+    said = "^the kernel needs 98304 bytes of shared memory, a block on H100 has 65536$"
+    with pytest.raises(Skip, match=said):
+        tuned.choose(ctx, "x", {name: name for name in needs}, start)
+    assert ctx.settings.get("tuned") != "measured"
+
+
+def test_other_errors_of_a_kernel_that_was_not_measured_are_the_cases(tmp_path, device):
+    from kernels.triton import tuned
+
+    with pytest.raises(ZeroDivisionError):
+        tuned.choose(on_gpu(tmp_path), "x", {"one": 1}, lambda _: [lambda: 1 // 0])

@@ -2,75 +2,87 @@
 
     .venv/bin/python -m tools.beside_fio TARGET [PAIRS [SECONDS]]
 
-What ``--cross-check`` does of a case, for a table of patterns, and what it leaves out: after the ratio of our rate to fio's (a
-flush being one operation; median over PAIRS, 9 and no fewer for a figure to be told, the smallest and the largest) the same of
-fio to itself, which says what the disk's own unrest makes of a ratio.  Our writes end every sample with a sync, fio's the job.
-Needs fio; files are made in TARGET and removed.
+What ``--cross-check`` does of a case, for a table of patterns, and what it leaves out: checkpoints without a library (fio
+overwrites a file that is there, ours makes a new one) and small files (by fio: threads that open, read and close one after the
+other).  After the ratio of our rate to fio's (a flush being one operation; median over PAIRS, 9 and no fewer for a figure to be
+told, the smallest and the largest) stands that of fio to itself, which says what the disk's own unrest makes of a ratio.  Our
+writes end every sample with a sync, fio's the job.  Needs fio; files are made in TARGET and removed.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
+from collections.abc import Iterator
 
-from clustergauge.clocks import WallClock
-from clustergauge.cross_check import Turns
-from clustergauge.probe import Context, Work
-from clustergauge.world import Serial
-from storage_io import fio, flush, random_io, sequential
+from clustergauge.probe import Context, Peer, Work
+from storage_io import checkpoint, fio, flush, random_io, sequential, small_files
+from storage_io.formats import RAW_DEPTH
+from storage_io.layout import PIECE_BYTES
+from tools.beside import Make, main
 
-PAIRS, SECONDS = 9, 1.0
 SIZE = 256 << 20
 JOURNAL = 16 << 20
+SHARD = 512 << 20
+SMALL = 128 << 10
+THREADS = 8
 
 
-def patterns() -> Iterator[tuple[str, Callable[[Context], Work]]]:
-    """Random and sequential transfers, and a flush."""
+def patterns() -> Iterator[tuple[str, Make]]:
+    """Random and sequential transfers, a flush, a loader's reads of shards and of small files, and checkpoints."""
     for op in ("read", "write"):
         for depth in (1, 32, 64):
             yield f"random {op} 4KiB, {depth}", lambda ctx, o=op, d=depth: random_io.prepare(ctx, o, 4096, d, SIZE)
         for depth in (1, 8):
             yield f"sequential {op} 1MiB, {depth}", lambda ctx, o=op, d=depth: sequential.prepare(ctx, o, d, SIZE)
     yield "flush 4KiB", lambda ctx: flush.prepare(ctx, JOURNAL)
+    yield "shards 128KiB, 8", lambda ctx: random_io.prepare(ctx, "read", SMALL, THREADS, SIZE)
+    yield "small files 128KiB, 8", small
+    for op in ("save", "restore"):
+        yield f"checkpoint {op} raw", lambda ctx, o=op: shard(ctx, o)
 
 
-def beside(make: Callable[[Context], Work], target: Path, pairs: int, seconds: float) -> tuple[list[float], list[float]]:
-    """Ratios of our rate to fio's, and of fio's to its own a moment later; who is first alternates."""
-    with TemporaryDirectory(dir=target) as folder:
-        context = Context(
-            world=Serial(), device="cpu", seed=1, scratch=Path(folder), budget_s=seconds, target=target, cross_check=True
-        )
-        work = make(context)
-        assert work.close
-        try:
-            if not work.peer:
-                sys.exit(f"{context.settings['cross_check']}")
-            turns = Turns(work, WallClock(), work.peer, seconds)
-            turns.take(pairs)
-            again = [work.peer.seconds(seconds) for _ in range(pairs)]
-        finally:
-            work.close()
-    us = [theirs / ours for ours, theirs in zip(turns.own_s, turns.peer_s, strict=True)]
-    return us, [one / other for one, other in zip(turns.peer_s, again, strict=False)]
+def shard(ctx: Context, op: str) -> Work:
+    """A checkpoint without a library; beside it the same bytes in one file, as many pieces in flight."""
+    work = checkpoint.prepare(ctx, "llama3-8b", "raw", op, SHARD)
+    size = work.workload.bytes_read + work.workload.bytes_written
+    whole = size // PIECE_BYTES * PIECE_BYTES
+    pattern = fio.Pattern("write" if op == "save" else "read", PIECE_BYTES, RAW_DEPTH, whole, "end" if op == "save" else "")
+    work.peer = Peer(fio.version(), lambda seconds: size / fio.run(pattern, ctx.scratch / "shard", seconds))
+    return work
 
 
-def main() -> int:
-    """Print a line for each pattern."""
-    if len(sys.argv) < 2 or not fio.installed():
-        sys.stderr.write("fio is not installed\n" if len(sys.argv) > 1 else f"{__doc__}\n")
-        return 2
-    target, pairs = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else PAIRS
-    seconds = float(sys.argv[3]) if len(sys.argv) > 3 else SECONDS
-    for name, make in patterns():
-        us, same = beside(make, target, pairs, seconds)
-        texts = [f"{median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in (us, same)]
-        sys.stdout.write(f"{name:26} {texts[0]}   fio to itself {texts[1]}\n")
-        sys.stdout.flush()
-    return 0
+def small(ctx: Context) -> Work:
+    """Small files read whole; beside it as many threads of fio, each on files of its own."""
+    work = small_files.prepare(ctx, "read", THREADS, SMALL)
+    each = small_files.TOTAL_BYTES // SMALL // THREADS
+    given = {
+        "name": "beside",
+        "directory": ctx.scratch,
+        "rw": "read",
+        "bs": SMALL,
+        "filesize": SMALL,
+        "nrfiles": each,
+        "size": each * SMALL,
+        "openfiles": 1,
+        "file_service_type": "sequential",
+        "numjobs": THREADS,
+        "ioengine": "psync",
+        "direct": 1,
+        "time_based": 1,
+        "output-format": "json",
+    }
+    words = [fio.installed(), "--thread", "--group_reporting", *(f"--{name}={value}" for name, value in given.items())]
+
+    def theirs(seconds: float) -> float:
+        done = subprocess.run([*words, f"--runtime={max(1, round(seconds))}"], capture_output=True, timeout=seconds + fio.GRACE_S)
+        if done.returncode:
+            raise OSError(done.stderr.decode(errors="replace").strip()[:200])
+        return SMALL / fio.bytes_per_second(done.stdout)
+
+    work.peer = Peer(fio.version(), theirs)
+    return work
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(str(__doc__), patterns(), "" if fio.installed() else "fio is not installed"))

@@ -21,7 +21,7 @@ from kernels.gate.entry import SCALE, Argument, Entry, Expects, Pointer, named
 from kernels.gate.targets import TARGETS
 
 if TYPE_CHECKING:
-    from kernels.triton.matmul import Config
+    from kernels.triton.matmul_tiles import Config
 
 DECLARING = (
     "kernels.triton.attention",
@@ -32,9 +32,22 @@ DECLARING = (
     "kernels.triton.normalise",
 )
 """Modules with a function ``gate_entries``."""
-SHAPES = {"": (8192, 8192), "K masked": (8192, 8208), "K ragged": (8192, 8191), "N ragged": (8191, 8192)}
-"""N and K for each way a launch specialises a product: both divisible by all tiles; K by 16 alone; rows of the operands that
-start anywhere; rows of the output that do (both get small tiles).  M only counts rows."""
+SHAPES = {
+    "": (8192, 8192, 8192),
+    "K masked": (8192, 8192, 8208),
+    "K ragged": (8192, 8192, 8191),
+    "N ragged": (8192, 8191, 8192),
+    "1 row": (1, 8192, 8192),
+    "16 rows": (16, 8192, 8192),
+    "16 rows, K masked": (16, 8192, 8208),
+    "32 rows": (32, 8192, 8192),
+    "64 rows": (64, 8192, 8192),
+    "63 rows, K masked": (63, 8192, 8208),
+}
+"""M, N and K for each way a launch specialises a product: all divisible by all tiles; K by 16 alone; rows of the operands that
+start anywhere; rows of the output that do (both get small tiles); and few rows (one is a constant to the compiler)."""
+NARROW = 64
+"""Instructions of warp groups and of tensor memory multiply so many rows at least."""
 _BOTH = frozenset({"loads", "stores"})
 
 
@@ -46,35 +59,36 @@ def entries() -> list[Entry]:
 
 def matmul_entries() -> list[Entry]:
     """Every dtype and kind of shape on every target where pointers run it."""
-    from kernels.triton import matmul
+    from kernels.triton import matmul_tiles
 
-    cases = itertools.product(TARGETS, matmul.DTYPES, SHAPES)
+    cases = itertools.product(TARGETS, matmul_tiles.DTYPES, SHAPES)
     return [entry for case in cases for entry in _matmul(*case)]
 
 
 def _matmul(target: str, dtype: str, shape: str) -> Iterator[Entry]:
     """Of every candidate; none where the kernel has no configuration, or tiles are moved by the copy engine."""
-    from kernels.triton import matmul
+    from kernels.triton import matmul_tiles
 
+    m, n, k = SHAPES[shape]
     try:
-        found = matmul.candidates(target.replace("sm", "sm_"), dtype, *SHAPES[shape])
+        found = matmul_tiles.candidates(target.replace("sm", "sm_"), dtype, n, k, m)
     except Skip:
         return
     for number, config in enumerate(found, 1):
-        if isinstance(config, matmul.Config):
+        if isinstance(config, matmul_tiles.Config):
             yield _product(target, dtype, shape, config, number)
 
 
 def _product(target: str, dtype: str, shape: str, config: Config, number: int) -> Entry:
     from kernels.triton import matmul
 
-    n, k = SHAPES[shape]
+    m, n, k = SHAPES[shape]
     kind, scale = dtype.removesuffix("_fast"), SCALE if dtype.startswith("fp8") else None
     operand, output = {"int8": ("int8", "int32"), "tf32": ("fp32", "fp32"), "fp8": ("fp8", "bf16")}.get(kind, (kind, kind))
-    wide = {"": {"loads", "stores"}, "N ragged": {"loads"}}.get(shape, set[str]())
+    wide = {"": {"loads", "stores"}, "N ragged": {"loads"}}.get(shape, {"loads"} if config.few else set[str]())
     if target.startswith("gfx"):
         wide -= {"stores"}  # sums are stored as the products leave them
-        if (scale or dtype == "int8") and shape:
+        if (scale or dtype == "int8") and "ragged" in shape:
             wide -= {"loads"}  # a small tile has 8 bytes for each of its 256 threads
     return Entry(
         kernel="matmul",
@@ -86,7 +100,7 @@ def _product(target: str, dtype: str, shape: str, config: Config, number: int) -
             "c_ptr": Pointer(output),
             "a_scale_ptr": scale,
             "b_scale_ptr": scale,
-            "M": 8192,
+            "M": m,
             "N": n,
             "K": k,
         },
@@ -94,7 +108,12 @@ def _product(target: str, dtype: str, shape: str, config: Config, number: int) -
         warps=config.warps,
         stages=config.stages,
         targets=(target,),
-        expects=Expects("" if kind == "fp32" else kind, wide=frozenset(wide), scalars=2 * SCALE.bytes if scale else 0),
+        expects=Expects(
+            "" if kind == "fp32" else kind,
+            narrow=config.bm < NARROW,
+            wide=frozenset(wide),
+            scalars=2 * SCALE.bytes if scale else 0,
+        ),
         config=str(config),
     )
 

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Hosts on one machine: network namespaces joined by a bridge, each with a name, an address and shared memory of its own.
 # Processes and files are common to all.  Needs root, ip(8), unshare(1).  $LAB tells one set of hosts from another.
-#   up HOST...              make the hosts, 10.78.x.1 and on; this machine is 10.78.x.254 (address says it)
+#   up HOST...              make the hosts, 10.78.x.1 and on; this machine is 10.78.x.254 (address says it).  With FAMILY=6 there
+#                           is no IPv4 between them: fd78:x::1 and on, this machine is fd78:x::fe
 #   exec HOST COMMAND...    run a command in one
 #   ssh HOST WORDS...       the same as ssh would: the words are for a shell, standard input goes along
 #   cut HOST, mend HOST     the link of one, at the switch: nothing comes through, and nobody is told
@@ -9,8 +10,13 @@
 set -e
 LAB=${LAB:?which set of hosts}
 D=/run/clustergauge-$LAB
-NET=10.78.$(($(printf %s "$LAB" | cksum | cut -d' ' -f1) % 250))
+number=$(($(printf %s "$LAB" | cksum | cut -d' ' -f1) % 250))
+case ${FAMILY:-4} in
+4) NET=10.78.$number. HEAD=254 BITS=24 ;;
+6) NET=fd78:$number:: HEAD=fe BITS=64 ;;
+esac
 port() { grep -n " $1\$" "$D/hosts" | cut -d: -f1; }
+named() { grep "^$1 " "$D/hosts" | cut -d' ' -f2 | grep . || echo "$1"; } # hosts may be called by their addresses
 verb=$1
 shift || true
 case $verb in
@@ -19,6 +25,8 @@ up)
     ip netns add "$LAB-switch"
     ip -n "$LAB-switch" link add br0 type bridge
     ip -n "$LAB-switch" link set br0 up
+    nodad=
+    [ "$BITS" = 24 ] || nodad=nodad # usable at once
     i=0
     for host; do
         i=$((i + 1))
@@ -26,18 +34,18 @@ up)
         ip link add eth0 netns "$LAB-$host" type veth peer name "p$i" netns "$LAB-switch"
         ip -n "$LAB-switch" link set "p$i" master br0 up
         ip -n "$LAB-$host" link set lo up
-        ip -n "$LAB-$host" addr add "$NET.$i/24" dev eth0
         ip -n "$LAB-$host" link set eth0 up
-        echo "$NET.$i $host" >>"$D/hosts"
+        ip -n "$LAB-$host" addr add "$NET$i/$BITS" dev eth0 $nodad
+        echo "$NET$i $host" >>"$D/hosts"
     done
     ip link add "$LAB-up" type veth peer name head netns "$LAB-switch"
     ip -n "$LAB-switch" link set head master br0 up
-    ip addr add "$NET.254/24" dev "$LAB-up"
     ip link set "$LAB-up" up
+    ip addr add "$NET$HEAD/$BITS" dev "$LAB-up" $nodad
     { echo "127.0.0.1 localhost"; cat "$D/hosts"; } >"$D/etc_hosts"
     ;;
 exec)
-    host=$1
+    host=$(named "$1")
     shift
     exec ip netns exec "$LAB-$host" unshare --uts --ipc --mount sh -c '
         hostname "$1"; mount --bind "$2" /etc/hosts; mount -t tmpfs shm /dev/shm; shift 2; exec "$@"' _ "$host" "$D/etc_hosts" "$@"
@@ -47,7 +55,7 @@ ssh)
     shift
     exec "$0" exec "$host" sh -c "$*"
     ;;
-address) echo "$NET.254" ;;
+address) echo "$NET$HEAD" ;;
 cut) ip -n "$LAB-switch" link set "p$(port "$1")" down ;;
 mend) ip -n "$LAB-switch" link set "p$(port "$1")" up ;;
 pids) ip netns pids "$LAB-$1" ;;
@@ -59,5 +67,5 @@ down)
     ip link del "$LAB-up" 2>/dev/null || true
     rm -rf "$D"
     ;;
-*) sed -n 2,9p "$0"; exit 2 ;;
+*) sed -n 2,10p "$0"; exit 2 ;;
 esac

@@ -178,8 +178,11 @@ def ssh(words: list[str]) -> None:
     os.execvp(command[0], command)
 
 
-def measure(folder: Path, hosts: int, quiet: str, starving: Path | None = None, starved: int = 0) -> dict:
-    """The document of one run in the lab.  ``starving``: the control group into which the ranks of host ``starved`` go."""
+def measure(folder: Path, hosts: int, quiet: str, starving: Path | None = None, starved: int = 0) -> tuple[dict, str]:
+    """The document of one run in the lab, empty where it wrote none, and how the run ended, in words.
+
+    ``starving``: the control group into which the ranks of host ``starved`` go.
+    """
     (folder / "suite.toml").write_text(SUITE.format(quiet=quiet))
     mpiexec = Path(sys.executable).parent / "mpiexec"
     names = ",".join(f"h{i}" for i in range(hosts))
@@ -190,9 +193,18 @@ def measure(folder: Path, hosts: int, quiet: str, starving: Path | None = None, 
     run = [sys.executable, str(ROOT / "run_suite.py"), "--suite", str(folder / "suite.toml"), "--ranks", str(hosts),
            "--launcher", launcher, "-o", str(folder / "results"), "--format", "json"]  # fmt: skip
     done = subprocess.run(inside("h0", *run), capture_output=True, text=True, cwd=ROOT)
-    if not done.stdout:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
+    words = "; ".join(line.strip() for line in done.stderr.splitlines()[-3:] if line.strip())
+    ended = f"run_suite.py exited with {done.returncode}{': ' if words else ''}{words}"
+    try:
+        return json.loads(done.stdout), ended
+    except ValueError:
+        return {}, f"no document: {ended}"
+
+
+def no_result(document: dict, ended: str) -> str:
+    """Why a run says nothing of its pairs: what its records say, and how it ended."""
+    reasons = [f"{record['status']}: {record.get('reason', '')}" for record in document.get("records", [])]
+    return "; ".join([*(reasons or ["no record"]), ended])
 
 
 def wanted(kind: str, host: int, other: int) -> set[tuple[str, str, str]]:
@@ -225,9 +237,9 @@ def trial(kind: str, number: int, hosts: int, quiet: str, folder: Path, keep: Pa
     host, other = chance.sample(range(hosts), 2)
     began = time.monotonic()
     with fault(kind, host, other), quota(folder) if kind == "starved" else contextlib.nullcontext() as starving:
-        document = measure(folder, hosts, quiet, starving, host)
-    if not document["pairs"]:
-        print(f"{kind:9} {number:3}  NO RESULT  {document['records'][0]['reason']}")
+        document, ended = measure(folder, hosts, quiet, starving, host)
+    if not document.get("pairs"):
+        print(f"{kind:9} {number:3}  WRONG, NO RESULT  {no_result(document, ended)}", flush=True)
         return False
     found = document["pairs"][0]
     got = {(s["kind"], s["where"], s.get("cause") or s.get("direction", "")) for s in found.get("suspects", [])}
@@ -246,8 +258,8 @@ def trial(kind: str, number: int, hosts: int, quiet: str, folder: Path, keep: Pa
         f"{'' if s['confirmed'] else ' unconfirmed'} {s.get('note', '')}"
         for s in found.get("suspects", [])
     )
-    series = document["records"][0]["measurement"]["series"]
-    said += f"; waited {', '.join(f'{share:.2f}' for share in series[waits.SERIES]['values'])}"
+    told = [r.measurement.series[waits.SERIES].values for r in records if r.measurement and waits.SERIES in r.measurement.series]
+    said += f"; waited {', '.join(f'{share:.2f}' for share in told[0])}" if told else "; no rank told its waits"
     said += f"; starved by {' and '.join(named)}" if named else ""
     smallest = found["smallest_degradation"]
     shows = f"{100 * smallest:.0f} %" if smallest is not None else "–"

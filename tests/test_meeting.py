@@ -1,0 +1,131 @@
+"""Nodes that share a storage target: how that is known, and that each measures there alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from msgspec.structs import replace
+
+from clustergauge import code, forecast, hosts, marks, meeting
+from clustergauge.fleet import turns
+from clustergauge.plan import Wish, load_probes, load_suite
+from clustergauge.plan_nodes import plan_nodes
+from reports import listing
+from storage_io import workspace
+from tests import made, nodes
+from tests.on_disk import names, needs_root
+
+SUITE = """
+title = "storage of two nodes"
+budget_s = 0.1
+timeout_s = 20
+[[cases]]
+probe = "alone"
+"""
+
+
+def met(tmp_path, target, remote=nodes.REMOTE):
+    fleet = nodes.fleet(("na", "nb"), remote=remote)
+    try:
+        assert not fleet.left_out, fleet.left_out
+        fleet.meet([str(target), str(tmp_path / "absent"), "s3://bucket/x"])
+        return fleet.shared
+    finally:
+        fleet.close()
+
+
+def test_the_same_folder_seen_by_two_nodes_is_shared_and_nothing_is_left_in_it(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    assert met(tmp_path, target) == {str(target): [["na", "nb"]], "s3://bucket/x": [["na", "nb"]]}
+    assert names(target) == []
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_folder_of_the_same_name_on_each_node_is_not_shared(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    assert met(tmp_path, target, nodes.own_disks(tmp_path, target)) == {"s3://bucket/x": [["na", "nb"]]}
+
+
+def test_each_node_has_a_shared_target_to_itself(tmp_path):
+    """A case that is wrong where another node is at work on the target, as both would be at once."""
+    target, suite = tmp_path / "target", tmp_path / "alone.toml"
+    target.mkdir()
+    suite.write_text(SUITE)
+    command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.alone", "--suite", str(suite)]
+    command += ["--remote", nodes.REMOTE, "--hosts", "na,nb", "--target", str(target), "-o", str(tmp_path / "results")]
+    done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = [path for path in (tmp_path / "results").iterdir() if (path / "run.json").exists()]
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert [(r["placement"][0]["host"], r["status"]) for r in records] == [("na", "ok"), ("nb", "ok")]
+    assert json.loads((folder / "run.json").read_text())["planned"][0]["in_turn"] == "na"
+    assert names(target) == []
+
+
+def test_a_mark_that_was_left_goes_with_the_next_storage_case(tmp_path):
+    mark = marks.mark_of("token", "na")
+    assert marks.take("mark", str(tmp_path), mark) == []
+    assert marks.take("look", str(tmp_path), mark) == [mark]
+    workspace.sweep(tmp_path)
+    assert names(tmp_path) == []
+    assert marks.take("clear", str(tmp_path), mark) == []  # somebody was faster
+
+
+def test_only_marks_are_made_and_removed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for step in ("mark", "look", "clear"):
+        assert marks.take(step, str(tmp_path), "mine") == []
+        assert marks.take(step, str(tmp_path), "../mine") == []
+        assert marks.take(step, str(tmp_path / "absent"), marks.mark_of("t", "n")) == []
+    assert names(tmp_path) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "groups"),
+    [
+        ({"a": {"a"}, "b": {"b"}}, []),
+        ({"a": {"a", "b"}, "b": {"a", "b"}, "c": {"c"}}, [["a", "b"]]),
+        ({"a": {"a", "c"}, "b": {"b", "d"}, "c": {"c"}, "d": set()}, [["a", "c"], ["b", "d"]]),
+        ({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"nobody"}}, [["a", "b", "c", "d"]]),
+    ],
+)
+def test_who_sees_another_or_is_seen_shares(seen, groups):
+    assert meeting.joined(seen) == groups
+
+
+def test_in_each_turn_is_one_node_of_every_group():
+    def one(first):
+        return made.planned(made.record(), in_turn=first)
+
+    todo = {"a": [one("a")], "b": [one("b"), one("b")], "c": [one("a"), one("")], "d": [one("a")]}
+    assert [{n: len(p) for n, p in turn.items()} for turn in turns(todo)] == [{"a": 1, "b": 2}, {"c": 1}, {"d": 1}]
+    assert turns({"a": [one("")]}) == []
+
+
+def test_a_node_in_two_groups_measures_on_one_target_at_a_time():
+    both = [made.planned(made.record(), in_turn="a"), made.planned(made.record(), in_turn="b")]
+    todo = {"a": both[:1], "b": both}
+    assert [{n: [p.in_turn for p in own] for n, own in turn.items()} for turn in turns(todo)] == [
+        {"a": ["a"], "b": ["b"]},
+        {"b": ["a"]},
+    ]
+
+
+def test_the_plan_says_what_is_measured_in_turn_and_for_how_long(tmp_path):
+    (tmp_path / "alone.toml").write_text(SUITE)
+    suite, probes = load_suite(tmp_path / "alone.toml"), load_probes(["tests.faults.alone"])
+    machines = {f"n{n}": made.machine(machine_id=f"m{n}") for n in range(1, 5)}
+    wish = Wish(targets=["/x"])
+    planned = plan_nodes(suite, probes, machines, list(machines), wish, shared={"/x": [["n1", "n3", "n4"]]})
+    assert [(hosts.expand(p.hosts), p.in_turn) for p in planned] == [(["n1", "n3", "n4"], "n1"), (["n2"], "")]
+    alone = forecast.predict(planned[1:])
+    assert forecast.predict(planned) == pytest.approx(4 * alone)
+    assert forecast.predict([replace(p, in_turn="") for p in planned]) == pytest.approx(alone)
+    said = listing.page_of(planned, 120).text()
+    assert "1 of them on one node after another, which share the target" in " ".join(said.split())
