@@ -15,7 +15,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from clustergauge import accept, differ, peers, reduce
+from clustergauge import accept, differ, hosts, peers, reduce
+from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
 from clustergauge.reduce import Part, Unit
@@ -125,12 +126,11 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         finding, found_racks = _judge_case(members, racks, classes, reasons, cleared)
         cases += [finding] if finding else []
         slow_racks += found_racks
-    measured = {unit.machine_id for unit in part.units}
+    measured = {unit.machine_id for unit in part.units} | part.spanned.keys()
     for machine_id in part.machines:
-        if machine_id not in measured or machine_id in part.unreached:
-            count = part.unreached.get(machine_id)
-            detail = f"{count} planned cases have no record" if count else "no case was measured"
-            reasons[machine_id].append(Reason(kind="unmeasured", detail=detail))
+        reasons[machine_id] += map(_over_nodes, part.failed.get(machine_id, ()))
+        if why := _unmeasured(part, machine_id, machine_id in measured, reasons[machine_id]):
+            reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     unreached = "no run that can be read is of it" if part.unreadable else "it was never reached"
@@ -201,6 +201,28 @@ def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> N
     return Node(
         host=machine.host, machine_id=machine.machine_id, state=state, rack=rack, parts=parts, reasons=ordered, cleared=cleared
     )
+
+
+def _over_nodes(failed: Failed) -> Reason:
+    """What pairs or its group say of a node.  Of a group that failed one member is to blame, and nobody knows which."""
+    return Reason(
+        kind=failed.kind,
+        device=failed.device,
+        case=failed.case,
+        ratio=failed.ratio,
+        confirmed=failed.by_itself,
+        detail=failed.reason if failed.by_itself else f"its group: {failed.reason}",
+    )
+
+
+def _unmeasured(part: Part, machine_id: str, measured: bool, reasons: Sequence[Reason]) -> str:
+    """Why a machine was not measured, or not in all that it was to be in; empty where it was, or ``reasons`` say why."""
+    count, cut = part.unreached.get(machine_id), part.cut.get(machine_id, "")
+    if cut and not any(r.confirmed or hosts.spans(r.device) for r in reasons):
+        return cut
+    if count:
+        return f"{count} planned cases have no record"
+    return "" if measured or cut else "no case was measured"
 
 
 def _worst(node: Node) -> float:

@@ -48,12 +48,12 @@ class Outcome:
 
 
 def suspects(fleet: Fleet) -> list[Suspect]:
-    """Whatever fresh launches could confirm or clear, worst machines first."""
+    """Whatever fresh launches on a machine alone could confirm or clear, worst machines first."""
     return [
         Suspect(node.machine_id, node.host, reason.case, reason.device, reason.ratio or 0.0, reason.kind)
         for node in fleet.nodes
         for reason in node.reasons
-        if reason.kind in KINDS and not reason.confirmed
+        if reason.kind in KINDS and not reason.confirmed and not hosts.spans(reason.device)
     ]
 
 

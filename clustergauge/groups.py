@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from clustergauge import hosts, metrics, stats, sweeps
 from clustergauge.accept import deciding, is_bad
-from clustergauge.model import Machine, Planned, Record, Verdict
+from clustergauge.model import Data, Machine, Planned, Record, Verdict
 from clustergauge.topology import Topology
 
 MOST = 8
@@ -149,6 +150,70 @@ def members(record: Record) -> str:
     return hosts.compress(dict.fromkeys(place.host for place in record.placement))
 
 
+class Failed(Data, frozen=True, kw_only=True):
+    """A host that failed among pairs (``by_itself``), or whose group failed: one of its members is to blame.
+
+    ``ratio``: its speed, or its group's, over its peers'; ``None`` where something broke.
+    """
+
+    host: str
+    case: str
+    device: str
+    kind: Literal["slow", "failed"]
+    ratio: float | None = None
+    by_itself: bool = False
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'' if self.by_itself else 'its group '}failed {self.case}: {self.reason}"
+
+
+def failed(records: Sequence[Record], machines: Iterable[Machine], topology: Topology | None = None) -> list[Failed]:
+    """Hosts that failed among pairs or in their group, and how.
+
+    ``machines``: they know what is between the GPUs of one host.
+    """
+    found = [
+        Failed(
+            host=suspect.where.partition("/")[0],
+            case=one.case,
+            device=one.device,
+            kind="slow",
+            ratio=suspect.ratio,
+            by_itself=True,
+            reason=sweeps.sentence(suspect),
+        )
+        for one in sweeps.findings(records, topology, machines)
+        for suspect in one.suspects
+        if suspect.confirmed and suspect.kind in ("endpoint", "node")
+    ]
+    in_groups = [r for r in records if hosts.is_group(r.device)]
+    slow = {(v.case, v.device): v for v in verdicts(in_groups)}
+    groups = {r.device for r in in_groups}
+    broken: dict[str, set[str]] = {}
+    for record in in_groups:
+        if is_bad(record):
+            broken.setdefault(record.case, set()).add(record.device)
+    for record in in_groups:
+        verdict = slow.get((record.case, record.device))
+        by_itself = is_bad(record) and broken[record.case] != groups  # what failed in all of them says nothing of one
+        if not verdict and not by_itself:
+            continue
+        reason = verdict.reason if verdict else f"{members(record)}: {record.reason or 'counted errors'}"
+        found += [
+            Failed(
+                host=host,
+                case=record.case,
+                device=record.device,
+                kind="slow" if verdict else "failed",
+                ratio=verdict.value if verdict else None,
+                reason=reason,
+            )
+            for host in dict.fromkeys(place.host for place in record.placement)
+        ]
+    return list(dict.fromkeys(found))
+
+
 def unfit(records: Sequence[Record], machines: Mapping[str, Machine], topology: Topology | None = None) -> dict[str, str]:
     """Nodes that failed among pairs or in their group, and how: they are kept out of the next tier.
 
@@ -156,24 +221,7 @@ def unfit(records: Sequence[Record], machines: Mapping[str, Machine], topology: 
     """
     names = {machine.host: name for name, machine in machines.items()}
     found: dict[str, str] = {}
-    for one in sweeps.findings(records, topology, machines.values()):
-        for suspect in one.suspects:
-            host = suspect.where.partition("/")[0]
-            if suspect.confirmed and suspect.kind in ("endpoint", "node") and host in names:
-                found.setdefault(names[host], f"failed {one.case}: {sweeps.sentence(suspect)}")
-    slow = {(v.case, v.device): v.reason for v in verdicts(records)}
-    in_groups = [r for r in records if hosts.is_group(r.device)]
-    groups = {r.device for r in in_groups}
-    broken: dict[str, set[str]] = {}
-    for record in in_groups:
-        if is_bad(record):
-            broken.setdefault(record.case, set()).add(record.device)
-    for record in in_groups:
-        by_itself = is_bad(record) and broken[record.case] != groups  # what failed in all of them says nothing of one
-        reason = slow.get(
-            (record.case, record.device), f"{members(record)}: {record.reason or 'counted errors'}" if by_itself else ""
-        )
-        for host in dict.fromkeys(place.host for place in record.placement) if reason else ():
-            if host in names:
-                found.setdefault(names[host], f"its group failed {record.case}: {reason}")
+    for one in failed(records, machines.values(), topology):
+        if one.host in names:
+            found.setdefault(names[one.host], str(one))
     return found

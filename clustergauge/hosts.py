@@ -57,9 +57,19 @@ def is_group(device: str) -> bool:
     return device.partition(":")[2].startswith("group")
 
 
+def lost(name: str) -> str:
+    """How the reason of a case begins that failed because a node was lost."""
+    return f"node {name} is lost"
+
+
+def tells_of_lost(reason: str, names: Iterable[str]) -> bool:
+    """Whether a case failed because one of these nodes was lost: no fault of the others'."""
+    return any(lost(name) in reason for name in names)
+
+
 def is_name(text: str) -> bool:
     """Whether it can be the name of a host, and nothing that a script could take for something else."""
-    return _NAME.fullmatch(text) is not None or _address(text) == text
+    return bool(text) and (_NAME.fullmatch(text) is not None or _address(text) == text)
 
 
 def compress(names: Iterable[str]) -> str:

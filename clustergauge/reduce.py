@@ -19,10 +19,11 @@ from pathlib import Path
 
 import msgspec
 
-from clustergauge import accept, folder, hosts, loading, metrics
+from clustergauge import accept, folder, groups, hosts, loading, metrics, topology
 from clustergauge.errors import UsageError
+from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Data, Machine, Record, Workload
+from clustergauge.model import Data, Machine, Planned, Record, Workload
 
 TAIL_SAMPLES = 10
 """The fewest samples whose 90th percentile says something."""
@@ -64,6 +65,8 @@ class Part(Data, frozen=True):
     """What some runs come to.  ``unreached``: planned for a machine and without a record, by machine.
 
     ``folders``: of the run that measured a machine, by machine.  ``unreadable``: folders that could not be read, and why.
+    ``spanned``: in how many launches over nodes that have a number each machine was; ``failed``: what such cases say of one;
+    ``cut``: why it was not in all that were planned with it (lost, or kept out).
     """
 
     machines: dict[str, Machine]
@@ -75,6 +78,9 @@ class Part(Data, frozen=True):
     notes: list[str]
     folders: dict[str, str]
     unreadable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    spanned: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    failed: dict[str, list[Failed]] = msgspec.field(default_factory=dict[str, list[Failed]])
+    cut: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -125,6 +131,9 @@ def joined(parts: Iterable[Part]) -> Part:
     notes: list[str] = []
     folders: dict[str, str] = {}
     unreadable: dict[str, str] = {}
+    spanned: Counter[str] = Counter()
+    failed: dict[str, list[Failed]] = {}
+    cut: dict[str, str] = {}
     for part in parts:
         machines = part.machines | machines if _only_fresh(part) else machines | part.machines
         folders |= part.folders
@@ -138,7 +147,12 @@ def joined(parts: Iterable[Part]) -> Part:
         left_out |= part.left_out
         notes += part.notes
         unreadable |= part.unreadable
-    return Part(machines, _with_fresh(units), list(works), unreached, left_out, notes, folders, unreadable)
+        spanned.update(part.spanned)
+        cut |= part.cut
+        for machine, found in part.failed.items():
+            failed.setdefault(machine, []).extend(found)
+    units = _with_fresh(units)
+    return Part(machines, units, list(works), unreached, left_out, notes, folders, unreadable, dict(spanned), failed, cut)
 
 
 def _only_fresh(part: Part) -> bool:
@@ -163,19 +177,77 @@ def _with_fresh(units: list[Unit]) -> list[Unit]:
 
 
 def part_of(loaded: LoadedRun) -> Part:
-    """One run, reduced.  Cases of ranks on several hosts are nobody's own, and left out."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    """One run, reduced.  The times of ranks on several hosts are nobody's own: of those is kept who was there, and who failed."""
+    own: dict[tuple[str, str, str], list[Record]] = {}
+    together: list[Record] = []
     spanning = {device for device in {r.device for r in loaded.records} if hosts.spans(device)}
     for record in loaded.records:
-        spans = record.device in spanning or (len(record.placement) > 1 and len({place.host for place in record.placement}) > 1)
-        if record.status in ("ok", "wrong", "error") and not spans:
-            groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
+        if record.device in spanning or (len(record.placement) > 1 and len({place.host for place in record.placement}) > 1):
+            together.append(record)
+        elif record.status in ("ok", "wrong", "error"):
+            own.setdefault((record.machine_id, record.case, record.device), []).append(record)
     works: dict[Work, int] = {}
-    units = [_unit(key, records, works) for key, records in groups.items()]
+    units = [_unit(key, records, works) for key, records in own.items()]
     notes = [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
     first = {r.machine_id for r in loaded.records if not r.confirms}
     folders = {machine: str(loaded.path) for machine in loaded.machines if machine in first}
-    return Part(loaded.machines, units, list(works), _unreached(loaded), dict(loaded.run.left_out), notes, folders)
+    there = _there(loaded, together)
+    return Part(
+        machines=loaded.machines,
+        units=units,
+        works=list(works),
+        unreached=_unreached(loaded),
+        left_out=dict(loaded.run.left_out),
+        notes=notes,
+        folders=folders,
+        spanned=dict(Counter(machine_id for _, machine_id in there)),
+        failed=_failed(loaded),
+        cut=_cut(loaded, there),
+    )
+
+
+_Launch = tuple[str, str, int, bool]
+
+
+def _launch_of(one: Record | Planned) -> _Launch:
+    return one.case, one.device, one.launch, one.confirms
+
+
+def _there(loaded: LoadedRun, together: Iterable[Record]) -> set[tuple[_Launch, str]]:
+    """The launches over nodes that have a number, with each machine that was in them."""
+    by_host = {machine.host: machine_id for machine_id, machine in loaded.machines.items()}
+    return {
+        (_launch_of(record), by_host[place.host])
+        for record in together
+        if record.status == "ok"
+        for place in record.placement
+        if place.host in by_host
+    }
+
+
+def _failed(loaded: LoadedRun) -> dict[str, list[Failed]]:
+    """What pairs and groups say of single machines; the loss of one node is no fault of the others."""
+    by_host = {machine.host: machine_id for machine_id, machine in loaded.machines.items()}
+    told = [r for r in loaded.records if not hosts.tells_of_lost(r.reason, loaded.run.left_out)]
+    found: dict[str, list[Failed]] = {}
+    for one in groups.failed(told, loaded.machines.values(), topology.of_run(loaded.run)):
+        if one.host in by_host:
+            found.setdefault(by_host[one.host], []).append(one)
+    return found
+
+
+def _cut(loaded: LoadedRun, there: set[tuple[_Launch, str]]) -> dict[str, str]:
+    """Machines that were lost or kept out, if they were to be in more over nodes than they were, and why."""
+    out = {m: why for m, machine in loaded.machines.items() if (why := loaded.run.left_out.get(machine.node or machine.host))}
+    if not out:
+        return {}
+    names = {machine.node or machine.host: machine_id for machine_id, machine in loaded.machines.items()}
+    found: dict[str, str] = {}
+    for plan in loaded.run.planned:
+        if plan.nodes > 1 and not plan.skip and not plan.confirms:
+            members = (names.get(name, "") for name in hosts.expand(plan.hosts))
+            found |= {m: out[m] for m in members if m in out and (_launch_of(plan), m) not in there}
+    return found
 
 
 def _unit(key: tuple[str, str, str], records: list[Record], works: dict[Work, int]) -> Unit:

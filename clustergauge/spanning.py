@@ -17,7 +17,7 @@ from clustergauge.conversation import Conversation, Died
 from clustergauge.model import Machine, Planned, Record
 from clustergauge.run import Progress, carry_out, error_record
 from clustergauge.store import StoreError
-from clustergauge.team import Team, tells_of_lost
+from clustergauge.team import Team
 
 if TYPE_CHECKING:
     from clustergauge.fleet import Left
@@ -172,7 +172,7 @@ class Spanning:
 
     def _keep_apart(self) -> None:
         fleet = self._left.fleet
-        told = [r for r in self._left.recorded if not tells_of_lost(r.reason, fleet.left_out)]
+        told = [r for r in self._left.recorded if not hosts.tells_of_lost(r.reason, fleet.left_out)]
         failed = self._failed() | self._unfit(fleet.machines, told)
         fleet.apart |= {name: why for name, why in failed.items() if name not in fleet.apart}
 

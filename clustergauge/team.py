@@ -10,13 +10,13 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
 
-from clustergauge import messages as m
+from clustergauge import hosts, messages as m
 from clustergauge.control import Channel, Heard
 from clustergauge.conversation import Conversation, Died, Silent, Site
 from clustergauge.model import Machine, Place, Scalar
@@ -27,14 +27,6 @@ _PIDS = 1 << 32
 
 class Lost(Died):
     """A node is gone: its link, its agent or itself."""
-
-
-_LOST = "node {} is lost"
-
-
-def tells_of_lost(reason: str, names: Iterable[str]) -> bool:
-    """Whether a case failed because one of these nodes was lost: no fault of the others' (`Lost`)."""
-    return any(_LOST.format(name) in reason for name in names)
 
 
 def worker_id(node: int, pid: int) -> int:
@@ -214,7 +206,7 @@ class Team:
         self.lost.setdefault(name, reason)
         node = self._nodes.pop(number)
         threading.Thread(target=node.close, args=(False,), daemon=True).start()
-        return Lost(f"{_LOST.format(name)}: {reason}")
+        return Lost(f"{hosts.lost(name)}: {reason}")
 
     def _words(self, lost: Mapping[str, str]) -> str:
         return "; ".join(f"{name}: {reason}" for name, reason in lost.items())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from clustergauge import blame, reduce
+from clustergauge import blame, confirm, reduce, sweeps
+from clustergauge.loading import LoadedRun
 from clustergauge.model import Counters, Gpu, Measurement, Place, Workload
+from reports import fleet as page
 from tests import made
+from tests.swept import flat, swept
 from tests.test_verdicts import loaded
 
 
@@ -183,3 +188,90 @@ def test_the_exit_code_says_the_worst(time, code):
     broken = loaded([made.failed("wrong", "x", machine_id="m01")], node(1).machines["m01"], run_id="r1")
     assert blame.exit_code(judge(broken)) == 3
     assert blame.exit_code(judge()) == 4
+
+
+# -- cases over nodes
+
+
+HOSTS = [f"node-{n:03d}" for n in range(8)]
+
+
+def over_nodes(*records, out=None, hosts=HOSTS, local=True, **plan):
+    """A run over nodes: a case of its own on each, unless not ``local``, and ``records`` over all of them."""
+    machines = {f"m{n}": made.machine(machine_id=f"m{n}", host=host, node=host) for n, host in enumerate(hosts)}
+    own = [made.record(samples=[1.0 + 1e-4 * n] * 20, machine_id=m) for n, m in enumerate(machines)] if local else []
+    names = ",".join(hosts)
+    plans = [made.planned(own[0], hosts=names)] if local else []
+    plans += [made.planned(r, **{"hosts": names, "nodes": len(hosts), "ranks": len(hosts)} | plan) for r in records]
+    run = msgspec.structs.replace(made.run([]), planned=plans, left_out=out or {})
+    return LoadedRun(run, machines, [*own, *records], Path("x"), [])
+
+
+def all_reduce(*hosts, **more):
+    """A collective over these hosts."""
+    places = [Place(rank=n, host=host) for n, host in enumerate(hosts)]
+    return made.record(
+        "all_reduce", **{"device": "cpu:nodes", "placement": places, "ranks": len(places), "machine_id": "m0"} | more
+    )
+
+
+def test_a_host_that_failed_among_pairs_is_bad_and_says_so():
+    pairs = swept(flat(8, sends_2=0.21), device="cpu:nodes", machine_id="m0")
+    (failed,) = sweeps.findings([pairs])[0].suspects
+    why = f"failed {pairs.case}: {sweeps.sentence(failed)}"
+    rest = [host for host in HOSTS if host != "node-002"]
+    fleet = judge(over_nodes(pairs, all_reduce(*rest), out={"node-002": why}))
+    assert states(fleet) == {"node-002": "bad"}
+    (reason,) = fleet.nodes[0].reasons
+    assert (reason.kind, reason.case, reason.device, reason.confirmed) == ("slow", pairs.case, "cpu:nodes", True)
+    assert reason.detail.startswith("node-002 sends at 21 % of its peers")
+    assert blame.exit_code(fleet) == 1
+    assert page.lists_of(fleet)["bad.txt"] == b"node-002\n"
+    assert "node-002 sends at 21 % of its peers" in " ".join(page.page_of(fleet, 120).text().split())
+    assert confirm.suspects(fleet) == []
+
+
+def test_parts_survive_the_way_from_another_process():
+    part = reduce.part_of(over_nodes(swept(flat(8, sends_2=0.21), device="cpu:nodes", machine_id="m0")))
+    assert msgspec.json.decode(msgspec.json.encode(part), type=reduce.Part) == part
+    assert reduce.joined([part]) == part
+
+
+def test_one_of_a_group_that_failed_is_to_blame_and_all_are_suspects():
+    groups = [HOSTS[0:2], HOSTS[2:4], HOSTS[4:6], HOSTS[6:8]]
+    records = [
+        all_reduce(*members, device=f"cpu:group{n}", samples=[3.0 if n == 2 else 1.0] * 20, machine_id=f"m{2 * n}")
+        for n, members in enumerate(groups)
+    ]
+    fleet = judge(over_nodes(*records, nodes=2))
+    assert states(fleet) == {"node-004": "suspect", "node-005": "suspect"}
+    assert "its group: node-[004-005] at 33 % of the speed" in fleet.nodes[0].reasons[0].detail
+    assert confirm.suspects(fleet) == []  # nothing that one of them measures alone would tell
+    assert blame.exit_code(fleet) == 4
+
+
+LOST = "no word from node-002 any more: connection lost"
+
+
+def test_a_node_that_was_lost_is_never_good():
+    broken = all_reduce(*HOSTS, status="error", reason=f"node node-002 is lost: {LOST}", measurement=None)
+    later = all_reduce(*(host for host in HOSTS if host != "node-002"), size=9)
+    fleet = judge(over_nodes(broken, later, out={"node-002": LOST}))
+    assert states(fleet) == {"node-002": "unmeasured"}
+    assert fleet.nodes[0].reasons[0].detail == LOST
+    assert blame.exit_code(fleet) == 4
+    alone = judge(over_nodes(broken, later, out={"node-002": LOST}, local=False))
+    assert states(alone) == {"node-002": "unmeasured"}
+    assert alone.nodes[0].reasons[0].detail == LOST
+
+
+def test_a_node_kept_out_of_what_nobody_planned_is_whole():
+    assert states(judge(over_nodes(out={"node-002": "other versions than most nodes"}))) == {}
+    fleet = judge(over_nodes(all_reduce(*HOSTS[3:]), out={"node-002": "other versions than most nodes"}))
+    assert states(fleet) == {"node-002": "unmeasured"}
+
+
+def test_cases_over_nodes_are_measured_for_the_nodes_in_them():
+    fleet = judge(over_nodes(all_reduce(*HOSTS[:7]), local=False))
+    assert states(fleet) == {"node-007": "unmeasured"}
+    assert fleet.nodes[0].reasons[0].detail == "no case was measured"
