@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clustergauge import hosts, links, metrics, path, searched, stats
+from clustergauge import hosts, links, metrics, path, presence, searched, stats
 from clustergauge.bounds import Asked, absolute, fraction
 from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
@@ -192,9 +192,11 @@ def exit_code(
 ) -> int:
     """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured, inconclusive · 0.
 
-    Not measured is what was planned and has no record, or one that was cut short (`is_cut`), and a run that is `idle`: nothing in
-    it was seen to be good.  So are GPUs that are there and were not measured (`gpus_unmeasured`).
+    Not measured is what was planned and has no record, or one that was cut short (`is_cut`) or was over fewer nodes than it was
+    to be (`presence`), and a run that is `idle`: nothing in it was seen to be good.  So are GPUs that are there and were not
+    measured (`gpus_unmeasured`).  Of a run over nodes it is not the whole: see `judgement.exit_code_of`.
     """
+    machines = list(machines)
     outcomes: set[str] = {v.verdict for v in verdicts}
     statuses: set[str] = {r.status for r in records}
     recorded = Counter((r.case, r.device, r.launch) for r in records)
@@ -206,13 +208,18 @@ def exit_code(
         outcomes.add("not measured")
     if idle(records, planned, device) or any(r.status == "ok" and is_cut(r) for r in records):
         outcomes.add("not measured")
-    if gpus_unmeasured(records, planned, machines, device):
+    if gpus_unmeasured(records, planned, machines, device) or presence.absent(records, planned, machines):
         outcomes.add("not measured")
     if statuses & {"wrong", "error"} or "invalid" in outcomes:
         return BROKEN
     if "FAIL" in outcomes:
         return FAILED
     return UNKNOWN if outcomes & {"not measured", "inconclusive"} else OK
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code that says the worst of several."""
+    return min(codes, key=(BROKEN, FAILED, UNKNOWN, OK).index, default=OK)
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,10 @@ def of_run(loaded: LoadedRun, topology: Topology | None = None) -> Fleet | None:
 
 
 def exit_code(fleet: Fleet) -> int:
-    """3 where a result was wrong or its bits differ · 1 where a node is bad · 4 where one is suspect or unmeasured · 0."""
+    """3 where a result was wrong or its bits differ · 1 where a node is bad · 4 where one is suspect or unmeasured · 0.
+
+    Of one run: see `judgement.exit_code_of`.
+    """
     if any(r.kind in ("corrupting", "failed") for node in fleet.nodes for r in node.reasons):
         return accept.BROKEN
     if fleet.of("bad"):

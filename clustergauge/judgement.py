@@ -18,7 +18,22 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from clustergauge import __version__, accept, catalogue, code, criteria, folder, loading, store, sums, topology, valid, verdicts
+from clustergauge import (
+    __version__,
+    accept,
+    blame,
+    catalogue,
+    code,
+    criteria,
+    folder,
+    loading,
+    store,
+    sums,
+    topology,
+    valid,
+    verdicts,
+)
+from clustergauge.blame import Fleet
 from clustergauge.catalogue import Catalogue
 from clustergauge.criteria import Acceptance
 from clustergauge.errors import UsageError
@@ -50,6 +65,16 @@ class Checked:
 
 # --------------------------------------------------------------------------------------------------------------------------
 # kept
+
+
+def exit_code_of(loaded: LoadedRun, found: Iterable[Verdict], fleet: Fleet | None) -> int:
+    """What the results of a run come to, for every command that judges it: the worst of its cases and of its nodes.
+
+    ``fleet``: its nodes held against each other (`blame.of_run`), if there are several.
+    """
+    device = str(loaded.run.settings.get("device", ""))
+    of_cases = accept.exit_code(loaded.records, found, loaded.run.planned, device, loaded.machines.values())
+    return accept.worst([of_cases, blame.exit_code(fleet)] if fleet else [of_cases])
 
 
 def keep(
@@ -150,8 +175,7 @@ def verify(path: Path, results: Path, baseline: Path | None = None) -> Checked:
         return checked
     asked = _asked(loaded, judgement, _baseline(judgement, [path.parent, results], baseline))
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
-    device = str(loaded.run.settings.get("device", ""))
-    exit_code = accept.exit_code(loaded.records, found, loaded.run.planned, device, loaded.machines.values())
+    exit_code = exit_code_of(loaded, found, blame.of_run(loaded, asked.topology))
     told = list(_differences(path / folder.VERDICTS, judgement, found, exit_code))
     decided = f"decided by ClusterGauge {judgement.version}, code {judgement.code}"
     if not told:

@@ -23,7 +23,8 @@ from clustergauge import accept, folder, groups, hosts, loading, metrics, topolo
 from clustergauge.errors import UsageError
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Data, Machine, Planned, Record, Workload
+from clustergauge.model import Data, Machine, Record, Workload
+from clustergauge.presence import Launch, launch_of
 
 TAIL_SAMPLES = 10
 """The fewest samples whose 90th percentile says something."""
@@ -206,18 +207,11 @@ def part_of(loaded: LoadedRun) -> Part:
     )
 
 
-_Launch = tuple[str, str, int, bool]
-
-
-def _launch_of(one: Record | Planned) -> _Launch:
-    return one.case, one.device, one.launch, one.confirms
-
-
-def _there(loaded: LoadedRun, together: Iterable[Record]) -> set[tuple[_Launch, str]]:
+def _there(loaded: LoadedRun, together: Iterable[Record]) -> set[tuple[Launch, str]]:
     """The launches over nodes that have a number, with each machine that was in them."""
     by_host = {machine.host: machine_id for machine_id, machine in loaded.machines.items()}
     return {
-        (_launch_of(record), by_host[place.host])
+        (launch_of(record), by_host[place.host])
         for record in together
         if record.status == "ok"
         for place in record.placement
@@ -236,7 +230,7 @@ def _failed(loaded: LoadedRun) -> dict[str, list[Failed]]:
     return found
 
 
-def _cut(loaded: LoadedRun, there: set[tuple[_Launch, str]]) -> dict[str, str]:
+def _cut(loaded: LoadedRun, there: set[tuple[Launch, str]]) -> dict[str, str]:
     """Machines that were lost or kept out, if they were to be in more over nodes than they were, and why."""
     out = {m: why for m, machine in loaded.machines.items() if (why := loaded.run.left_out.get(machine.node or machine.host))}
     if not out:
@@ -246,7 +240,7 @@ def _cut(loaded: LoadedRun, there: set[tuple[_Launch, str]]) -> dict[str, str]:
     for plan in loaded.run.planned:
         if plan.nodes > 1 and not plan.skip and not plan.confirms:
             members = (names.get(name, "") for name in hosts.expand(plan.hosts))
-            found |= {m: out[m] for m in members if m in out and (_launch_of(plan), m) not in there}
+            found |= {m: out[m] for m in members if m in out and (launch_of(plan), m) not in there}
     return found
 
 

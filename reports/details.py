@@ -11,13 +11,14 @@ from reports.layout import Part, fit_end
 from reports.rows import Row
 
 LONGEST = 70
-"""Cells of a line that says how much was saved."""
+"""Cells of a line that says how much was saved, or who was there."""
 CLOCK_OFF = 0.03
 """So far from the clock of its ceiling a case's own clock is worth a line."""
 
 
 def details(row: Row) -> Iterator[list[Part]]:
     """What is known of the row beyond its columns, a line each."""
+    yield from _over(row)
     yield from _held(row)
     yield from _cut(row)
     yield from _clock(row)
@@ -25,6 +26,12 @@ def details(row: Row) -> Iterator[list[Part]]:
     yield from _checkpoint(row)
     yield from _loader(row)
     yield from _cross_check(row)
+
+
+def _over(row: Row) -> Iterator[list[Part]]:
+    """Which nodes a case was over, if not over all that it was to span."""
+    if row.over:
+        yield ["  ", (fit_end(printable(row.over), LONGEST), "yellow")]
 
 
 def _held(row: Row) -> Iterator[list[Part]]:

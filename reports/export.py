@@ -44,7 +44,8 @@ _SKIPPED = ("skipped", "verified")
 
 def reason_of(row: Row) -> str:
     """Why the row's word is what it is, in one line; empty where there is nothing to say."""
-    said = [r.reason for r in row.records if r.reason]
+    said = [row.over] if row.over else []
+    said += [r.reason for r in row.records if r.reason]
     said += [v.reason for v in row.verdicts if v.reason and v.verdict == row.word]
     return printable("; ".join(dict.fromkeys(said)))
 

@@ -42,8 +42,8 @@ def show(
     held = [*_held_against(loaded.run, asked.catalogue), *notes]
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
     idle, unused = accept.idle(loaded.records, planned, device), accept.gpus_unmeasured(loaded.records, planned, there, device)
-    code = accept.exit_code(loaded.records, found, planned, device, there)
     fleet = blame.of_run(loaded, asked.topology)
+    code = judgement.exit_code_of(loaded, found, fleet)
     if keep:
         try:
             judgement.keep(loaded, asked, found, code, nodes.lists_of(fleet) if fleet else None)
@@ -70,8 +70,6 @@ def show(
         for note in held:
             say(note)
         sys.stdout.buffer.write(_document(loaded, found, pairs, ceiling, asked.baseline, form, fleet))
-    if fleet and blame.exit_code(fleet) == accept.BROKEN:  # bits that differ from what most nodes computed
-        code = accept.BROKEN
     if idle:
         say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
     for words in unused:

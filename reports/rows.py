@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from clustergauge import accept, ceilings, metrics
+from clustergauge import accept, ceilings, hosts, metrics, presence
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, Record, Scalar, Verdict
@@ -30,7 +30,8 @@ class Row:
 
     ``records``: its launches in the order taken, empty for a case that has none.  ``metrics``: of its launches, headline first;
     empty unless all of them that ran are ok.  ``ceiling``: of the headline, ``None`` where unknown.  ``mhz``: the clock observed
-    while sampling, the median of the launches, ``None`` unless all know it.
+    while sampling, the median of the launches, ``None`` unless all know it.  ``over``: of a case that was to span more nodes than
+    it did, those that were in it, in words.
     """
 
     case: str
@@ -43,6 +44,7 @@ class Row:
     metrics: list[Metric] = field(default_factory=list[Metric])
     ceiling: Ceiling | None = None
     mhz: float | None = None
+    over: str = ""
 
     @property
     def headline(self) -> Metric | None:
@@ -77,12 +79,27 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf |
     for verdict in verdicts:
         judged.setdefault((verdict.machine_id, verdict.case, verdict.device), []).append(verdict)
     rows = [_row(ceiling, records, judged.get(key, [])) for key, records in groups.items()]
+    _tell_absent(loaded, rows)
     rows += [
         Row(case, device, machine_id, {}, [], absent, _word([], absent))
         for (machine_id, case, device), absent in judged.items()
         if (machine_id, case, device) not in groups
     ]
     return rows
+
+
+def _tell_absent(loaded: LoadedRun, rows: Sequence[Row]) -> None:
+    """Rows over fewer nodes than they were planned for, in any launch that counts, say so."""
+    absent = presence.absent(loaded.records, loaded.run.planned, loaded.machines.values())
+    if not absent:
+        return
+    nodes = {presence.launch_of(p): p.hosts for p in loaded.run.planned if p.nodes > 1}
+    for row in rows:
+        launches = [presence.launch_of(r) for r in row.measured]
+        missing = dict.fromkeys(name for launch in launches for name in absent.get(launch, ()))
+        if missing:
+            count = max(len(hosts.expand(nodes[launch])) for launch in launches if launch in absent)
+            row.over = f"over {presence.words(count, list(missing))}"
 
 
 def _row(ceiling: CeilingOf, records: list[Record], verdicts: list[Verdict]) -> Row:

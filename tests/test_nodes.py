@@ -236,6 +236,17 @@ def test_a_run_over_nodes_keeps_what_fails_out_of_the_next_tier_and_can_be_resum
     assert "that run used --hosts 'na,nb,nc-sick'" in said
 
 
+def test_a_node_that_cannot_be_had_is_no_success_though_all_it_owes_is_its_share_of_what_spans_nodes(tmp_path):
+    words = ["--suite", str(tmp_path / "nodes.toml"), "--hosts", "na,nb,gone1", "--ranks", "1", "-k", "*world=torch*"]
+    status, said, records, _ = cli(tmp_path, *words)
+    assert [r["status"] for r in records if r["device"] == "cpu:nodes"] == ["ok"]
+    assert "over 2 of 3 nodes (without gone1)" in said
+    assert status == 4, said
+    for verb in ("report", "fleet"):
+        command = [sys.executable, str(code.ROOT / "run_suite.py"), verb, "latest", "-o", str(tmp_path)]
+        assert subprocess.run(command, cwd=code.ROOT, capture_output=True, timeout=60, check=False).returncode == 4
+
+
 @pytest.mark.slow
 def test_what_fails_is_measured_afresh_on_each_node_and_over_all(tmp_path):
     """Nothing takes a nanosecond: all of it fails a first time, and is confirmed by two fresh launches where it failed."""

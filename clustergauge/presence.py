@@ -1,0 +1,37 @@
+"""Which nodes were in what was to span them: one that was lost or kept out leaves the case to the others.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clustergauge import hosts
+from clustergauge.model import Machine, Planned, Record
+
+Launch = tuple[str, str, int, bool]
+"""Case, device, number, and whether it confirms."""
+
+
+def launch_of(one: Record | Planned) -> Launch:
+    """Which launch it is, planned or recorded."""
+    return one.case, one.device, one.launch, one.confirms
+
+
+def absent(records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine]) -> dict[Launch, list[str]]:
+    """The nodes that were not in a launch that was to span them, by launch; without those where all were, or nobody was."""
+    names = {machine.host: machine.node or machine.host for machine in machines}
+    present = {
+        launch_of(record): {names.get(place.host, place.host) for place in record.placement}
+        for record in records
+        if record.placement and hosts.spans(record.device)
+    }
+    found: dict[Launch, list[str]] = {}
+    for plan in planned:
+        there = present.get(launch_of(plan)) if plan.nodes > 1 and not plan.skip else None
+        if there and (missing := [name for name in hosts.expand(plan.hosts) if name not in there]):
+            found[launch_of(plan)] = missing
+    return found
+
+
+def words(nodes: int, missing: list[str]) -> str:
+    """``3 of 4 nodes (without h2)``."""
+    return f"{nodes - len(missing)} of {nodes} nodes (without {hosts.compress(missing)})"
