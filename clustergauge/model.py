@@ -328,11 +328,15 @@ class Metric(Data, frozen=True, kw_only=True):
 
 
 class Warning_(Data, frozen=True, kw_only=True):
-    """Something a reader should know before believing a number, and what to do about it."""
+    """Something a reader should know before believing a number, and what to do about it.
+
+    ``who``: the rank it is about, if it is about one.
+    """
 
     name: str
     detail: str
     remedy: str
+    who: str = ""
 
 
 class Criterion(Data, frozen=True, kw_only=True):

@@ -57,10 +57,11 @@ ABOVE = "believe neither before the part's data sheet and highest clock are look
 
 
 class Seen(NamedTuple):
-    """A doubt about one launch: how bad (to name the worst launch) and what was seen."""
+    """A doubt about one launch: how bad (to name the worst launch), what was seen, and which rank it is about, if one."""
 
     weight: float
     detail: str
+    who: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _of_kind(doubt: Doubt, timed: Sequence[tuple[Record, list[float]]]) -> Itera
     if found:
         worst, launch = max(found, key=lambda item: item[0].weight)
         where = f" (launch {launch}; {len(found)} of {len(timed)} launches)" if len(timed) > 1 else ""
-        yield Warning_(name=doubt.name, detail=worst.detail + where, remedy=doubt.remedy)
+        yield Warning_(name=doubt.name, detail=worst.detail + where, remedy=doubt.remedy, who=worst.who)
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -323,7 +324,7 @@ def _late(record: Record, samples: list[float]) -> Seen | None:
         return None
     clocks = f"clocks agree within {format_time(error)}" if error > 0 else "on one clock"
     behind = f"began {format_time(late[rank])} after the first ({clocks}), in {last[rank]:.0%} of the samples the last"
-    return Seen(late[rank], f"rank {rank}{_on_host(record, rank)} {behind}")
+    return Seen(late[rank], f"{_who(record, rank)} {behind}", _who(record, rank))
 
 
 def _starved(record: Record, _samples: list[float]) -> Seen | None:
@@ -334,7 +335,7 @@ def _starved(record: Record, _samples: list[float]) -> Seen | None:
         return None
     worst = max(found, key=lambda one: one.share)
     more = f"; and {len(found) - 1} more" if len(found) > 1 else ""
-    return Seen(worst.share, f"rank {worst.rank}{_on_host(record, worst.rank)} {worst}{more}")
+    return Seen(worst.share, f"{_who(record, worst.rank)} {worst}{more}", _who(record, worst.rank))
 
 
 def _crowded(record: Record, _samples: list[float]) -> Seen | None:
@@ -365,7 +366,8 @@ def _slow_rank(record: Record, _samples: list[float]) -> Seen | None:
             if time > 0 and 0 < others < SLOW_RANK * time:
                 where = next((f" ({p.device} on {p.host})" for p in record.placement if p.rank == rank), "")
                 words = f"rank {rank}{where} reached {others / time:.0%} of the rate of the others{when}"
-                found.append(Seen(time / others, f"{words} ({format_time(time)} against {format_time(others)})"))
+                words += f" ({format_time(time)} against {format_time(others)})"
+                found.append(Seen(time / others, words, _who(record, rank)))
     return max(found, key=lambda seen: seen.weight, default=None)
 
 
@@ -382,9 +384,9 @@ def _slow_storage(record: Record, _samples: list[float]) -> Seen | None:
     often = float((ratios[:, rank] > SLOW_RATIO).mean())
     if often < SLOW_OFTEN:
         return None
-    host = next((f" on {place.host}" for place in record.placement if place.rank == rank), "")
+    who = _who(record, rank)
     own, rest = (format_time(float(np.median(t[:, rank]))) for t in (times, others))
-    return Seen(often, f"rank {rank}{host} takes {own} where the others take {rest}, in {often:.0%} of the samples")
+    return Seen(often, f"{who} takes {own} where the others take {rest}, in {often:.0%} of the samples", who)
 
 
 def _unproven(record: Record, _samples: list[float]) -> Seen | None:
@@ -399,8 +401,8 @@ def _unproven(record: Record, _samples: list[float]) -> Seen | None:
     return Seen(1.0, f"the kernel counts no device bytes on {kind}: a cache may have answered")
 
 
-def _on_host(record: Record, rank: int) -> str:
-    return next((f" on {place.host}" for place in record.placement if place.rank == rank), "")
+def _who(record: Record, rank: int) -> str:
+    return f"rank {rank}" + next((f" on {place.host}" for place in record.placement if place.rank == rank), "")
 
 
 def _retried(record: Record, _samples: list[float]) -> Seen | None:

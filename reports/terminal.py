@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from clustergauge import ceilings, path, stats, sweeps, warnings
+from clustergauge.hosts import spans
 from clustergauge.loading import LoadedRun
 from clustergauge.model import PairFindings, Verdict, Warning_
 from clustergauge.units import format_duration, format_rate, format_time
@@ -171,6 +173,7 @@ class _View:
                 lead = f"warning: {printable(name)}: {len(found)} cases: "
                 cases = list(dict.fromkeys(self.names[row.case] for row, _ in found))
                 self.page.add((lead, "yellow"), listed(cases, self.page.width - cell_len(lead)))
+                self._most_often(found)
             else:
                 for row, doubt in found:
                     self._warning(name, f"{self._where(row)}: {doubt.detail}")
@@ -187,6 +190,15 @@ class _View:
         for doubt in warnings.of_run(self.loaded.records):
             self._warning(doubt.name, doubt.detail)
             self.page.wrap(doubt.remedy, "  → ", "dim")
+
+    def _most_often(self, found: Sequence[tuple[Row, Warning_]]) -> None:
+        """Which rank or, of several, which host a warning that many cases share is about, most often first."""
+        several, lead = len(self.hosts) > 1, "  most often: "
+        where = [d.who or (self.hosts.get(r.machine_id, "") if several and not spans(r.device) else "") for r, d in found]
+        counts = Counter(printable(who) for who in where if who)
+        if counts:
+            told = [f"{who} ({count} of {len(found)})" for who, count in counts.most_common()]
+            self.page.add(lead, listed(told, self.page.width - cell_len(lead)))
 
     def _findings(self) -> None:
         found: dict[tuple[str, str, str], list[str]] = {}

@@ -18,7 +18,7 @@ import run_suite
 from clustergauge import accept, ceilings, warnings
 from clustergauge.globs import matches
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Cpu, Series, Warning_, Workload
+from clustergauge.model import Cpu, Place, Series, Warning_, Workload
 from clustergauge.units import format_rate
 from reports import layout, terminal
 from reports.again import again, glob_of
@@ -298,6 +298,21 @@ def test_warnings_that_many_cases_share_are_one_line_with_one_remedy(monkeypatch
     text = shown(loaded(*noisy[:2]))
     assert "warning: drift: memory/torch/read/256MiB: read drifts\nwarning: drift: memory/torch/write/256MiB: write" in text
     assert text.count("→ wait") == 1
+
+
+def test_a_warning_that_many_cases_share_names_the_rank_and_the_host_it_is_about(monkeypatch):
+    places = [Place(rank=n, host=f"h{n}") for n in range(3)]
+    late = {"late": Series(unit="s", values=[0.0, 1e-6, 0.02]), "last": Series(unit="", values=[0.0, 0.1, 0.9])}
+
+    def one(op: str, who: int):
+        series = {name: msgspec.structs.replace(s, values=s.values[2 - who :] + s.values[: 2 - who]) for name, s in late.items()}
+        made = record("memory", {**COPY, "op": op}, ranks=3, placement=places)
+        return msgspec.structs.replace(made, measurement=msgspec.structs.replace(made.measurement, series=series))
+
+    slow = [one("read", 2), one("write", 2), one("copy", 1), one("add", 2)]
+    text = shown(loaded(*slow), width=120)
+    assert "warning: late rank: 4 cases: " in text
+    assert "\n  most often: rank 2 on h2 (3 of 4), rank 1 on h1 (1 of 4)\n  → look at that host" in text
 
 
 def test_a_number_above_an_estimate_is_a_warning_whatever_its_verdict():
