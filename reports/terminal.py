@@ -192,12 +192,14 @@ class _View:
             self.page.wrap(doubt.remedy, "  → ", "dim")
 
     def _most_often(self, found: Sequence[tuple[Row, Warning_]]) -> None:
-        """Which rank or, of several, which host a warning that many cases share is about, most often first."""
-        several, lead = len(self.hosts) > 1, "  most often: "
-        where = [d.who or (self.hosts.get(r.machine_id, "") if several and not spans(r.device) else "") for r, d in found]
-        counts = Counter(printable(who) for who in where if who)
+        """Which ranks a warning that many cases share is about, most often first; or which of several hosts, where most are."""
+        lead, count = "  most often: ", len(found)
+        counts = Counter(doubt.who for _, doubt in found if doubt.who)
+        if not counts and len(self.hosts) > 1:
+            places = Counter(self.hosts.get(row.machine_id, "") for row, _ in found if not spans(row.device))
+            counts = Counter({host: times for host, times in places.items() if host and 2 * times > count})
         if counts:
-            told = [f"{who} ({count} of {len(found)})" for who, count in counts.most_common()]
+            told = [printable(f"{who} ({times} of {count})") for who, times in counts.most_common()]
             self.page.add(lead, listed(told, self.page.width - cell_len(lead)))
 
     def _findings(self) -> None:

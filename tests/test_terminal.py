@@ -315,6 +315,17 @@ def test_a_warning_that_many_cases_share_names_the_rank_and_the_host_it_is_about
     assert "\n  most often: rank 2 on h2 (3 of 4), rank 1 on h1 (1 of 4)\n  → look at that host" in text
 
 
+@pytest.mark.parametrize(("hosts", "told"), [("aaab", "most often: host-a (3 of 4)"), ("aabb", "")])
+def test_a_warning_that_many_cases_share_names_the_host_where_most_of_them_are(monkeypatch, hosts, told):
+    monkeypatch.setattr(warnings, "doubts", lambda records, ceiling: [Warning_(name="drift", detail="x", remedy="wait")])
+    machines = tuple(msgspec.structs.replace(CPU, machine_id=name, host=f"host-{name}") for name in "ab")
+    rows = [record("memory", {**COPY, "size": n}, machine_id=name) for n, name in enumerate(hosts)]
+    text = shown(loaded(*rows, machines=machines))
+    assert "warning: drift: 4 cases" in text
+    assert ("most often" in text) == bool(told)
+    assert told in text
+
+
 def test_a_number_above_an_estimate_is_a_warning_whatever_its_verdict():
     fast = record("memory", COPY, time=0.5e-3)
     for word, floor in (("pass", 4e11), ("FAIL", 2e12)):
