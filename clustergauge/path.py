@@ -2,10 +2,10 @@
 
 A record says how often the work ran and what every interface, port and NVLink moved meanwhile (`traffic`).  From the collective,
 its size and the algorithm follows how many bytes had to move, in all and at every host (`collective_bytes`).  *proven*: the path
-moved as many, within the bounds of headers and of other traffic, and every host its part.  *contradicted*: it moved so few, at one
-host at least, that they went another way: the number is of another path, and invalid.
-*unproven*: counters are missing, or too much else moved.  Memory that ranks share has no counter: there the proof is that all
-ports of the host were counted, and none moved the bytes.
+moved as many, within the bounds of headers and of other traffic, and every host its part.  *contradicted*: it moved so few, if at
+one host alone, that they went another way: the number is of another path, and invalid.  *unproven*: counters are missing, or too
+much else moved.  Memory that ranks share has no counter: there the proof is that all ports of the host were counted, and none
+moved the bytes.
 """
 
 from __future__ import annotations
