@@ -5,6 +5,7 @@ A part that is missing is a *FAIL*, whatever the others reach; one that cannot b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from clustergauge.criteria import Expect, fits
@@ -35,13 +36,27 @@ def judge(machines: Iterable[Machine], expect: Expect | None, source: str = "") 
 
 
 def trained_down(machines: Iterable[Machine]) -> list[Verdict]:
-    """A *FAIL* for every finding that fails by itself (a link that trained down), whatever is expected and was measured."""
-    return [
+    """A *FAIL* for every finding that fails by itself (a link that trained down), whatever is expected and was measured.
+
+    And for every port with verbs (InfiniBand, RoCE, EFA) that is not active where most machines that have it have it active.
+    """
+    machines = list(machines)
+    found = [
         Verdict(case=finding.name, machine_id=machine.machine_id, verdict="FAIL", reason=f"{finding.detail}; {finding.remedy}")
         for machine in machines
         for finding in machine.findings
         if finding.fails
     ]
+    ports = [(machine, nic) for machine in machines for nic in machine.nics if nic.kind != "ethernet" and nic.state]
+    have = Counter((nic.kind, nic.name) for _, nic in ports)
+    active = Counter((nic.kind, nic.name) for _, nic in ports if nic.state == "active")
+    for machine, nic in ports:
+        up, of = active[nic.kind, nic.name], have[nic.kind, nic.name]
+        if nic.state != "active" and 2 * up > of:
+            here = f"{machine.host}'s {nic.name} is {nic.state}"
+            why = f"{here}, on {up} of {of} machines it is active; look at cable and switch port"
+            found.append(Verdict(case=f"link/{nic.name}", machine_id=machine.machine_id, verdict="FAIL", reason=why))
+    return found
 
 
 Answer = tuple[str, bool, str] | None

@@ -86,7 +86,7 @@ class Measurement(Data, frozen=True, kw_only=True):
 
 
 class Place(Data, frozen=True, kw_only=True):
-    """Where one rank ran."""
+    """Where one rank ran.  ``interface``: the network interface that gloo was told there."""
 
     rank: int
     host: str
@@ -94,6 +94,7 @@ class Place(Data, frozen=True, kw_only=True):
     pci: str = ""
     cpus: str = ""
     nic: str = ""
+    interface: str = ""
 
 
 class Counters(Data, frozen=True, kw_only=True):

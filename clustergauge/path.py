@@ -1,21 +1,21 @@
 """Proof of path: whether the bytes of a collective went where they were meant to go, by the counters of every port.  Pure.
 
 A record says how often the work ran and what every interface, port and NVLink moved meanwhile (`traffic`).  From the collective,
-its size and the algorithm follows how many bytes had to move.  *proven*: the path moved as many, within the bounds of headers and
-of other traffic.  *contradicted*: it moved so few that they went another way: the number is of another path, and invalid.
-*unproven*: counters are missing, or too much else moved.  Memory that ranks share has no counter: there the proof is that all
-ports of the host were counted, and none moved the bytes.
+its size and the algorithm follows how many bytes had to move, in all and at every host (`collective_bytes`).  *proven*: the path
+moved as many, within the bounds of headers and of other traffic, and every host its part.  *contradicted*: it moved so few, if at
+one host alone, that they went another way: the number is of another path, and invalid.  *unproven*: counters are missing, or too
+much else moved.  Memory that ranks share has no counter: there the proof is that all ports of the host were counted, and none
+moved the bytes.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from clustergauge.collective_bytes import Bytes, predicted
-from clustergauge.model import Machine, Record, Scalar
+from clustergauge.collective_bytes import Bytes, Ends, Needed, backend_of, needed
+from clustergauge.model import Machine, Nic, Record, Scalar
 
 LEAST_BYTES = 1 << 20
 """Messages smaller than this are not asked for proof: what else moves is as much."""
@@ -47,12 +47,18 @@ class Proof:
 
 
 class _Way(NamedTuple):
-    """The way that was meant.  ``port``: the one interface that may carry it, empty: any of its medium.  ``firm``: if the bytes
-    were not there, that contradicts it."""
+    """The way that was meant.  ``ports``: of each host the one interface that may carry it; where it has none, any of the medium.
+    ``firm``: if the bytes were not there, that contradicts it.  ``lame``: what keeps hosts from it, in words."""
 
     medium: Medium
-    port: str = ""
+    ports: Mapping[str, str] = {}
     firm: bool = True
+    lame: str = ""
+
+    @property
+    def name(self) -> str:
+        """As a reader knows it."""
+        return ", ".join(dict.fromkeys(self.ports.values())) or WORDS[self.medium]
 
 
 class _Moved(NamedTuple):
@@ -75,53 +81,40 @@ def proof(record: Record, machines: Iterable[Machine] = ()) -> Proof | None:
     if not record.counters.path:
         return None
     machines = tuple(machines)
-    hosts = Counter(place.host for place in record.placement)
-    way = _meant(record, {m.host: m for m in machines}, list(hosts))
-    between = list(hosts)
-    if work.collective == "send_recv":  # between the first rank and the last; the others have nothing to do
-        between = list(dict.fromkeys(place.host for place in (record.placement[:1] + record.placement[-1:])))
-    name = way.port or WORDS[way.medium]
+    hosts = list(dict.fromkeys(place.host for place in record.placement))
+    way = _meant(record, {m.host: m for m in machines}, hosts)
     runs = record.counters.path.get("runs")
     if not isinstance(runs, int) or runs < 1:
-        return Proof("unproven", name, "how often the work ran is not known")
-    groups = [hosts[host] for host in between] if len(between) > 1 else [1] * record.ranks
-    needed = _needed(record, work.collective, work.message_bytes, groups)
-    if needed is None:
-        return Proof("unproven", name, f"what {work.collective} must move is not known")
-    needed = Bytes(needed.least * runs, needed.most * runs)
-    moved = _moved(record.counters.path)
+        return Proof("unproven", way.name, "how often the work ran is not known")
+    once = needed(record)
+    if once is None:
+        return Proof("unproven", way.name, f"what {work.collective} must move is not known")
+    must, moved = once.times(runs), _moved(record.counters.path)
     if way.medium == "memory":
-        return _in_memory(name, moved, needed, _uncounted(record, machines, hosts, moved))
-    return _over(way, name, moved, needed, between)
-
-
-def _needed(record: Record, collective: str, size: int, groups: Sequence[int]) -> Bytes | None:
-    if collective != "send_recv":
-        return predicted(collective, size, groups, _backend(record), record.settings)
-    ways = {"pingpong": 1, "unidirectional": 1, "bidirectional": 2}.get(str(record.params.get("mode", "")))
-    return Bytes(ways * size, ways * size) if ways and record.probe == "send_recv" else None
+        return _in_memory(way.name, moved, must.total, _uncounted(record, machines, hosts, moved))
+    return _over(way, moved, must)
 
 
 # --------------------------------------------------------------------------------------------------------------------------
 # where it was meant to go
 
 
-def _backend(record: Record) -> str:
-    """``mpi``, ``gloo`` or ``nccl``; empty where the record does not say."""
-    said = record.settings.get("torch_distributed_backend") or record.params.get("backend")
-    return said if isinstance(said, str) and said in ("mpi", "gloo", "nccl") else ""
-
-
 def _meant(record: Record, machines: Mapping[str, Machine], hosts: Sequence[str]) -> _Way:
     """The way that the parts of the hosts and the libraries' environment ask for."""
-    said, backend, several = record.settings, _backend(record), len(hosts) > 1
-    fabric = bool(hosts) and all(_fabric(machines.get(host)) for host in hosts)
+    said, backend, several = record.settings, backend_of(record), len(hosts) > 1
+    able = [host for host in hosts if _fabric(machines.get(host), "active")]
+    lame = [host for host in hosts if host not in able and _fabric(machines.get(host))]
+    # the majority says; hosts whose ports are down were meant for them as the others are, hosts without any were not
+    without = len(hosts) - len(able) - len(lame)
+    fabric = len(able) >= len(lame) + without and len(able) > without
     # an Ethernet port with RDMA may not be meant for it, unless somebody says so
     sure = any(said.get(name) for name in ("env.NCCL_IB_HCA", "env.UCX_NET_DEVICES")) or said.get("env.NCCL_NET") == "IB"
-    sure = sure or (fabric and all("infiniband" in _fabric(machines[host]) for host in hosts))
+    sure = sure or (fabric and all(any(n.kind == "infiniband" for n in _fabric(machines[h], "active")) for h in able))
+    why = _listed([f"{host}'s {nic.name} is {nic.state or 'not active'}" for host in lame for nic in _fabric(machines[host])])
     if backend == "gloo":
+        named = {place.host: place.interface for place in record.placement if place.interface}
         port = str(said.get("env.GLOO_SOCKET_IFNAME", "")).partition(",")[0]
-        return _Way("tcp", port)
+        return _Way("tcp", named or (dict.fromkeys(hosts, port) if port else {}))
     if backend == "nccl":
         forced = record.params.get("path", "default")
         if forced == "nvlink":
@@ -133,19 +126,20 @@ def _meant(record: Record, machines: Mapping[str, Machine], hosts: Sequence[str]
         if several or forced == "net":
             # an adapter sends what is for itself in a circle that not every one counts at its port
             tcp = not fabric or said.get("env.NCCL_IB_DISABLE") == "1" or said.get("env.NCCL_NET") == "Socket"
-            return _Way("tcp") if tcp else _Way("fabric", firm=several and sure)
+            return _Way("tcp") if tcp else _Way("fabric", firm=several and sure, lame=why)
         links = machines[hosts[0]].links if hosts and hosts[0] in machines else []
         if links and all(link.kind == "nvlink" for link in links):
             return _Way("nvlink")
         return _Way("memory")
     if not several:
         return _Way("nvlink", firm=False) if record.device.startswith("cuda") else _Way("memory")
-    return _Way("fabric", firm=sure) if fabric and not _asked_tcp(said) else _Way("tcp")
+    return _Way("fabric", firm=sure, lame=why) if fabric and not _asked_tcp(said) else _Way("tcp")
 
 
-def _fabric(machine: Machine | None) -> list[str]:
-    """Kinds of the ports with verbs that are active: ``infiniband``, ``roce``, ``other`` (EFA)."""
-    return [nic.kind for nic in machine.nics if nic.state == "active"] if machine else []
+def _fabric(machine: Machine | None, state: str = "") -> list[Nic]:
+    """The ports with verbs (InfiniBand, RoCE, EFA), all or those in a state."""
+    nics = machine.nics if machine else []
+    return [nic for nic in nics if nic.kind != "ethernet" and state in ("", nic.state)]
 
 
 def _asked_tcp(said: Mapping[str, Scalar]) -> bool:
@@ -182,49 +176,85 @@ def _medium(port: str) -> Medium:
     return "nvlink" if port.endswith(".nvlink") else "fabric" if ":" in port else "tcp"
 
 
-def _carries(way: _Way, port: str) -> bool:
-    if way.port:
-        return port.removeprefix("stacked.") == way.port
-    return _medium(port) == way.medium and not port.startswith("stacked.")
+def _carries(way: _Way, moved: _Moved) -> bool:
+    if port := way.ports.get(moved.host):
+        return moved.port.removeprefix("stacked.") == port
+    return _medium(moved.port) == way.medium and not moved.port.startswith("stacked.")
 
 
-def _over(way: _Way, name: str, moved: Sequence[_Moved], needed: Bytes, hosts: Sequence[str]) -> Proof:
-    """Whether the ports of a way moved what had to move."""
-    own = [m for m in moved if _carries(way, m.port) and not (m.port == "lo" and len(hosts) > 1)]
+class _Seen(NamedTuple):
+    """What a host moved over the ports that were meant, of what it must: in the direction with less, and in that with more.
+
+    ``other``: the port that moved it instead, or as well, and how much; empty if none did.
+    """
+
+    host: str
+    own: list[_Moved]
+    least: float
+    most: float
+    other: str
+
+
+def _seen(way: _Way, host: str, here: Sequence[_Moved], must: Ends, alone: bool) -> _Seen:
+    own = [m for m in here if _carries(way, m) and (alone or m.port != "lo")]
+    return _Seen(host, own, *_shares(own, must), _elsewhere([m for m in here if m not in own], must))
+
+
+def _shares(ports: Iterable[_Moved], must: Ends) -> tuple[float, float]:
+    """Of what must be moved, what the ports did together: in the direction with less, and in that with more."""
+    ports = list(ports)
+    sums = sum(m.tx for m in ports), sum(m.rx for m in ports)
+    shares = [there / must for there, must in zip(sums, must, strict=True) if must]
+    return min(shares), max(shares)
+
+
+def _over(way: _Way, moved: Sequence[_Moved], must: Needed) -> Proof:
+    """Whether the ports of a way moved what had to move, at every host."""
+    here: dict[str, list[_Moved]] = {}
+    for m in moved:
+        here.setdefault(m.host, []).append(m)
+    seen = [_seen(way, host, here.get(host, []), ends, len(must.each) == 1) for host, ends in must.each.items()]
+    own = [m for one in seen for m in one.own]
     if not own:
-        return Proof("unproven", name, "no port of it counts its bytes")
-    if silent := [host for host in hosts if not any(m.host == host for m in own)]:
-        return Proof("unproven", name, f"{silent[0]} does not count its bytes")
+        return Proof("unproven", way.name, "no port of it counts its bytes")
+    if silent := [one.host for one in seen if not one.own]:
+        return Proof("unproven", way.name, f"{silent[0]} does not count its bytes")
     low, high = _ends(own)
-    share = low / needed.least
+    share = low / must.total.least
     busy = max(own, key=lambda m: m.tx + m.rx).port.removesuffix(".nvlink")
-    name = busy if way.medium == "tcp" and not way.port and high > ELSEWHERE * needed.least else name
-    other = _elsewhere([m for m in moved if m not in own and not m.port.startswith("stacked.")], needed)
-    part = 0.1 * needed.least / len(hosts)
-    quiet = [h for h in hosts if len(hosts) > 1 and _ends(m for m in own if m.host == h)[1] < part]
-    if high == 0 and not other and way.medium != "tcp":
+    name = busy if way.medium == "tcp" and not way.ports and high > ELSEWHERE * must.total.least else way.name
+    if high == 0 and not any(one.other for one in seen) and way.medium != "tcp":
         return Proof("unproven", name, "its counters stand still, and no other port moved the bytes", share)
-    if high < ELSEWHERE * needed.least or quiet:
-        alone = f"{quiet[0]} moved next to nothing" if quiet and high >= ELSEWHERE * needed.least else ""
-        reason = f"{alone or f'it moved {_percent(share)} of the predicted bytes'}{f', {other}' if other else ''}"
+    lost = [one for one in seen if one.most < ELSEWHERE]
+    if lost or high < ELSEWHERE * must.total.least:
+        reason = _told(lost, seen, f"it moved {_percent(share)} of the predicted bytes", way.lame)
         return Proof("contradicted" if way.firm else "unproven", name, reason, share)
-    if share < LEAST:
-        return Proof("unproven", name, f"{_percent(share)} of the predicted bytes{f', {other}' if other else ''}", share)
-    if low > MOST[_medium(own[0].port)] * needed.most:
-        return Proof("unproven", name, f"{low / needed.most:.3g} times the predicted bytes: other traffic", share)
-    if other and way.medium == "fabric":
-        return Proof("unproven", name, f"{_percent(share)} of the predicted bytes, but {other} too", share)
+    short = [one for one in seen if one.least < LEAST]
+    if short or share < LEAST:
+        return Proof("unproven", name, _told(short, seen, f"{_percent(share)} of the predicted bytes", way.lame), share)
+    if low > MOST[_medium(own[0].port)] * must.total.most:
+        return Proof("unproven", name, f"{low / must.total.most:.3g} times the predicted bytes: other traffic", share)
+    if way.medium == "fabric" and (also := next((one for one in seen if one.other), None)):
+        return Proof("unproven", name, f"{_percent(share)} of the predicted bytes, but on {also.host} {also.other} too", share)
     reason = f"{_percent(share)} of predicted bytes"
-    return Proof("proven", name, reason if needed.most <= needed.least else f"{reason} at least", share)
+    return Proof("proven", name, reason if must.total.most <= must.total.least else f"{reason} at least", share)
 
 
-def _in_memory(name: str, moved: Sequence[_Moved], needed: Bytes, uncounted: str) -> Proof:
+def _told(bad: Sequence[_Seen], seen: Sequence[_Seen], all_alike: str, lame: str) -> str:
+    """Who moved less than he must, and what did instead; ``all_alike``: what is said where it is everybody, or nobody alone."""
+    worst = min(bad or seen, key=lambda one: one.least)
+    more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
+    alone = f"{worst.host} moved {_percent(worst.least)} of its bytes{more}"
+    return ", ".join(filter(None, (all_alike if len(bad) in (0, len(seen)) else alone, worst.other, lame)))
+
+
+def _in_memory(name: str, moved: Sequence[_Moved], must: Bytes, uncounted: str) -> Proof:
     """Whether ports moved none of the bytes, and all were counted."""
     counted = [m for m in moved if not m.port.startswith("stacked.")]
-    other = _elsewhere(counted, needed, LEAST)
-    if other and _ends(counted)[0] <= max(MOST.values()) * needed.most:
+    other = _elsewhere(counted, Ends(must.least, must.least), LEAST)
+    if other and _ends(counted)[0] <= max(MOST.values()) * must.most:
         return Proof("contradicted", name, f"{other} of the predicted bytes")
-    share = _ends(counted)[1] / needed.least
+    share = _ends(counted)[1] / must.least
     if uncounted or not counted:
         return Proof("unproven", name, f"{uncounted or 'no port'} is not counted")
     if share > SILENT:
@@ -232,14 +262,15 @@ def _in_memory(name: str, moved: Sequence[_Moved], needed: Bytes, uncounted: str
     return Proof("proven", name, f"ports of the host moved {_percent(share)} of the predicted bytes")
 
 
-def _elsewhere(moved: Sequence[_Moved], needed: Bytes, least: float = ELSEWHERE) -> str:
-    """The port, or all NVLinks together, that moved ``least`` of what must move, or more; empty if none did."""
+def _elsewhere(moved: Iterable[_Moved], must: Ends, least: float = ELSEWHERE) -> str:
+    """The port of a host, or all its NVLinks together, that moved ``least`` of what must move, or more; empty if none did."""
     named: dict[str, list[_Moved]] = {}
     for m in moved:
-        named.setdefault("NVLink" if _medium(m.port) == "nvlink" else m.port, []).append(m)
-    sums = {name: _ends(those)[0] for name, those in named.items()}
-    port, most = max(sums.items(), key=lambda item: item[1], default=("", 0))
-    return f"{port} moved {_percent(most / needed.least)}" if most >= least * needed.least else ""
+        if not m.port.startswith("stacked."):
+            named.setdefault("NVLink" if _medium(m.port) == "nvlink" else m.port, []).append(m)
+    shares = {name: _shares(those, must)[0] for name, those in named.items()}
+    port, most = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
+    return f"{port} moved {_percent(most)}" if most >= least else ""
 
 
 def _uncounted(record: Record, machines: Iterable[Machine], hosts: Iterable[str], moved: Sequence[_Moved]) -> str:
@@ -261,3 +292,7 @@ def _uncounted(record: Record, machines: Iterable[Machine], hosts: Iterable[str]
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
+
+
+def _listed(words: Sequence[str], most: int = 3) -> str:
+    return ", ".join([*words[:most], *([f"and {len(words) - most} more"] if len(words) > most else [])])

@@ -229,7 +229,8 @@ class Pool:
 
     def _really(self, place: Place, said: m.Ready) -> Place:
         """Where a rank is, as it says itself; in a team its node is known by its agent, whatever it says."""
-        place = msgspec.structs.replace(place, cpus=said.cpus)
+        interface = said.environment.get("GLOO_SOCKET_IFNAME", "").partition(",")[0]
+        place = msgspec.structs.replace(place, cpus=said.cpus, interface=interface)
         if said.host == place.host or isinstance(self.node, Team):
             return place
         if not hosts.is_name(said.host):

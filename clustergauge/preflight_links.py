@@ -2,7 +2,7 @@
 
 Peers are ports of one board (the adapter's own id): others of the same chip may be meant for a slower network.  A port that is
 narrower than a peer of the same speed lost lanes.  One that is only slower may be meant to be so, and fails where most of its
-peers are faster.
+peers are faster.  One that is down may be spare: it is named, and fails where the same port of most machines is up (`inventory`).
 """
 
 from __future__ import annotations
@@ -104,9 +104,10 @@ def of_ports(ports: Sequence[Port]) -> Iterator[Finding]:
         if port.up is None or (port.up and port.rate is None and port.fabric):
             yield unknown(f"link/{port.name}", "state or rate cannot be read")
         elif not port.up:
-            if 2 * len([p for p in peers if p.up]) > len(peers) + 1:
-                detail = f"{port.name} is down, {len([p for p in peers if p.up])} of its {len(peers)} peers are up"
-                yield _down(port.name, detail, _RESEAT, fails=False)
+            up = len([p for p in peers if p.up])
+            if port.fabric or 2 * up > len(peers) + 1:  # nobody has InfiniBand to leave it unplugged; Ethernet ports are spare
+                others = f"{up} of its {len(peers)} peers are up" if peers else "and has no peer here"
+                yield _down(port.name, f"{port.name} is down, {others}", _RESEAT, fails=False)
         elif port.rate:
             yield from _of_rate(port, port.rate, alike)
 

@@ -7,6 +7,7 @@ afresh (`retry`), and then only the fresh launches count.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,25 +94,42 @@ def sweep_of(records: Sequence[Record], topology: Topology | None = None, machin
 
 
 def verdicts(found: Iterable[PairFindings]) -> list[Verdict]:
-    """A FAIL for each confirmed suspect."""
-    return [
-        Verdict(
+    """A FAIL for each confirmed suspect; where there is none, *inconclusive* if none could have been seen (`blind`)."""
+    judged: list[Verdict] = []
+    for one in found:
+        about = Verdict(
             case=one.case,
             device=one.device,
             machine_id=one.machine_id,
             metric=METRIC,
             verdict="FAIL",
-            reason=sentence(suspect),
-            value=suspect.ratio,
             unit="1",
             bound=pairs.THRESHOLD,
-            margin=suspect.ratio / pairs.THRESHOLD - 1,
             source="its peers in the same sweep",
         )
-        for one in found
-        for suspect in one.suspects
-        if suspect.confirmed
-    ]
+        confirmed = [suspect for suspect in one.suspects if suspect.confirmed]
+        judged += [
+            replace(about, reason=sentence(suspect), value=suspect.ratio, margin=suspect.ratio / pairs.THRESHOLD - 1)
+            for suspect in confirmed
+        ]
+        if not confirmed and (why := blind(one)):
+            judged.append(replace(about, verdict="inconclusive", reason=why))
+    return judged
+
+
+def blind(found: PairFindings) -> str:
+    """Why a sweep does not clear its endpoints: what it could not have shown of them; empty if it does.
+
+    Of one or two endpoints nothing is ever told apart: that is no fault of the sweep, and it says so.
+    """
+    of = f"{found.measured} of {found.possible} pairs, {found.passes} passes"
+    smallest = found.smallest_degradation
+    if len(found.endpoints) in (1, 2) or (smallest is not None and 1 - smallest >= pairs.THRESHOLD):
+        return ""
+    if smallest is None:
+        return f"no endpoint could be judged ({of})"
+    shown, asked = math.ceil(100 * smallest), f"{100 * (1 - pairs.THRESHOLD):.0f} %"
+    return f"a loss below {shown} % would not have shown ({of}), one of {asked} must: more time (budget_s) or quiet helps"
 
 
 def sentence(suspect: Suspect) -> str:

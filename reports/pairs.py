@@ -26,7 +26,10 @@ _LABEL = 28
 
 def draw(page: Page, found: PairFindings, records: Sequence[Record], run: Run, machines: Iterable[Machine]) -> None:
     """Lines below the row of a case.  ``records``: its launches, from which the matrix is made if something stands out."""
-    if not found.suspects:
+    confirmed = any(suspect.confirmed for suspect in found.suspects)
+    if not confirmed and (why := sweeps.blind(found)):
+        page.wrap(why, "  pairs: ", "yellow", 3)
+    elif not found.suspects:
         page.wrap(_nothing(found), "  pairs: ", "dim", 3)
     for suspect in found.suspects[:MANY]:
         asked = f"{100 * pairs.THRESHOLD:.0f} %"

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import accept, gpu_links, health, links, nvml, preflight_links, verdicts
+from clustergauge import accept, gpu_links, health, inventory, links, nvml, preflight_links, verdicts
 from clustergauge.links import Rate
-from clustergauge.model import Counters, Finding, Link, Nic
+from clustergauge.model import Counters, Finding, Link, Machine, Nic
 from tests import fake_nvml, made
 from tests.fabric import adapter, ethernet
 from tests.fake_nvml import Card
@@ -124,12 +124,40 @@ def test_ports_of_another_board_or_layer_are_no_peers(tmp_path: Path) -> None:
     assert found(tmp_path) == {}
 
 
-def test_one_port_that_is_down_among_many_is_named_and_an_unused_one_of_two_is_not(tmp_path: Path) -> None:
-    adapter(tmp_path, "mlx5_0")
-    adapter(tmp_path, "mlx5_1", state="1: DOWN", rate="10 Gb/sec (4X SDR)")
+@pytest.mark.parametrize(
+    ("ups", "words"), [(0, "and has no peer here"), (1, "1 of its 1 peers are up"), (2, "2 of its 2 peers are up")]
+)
+def test_an_infiniband_port_that_is_down_is_named(tmp_path: Path, ups: int, words: str) -> None:
+    adapter(tmp_path, "mlx5_9", state="1: DOWN", rate="10 Gb/sec (4X SDR)")
+    for number in range(ups):
+        adapter(tmp_path, f"mlx5_{number}")
+    assert found(tmp_path) == {"link/mlx5_9:1": False}
+    (finding,) = preflight_links.findings(made.machine(), tmp_path, [])
+    assert finding.detail == f"mlx5_9:1 is down, {words}"
+
+
+def test_an_ethernet_port_that_is_down_is_named_among_many_and_is_spare_beside_one(tmp_path: Path) -> None:
+    for number, state in enumerate(("1: DOWN", "4: ACTIVE")):
+        adapter(tmp_path, f"mlx5_{number}", state=state, layer="Ethernet")
+    board = pci(tmp_path, "0000:09:00.0", vendor="0x8086", device="0x1592")
+    ethernet(tmp_path, "eth9", 0, 0, device=board, state="down")
     assert found(tmp_path) == {}
-    adapter(tmp_path, "mlx5_2")
-    assert found(tmp_path) == {"link/mlx5_1:1": False}
+    adapter(tmp_path, "mlx5_2", layer="Ethernet")
+    assert found(tmp_path) == {"link/mlx5_0:1": False}
+
+
+def test_a_port_that_is_down_where_most_machines_have_it_up_fails() -> None:
+    def machines(*states: str, kind: str = "infiniband") -> list[Machine]:
+        nics = [Nic(name="mlx5_0", kind=kind, state=state) for state in states]  # type: ignore[arg-type]
+        return [made.machine(host=f"n{i}", machine_id=f"m{i}", nics=[nic]) for i, nic in enumerate(nics)]
+
+    (verdict,) = inventory.trained_down(machines(*["active"] * 7, "down"))
+    assert (verdict.verdict, verdict.machine_id, verdict.case) == ("FAIL", "m7", "link/mlx5_0")
+    assert verdict.reason == "n7's mlx5_0 is down, on 7 of 8 machines it is active; look at cable and switch port"
+    assert inventory.trained_down(machines("active", "down")) == []  # which of two is meant to be?
+    assert inventory.trained_down(machines("down", "down", "active")) == []  # spare
+    assert inventory.trained_down(machines("active", "active", "")) == []  # not known
+    assert inventory.trained_down(machines("up", "up", "down", kind="ethernet")) == []
 
 
 def test_a_state_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:

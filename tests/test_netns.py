@@ -106,6 +106,7 @@ def test_a_link_that_is_cut_within_a_case_costs_its_node_and_the_case(hosts, wor
         assert [place.host for place in whole.where] == ["c0", "c1", "c2"]
         if world == "torch":
             assert whole.environment["GLOO_SOCKET_IFNAME"] == "eth0"
+            assert [place.interface for place in whole.where] == ["eth0"] * 3
         cutting = cut_after(environment, "c2", 1.0)
         result = nodes.run(supervisor, "hang", world, "run", ranks=3, nodes=3, timeout_s=60)
         cutting.join()

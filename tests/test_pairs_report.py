@@ -82,6 +82,22 @@ pairs/mpi/uni/one/8MiB  10.0 ms  839 MB/s bus           –  1.0 %  ok
     assert "  pairs: 2 of 2 pairs, 5 passes\n  pairs: with two endpoints it cannot be told" in lines(swept(flat(2)), width=120)
 
 
+def noisy(count: int, passes: int = 7):
+    """A sweep in which every pair is anywhere between a tenth and all of the bandwidth."""
+    return flat(count, passes) * np.random.default_rng(3).uniform(0.1, 1, (passes, count, count))
+
+
+def test_a_sweep_that_could_have_shown_nothing_is_no_ok():
+    record = swept(noisy(3))
+    text = lines(record, width=120)
+    assert text.splitlines()[1].endswith("inconclusive  peers ≥ 80 %"), text
+    assert "  pairs: a loss below " in text
+    assert "(6 of 6 pairs, 7 passes), one of 20 % must: more time (budget_s) or quiet helps" in " ".join(text.split())
+    assert "stands out" not in text
+    found = sweeps.findings([record])
+    assert accept.exit_code([record], [*accept.judge([record]), *sweeps.verdicts(found)]) == accept.UNKNOWN
+
+
 def test_a_matrix_that_finds_no_room_is_left_out():
     assert "% from" not in lines(swept(flat(14, sends_2=0.6)), width=80)
     assert "% from" in lines(swept(flat(13, sends_2=0.6)), width=80)

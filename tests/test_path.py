@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from clustergauge import accept, inventory, path, run as running
-from clustergauge.collective_bytes import predicted
+from clustergauge.collective_bytes import of_each, predicted
 from clustergauge.messages import Facts, Outcome
-from clustergauge.model import Counters, Finding, Link, Machine, Measurement, Nic, Place, Planned, Record, Workload
+from clustergauge.model import Counters, Finding, Link, Machine, Measurement, Nic, Place, Planned, Record, Series, Workload
 from clustergauge.supervise import CaseResult, Supervisor
+from collectives.pairs import steps as plan
 from reports import terminal
 from tests import made
 from tests.made_up import loaded
@@ -265,7 +266,144 @@ def test_a_host_that_moved_nothing_is_named() -> None:
     moved = {"a/eth0": 1.4, "b/eth0": 1.4, "c/eth0": 1.4, "d/eth0": 0.001}
     found = path.proof(record(dict.fromkeys("abcd", 1), moved, backend="mpi"))
     assert found
-    assert (found.state, found.reason) == ("contradicted", "d moved next to nothing")
+    assert (found.state, found.reason) == ("contradicted", "d moved 0.1 % of its bytes")
+
+
+# -- one host among many
+
+
+EIGHT = dict.fromkeys((f"n{i}" for i in range(8)), 1)
+"""A ring of eight moves 1.75·S out of each."""
+DOWN = msgspec.structs.replace(IB, state="down")
+
+
+def eight(fabric: float, ethernet: float, backend: str, n7: tuple[float, float] | None = None) -> Record:
+    """What every host moves over InfiniBand and over Ethernet, and n7 if it differs."""
+    shares = dict.fromkeys(EIGHT, (fabric, ethernet)) | ({"n7": n7} if n7 else {})
+    moved = {f"{host}/{port}": share for host, of in shares.items() for port, share in zip(("mlx5_0:1", "eth0"), of, strict=True)}
+    return record(EIGHT, moved, backend=backend, settings=RING if backend == "nccl" else {})
+
+
+@pytest.mark.parametrize("backend", ["nccl", "mpi"])
+def test_one_port_that_is_down_does_not_make_tcp_what_was_meant(backend: str) -> None:
+    found = path.proof(eight(0.0, 1.76, backend), [node(h, DOWN if h == "n7" else IB, ETH) for h in EIGHT])
+    assert found
+    assert (found.state, found.path) == ("contradicted", "InfiniBand or RoCE")
+    assert found.reason.startswith("it moved 0.0 % of the predicted bytes, eth0 moved 1")
+    assert found.reason.endswith("n7's mlx5_0 is down")
+
+
+def test_hosts_most_of_which_have_no_fabric_were_meant_for_tcp() -> None:
+    few = [node(h, IB if h in ("n0", "n1", "n2") else DOWN if h == "n3" else ETH, ETH) for h in EIGHT]
+    assert state(eight(0.0, 1.76, "mpi"), *few) == "proven"
+    half = [node("a", IB, ETH), node("b", ETH)]
+    assert state(record(PAIR, both({"mlx5_0:1": 0.0, "eth0": 1.02}), backend="mpi"), *half) == "proven"
+    half[1] = node("b", DOWN, ETH)
+    assert state(record(PAIR, both({"mlx5_0:1": 0.0, "eth0": 1.02}), backend="mpi"), *half) == "contradicted"
+
+
+@pytest.mark.parametrize(("backend", "shares"), [("nccl", (17, 83)), ("mpi", (30, 145))])
+def test_a_host_that_goes_another_way_is_named_with_its_interface(backend: str, shares: tuple[int, int]) -> None:
+    """MPI does not say its algorithm, so what a host must move is S at the least."""
+    what = eight(1.75, 0.01, backend, n7=(0.30, 1.45))
+    found = path.proof(what, [node(h, IB, ETH) for h in EIGHT])
+    assert found
+    assert found.state == "contradicted"
+    assert found.reason == f"n7 moved {shares[0]} % of its bytes, eth0 moved {shares[1]} %"
+
+
+def test_hosts_that_go_another_way_are_counted() -> None:
+    hosts = dict.fromkeys((f"n{i}" for i in range(64)), 1)
+    moved = {
+        f"{h}/{port}": share for h in hosts for port, share in (("mlx5_0:1", 0.2 if h in ("n8", "n9") else 1.97), ("eth0", 0))
+    }
+    found = path.proof(record(hosts, moved, settings=RING), [node(h, IB, ETH) for h in hosts])
+    assert found
+    assert (found.state, found.reason) == ("contradicted", "n8 moved 10 % of its bytes (1 more like it)")
+
+
+def test_a_host_that_is_short_of_its_bytes_leaves_all_unproven_though_it_is_little_of_the_sum() -> None:
+    hosts = dict.fromkeys((f"n{i}" for i in range(64)), 1)
+    moved = {f"{h}/{port}": share for h in hosts for port, share in (("mlx5_0:1", 1.2 if h == "n9" else 1.99), ("eth0", 0.0))}
+    found = path.proof(record(hosts, moved | {"n9/eth0": 0.77}, settings=RING), [node(h, IB, ETH) for h in hosts])
+    assert found
+    assert (found.state, found.reason) == ("unproven", "n9 moved 61 % of its bytes")
+    assert found.share
+    assert found.share > path.LEAST
+
+
+def test_gloo_is_held_against_the_interface_of_each_host() -> None:
+    names = {"a": "eth0", "b": "ens3", "c": "ens3"}
+    places = [Place(rank=rank, host=host, interface=name) for rank, (host, name) in enumerate(names.items())]
+    what = record(dict.fromkeys(names, 1), {f"{h}/{name}": 4 / 3 for h, name in names.items()}, backend="gloo")
+    what = msgspec.structs.replace(what, placement=places, settings=GLOO | {"env.GLOO_SOCKET_IFNAME": "eth0"})
+    assert str(path.proof(what)) == "eth0, ens3, proven (100 % of predicted bytes)"
+
+
+@pytest.mark.parametrize("groups", [[1, 1], [1] * 5, [2, 3, 1], [8, 8]])
+@pytest.mark.parametrize(
+    "collective", ["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "gather", "scatter"]
+)
+@pytest.mark.parametrize("backend", ["mpi", "gloo", "nccl"])
+@pytest.mark.parametrize("algorithm", ["", "RING", "NVLS"])
+def test_what_each_must_move_is_no_more_than_what_all_must(
+    collective: str, groups: list[int], backend: str, algorithm: str
+) -> None:
+    said = {"nccl_algorithm": algorithm, "nccl_protocol": "LL128"}
+    total = predicted(collective, 1 << 20, groups, backend, said)
+    each = of_each(collective, 1 << 20, groups, backend, said)
+    assert total
+    assert len(each) == len(groups)
+    assert all(min(ends) >= 0 and max(ends) > 0 for ends in each)
+    assert min(sum(tx for tx, _ in each), sum(rx for _, rx in each)) <= total.least * 1.000001
+
+
+# -- sweeps over pairs
+
+
+def sweep(ports: dict[str, dict[int, float]], backend: str = "mpi", direction: str = "uni", each: int = 1) -> Record:
+    """All ordered pairs of four hosts with so many ranks ``each``; ``ports``: shares of S × passes by host number."""
+    ranks, passes = 4 * each, 5
+    steps = plan(ranks, direction, "one", 0)
+    ends = [pair for step in steps for a, b in step for pair in ([(a, b), (b, a)] if direction == "bi" else [(a, b)])]
+    series = {
+        name: Series(unit="rank", values=[float(pair[at]) for pair in ends]) for at, name in enumerate(("pair_from", "pair_to"))
+    }
+    hosts = {f"n{i}": each for i in range(4)}
+    moved = {f"n{i}/{port}": share * passes / (passes * len(steps)) for port, of in ports.items() for i, share in of.items()}
+    what = record(hosts, moved, "send_recv", backend, runs=passes * len(steps), settings={"steps": len(steps)})
+    assert what.measurement
+    measured = msgspec.structs.replace(what.measurement, series=series)
+    return msgspec.structs.replace(what, probe="pairs", measurement=measured)
+
+
+@pytest.mark.parametrize(
+    ("backend", "direction", "each", "share"), [("mpi", "uni", 1, 3), ("nccl", "bi", 1, 3), ("gloo", "uni", 2, 12)]
+)
+def test_pairs_have_a_proof_of_their_path(backend: str, direction: str, each: int, share: float) -> None:
+    """Every rank sends a message to each that is not on its host."""
+    fabric, ethernet = (dict.fromkeys(range(4), share * 1.01), dict.fromkeys(range(4), 0.0))
+    machines = [node(f"n{i}", IB, ETH) for i in range(4)]
+    if backend == "gloo":
+        assert state(sweep({"eth0": fabric}, backend, direction, each), *machines) == "proven"
+        return
+    good = sweep({"mlx5_0:1": fabric, "eth0": ethernet}, backend, direction, each)
+    assert str(path.proof(good, machines)) == "InfiniBand or RoCE, proven (101 % of predicted bytes)"
+    fallen = sweep({"mlx5_0:1": ethernet, "eth0": fabric}, backend, direction, each)
+    assert str(path.proof(fallen, machines)) == (
+        "InfiniBand or RoCE, contradicted (it moved 0.0 % of the predicted bytes, eth0 moved 101 %)"
+    )
+    one = sweep({"mlx5_0:1": fabric | {2: 0.0}, "eth0": ethernet | {2: share * 1.02}}, backend, direction, each)
+    found = path.proof(one, machines)
+    assert found
+    assert (found.state, found.reason) == ("contradicted", "n2 moved 0.0 % of its bytes, eth0 moved 102 %")
+
+
+def test_of_pairs_whose_steps_are_not_known_nothing_is_predicted() -> None:
+    what = sweep({"eth0": dict.fromkeys(range(4), 3.0)})
+    assert state(what) == "proven"
+    assert state(msgspec.structs.replace(what, settings={})) == "unproven"
+    assert state(msgspec.structs.replace(what, placement=what.placement[:3])) == "unproven"
 
 
 def one_way(what: Record, sender: str) -> Record:
@@ -478,5 +616,7 @@ def test_the_same_bytes_contradict_another_interface(measured: tuple[Record, Mac
     if not others:
         pytest.skip("this machine has no interface but its loop")
     for name in others:
-        told = msgspec.structs.replace(what, settings=what.settings | {"env.GLOO_SOCKET_IFNAME": name})
+        told = msgspec.structs.replace(
+            what, placement=[msgspec.structs.replace(place, interface=name) for place in what.placement]
+        )
         assert state(told, machine) == "contradicted"

@@ -483,9 +483,10 @@ def test_the_record_says_where_ranks_really_are(node):
     key = launch.PoolKey("torch", False, 2, "cpu:0", 0)
     pool = Pool(node, "node-1", key, launch.places(key, made.machine()), ranks={p: Rank(p, p - 10, "node-1") for p in (10, 11)})
     planned = [place.cpus for place in pool.where]
-    pool._believe({10: m.Ready(1, 2, "node-1", 10, "", "4-7"), 11: m.Ready(0, 2, "node-1", 11, "", "0")})
+    told = {"GLOO_SOCKET_IFNAME": "ens3,eth1"}
+    pool._believe({10: m.Ready(1, 2, "node-1", 10, "", "4-7", told), 11: m.Ready(0, 2, "node-1", 11, "", "0")})
     assert planned == ["0", "1"]
-    assert [place.cpus for place in pool.where] == ["0", "4-7"]
+    assert [(place.cpus, place.interface) for place in pool.where] == [("0", ""), ("4-7", "ens3")]
 
 
 def test_ranks_that_a_launcher_started_elsewhere_are_recorded_there():

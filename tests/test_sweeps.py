@@ -54,6 +54,22 @@ def test_a_clean_sweep_has_no_verdict():
     assert sweeps.verdicts([found]) == []
 
 
+def test_what_could_not_have_shown_a_loss_clears_nobody():
+    found = one(swept(flat(4)))
+    assert found.smallest_degradation is not None
+    assert sweeps.blind(msgspec.structs.replace(found, smallest_degradation=0.2)) == ""
+    worse = msgspec.structs.replace(found, smallest_degradation=0.2001)
+    (verdict,) = sweeps.verdicts([worse])
+    assert (verdict.verdict, verdict.bound) == ("inconclusive", 0.8)  # a bound: it is measured again
+    assert verdict.reason == (
+        "a loss below 21 % would not have shown (12 of 12 pairs, 5 passes), one of 20 % must: more time (budget_s) or quiet helps"
+    )
+    failed = one(swept(flat(4, sends_2=0.61)))
+    assert [v.verdict for v in sweeps.verdicts([msgspec.structs.replace(failed, smallest_degradation=0.9)])] == ["FAIL"]
+    assert [v.verdict for v in sweeps.verdicts([msgspec.structs.replace(found, smallest_degradation=None)])] == ["inconclusive"]
+    assert sweeps.verdicts([one(swept(flat(2)))]) == []
+
+
 def test_sentences():
     def said(**fields) -> str:
         numbers = {"ratio": 0.612, "low": 0.58, "high": 0.64, "confirmed": True}
