@@ -90,8 +90,8 @@ class Agent:
         self.oom_kills = 0
         self.children = threading.Event()
         self.sidecar = telemetry.Sidecar()
-        self.worker_ears: Ears[m.FromWorker] = Ears(msgspec.json.Decoder(m.FromWorker).decode, self.events)
-        self.boss_ears: Ears[m.ToAgent] = Ears(msgspec.json.Decoder(m.ToAgent).decode, self.events)
+        self.worker_ears: Ears[m.FromWorker] = Ears(msgspec.json.Decoder(m.FromWorker), self.events)
+        self.boss_ears: Ears[m.ToAgent] = Ears(msgspec.json.Decoder(m.ToAgent), self.events)
         self.listener = Listener(str(scratch / "agent.sock"), self.key, self.worker_ears.add)
         self.boss = boss
 

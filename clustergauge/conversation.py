@@ -49,7 +49,7 @@ class Conversation:
         self.site: Site | None = None
         self._events: queue.Queue[Heard[m.FromAgent]] = queue.Queue()
         self._kept: deque[m.FromAgent] = deque()
-        self._ears = Ears(msgspec.json.Decoder(m.FromAgent).decode, self._events)
+        self._ears = Ears[m.FromAgent](msgspec.json.Decoder(m.FromAgent), self._events)
         self._channel: Channel | None = None
         self.who = "the node agent"
         self._ended = ""

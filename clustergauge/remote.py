@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from clustergauge import addresses, code, hosts, messages as m
-from clustergauge.control import Channel, ChannelError, Listener
+from clustergauge.control import Channel, ChannelError, Listener, decode
 from clustergauge.conversation import SEND_S, Conversation, Died, Site
 from clustergauge.errors import UsageError
 from clustergauge.launch import Install, passed_on
@@ -193,9 +193,9 @@ class Desk:
             while not bodies:
                 bodies = channel.receive()
             channel.sock.settimeout(None)
-            hello = msgspec.json.decode(bodies[0], type=m.AgentHello)
+            hello = decode(bodies[0], msgspec.json.Decoder(m.AgentHello))
             self._calls[hello.name].put((channel, hello))
-        except (ChannelError, msgspec.DecodeError, KeyError):
+        except (ChannelError, OSError, KeyError):
             channel.close()
 
 
