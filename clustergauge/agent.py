@@ -158,7 +158,7 @@ class Agent:
                 self.boss.send(m.Began(number=message.number))
             case m.Finish():
                 said = self.sidecar.facts((self.began, time.monotonic()), self.sampled)
-                moved = traffic.moved(self.traffic_before, traffic.read(), hosts.own())
+                moved = traffic.moved(self.traffic_before, traffic.read())
                 changes = health.changes(self.health_before, health.read())
                 self.boss.send(m.Facts(changes, said, moved, number=message.number))
             case m.Inspect():

@@ -41,6 +41,10 @@ class Site:
     address: str = ""
     interface: str = ""
 
+    def ports(self, moved: Mapping[str, int]) -> dict[str, int]:
+        """Bytes by port, with the name of the host before each: the one we know it by, not one that it says."""
+        return {f"{self.machine.host}/{port}": count for port, count in moved.items()}
+
 
 class Conversation:
     """What `node.Node` (an agent on this machine) and `remote.RemoteNode` share: both say how one begins and ends."""
@@ -108,6 +112,8 @@ class Conversation:
                 heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 return None
+            if isinstance(heard.message, m.Facts) and self.site:
+                return msgspec.structs.replace(heard.message, path=self.site.ports(heard.message.path))
             if heard.message is not None:
                 return heard.message
             if heard.channel is self._channel:

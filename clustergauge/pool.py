@@ -197,9 +197,9 @@ class Pool:
                 case None:
                     late = [str(r) for r in self.in_order() if r.pid not in ready]
                     raise Died(f"{', '.join(late[:8])} did not make its {self.key.world} world within {start_s:.0f} s")
-                case m.From(pid, m.Ready() as said):
+                case m.From(pid, m.Ready() as said) if pid in self.ranks:
                     ready[pid] = said
-                case m.From(pid, m.Gather() | m.Share() as said):
+                case m.From(pid, m.Gather() | m.Share() as said) if pid in self.ranks:
                     self.pass_on(self.ranks[pid], said)
                 case m.WorkerGone():
                     raise Died(self.blame(heard))
