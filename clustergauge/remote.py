@@ -87,9 +87,10 @@ class Desk:
     start_s: float = START_S
 
     def __post_init__(self) -> None:
-        """Listen.  Raises `UsageError` for a remote command that is none."""
+        """Listen.  Raises `UsageError` for a remote command that is none, and as `launch.passed_on` does."""
         if not is_srun(self.remote):
             remote_words(self.remote, "host", "true")
+        self._environment = passed_on(os.environ)
         self.token = secrets.token_hex(4)
         self.pools = itertools.count(1)
         """Numbers of pools: workers are found by them (`spread.orders`), so no two of a run have the same."""
@@ -163,14 +164,13 @@ class Desk:
         return [*shlex.split(self.remote), *count, *SRUN, *self._agent()]
 
     def _start(self, words: list[str], name: str, targets: list[str], end: bool) -> subprocess.Popen[bytes]:
-        environment = passed_on(os.environ)
         told = m.Summons(
             self._key.hex(),
             [(own, int(self._listener.address[1])) for own in self._own],
             self.token,
             name,
             targets,
-            environment,
+            self._environment,
             end,
         )
         try:

@@ -97,5 +97,3 @@ def test_ports_bear_the_name_of_the_host_that_the_supervisor_knows(nodes: dict[s
     assert alone.path == {"nb/na/eth0.tx_bytes": 5}
     together = Team(nodes).ask(m.Finish(), m.Facts, 1.0)
     assert together.path == {"na/eth0.tx_bytes": 5, "nb/na/eth0.tx_bytes": 5}
-
-
