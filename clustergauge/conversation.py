@@ -26,6 +26,10 @@ class Died(Exception):
     """A worker, launcher or agent failed; the text names rank, host and phase."""
 
 
+class NoWorld(Died):
+    """Workers are there, and could not make their world."""
+
+
 class Silent(Died):
     """An agent lives and does not answer: stopped, or hung in the kernel or a driver."""
 

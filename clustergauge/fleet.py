@@ -88,7 +88,11 @@ class Fleet:
         """End all agents at once, and what they started; what a person should hear."""
         meeting.in_threads(lambda name: self.supervisors[name].close(), list(self.supervisors))
         self.desk.close()
-        return [f"{name}: {note}" for name, supervisor in self.supervisors.items() for note in supervisor.notes]
+        of_note: dict[str, dict[str, None]] = {}
+        for name, supervisor in self.supervisors.items():
+            for note in supervisor.notes:
+                of_note.setdefault(note, {})[name] = None
+        return [f"{hosts.compress(names)}: {note}" for note, names in of_note.items()]
 
     def stop(self) -> None:
         """Have all agents end what they do, now."""
@@ -183,7 +187,7 @@ def conduct(
             left.stopping.set()
             fleet.stop() if came.interrupted else None
             left.join()
-            came.notes += fleet.close()
+            came.notes = list(dict.fromkeys([*came.notes, *fleet.close()]))
             end.left_out = fleet.left_out | fleet.apart
     return came
 

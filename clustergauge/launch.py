@@ -253,3 +253,18 @@ def mpi_launcher(launcher: str, ranks: int) -> list[str]:
     if not own.exists():
         raise UsageError("no MPI launcher beside this Python: install the mpich package, or name one with --launcher 'mpiexec'")
     return [str(own), "-n", str(ranks)]
+
+
+def unlike(launcher: str, environment: Mapping[str, str]) -> str:
+    """Why a world of MPI may not have been made where the user chose launcher or library, in words; empty where neither."""
+    library = environment.get("MPI4PY_LIBMPI", "")
+    if not launcher and not library:
+        return ""
+    said = "no MPI world could be made: launcher and MPI library must be of one kind, and are "
+    said += f"--launcher {launcher!r} and " if launcher else "the MPICH that comes along and "
+    said += f"MPI4PY_LIBMPI={library}" if library else "the library of the MPICH that comes along (MPI4PY_LIBMPI is not set)"
+    if not library:
+        return f"{said}: export MPI4PY_LIBMPI=/PATH/OF/THAT/MPI/lib/libmpi.so, or leave out --launcher"
+    if not launcher:
+        return f"{said}: name its mpiexec with --launcher, or unset MPI4PY_LIBMPI"
+    return f"{said}: name both of the same MPI, or neither"
