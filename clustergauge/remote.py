@@ -43,6 +43,8 @@ START_S = 60.0
 """How long an agent may take to call and to describe its node."""
 END_S = 14.0
 """How long it may take to end its pool and itself."""
+_CANNOT_CALL = "cannot connect to"
+"""How `control.connect` begins to say so."""
 _IN_ORDER = "closed by the other side"
 """How `control` words the end of a channel whose other side left, rather than was cut off."""
 
@@ -87,10 +89,16 @@ class Desk:
     start_s: float = START_S
 
     def __post_init__(self) -> None:
-        """Listen.  Raises `UsageError` for a remote command that is none, and as `launch.passed_on` does."""
+        """Listen.  Raises `UsageError` for a remote command that is none, where no address leads here, as `passed_on` does."""
         if not is_srun(self.remote):
             remote_words(self.remote, "host", "true")
         self._environment = passed_on(os.environ)
+        self._own = [self.address.strip("[]")] if self.address else addresses.towards(self.names[:8])
+        if not self._own:
+            raise UsageError(
+                f"it cannot be told by which address {hosts.compress(self.names)[:200]} reach this machine, for their names lead "
+                "nowhere here (aliases of ssh?): say it with --address (127.0.0.1 only where all of them are this machine)"
+            )
         self.token = secrets.token_hex(4)
         self.pools = itertools.count(1)
         """Numbers of pools: workers are found by them (`spread.orders`), so no two of a run have the same."""
@@ -101,7 +109,6 @@ class Desk:
         self._together: subprocess.Popen[bytes] | None = None
         self._started: list[subprocess.Popen[bytes]] = []
         self._summoned: set[str] = set()
-        self._own = [self.address.strip("[]")] if self.address else addresses.towards(self.names[:8])
         self._listener = Listener(("", 0), self._key, self._welcome, self.start_s)
 
     def summon(self, name: str, targets: list[str], end: bool = False) -> subprocess.Popen[bytes]:
@@ -128,9 +135,9 @@ class Desk:
             with contextlib.suppress(queue.Empty):
                 return self._calls[name].get(timeout=0.0 if ended is not None else 0.1)
             if ended is not None:
-                raise Died(f"its agent did not start: the remote command exited with {ended}{quote(self.words(name))}")
+                raise Died(f"its agent did not start: the remote command exited with {ended}{self._said(name)}")
             if time.monotonic() > until:
-                raise Died(f"its agent did not call within {self.start_s:.0f} s{quote(self.words(name))}")
+                raise Died(f"its agent did not call within {self.start_s:.0f} s{self._said(name)}")
 
     def words(self, name: str) -> str:
         """What the remote command of a node printed, or that of all of them."""
@@ -139,6 +146,12 @@ class Desk:
             with contextlib.suppress(OSError):
                 said = said or log.read_text(errors="replace")[-4096:]
         return said
+
+    def _said(self, name: str) -> str:
+        """Its last words, and what to do where they are that it cannot call us."""
+        words = quote(self.words(name))
+        told = f": it was told to call {', '.join(self._own)}; --address says by which name or address nodes reach this machine"
+        return words + (told if _CANNOT_CALL in words else "")
 
     def close(self) -> None:
         """Take no more calls and end the remote commands that are left."""

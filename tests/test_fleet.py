@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from clustergauge import code
+from clustergauge import addresses, code
 from clustergauge.errors import UsageError
 from clustergauge.fleet import Fleet
 from clustergauge.launch import passed_on, told
 from clustergauge.model import Machine
-from clustergauge.remote import Desk
+from clustergauge.remote import Desk, RemoteNode
 from clustergauge.supervise import Supervisor
-from tests import made
+from tests import made, nodes
 
 BROKEN = "a\udcff"
 """As Python has the bytes ``a`` and ``0xff`` of an environment."""
@@ -38,7 +38,7 @@ class Planted(Supervisor):
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    desk = Desk(["good", "odd"])
+    desk = Desk(["good", "odd"], address="127.0.0.1")
     yield desk
     desk.close()
 
@@ -68,6 +68,22 @@ def test_a_variable_that_is_not_utf8_is_named_before_any_node_is_called(name: st
     assert done.returncode == 2
     assert done.stderr.startswith(f"run_suite.py: the environment variable {name} is not UTF-8")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_names_that_lead_nowhere_do_not_make_other_hosts_call_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "_source", lambda _name, _family: "")
+    with pytest.raises(UsageError, match=r"by which address h\[0-1\] reach this machine.*--address"):
+        Desk(["h0", "h1"])
+
+
+def test_an_agent_that_cannot_call_is_told_of_with_what_to_do() -> None:
+    desk = Desk(["na"], nodes.REMOTE, nodes.HERE)
+    desk._listener.close()
+    fleet = Fleet(desk, lambda name: Supervisor(make=lambda: RemoteNode(desk, name), desk=desk))
+    fleet.assemble([])
+    fleet.close()
+    assert "Connection refused" in fleet.left_out["na"]
+    assert "it was told to call 127.0.0.1; --address says" in fleet.left_out["na"]
 
 
 def test_on_one_node_such_a_variable_is_passed_on_and_recorded_readably() -> None:
