@@ -13,9 +13,8 @@ import os
 import queue
 import secrets
 import shlex
-import shutil
+import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from clustergauge.control import Channel, ChannelError, Listener, decode
 from clustergauge.conversation import SEND_S, Conversation, Died, Site
 from clustergauge.errors import UsageError
 from clustergauge.launch import Install, passed_on
+from clustergauge.logs import Logs
 from clustergauge.model import Machine
 from clustergauge.output import quote
 
@@ -103,7 +103,7 @@ class Desk:
         self.pools = itertools.count(1)
         """Numbers of pools: workers are found by them (`spread.orders`), so no two of a run have the same."""
         self._key = secrets.token_bytes(32)
-        self._folder = Path(tempfile.mkdtemp(prefix="clustergauge-logs-"))
+        self._logs = Logs()
         self._calls: dict[str, queue.Queue[tuple[Channel, m.AgentHello]]] = {name: queue.Queue() for name in self.names}
         self._lock = threading.Lock()
         self._together: subprocess.Popen[bytes] | None = None
@@ -141,11 +141,7 @@ class Desk:
 
     def words(self, name: str) -> str:
         """What the remote command of a node printed, or that of all of them."""
-        said = ""
-        for log in (self._folder / f"{name}.log", self._folder / ".log"):
-            with contextlib.suppress(OSError):
-                said = said or log.read_text(errors="replace")[-4096:]
-        return said
+        return self._logs.words(name) or self._logs.words("")
 
     def _said(self, name: str) -> str:
         """Its last words, and what to do where they are that it cannot call us."""
@@ -161,12 +157,8 @@ class Desk:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, until - time.monotonic()))
             if process.poll() is None:
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(1.0)
-                process.kill()
-                process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+                _end(process)
+        self._logs.close()
 
     def _agent(self) -> list[str]:
         return ["env", f"PYTHONPATH={self.install.root}", self.install.python, "-P", "-m", "clustergauge.agent", "-"]
@@ -187,7 +179,7 @@ class Desk:
             end,
         )
         try:
-            with (self._folder / f"{name}.log").open("wb") as log:
+            with self._logs.open(name) as log:
                 process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
         except OSError as error:
             raise Died(f"cannot start {words[0]}: {error.strerror or error}") from None
@@ -210,6 +202,15 @@ class Desk:
             self._calls[hello.name].put((channel, hello))
         except (ChannelError, OSError, KeyError):
             channel.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command and its children: it began a group of processes of its own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
 
 
 class RemoteNode(Conversation):
