@@ -519,10 +519,11 @@ def _measure(
 @contextlib.contextmanager
 def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
     """The nodes that the flags name, with their agents, and the end of these; ``None`` for this machine alone."""
-    from clustergauge import fleet, hosts, launch, remote, supervise, targets
+    from clustergauge import fleet, hosts, launch, remote, spread, supervise, targets
 
     way = remote.way(options.remote, options.launcher)
     names = hosts.wanted(options.hosts, options.hostfile, remote.is_srun(way), os.environ)
+    spread.check_launcher(options.launcher, len(names))
     if not names:
         yield None
         return

@@ -20,7 +20,6 @@ cut tells nobody.  No thread and no message of ours: the probes of an idle conne
 
 Address = str | tuple[str, int]
 """A path (Unix socket) or (host, port).  The empty host listens on all addresses of this machine, IPv6 and IPv4."""
-LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _ZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
 _SIOCGIFADDR = 0x8915
 """Address of an interface, netdevice(7)."""
@@ -107,18 +106,20 @@ def own_end(sock: socket.socket) -> str:
 def towards(names: Sequence[str]) -> list[str]:
     """This machine's addresses by the routes to the first host that another machine bears: IPv4, IPv6, or both.
 
-    Those of the loopback where all are here.  Without a zone: that of another machine is its own affair.
+    That of the loopback where all are here; none where that cannot be told: a name leads nowhere, and the others lead here.
+    Without a zone: that of another machine is its own affair.
     """
     found: list[str] = []
-    here: list[str] = []
+    here: dict[str, str] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
         for name in names:
             own = _source(name.rpartition("@")[2], family)
             if own and not ipaddress.ip_address(own).is_loopback:
                 found.append(own)
                 break
-            here += [own] if own else []
-    return found or here[:1] or [LOOPBACK[socket.AF_INET]]
+            if own:
+                here.setdefault(name, own)
+    return found or (list(here.values())[:1] if len(here) == len(set(names)) else [])
 
 
 def interface_of(address: str, if_inet6: Path = _IF_INET6) -> str:

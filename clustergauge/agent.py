@@ -90,8 +90,8 @@ class Agent:
         self.oom_kills = 0
         self.children = threading.Event()
         self.sidecar = telemetry.Sidecar()
-        self.worker_ears: Ears[m.FromWorker] = Ears(msgspec.json.Decoder(m.FromWorker).decode, self.events)
-        self.boss_ears: Ears[m.ToAgent] = Ears(msgspec.json.Decoder(m.ToAgent).decode, self.events)
+        self.worker_ears: Ears[m.FromWorker] = Ears(msgspec.json.Decoder(m.FromWorker), self.events)
+        self.boss_ears: Ears[m.ToAgent] = Ears(msgspec.json.Decoder(m.ToAgent), self.events)
         self.listener = Listener(str(scratch / "agent.sock"), self.key, self.worker_ears.add)
         self.boss = boss
 
@@ -158,7 +158,7 @@ class Agent:
                 self.boss.send(m.Began(number=message.number))
             case m.Finish():
                 said = self.sidecar.facts((self.began, time.monotonic()), self.sampled)
-                moved = traffic.moved(self.traffic_before, traffic.read(), hosts.own())
+                moved = traffic.moved(self.traffic_before, traffic.read())
                 changes = health.changes(self.health_before, health.read())
                 self.boss.send(m.Facts(changes, said, moved, number=message.number))
             case m.Inspect():

@@ -186,6 +186,14 @@ def connect(address: Address, key: bytes, timeout_s: float = HANDSHAKE_S) -> Cha
     return Channel(sock, _derive(key, b"session", theirs, nonce), b"client", b"server")
 
 
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The message of a frame.  Raises `ChannelError` for whatever is none, UTF-8 that is broken and endless nesting included."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ChannelError(f"no message: {error}") from None
+
+
 @dataclass(frozen=True)
 class Heard(Generic[T]):
     """One event of the reader: a message, or (``message`` is ``None``) the end of a channel and why."""
@@ -198,12 +206,12 @@ class Heard(Generic[T]):
 class Ears(Generic[T]):
     """One thread that reads any number of channels and puts `Heard` on ``queue``.
 
-    ``decode`` turns a body into a message; what it refuses (``msgspec.DecodeError``) ends that channel alone.
+    A body that is no message of the ``decoder`` ends that channel alone.
     """
 
-    def __init__(self, decode: Callable[[bytes], T], events: queue.Queue[Any]) -> None:
+    def __init__(self, decoder: msgspec.json.Decoder[T], events: queue.Queue[Any]) -> None:
         self.queue = events
-        self._decode = decode
+        self._decoder = decoder
         self._selector = selectors.DefaultSelector()
         self._wake_r, self._wake_w = socket.socketpair()
         self._new: queue.SimpleQueue[Channel] = queue.SimpleQueue()
@@ -243,8 +251,8 @@ class Ears(Generic[T]):
     def _read(self, channel: Channel) -> None:
         try:
             for body in channel.receive():
-                self.queue.put(Heard(channel, self._decode(body)))
-        except (ChannelError, msgspec.DecodeError) as error:
+                self.queue.put(Heard(channel, decode(body, self._decoder)))
+        except ChannelError as error:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(channel.sock)
             channel.close()

@@ -26,6 +26,10 @@ class Died(Exception):
     """A worker, launcher or agent failed; the text names rank, host and phase."""
 
 
+class NoWorld(Died):
+    """Workers are there, and could not make their world."""
+
+
 class Silent(Died):
     """An agent lives and does not answer: stopped, or hung in the kernel or a driver."""
 
@@ -41,6 +45,10 @@ class Site:
     address: str = ""
     interface: str = ""
 
+    def ports(self, moved: Mapping[str, int]) -> dict[str, int]:
+        """Bytes by port, with the name of the host before each: the one we know it by, not one that it says."""
+        return {f"{self.machine.host}/{port}": count for port, count in moved.items()}
+
 
 class Conversation:
     """What `node.Node` (an agent on this machine) and `remote.RemoteNode` share: both say how one begins and ends."""
@@ -49,7 +57,7 @@ class Conversation:
         self.site: Site | None = None
         self._events: queue.Queue[Heard[m.FromAgent]] = queue.Queue()
         self._kept: deque[m.FromAgent] = deque()
-        self._ears = Ears(msgspec.json.Decoder(m.FromAgent).decode, self._events)
+        self._ears = Ears[m.FromAgent](msgspec.json.Decoder(m.FromAgent), self._events)
         self._channel: Channel | None = None
         self.who = "the node agent"
         self._ended = ""
@@ -108,6 +116,8 @@ class Conversation:
                 heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 return None
+            if isinstance(heard.message, m.Facts) and self.site:
+                return msgspec.structs.replace(heard.message, path=self.site.ports(heard.message.path))
             if heard.message is not None:
                 return heard.message
             if heard.channel is self._channel:

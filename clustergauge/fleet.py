@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -61,6 +63,8 @@ class Fleet:
                 machine = msgspec.structs.replace(supervisor.start(targets), node=name)
             except Died as died:
                 self.left_out[name] = str(died)
+            except Exception as error:  # noqa: BLE001 (whatever it is, it is this node's alone, and a thread tells nobody)
+                self.left_out[name] = _unexpected(error)
             else:
                 self.supervisors[name], self.machines[name] = supervisor, machine
 
@@ -84,11 +88,21 @@ class Fleet:
         """End all agents at once, and what they started; what a person should hear."""
         meeting.in_threads(lambda name: self.supervisors[name].close(), list(self.supervisors))
         self.desk.close()
-        return [f"{name}: {note}" for name, supervisor in self.supervisors.items() for note in supervisor.notes]
+        of_note: dict[str, dict[str, None]] = {}
+        for name, supervisor in self.supervisors.items():
+            for note in supervisor.notes:
+                of_note.setdefault(note, {})[name] = None
+        return [f"{hosts.compress(names)}: {note}" for note, names in of_note.items()]
 
     def stop(self) -> None:
         """Have all agents end what they do, now."""
         meeting.in_threads(lambda name: self.supervisors[name].quit(), list(self.supervisors))
+
+
+def _unexpected(error: Exception) -> str:
+    """What nobody foresaw, and where it happened."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__} ({Path(at.filename).name} line {at.lineno}): {error}"
 
 
 def odd_ones(machines: Mapping[str, Machine]) -> dict[str, str]:
@@ -173,7 +187,7 @@ def conduct(
             left.stopping.set()
             fleet.stop() if came.interrupted else None
             left.join()
-            came.notes += fleet.close()
+            came.notes = list(dict.fromkeys([*came.notes, *fleet.close()]))
             end.left_out = fleet.left_out | fleet.apart
     return came
 
@@ -250,6 +264,9 @@ class Left:
             except StoreError as error:
                 came.problem = str(error)
                 self.stopping.set()
+            except Exception as error:  # noqa: BLE001 (as in `Fleet.assemble`)
+                self.fleet.left_out[name] = _unexpected(error)
+                came.notes.append(f"{name}: {_unexpected(error)}")
 
         self.all_of(measure, list(todo))
         came.case_seconds += max((progress.case_seconds for progress in own.values()), default=0.0)

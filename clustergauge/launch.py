@@ -65,13 +65,31 @@ def steering(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def told(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those of them that somebody chose: not where NCCL and torch write for us, which is another place in every run."""
-    return {name: value for name, value in steering(environment).items() if name not in _recorders(Path())}
+    """Those of them that somebody chose: not where NCCL and torch write for us, which is another place in every run.
+
+    What is no UTF-8 in them is told with the character that stands for it.
+    """
+    chosen = {name: value for name, value in steering(environment).items() if name not in _recorders(Path())}
+    return {_readable(name): _readable(value) for name, value in chosen.items()}
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """What agents on other nodes are to have of the supervisor's environment: where libraries are, and what steers transports."""
-    return {k: environment[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in environment} | steering(environment)
+    """What agents on other nodes are to have of the supervisor's environment: where libraries are, and what steers transports.
+
+    Raises `UsageError` for what cannot be told them as it is: JSON has no bytes that are no UTF-8.
+    """
+    passed = {k: environment[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in environment} | steering(environment)
+    for name, value in passed.items():
+        if (_readable(name), _readable(value)) != (name, value):
+            raise UsageError(
+                f"the environment variable {_readable(name)} is not UTF-8 ({_readable(value)[:60]!r}) and cannot be passed on to "
+                "other nodes: set it otherwise, or unset it"
+            )
+    return passed
+
+
+def _readable(text: str) -> str:
+    return os.fsencode(text).decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -235,3 +253,18 @@ def mpi_launcher(launcher: str, ranks: int) -> list[str]:
     if not own.exists():
         raise UsageError("no MPI launcher beside this Python: install the mpich package, or name one with --launcher 'mpiexec'")
     return [str(own), "-n", str(ranks)]
+
+
+def unlike(launcher: str, environment: Mapping[str, str]) -> str:
+    """Why a world of MPI may not have been made where the user chose launcher or library, in words; empty where neither."""
+    library = environment.get("MPI4PY_LIBMPI", "")
+    if not launcher and not library:
+        return ""
+    said = "no MPI world could be made: launcher and MPI library must be of one kind, and are "
+    said += f"--launcher {launcher!r} and " if launcher else "the MPICH that comes along and "
+    said += f"MPI4PY_LIBMPI={library}" if library else "the library of the MPICH that comes along (MPI4PY_LIBMPI is not set)"
+    if not library:
+        return f"{said}: export MPI4PY_LIBMPI=/PATH/OF/THAT/MPI/lib/libmpi.so, or leave out --launcher"
+    if not launcher:
+        return f"{said}: name its mpiexec with --launcher, or unset MPI4PY_LIBMPI"
+    return f"{said}: name both of the same MPI, or neither"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -11,6 +11,12 @@ from clustergauge.model import Json, Machine, Measurement, Scalar, Status, Workl
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """Base of all messages: tagged with the name of its class."""
+
+
+Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
+"""A process id: proc(5), ``pid_max``.  A larger one could stand for another node's worker (`team.worker_id`)."""
+Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 20)]
+"""Which of the commands of a pool."""
 
 
 # -- what a remote agent reads before anything else, on its standard input
@@ -44,7 +50,7 @@ class Hello(Message, frozen=True):
     """
 
     pool: int
-    pid: int
+    pid: Pid
     host: str
     rank: int
     code: str
@@ -60,7 +66,7 @@ class Ready(Message, frozen=True):
     rank: int
     size: int
     host: str
-    pid: int
+    pid: Pid
     library: str = ""
     cpus: str = ""
     environment: dict[str, str] = {}
@@ -271,7 +277,7 @@ class AgentHello(Message, frozen=True):
     """
 
     host: str
-    pid: int
+    pid: Pid
     code: str
     machine: Machine
     name: str = ""
@@ -283,7 +289,7 @@ class AgentHello(Message, frozen=True):
 class From(Message, frozen=True):
     """A worker said something."""
 
-    pid: int
+    pid: Pid
     body: FromWorker
 
 
@@ -291,7 +297,7 @@ class Closed(Message, frozen=True):
     """A worker's channel ended just now; `WorkerGone` follows once it is known how.  The first to go is at fault, and finding out
     how takes longer for one than for another."""
 
-    pid: int
+    pid: Pid
 
 
 class WorkerGone(Message, frozen=True):
@@ -300,7 +306,7 @@ class WorkerGone(Message, frozen=True):
     ``oom``: the kernel's OOM killer struck somewhere on the node since the case began.
     """
 
-    pid: int
+    pid: Pid
     rank: int
     phase: str
     how: str
@@ -311,7 +317,7 @@ class WorkerGone(Message, frozen=True):
 class LauncherGone(Message, frozen=True):
     """A command of the pool ended.  ``index``: which; ``tail``: its last words."""
 
-    index: int
+    index: Index
     how: str
     tail: str
 
@@ -319,7 +325,7 @@ class LauncherGone(Message, frozen=True):
 class WorkerState(Message, frozen=True):
     """One worker as the node sees it.  ``state``: the kernel's letter (``T`` is stopped)."""
 
-    pid: int
+    pid: Pid
     rank: int
     host: str
     phase: str
@@ -338,7 +344,7 @@ class Inspected(Answer, frozen=True):
 class Stopped(Message, frozen=True):
     """A worker of the pool is stopped (SIGSTOP, a debugger)."""
 
-    pid: int
+    pid: Pid
     rank: int
     phase: str
 
@@ -346,7 +352,7 @@ class Stopped(Message, frozen=True):
 class InPhase(Message, frozen=True):
     """A worker is in another phase than when it was last looked at: what is known of it if its node is lost."""
 
-    pid: int
+    pid: Pid
     phase: str
 
 
@@ -355,7 +361,9 @@ class Began(Answer, frozen=True):
 
 
 class Facts(Answer, frozen=True):
-    """Answer to `Finish`: what the node's counters and sensors say of the case.  ``path``: bytes moved (see `traffic`)."""
+    """Answer to `Finish`: what the node's counters and sensors say of the case.  ``path``: bytes moved, by port (see `traffic`);
+    the supervisor puts the host before it.
+    """
 
     health: dict[str, Scalar]
     telemetry: dict[str, Scalar]

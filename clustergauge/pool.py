@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from clustergauge import code, hosts, messages as m
-from clustergauge.conversation import Conversation, Died
+from clustergauge.conversation import Conversation, Died, NoWorld
 from clustergauge.launch import PoolKey
 from clustergauge.model import Place
 from clustergauge.output import exit_string, quote
@@ -74,7 +74,10 @@ class Pool:
     environment: dict[str, str] = field(default_factory=dict[str, str])
 
     def start(self, orders: list[m.StartPool], start_s: float) -> None:
-        """Have the workers started and make their world.  Raises `Died` naming who is missing or does not fit."""
+        """Have the workers started and make their world.
+
+        Raises `Died` naming who is missing or does not fit, `NoWorld` where workers make no world of it.
+        """
         self.node.start_pool(orders)
         until = time.monotonic() + start_s
         self._await_hellos(until, start_s)
@@ -196,13 +199,13 @@ class Pool:
             match heard:
                 case None:
                     late = [str(r) for r in self.in_order() if r.pid not in ready]
-                    raise Died(f"{', '.join(late[:8])} did not make its {self.key.world} world within {start_s:.0f} s")
-                case m.From(pid, m.Ready() as said):
+                    raise NoWorld(f"{', '.join(late[:8])} did not make its {self.key.world} world within {start_s:.0f} s")
+                case m.From(pid, m.Ready() as said) if pid in self.ranks:
                     ready[pid] = said
-                case m.From(pid, m.Gather() | m.Share() as said):
+                case m.From(pid, m.Gather() | m.Share() as said) if pid in self.ranks:
                     self.pass_on(self.ranks[pid], said)
                 case m.WorkerGone():
-                    raise Died(self.blame(heard))
+                    raise NoWorld(self.blame(heard))
                 case _:
                     pass
         self._believe(ready)
@@ -212,12 +215,12 @@ class Pool:
         libraries = sorted({r.library for r in ready.values()})
         for said in ready.values():
             if said.size != self.key.ranks:
-                raise Died(
+                raise NoWorld(
                     f"rank {said.rank} on {said.host} sees a world of {said.size}, not {self.key.ranks}: the launcher does not "
                     f"fit the MPI that mpi4py loaded ({'; '.join(libraries)}); set MPI4PY_LIBMPI or --launcher so that they agree"
                 )
         if {r.rank for r in ready.values()} != set(range(self.key.ranks)) or len(libraries) > 1:
-            raise Died(f"ranks are not distinct or their libraries differ: {'; '.join(libraries)}")
+            raise NoWorld(f"ranks are not distinct or their libraries differ: {'; '.join(libraries)}")
         for pid, said in ready.items():
             self.ranks[pid].rank = said.rank
             self.ranks[pid].library = said.library

@@ -69,9 +69,9 @@ def far(command: str) -> int:
         return process.wait()
 
     def end() -> None:
-        """Nobody hears the proxy any more."""
+        """Nothing more comes for the proxy."""
         with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+            sock.shutdown(socket.SHUT_WR)  # what it still says may be on its way
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_S)
         process.kill()

@@ -13,9 +13,8 @@ import os
 import queue
 import secrets
 import shlex
-import shutil
+import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -25,10 +24,11 @@ from pathlib import Path
 import msgspec
 
 from clustergauge import addresses, code, hosts, messages as m
-from clustergauge.control import Channel, ChannelError, Listener
+from clustergauge.control import Channel, ChannelError, Listener, decode
 from clustergauge.conversation import SEND_S, Conversation, Died, Site
 from clustergauge.errors import UsageError
 from clustergauge.launch import Install, passed_on
+from clustergauge.logs import Logs
 from clustergauge.model import Machine
 from clustergauge.output import quote
 
@@ -43,6 +43,8 @@ START_S = 60.0
 """How long an agent may take to call and to describe its node."""
 END_S = 14.0
 """How long it may take to end its pool and itself."""
+_CANNOT_CALL = "cannot connect to"
+"""How `control.connect` begins to say so."""
 _IN_ORDER = "closed by the other side"
 """How `control` words the end of a channel whose other side left, rather than was cut off."""
 
@@ -87,20 +89,26 @@ class Desk:
     start_s: float = START_S
 
     def __post_init__(self) -> None:
-        """Listen.  Raises `UsageError` for a remote command that is none."""
+        """Listen.  Raises `UsageError` for a remote command that is none, where no address leads here, as `passed_on` does."""
         if not is_srun(self.remote):
             remote_words(self.remote, "host", "true")
+        self._environment = passed_on(os.environ)
+        self._own = [self.address.strip("[]")] if self.address else addresses.towards(self.names[:8])
+        if not self._own:
+            raise UsageError(
+                f"it cannot be told by which address {hosts.compress(self.names)[:200]} reach this machine, for their names lead "
+                "nowhere here (aliases of ssh?): say it with --address (127.0.0.1 only where all of them are this machine)"
+            )
         self.token = secrets.token_hex(4)
         self.pools = itertools.count(1)
         """Numbers of pools: workers are found by them (`spread.orders`), so no two of a run have the same."""
         self._key = secrets.token_bytes(32)
-        self._folder = Path(tempfile.mkdtemp(prefix="clustergauge-logs-"))
+        self._logs = Logs()
         self._calls: dict[str, queue.Queue[tuple[Channel, m.AgentHello]]] = {name: queue.Queue() for name in self.names}
         self._lock = threading.Lock()
         self._together: subprocess.Popen[bytes] | None = None
         self._started: list[subprocess.Popen[bytes]] = []
         self._summoned: set[str] = set()
-        self._own = [self.address.strip("[]")] if self.address else addresses.towards(self.names[:8])
         self._listener = Listener(("", 0), self._key, self._welcome, self.start_s)
 
     def summon(self, name: str, targets: list[str], end: bool = False) -> subprocess.Popen[bytes]:
@@ -127,17 +135,19 @@ class Desk:
             with contextlib.suppress(queue.Empty):
                 return self._calls[name].get(timeout=0.0 if ended is not None else 0.1)
             if ended is not None:
-                raise Died(f"its agent did not start: the remote command exited with {ended}{quote(self.words(name))}")
+                raise Died(f"its agent did not start: the remote command exited with {ended}{self._said(name)}")
             if time.monotonic() > until:
-                raise Died(f"its agent did not call within {self.start_s:.0f} s{quote(self.words(name))}")
+                raise Died(f"its agent did not call within {self.start_s:.0f} s{self._said(name)}")
 
     def words(self, name: str) -> str:
         """What the remote command of a node printed, or that of all of them."""
-        said = ""
-        for log in (self._folder / f"{name}.log", self._folder / ".log"):
-            with contextlib.suppress(OSError):
-                said = said or log.read_text(errors="replace")[-4096:]
-        return said
+        return self._logs.words(name) or self._logs.words("")
+
+    def _said(self, name: str) -> str:
+        """Its last words, and what to do where they are that it cannot call us."""
+        words = quote(self.words(name))
+        told = f": it was told to call {', '.join(self._own)}; --address says by which name or address nodes reach this machine"
+        return words + (told if _CANNOT_CALL in words else "")
 
     def close(self) -> None:
         """Take no more calls and end the remote commands that are left."""
@@ -147,12 +157,8 @@ class Desk:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, until - time.monotonic()))
             if process.poll() is None:
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(1.0)
-                process.kill()
-                process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+                _end(process)
+        self._logs.close()
 
     def _agent(self) -> list[str]:
         return ["env", f"PYTHONPATH={self.install.root}", self.install.python, "-P", "-m", "clustergauge.agent", "-"]
@@ -163,18 +169,17 @@ class Desk:
         return [*shlex.split(self.remote), *count, *SRUN, *self._agent()]
 
     def _start(self, words: list[str], name: str, targets: list[str], end: bool) -> subprocess.Popen[bytes]:
-        environment = passed_on(os.environ)
         told = m.Summons(
             self._key.hex(),
             [(own, int(self._listener.address[1])) for own in self._own],
             self.token,
             name,
             targets,
-            environment,
+            self._environment,
             end,
         )
         try:
-            with (self._folder / f"{name}.log").open("wb") as log:
+            with self._logs.open(name) as log:
                 process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
         except OSError as error:
             raise Died(f"cannot start {words[0]}: {error.strerror or error}") from None
@@ -193,10 +198,19 @@ class Desk:
             while not bodies:
                 bodies = channel.receive()
             channel.sock.settimeout(None)
-            hello = msgspec.json.decode(bodies[0], type=m.AgentHello)
+            hello = decode(bodies[0], msgspec.json.Decoder(m.AgentHello))
             self._calls[hello.name].put((channel, hello))
-        except (ChannelError, msgspec.DecodeError, KeyError):
+        except (ChannelError, OSError, KeyError):
             channel.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command and its children: it began a group of processes of its own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
 
 
 class RemoteNode(Conversation):

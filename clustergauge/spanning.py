@@ -47,6 +47,11 @@ class _Span:
         """Of the nodes that are left."""
         return [site.name for site in self._team.sites]
 
+    @property
+    def notes(self) -> list[str]:
+        """What a person should hear of it."""
+        return self._supervisor.notes
+
     def measure(self, planned: Planned, came: Progress, stopped: Callable[[], bool]) -> None:
         """One case over the nodes that are left, two at least."""
         sites, left = self._team.sites, self._left
@@ -133,6 +138,7 @@ class Spanning:
             raise
         for span in spans.values():
             self._crew |= span.leave()
+            self._came.notes += span.notes
 
     def _measure(self, spans: Mapping[str, _Span], todo: Sequence[Planned], at_once: bool) -> None:
         """Cases one after the other, each over all groups at once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -129,6 +130,26 @@ def _mpi(
     return [first, *[rest] * (len(sites) - 1)]
 
 
+def check_launcher(launcher: str, nodes: int) -> None:
+    """Raises `UsageError` for a user's launcher that can start nothing: on so many nodes, or (0) on this machine."""
+    if not launcher:
+        return
+    program = mpi_launcher(launcher, 1)[0]
+    if "/" in program and not program.startswith("/"):
+        raise UsageError(
+            f"--launcher {launcher!r}: give the whole path of {program}, for ranks are started in a folder of their own"
+        )
+    if nodes > 1:
+        _need_hosts(launcher)
+    if not nodes and shutil.which(program) is None:  # other nodes have programs of their own
+        raise UsageError(f"--launcher {launcher!r}: there is no program {program} here; give the path of an mpiexec or srun")
+
+
+def _need_hosts(launcher: str) -> None:
+    if not is_srun(launcher) and "{hosts}" not in launcher:
+        raise UsageError(f"--launcher {launcher!r} must say {{hosts}} (a,b) where it is told its nodes")
+
+
 def over_nodes(launcher: str, ranks: int, per_node: int, sites: Sequence[Site], install: Install) -> list[str]:
     """The command that starts MPI ranks over nodes: the user's, or that of the MPI which came along, over the remote command.
 
@@ -146,8 +167,8 @@ def over_nodes(launcher: str, ranks: int, per_node: int, sites: Sequence[Site], 
         if "{ranks}" not in launcher and not {"-n", "--ntasks"} & {word.partition("=")[0] for word in shlex.split(launcher)}:
             nodes = f"--nodes={len(sites)} --nodelist={hosts.compress(site.name for site in sites)}"
             launcher += f" {nodes} --ntasks={{ranks}} --ntasks-per-node={{per_node}} --overlap --kill-on-bad-exit=1"
-    elif len(sites) > 1 and "{hosts}" not in launcher:
-        raise UsageError(f"--launcher {launcher!r} must say {{hosts}} (a,b) where it is told its nodes")
+    elif len(sites) > 1:
+        _need_hosts(launcher)
     values = {"{hosts}": names, "{nodes}": str(len(sites)), "{per_node}": str(per_node)}
     for name, value in values.items():
         launcher = launcher.replace(name, value)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from clustergauge import hosts, messages as m, so_far
+from clustergauge import hosts, launch, messages as m, so_far
 from clustergauge.autopsy import GOOD, UNKNOWN, Autopsy, CaseResult, failed
-from clustergauge.conversation import Conversation, Died, Silent, Site
+from clustergauge.conversation import Conversation, Died, NoWorld, Silent, Site
 from clustergauge.errors import UsageError
 from clustergauge.launch import PoolKey, key_of, places, start_message
 from clustergauge.model import Machine, Place, Planned
@@ -82,6 +83,7 @@ class Supervisor:
         self._pools = desk.pools if desk else itertools.count(1)
         self._jobs = itertools.count(1)
         self._unswept = ""
+        self._mpi_stood = False
 
     def start(self, targets: Sequence[str] = ()) -> Machine:
         """Start the agent of this node; what it says of the machine.  ``targets``: folders of storage cases, for its preflight.
@@ -232,8 +234,16 @@ class Supervisor:
             try:
                 self.pool.start(orders, self.start_s)
             except Died as died:
+                if isinstance(died, NoWorld) and key.world == "mpi" and not self._mpi_stood:
+                    self._note_unlike()
                 raise Died(self._failed_start(self.node, self.pool, str(died))) from None
+            self._mpi_stood = self._mpi_stood or key.world == "mpi"
         return self.node, self.pool
+
+    def _note_unlike(self) -> None:
+        """Not a single MPI world was made, and the user chose the launcher, the library or both: what that takes, said once."""
+        if note := launch.unlike(self.launcher, os.environ):
+            self.notes += [note] if note not in self.notes else []
 
     def _orders(self, key: PoolKey, sites: list[Site], number: int) -> list[m.StartPool]:
         """What the agents are told to start the pool."""

@@ -30,7 +30,7 @@ class Lost(Died):
 
 
 def worker_id(node: int, pid: int) -> int:
-    """What stands for a worker's process id in a team: process ids are below 2²² on Linux."""
+    """What stands for a worker's process id in a team (`messages.Pid` is below 2²³)."""
     return node * _PIDS + pid
 
 
@@ -50,6 +50,7 @@ class Team:
         self._kept: deque[m.FromAgent] = deque()
         self._numbers: dict[Channel, int] = {}
         self._first_rank: dict[int, int] = {}
+        self._commands: dict[int, int] = {}
         self._order: list[int] = []
         for number, node in list(self._nodes.items()):
             try:
@@ -104,7 +105,7 @@ class Team:
         """Have workers started: one order for each of `sites`."""
         self._order, first = list(self._nodes), 0
         for number, order in zip(self._order, orders, strict=True):
-            self._first_rank[number] = first
+            self._first_rank[number], self._commands[number] = first, len(order.commands)
             first += len(order.commands)
             self._send(number, order)
 
@@ -212,11 +213,16 @@ class Team:
         return "; ".join(f"{name}: {reason}" for name, reason in lost.items())
 
     def _translated(self, number: int, message: m.FromAgent) -> m.FromAgent:
+        """The agent's words as those of its node: whom it speaks of is one of its own, whatever it says."""
         match message:
+            case m.From(pid, m.Hello() | m.Ready() as said):
+                host = self._nodes[number].sites[0].machine.host
+                return m.From(worker_id(number, pid), msgspec.structs.replace(said, host=host))
             case m.From(pid) | m.Closed(pid) | m.WorkerGone(pid) | m.Stopped(pid) | m.InPhase(pid):
                 return msgspec.structs.replace(message, pid=worker_id(number, pid))
             case m.LauncherGone(index):
-                return msgspec.structs.replace(message, index=self._first_rank.get(number, 0) + index)
+                own = max(0, min(index, self._commands.get(number, 0) - 1))
+                return msgspec.structs.replace(message, index=self._first_rank.get(number, 0) + own)
             case m.AgentFailed(what, reason):
                 return m.AgentFailed(what, f"{self._names[number]}: {reason}")
             case _:
@@ -227,7 +233,7 @@ class Team:
         named: list[tuple[int, str, Any]] = [(n, self._names[n], answers[n]) for n in self._nodes if n in answers]
         if kind is m.Facts:
             health: dict[str, Scalar] = {f"{name}/{key}": value for _, name, said in named for key, value in said.health.items()}
-            path = {port: moved for _, _, said in named for port, moved in said.path.items()}  # ports bear their host's name
+            path = {port: moved for n, _, said in named for port, moved in self._nodes[n].sites[0].ports(said.path).items()}
             return cast("_T", m.Facts(health, _extremes([said.telemetry for _, _, said in named]), path))
         if kind is m.Inspected:
             workers = [msgspec.structs.replace(w, pid=worker_id(n, w.pid)) for n, _, said in named for w in said.workers]

@@ -60,9 +60,9 @@ def read(root: Path = sysfs.ROOT, gpus: Sequence[nvml.Device] | None = None) -> 
     return found
 
 
-def moved(before: Mapping[str, int], after: Mapping[str, int], host: str) -> dict[str, int]:
-    """What was moved between two readings, with the host before every name; counters that fell are absent."""
-    return {f"{host}/{name}": after[name] - old for name, old in before.items() if after.get(name, -1) >= old}
+def moved(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """What was moved between two readings; counters that fell are absent."""
+    return {name: after[name] - old for name, old in before.items() if after.get(name, -1) >= old}
 
 
 def _put(found: dict[str, int], name: str, value: int | None) -> None:

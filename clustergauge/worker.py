@@ -27,7 +27,7 @@ from typing import NoReturn, TypeVar
 import msgspec
 
 from clustergauge import code, hosts, launch, messages as m, placement, pools, processes
-from clustergauge.control import Channel, ChannelError, connect
+from clustergauge.control import Channel, ChannelError, connect, decode
 from clustergauge.execute import execute
 from clustergauge.model import Json
 from clustergauge.probe import Probe, probes_in
@@ -60,7 +60,7 @@ class Mouth:
         self.rank = 0
         self.job = 0
         self._heard: queue.SimpleQueue[m.ToWorker] = queue.SimpleQueue()
-        self._decoder = msgspec.json.Decoder(m.ToWorker)
+        self._decoder: msgspec.json.Decoder[m.ToWorker] = msgspec.json.Decoder(m.ToWorker)
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
     def _listen(self) -> None:
@@ -68,8 +68,8 @@ class Mouth:
         try:
             while True:
                 for body in self.channel.receive():
-                    self._heard.put(self._decoder.decode(body))
-        except (ChannelError, msgspec.DecodeError):
+                    self._heard.put(decode(body, self._decoder))
+        except ChannelError:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(3.0)
             os._exit(1)

@@ -20,11 +20,13 @@ from clustergauge.team import Team
 
 FAULTS = Path(__file__).parent / "faults"
 REMOTE = f"{FAULTS}/remote.sh {{host}}"
+HERE = "127.0.0.1"
+"""Where agents call that are really on this machine, under names that lead nowhere."""
 PROBE = load_probes(["tests.faults.misbehaving"])["misbehave"]
 
 
 def fleet(
-    names: Sequence[str], remote: str = REMOTE, address: str = "", start_s: float = 45.0, root: str = "", launcher: str = ""
+    names: Sequence[str], remote: str = REMOTE, address: str = HERE, start_s: float = 45.0, root: str = "", launcher: str = ""
 ) -> Fleet:
     """Nodes with their agents; some may be left out."""
     desk = Desk(names, remote, address, Install.at(root), start_s)

@@ -33,7 +33,16 @@ HOSTS = "n1,n2,n3,n4,n5-slow,n6-once,n7-gone"
 def suite(tmp_path: Path, *words: str, **more) -> subprocess.CompletedProcess[str]:
     (tmp_path / "target").mkdir(exist_ok=True)
     (tmp_path / "lame.toml").write_text(SUITE)
-    place = ["--remote", nodes.REMOTE, "--target", str(tmp_path / "target"), "--probes", "tests.faults.lame"]
+    place = [
+        "--remote",
+        nodes.REMOTE,
+        "--address",
+        nodes.HERE,
+        "--target",
+        str(tmp_path / "target"),
+        "--probes",
+        "tests.faults.lame",
+    ]
     command = [sys.executable, str(code.ROOT / "run_suite.py"), *words, *place, "-o", str(tmp_path / "r")]
     return subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=100, check=False, **more)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from clustergauge.code import ROOT
 from clustergauge.errors import UsageError
-from clustergauge.launch import PoolKey, mpi_launcher, places, start_message
+from clustergauge.launch import PoolKey, mpi_launcher, places, start_message, unlike
 from clustergauge.messages import StartPool
 from clustergauge.model import Machine
+from clustergauge.spread import check_launcher
 from tests import made, trees
 
 
@@ -91,3 +96,46 @@ def test_ranks_go_beside_the_gpus_they_use():
     machine = made.machine(gpus=2, cores=4)
     assert [p.device for p in places(key("torch", 2, "cuda:all"), machine)] == ["cuda:0", "cuda:1"]
     assert [(p.rank, p.device) for p in places(key("serial", 1, "cuda:1"), machine)] == [(0, "cuda:1")]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "nodes", "words"),
+    [
+        ("/opt/nope/mpirun -n {ranks}", 0, "there is no program /opt/nope/mpirun here"),
+        ("nope-mpirun", 0, "there is no program nope-mpirun here"),
+        ("./mpirun -n {ranks}", 0, "give the whole path of ./mpirun"),
+        ("/usr/bin/mpiexec -n {ranks}", 2, r"must say \{hosts\}"),
+        ("mpirun '", 1, "is no command"),
+    ],
+)
+def test_a_launcher_that_can_start_nothing_is_the_users_mistake(launcher, nodes, words):
+    with pytest.raises(UsageError, match=words):
+        check_launcher(launcher, nodes)
+
+
+@pytest.mark.parametrize(("launcher", "nodes"), [("", 2), ("sh -c x", 0), ("/opt/there/mpirun --host {hosts}", 2), ("srun", 9)])
+def test_a_launcher_that_may_do_is_not_refused(launcher, nodes):
+    check_launcher(launcher, nodes)
+
+
+@pytest.mark.parametrize("words", [["run", "--dry-run"], ["list"]])
+def test_it_is_found_before_anything_is_planned(words):
+    command = [sys.executable, str(ROOT / "run_suite.py"), *words, "--launcher", "/opt/nope/mpirun"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no program /opt/nope/mpirun" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("launcher", "library", "words"),
+    [
+        ("mpiexec -n {ranks}", "", ["--launcher 'mpiexec -n {ranks}'", "export MPI4PY_LIBMPI="]),
+        ("", "/o/libmpi.so", ["MPI4PY_LIBMPI=/o/libmpi.so", "with --launcher, or unset"]),
+        ("mpiexec", "/o/libmpi.so", ["--launcher 'mpiexec'", "MPI4PY_LIBMPI=/o/libmpi.so", "of the same MPI"]),
+    ],
+)
+def test_launcher_and_library_of_two_kinds_are_named_with_what_to_do(launcher, library, words):
+    said = unlike(launcher, {"MPI4PY_LIBMPI": library} if library else {})
+    assert all(word in said for word in words), said
+    assert unlike("", {}) == ""

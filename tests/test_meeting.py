@@ -58,7 +58,18 @@ def test_each_node_has_a_shared_target_to_itself(tmp_path):
     target.mkdir()
     suite.write_text(SUITE)
     command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.alone", "--suite", str(suite)]
-    command += ["--remote", nodes.REMOTE, "--hosts", "na,nb", "--target", str(target), "-o", str(tmp_path / "results")]
+    command += [
+        "--remote",
+        nodes.REMOTE,
+        "--address",
+        nodes.HERE,
+        "--hosts",
+        "na,nb",
+        "--target",
+        str(target),
+        "-o",
+        str(tmp_path / "results"),
+    ]
     done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = [path for path in (tmp_path / "results").iterdir() if (path / "run.json").exists()]

@@ -70,7 +70,7 @@ def cut_after(environment: dict[str, str], host: str, seconds: float) -> threadi
 def test_hosts_that_have_ipv6_alone_are_found_by_the_route_and_called_by_their_addresses(hosts):
     _, remote, address = hosts
     names = [address.replace("::fe", f"::{number}") for number in (1, 2, 3)]
-    fleet = nodes.fleet(names, remote)
+    fleet = nodes.fleet(names, remote, address="")
     assert not fleet.left_out, fleet.left_out
     supervisor, crew = nodes.team_of(fleet)
     try:

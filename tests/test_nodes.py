@@ -203,7 +203,7 @@ def cli(tmp_path, *words: str) -> tuple[int, str, list[dict], dict]:
     """Run the command line over nodes: exit code, what it said, records, run."""
     (tmp_path / "nodes.toml").write_text(SUITE)
     command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.misbehaving"]
-    command += ["--remote", nodes.REMOTE, "-o", str(tmp_path), *words]
+    command += ["--remote", nodes.REMOTE, "--address", nodes.HERE, "-o", str(tmp_path), *words]
     done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=110)
     (folder,) = [path for path in tmp_path.iterdir() if (path / "run.json").exists()]
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
@@ -271,7 +271,18 @@ def test_ctrl_c_ends_everything_on_all_nodes_and_keeps_what_was_measured(tmp_pat
     text = SUITE.replace('how = ["well", "sick"]', 'how = ["well", "hang"]').replace("timeout_s = 20", "timeout_s = 300")
     (tmp_path / "nodes.toml").write_text(text)
     command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.misbehaving", "--ranks", "1"]
-    command += ["--remote", nodes.REMOTE, "-o", str(tmp_path), "--suite", str(tmp_path / "nodes.toml"), "--hosts", "na,nb"]
+    command += [
+        "--remote",
+        nodes.REMOTE,
+        "--address",
+        nodes.HERE,
+        "-o",
+        str(tmp_path),
+        "--suite",
+        str(tmp_path / "nodes.toml"),
+        "--hosts",
+        "na,nb",
+    ]
     running = subprocess.Popen(command, cwd=code.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert running.stdout
     while "[2/" not in (line := running.stdout.readline()):  # both have measured the first case, and hang in the next

@@ -35,7 +35,7 @@ def test_agents_and_ranks_are_started_by_srun_on_the_nodes_of_the_allocation(tmp
     told = {"SLURM_JOB_NODELIST": "sl[01-02]", "REACH": str(nodes.FAULTS / "reach.sh")}
     told["MPIEXEC"] = str(Path(sysconfig.get_path("scripts")) / "mpiexec")
     command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.misbehaving", "--ranks", "1"]
-    command += ["--suite", str(tmp_path / "nodes.toml"), "--launcher", str(SRUN), "-o", str(tmp_path)]
+    command += ["--suite", str(tmp_path / "nodes.toml"), "--launcher", str(SRUN), "--address", nodes.HERE, "-o", str(tmp_path)]
     done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=110, env=os.environ | told)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = [path for path in tmp_path.iterdir() if (path / "run.json").exists()]

@@ -30,6 +30,7 @@ from tests.faults import misbehaving
 
 MODULE = "tests.faults.misbehaving"
 PROBE: Probe = load_probes([MODULE])["misbehave"]
+OPEN_MPI = next((path for path in ("/usr/bin/mpiexec.openmpi", "/usr/bin/orterun") if Path(path).exists()), "")
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +235,24 @@ def test_a_launcher_that_starts_singletons_is_named(supervisor):
         result = run(single, "well", "mpi")
         assert result.outcome.status == "error"
         assert "sees a world of 1, not 2" in result.outcome.reason
+        run(single, "well", "mpi")
     finally:
         single.close()
+    assert [note for note in single.notes if "must be of one kind" in note and "MPI4PY_LIBMPI is not set" in note] == single.notes
+    assert len(single.notes) == 1, "said once"
+
+
+@pytest.mark.skipif(not OPEN_MPI, reason="no Open MPI is installed")
+def test_a_launcher_of_another_mpi_than_the_library_is_named_and_what_to_do():
+    foreign = Supervisor(launcher=f"{OPEN_MPI} --allow-run-as-root --oversubscribe -n {{ranks}}", start_s=30)
+    try:
+        assert run(foreign, "well", "mpi").outcome.status == "error"
+        assert run(foreign, "well", "mpi").outcome.status == "error"
+    finally:
+        foreign.close()
+    (note,) = foreign.notes
+    assert "export MPI4PY_LIBMPI=" in note
+    assert OPEN_MPI in note
 
 
 def test_a_worker_that_never_connects_is_named():

@@ -66,8 +66,8 @@ def test_what_moved_is_the_difference_and_a_counter_that_fell_or_came_is_absent(
     count(tmp_path, "eth0", 15, 10)
     count(tmp_path, "eth1", 3, 11)
     ethernet(tmp_path, "eth2", 50, 50)
-    moved = traffic.moved(before, traffic.read(tmp_path, []), "node-1")
-    assert moved == {"node-1/eth0.tx_bytes": 5, "node-1/eth0.rx_bytes": 0, "node-1/eth1.rx_bytes": 1}
+    moved = traffic.moved(before, traffic.read(tmp_path, []))
+    assert moved == {"eth0.tx_bytes": 5, "eth0.rx_bytes": 0, "eth1.rx_bytes": 1}
 
 
 def test_nvlinks_count_kib_of_all_links_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -427,7 +427,19 @@ def test_a_run_that_is_resumed_keeps_what_it_chose(tmp_path):
 @pytest.mark.slow
 def test_nodes_of_a_model_run_what_one_of_them_chose(tmp_path):
     (tmp_path / "suite.toml").write_text(SUITE)
-    words = ["run", "--probes", MODULE, "--remote", nodes.REMOTE, "-o", str(tmp_path / "results"), "--hosts", "na,nb"]
+    words = [
+        "run",
+        "--probes",
+        MODULE,
+        "--remote",
+        nodes.REMOTE,
+        "--address",
+        nodes.HERE,
+        "-o",
+        str(tmp_path / "results"),
+        "--hosts",
+        "na,nb",
+    ]
     done = suite(*words, "--suite", str(tmp_path / "suite.toml"))
     assert done.returncode == 0, done.stderr
     found = records(tmp_path)

@@ -1,0 +1,99 @@
+"""A team believes each agent about its own node alone."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clustergauge import messages as m
+from clustergauge.control import Channel, ChannelError, Heard, decode
+from clustergauge.conversation import Conversation, Site
+from clustergauge.team import Team, worker_id
+from tests import made
+
+_DECODER: msgspec.json.Decoder[m.FromAgent] = msgspec.json.Decoder(m.FromAgent)
+OF_ANOTHER = 2**32 + 77
+
+
+class Agentless(Conversation):
+    """One end of a conversation with an agent that the test speaks for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.site = Site(made.machine(host=name), Path("/scratch"), name)
+        left, self.agent = socket.socketpair()
+        self._channel = Channel(left, b"k", b"a", b"b")
+        self.said: list[m.FromAgent] = []
+
+    def close(self, ask: bool = True) -> list[str]:
+        del ask
+        self._ears.close()
+        self.agent.close()
+        if self._channel:
+            self._channel.close()
+        return []
+
+    def send(self, message: m.ToAgent) -> None:
+        assert self._channel
+        for answer in self.said:
+            number = {"number": message.number} if isinstance(message, m.Request) else {}
+            self._ears.queue.put(Heard(self._channel, msgspec.structs.replace(answer, **number)))
+
+
+@pytest.fixture
+def nodes() -> Iterator[dict[str, Agentless]]:
+    both = {name: Agentless(name) for name in ("na", "nb")}
+    yield both
+    for node in both.values():
+        node.close()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.From(OF_ANOTHER, m.Share(1)),
+        m.Closed(OF_ANOTHER),
+        m.WorkerGone(OF_ANOTHER, 0, "measure", "exited with 0"),
+        m.Stopped(OF_ANOTHER, 0, "measure"),
+        m.InPhase(OF_ANOTHER, "measure"),
+        m.Inspected([m.WorkerState(OF_ANOTHER, 0, "nb", "measure", "S", "")], ""),
+        m.Closed(0),
+        m.Closed(-1),
+        m.LauncherGone(-1, "exited with 1", ""),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_no_agent_can_speak_of_a_process_that_no_node_can_have(message: Any) -> None:
+    with pytest.raises(ChannelError, match="no message"):
+        decode(msgspec.json.encode(message), _DECODER)
+
+
+def heard(nodes: dict[str, Agentless], name: str, message: m.FromAgent) -> m.FromAgent | None:
+    """What a team over the nodes makes of an agent's words, after each was told to start two workers."""
+    team = Team(nodes)
+    team.start_pool([m.StartPool([["true"]] * 2, {}, [{}] * 2)] * 2)
+    nodes[name]._ears.queue.put(Heard(nodes[name]._channel, message))
+    return team.hear(0.0)
+
+
+def test_a_command_that_a_node_never_had_is_none_of_another_nodes(nodes: dict[str, Agentless]) -> None:
+    assert heard(nodes, "na", m.LauncherGone(3, "exited with 1", "")) == m.LauncherGone(1, "exited with 1", "")
+
+
+def test_a_worker_is_on_the_node_whose_agent_speaks_for_it(nodes: dict[str, Agentless]) -> None:
+    said = heard(nodes, "nb", m.From(7, m.Hello(1, 7, "na", 0, "code", "3.11")))
+    assert said == m.From(worker_id(1, 7), m.Hello(1, 7, "nb", 0, "code", "3.11"))
+
+
+def test_ports_bear_the_name_of_the_host_that_the_supervisor_knows(nodes: dict[str, Agentless]) -> None:
+    for node, port in (("na", "eth0.tx_bytes"), ("nb", "na/eth0.tx_bytes")):
+        nodes[node].said = [m.Facts({}, {}, {port: 5})]
+    alone = nodes["nb"].ask(m.Finish(), m.Facts, 1.0)
+    assert alone.path == {"nb/na/eth0.tx_bytes": 5}
+    together = Team(nodes).ask(m.Finish(), m.Facts, 1.0)
+    assert together.path == {"na/eth0.tx_bytes": 5, "nb/na/eth0.tx_bytes": 5}
