@@ -27,6 +27,9 @@ def outcomes() -> dict[str, object]:
     return found
 
 
+pytestmark = pytest.mark.timeout(interpreted.LIMIT_S)
+
+
 @pytest.fixture(scope="module")
 def found():
     return interpreted.found_by("tests.test_launch")

@@ -104,7 +104,7 @@ def test_a_folder_must_be_writable_and_have_room(monkeypatch: pytest.MonkeyPatch
 
 def test_a_file_system_that_does_not_answer_is_unknown_and_holds_nobody_up() -> None:
     never = threading.Event()
-    assert preflight._within(lambda: never.wait(60.0), seconds=0.01) is None
+    assert preflight.within(lambda: never.wait(60.0), seconds=0.01) is None
     never.set()
 
 

@@ -20,7 +20,7 @@ from clustergauge.world import Serial
 from kernels import attended, attended_exact
 from kernels.attended import Shape, Tensors
 from kernels.triton import attention as kernel, attention_tiles as tiles
-from tests.interpreted import caught, found_by, plant
+from tests.interpreted import LIMIT_S, caught, found_by, plant
 
 CASES = [
     {"mode": mode, "mask": mask, "dtype": dtype, "head_dim": head_dim, "heads": heads, "seq": seq}
@@ -195,6 +195,9 @@ def _decode(keys: int, splits: int) -> str:
 
 # --------------------------------------------------------------------------------------------------------------------------
 # in the process that tests
+
+
+pytestmark = pytest.mark.timeout(LIMIT_S)
 
 
 @pytest.fixture(scope="module")

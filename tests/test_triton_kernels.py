@@ -13,7 +13,7 @@ import triton.language as tl
 
 from clustergauge.probe import Skip
 from kernels.triton import interpreter, matmul, matmul_tiles
-from tests.interpreted import VERIFIED, case, caught, found_by, plant
+from tests.interpreted import LIMIT_S, VERIFIED, case, caught, found_by, plant
 
 DTYPES = matmul_tiles.DTYPES
 SHAPES = ("64", "72x80x40", "130x65x129", "1x1x1", "520x64x32")
@@ -174,6 +174,9 @@ def _multiplies_as_torch() -> bool:
 
 # --------------------------------------------------------------------------------------------------------------------------
 # in the process that tests
+
+
+pytestmark = pytest.mark.timeout(LIMIT_S)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from kernels.gate.entry import named
 from kernels.gate.targets import TARGETS
 from kernels.gate.worker import Job, compile_all
 from kernels.triton import matmul, matmul_tiles, matmul_tma
-from tests.interpreted import caught, found_by, plant
+from tests.interpreted import LIMIT_S, caught, found_by, plant
 
 TYPES = {
     "fp16": (torch.float16, torch.float16),
@@ -149,6 +149,9 @@ def _product(config: matmul_tiles.Config | matmul_tma.Config, dtype: str, shape:
 
 # --------------------------------------------------------------------------------------------------------------------------
 # in the process that tests
+
+
+pytestmark = pytest.mark.timeout(LIMIT_S)
 
 
 @pytest.fixture(scope="module")
