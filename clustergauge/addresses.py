@@ -34,6 +34,15 @@ def ipv6(text: str) -> str:
     return str(address)
 
 
+def is_number(text: str) -> bool:
+    """Whether it is an address, IPv6 or IPv4, and no name."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def listening(address: Address) -> socket.socket:
     """A socket that listens.  Raises ``OSError``."""
     if isinstance(address, str):

@@ -100,7 +100,8 @@ class Conversation:
 
     def send(self, message: m.ToAgent) -> None:
         """Send a message.  Raises `Died` when the agent is gone."""
-        assert self._channel
+        if self._channel is None:
+            raise Died(f"{self.who} was never there")
         self._told_to_quit = self._told_to_quit or isinstance(message, m.Quit)
         try:
             self._channel.send(message)

@@ -237,7 +237,8 @@ class Left:
         if more:
             self.run = msgspec.structs.replace(self.run, planned=[*self.run.planned, *more])
             self.folder.update(self.run)
-            self.watcher.start(len(more), predict(more))
+            local = 0 if spanning else sum(map(len, self.of_nodes(more).values()))  # one is for several nodes
+            self.watcher.start(local or len(more), predict(more))
         return more
 
     def together(self) -> list[Planned]:

@@ -54,5 +54,7 @@ def quote(tail: str) -> str:
 
 def exit_string(tail: str) -> str:
     """How a process ended in the words of MPICH's Hydra: ``Bus error (signal 7)``; empty where it says nothing."""
-    found = re.search(r"EXIT STRING: ([^\n]{1,80}? \(signal \d+\))", tail)
-    return found[1] if found else ""
+    if found := re.search(r"EXIT STRING: ([^\n]{1,80}? \(signal \d+\))", tail):
+        return found[1]
+    found = re.search(r"KILLED BY SIGNAL: (\d{1,3}) \(([^()\n]{1,80})\)", tail)  # from version 4 on
+    return f"{found[2]} (signal {found[1]})" if found else ""

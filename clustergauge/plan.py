@@ -345,7 +345,9 @@ def _why_not(needs: Needs, target: str, device: str, own: int, nodes: int, machi
     if needs.nvlink and not all(link.kind == "nvlink" for link in machine.links):
         return "no NVLink between all GPUs"
     if own * nodes < needs.ranks:
-        what = "GPU" if kind == "cuda" else "core"
+        what, there = ("GPU", len(machine.gpus)) if kind == "cuda" else ("core", machine.cpu.cores)
+        if own < there:
+            return f"needs {needs.ranks} ranks, {own} was asked for (--ranks)"
         return f"needs {needs.ranks} ranks, here is {own} {what}"
     if needs.world != "serial" and (reason := too_many(needs.world, kind, own, machine)):
         return reason

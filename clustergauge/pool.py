@@ -16,7 +16,7 @@ from clustergauge.conversation import Conversation, Died, NoWorld
 from clustergauge.launch import PoolKey
 from clustergauge.model import Place
 from clustergauge.output import exit_string, quote
-from clustergauge.team import Team
+from clustergauge.team import Team, process_id
 from clustergauge.valid import shown
 
 Crew = Conversation | Team
@@ -245,7 +245,7 @@ class Pool:
         until = time.monotonic() + 1.5
         while (heard := self.node.hear(until)) is not None:
             if isinstance(heard, m.LauncherGone):
-                named = re.search(rf"PID {pid} ", heard.tail)
+                named = re.search(rf"PID {process_id(pid)} ", heard.tail)
                 if named and (said := exit_string(heard.tail)):
                     words, _, number = said.rpartition(" (signal ")
                     return f"was killed by signal {number.rstrip(')')} ({words})"

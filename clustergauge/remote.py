@@ -109,7 +109,14 @@ class Desk:
         self._together: subprocess.Popen[bytes] | None = None
         self._started: list[subprocess.Popen[bytes]] = []
         self._summoned: set[str] = set()
-        self._listener = Listener(("", 0), self._key, self._welcome, self.start_s)
+        self._listener = self._listening()
+
+    def _listening(self) -> Listener:
+        """At the one address that the user named, if it is of this machine and no name; at all of them otherwise."""
+        if addresses.is_number(self.address.strip("[]")):
+            with contextlib.suppress(OSError):  # another machine's, which passes it on
+                return Listener((self._own[0], 0), self._key, self._welcome, self.start_s)
+        return Listener(("", 0), self._key, self._welcome, self.start_s)
 
     def summon(self, name: str, targets: list[str], end: bool = False) -> subprocess.Popen[bytes]:
         """Start the agent of a node (srun: at the first call those of all); the command that does.  Raises `Died`.
@@ -230,7 +237,10 @@ class RemoteNode(Conversation):
         self._channel = channel
         if hello.code != code.digest():
             self.close()
-            raise Died(f"it runs other code ({hello.code}, here {code.digest()})")
+            raise Died(
+                f"it runs other code ({hello.code}, here {code.digest()}): make {self._desk.install.root} there the same as "
+                f"{code.ROOT} here, or name another checkout with --remote-root"
+            )
         channel.limit_sending(SEND_S)
         self._ears.add(channel)
         self.site = Site(hello.machine, Path(hello.scratch), self.name, hello.address, hello.interface)

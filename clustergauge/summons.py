@@ -32,11 +32,13 @@ def own_folder(token: str, name: str) -> Path:
 
     Ends this process where the run knows this machine by another name already.
     """
-    folder = hosts.scratch_folder(token)  # nobody else can guess it
+    folder = hosts.scratch_folder(token)  # no secret, for MPI's command line bears the token: another user may have made it
     for _ in range(2):
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError:
+            if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
+                sys.exit(f"{hosts.own()}: {folder} belongs to another user")
             other = _name_in(folder)
             if other != name:
                 sys.exit(f"{hosts.own()}: the same machine as {other}")

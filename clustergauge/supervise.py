@@ -124,7 +124,7 @@ class Supervisor:
         """From another thread: the agent is told to end the case in hand and itself."""
         node = self.node
         if isinstance(node, Conversation | Team):
-            with contextlib.suppress(Died, AssertionError):
+            with contextlib.suppress(Died):
                 node.send(m.Quit())
 
     def close(self, ask: bool = True) -> None:
@@ -316,11 +316,12 @@ class Supervisor:
             return
         if self._desk is None:
             note = sweep(self.sweep, target)
+        elif self.node is None:
+            note = f"{target} was not swept: its node's agent is gone"
         else:
             try:
-                assert self.node
                 note = self.node.ask(m.Sweep(list(self.sweep), target), m.Swept, self.answer_s + SWEEP_S).note
-            except (Died, AssertionError):
+            except Died:
                 note = f"{target} was not swept: its node's agent is gone"
         if note:
             self.notes.append(note)

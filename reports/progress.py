@@ -12,6 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO, cast
 
+from clustergauge.hosts import spans
 from clustergauge.model import Planned, Record
 from clustergauge.units import format_duration
 from clustergauge.valid import printable
@@ -45,6 +46,7 @@ class Progress:
         self._expected = 0.0
         self._began = self._case_began = time.monotonic()
         self._case = ""
+        self._of_nodes = False
         self._live: tuple[Bar, TaskID] | None = None
 
     def start(self, total: int, seconds: float) -> None:
@@ -59,6 +61,7 @@ class Progress:
         """A case starts."""
         self._case_began = time.monotonic()
         self._case = _name(planned)
+        self._of_nodes = self._of_nodes or bool(planned.hosts)
         self._show()
 
     def done(self, record: Record) -> None:
@@ -88,7 +91,9 @@ class Progress:
         of = f"/{self._total}" if self._total else ""
         time_text = f" {took:.1f} s" if took is not None else ""
         why = " ".join(printable(record.reason[: 4 * REASON]).split()) if record.status in ("wrong", "error", "skipped") else ""
-        return f"[{self._done}{of}] {WORDS[record.status]} {_name(record)}{time_text}{f': {fit_end(why, REASON)}' if why else ''}"
+        here = record.placement[0].host if self._of_nodes and record.placement and not spans(record.device) else ""
+        name = _name(record) + (f" on {printable(here)}" if here else "")
+        return f"[{self._done}{of}] {WORDS[record.status]} {name}{time_text}{f': {fit_end(why, REASON)}' if why else ''}"
 
     def _show(self) -> None:
         if self._live:

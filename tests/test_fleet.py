@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from clustergauge import addresses, code
+from clustergauge import addresses, code, hosts, messages as m, summons
+from clustergauge.conversation import Conversation, Died
 from clustergauge.errors import UsageError
-from clustergauge.fleet import Fleet
+from clustergauge.fleet import Fleet, Left
 from clustergauge.launch import passed_on, told
 from clustergauge.model import Machine
 from clustergauge.remote import Desk, RemoteNode
+from clustergauge.run import Progress
 from clustergauge.supervise import Supervisor
 from tests import made, nodes
 
@@ -88,3 +94,42 @@ def test_an_agent_that_cannot_call_is_told_of_with_what_to_do() -> None:
 
 def test_on_one_node_such_a_variable_is_passed_on_and_recorded_readably() -> None:
     assert told({"UCX_TEST": BROKEN}) == {"UCX_TEST": "a\ufffd"}
+
+
+@pytest.mark.parametrize(
+    ("address", "where"), [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1"), ("localhost", "::"), ("192.0.2.1", "::")]
+)
+def test_calls_are_taken_at_the_address_that_the_user_named(address: str, where: str) -> None:
+    if where == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    desk = Desk(["h0"], address=address)
+    assert desk._listener.address[0] in (where, "0.0.0.0" if where == "::" else where)
+    desk.close()
+
+
+def test_a_scratch_folder_that_is_another_users_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "scratch"
+    monkeypatch.setattr(hosts, "scratch_folder", lambda _token: folder)
+    folder.mkdir()
+    (folder / "agent.name").write_text("na")
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(SystemExit, match="belongs to another user"):
+        summons.own_folder("token", "na")
+    assert (folder / "agent.name").exists()
+
+
+def test_an_agent_that_never_was_is_no_assertion() -> None:
+    with pytest.raises(Died, match="was never there"):
+        Conversation().send(m.Quit())
+
+
+def test_what_is_measured_again_is_counted_for_each_of_its_nodes(desk: Desk) -> None:
+    machines = {name: made.machine(host=name, machine_id=name) for name in ("n1", "n2")}
+    fleet = Fleet(desk, Planted, machines=machines)
+    more = [made.planned(made.record(), hosts="n1,n2")]
+    started: list[int] = []
+    watcher: Any = SimpleNamespace(start=lambda total, _seconds: started.append(total))
+    folder: Any = SimpleNamespace(update=lambda _run: None)
+    left = Left(folder, made.run([]), fleet, watcher, [], None, lambda *_: more)
+    assert left.again(Progress(), spanning=False) == more
+    assert started == [2]

@@ -172,6 +172,7 @@ def test_a_node_with_other_code_is_left_out(tmp_path):
     fleet = nodes.fleet(("na",), root=str(tmp_path))
     fleet.close()
     assert "it runs other code" in fleet.left_out["na"]
+    assert f"make {tmp_path} there the same as {code.ROOT} here" in fleet.left_out["na"]
     assert code.digest() in fleet.left_out["na"]
 
 

@@ -73,6 +73,7 @@ def test_a_frame_alone_is_not_quoted(tail):
 def test_the_launcher_tells_how_a_process_ended():
     assert exit_string(HYDRA) == "Bus error (signal 7)"
     assert exit_string("YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)\n") == "Killed (signal 9)"
+    assert exit_string("=   KILLED BY SIGNAL: 9 (Killed)\n") == "Killed (signal 9)"
     assert exit_string(OPEN_MPI) == ""
 
 

@@ -106,6 +106,11 @@ def test_what_was_not_chosen_is_not_asked_what_it_needs(tmp_path):
         cases(tmp_path, text, globs=["picky"])
 
 
+def test_ranks_that_the_user_made_too_few_are_no_lack_of_cores(tmp_path):
+    (case,) = cases(tmp_path, '[[cases]]\nprobe = "ranks"\nbackend = "mpi"\n', machine(cores=2), ranks=1)
+    assert case.skip == "needs 2 ranks, 1 was asked for (--ranks)"
+
+
 def test_every_gpu_measures_alone_and_ranks_are_all_of_them(tmp_path):
     found = cases(tmp_path, '[[cases]]\nprobe = "plain"\nbackend = "a"\nsize = 1024\n', machine(gpus=3))
     assert [c.device for c in found] == ["cuda:0", "cuda:1", "cuda:2"]

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from clustergauge.model import Place
 from reports import progress
 from tests.made_up import COPY, MATMUL, planned, record
 
@@ -58,6 +60,17 @@ def test_without_a_terminal_each_case_that_ended_is_a_plain_line(monkeypatch, ti
         "[2/3] WRONG memory/backend=torch/op=copy/size=256MiB cuda:3 launch 2 1.2 s: element 7 is �[31mred\n"
         "[3/3] skipped memory/backend=torch/op=copy/size=256MiB: no GPU\n"
     )
+
+
+def test_over_nodes_a_line_names_the_host_but_for_what_spans_them(capsys):
+    shown = progress.Progress()
+    for device in ("cpu:0", "cpu:nodes"):
+        where = msgspec.structs.replace(GOOD, device=device, placement=[Place(rank=0, host="h1\x1b")])
+        shown.case(msgspec.structs.replace(planned(where), hosts="h[0-1]"))
+        shown.done(where)
+    first, second = capsys.readouterr().err.splitlines()
+    assert " on h1\ufffd " in first
+    assert " on " not in second
 
 
 def test_calls_may_come_in_any_order_and_twice(capsys):

@@ -13,6 +13,8 @@ import pytest
 from clustergauge import messages as m
 from clustergauge.control import Channel, ChannelError, Heard, decode
 from clustergauge.conversation import Conversation, Site
+from clustergauge.launch import PoolKey
+from clustergauge.pool import Pool, Rank
 from clustergauge.team import Team, worker_id
 from tests import made
 
@@ -97,3 +99,15 @@ def test_ports_bear_the_name_of_the_host_that_the_supervisor_knows(nodes: dict[s
     assert alone.path == {"nb/na/eth0.tx_bytes": 5}
     together = Team(nodes).ask(m.Finish(), m.Facts, 1.0)
     assert together.path == {"na/eth0.tx_bytes": 5, "nb/na/eth0.tx_bytes": 5}
+
+
+def test_how_a_rank_of_a_team_was_killed_is_read_from_its_launcher(nodes: dict[str, Agentless]) -> None:
+    """Hydra, from version 4 on, has a line of its own for a signal, and names the process by its number on its node."""
+    team = Team(nodes)
+    tail = "=   RANK 1 PID 11 RUNNING AT nb\n=   KILLED BY SIGNAL: 9 (Killed)\n"
+    pool = Pool(
+        team, "na", PoolKey("mpi", False, 2, "cpu:nodes", 0), [], ranks={worker_id(1, 11): Rank(worker_id(1, 11), 1, "nb")}
+    )
+    nodes["na"]._ears.queue.put(Heard(nodes["na"]._channel, m.LauncherGone(0, "exited with 255", tail)))
+    said = pool.blame(m.WorkerGone(worker_id(1, 11), 1, "measure", "ended"))
+    assert said == "rank 1 on nb was killed by signal 9 (Killed) in phase 'measure'"
