@@ -182,7 +182,7 @@ class _Epochs:
     def run(self) -> None:
         """An epoch: wait for a batch, compute, and the next.  The clock is read after the first step and the last."""
         held: list[Any] = []
-        compute_s, keep, first = self._compute_s, self._keep, 0
+        compute_s, keep, first, failed = self._compute_s, self._keep, 0, ""
         try:
             for step, batch in enumerate(self._loader):
                 if compute_s:
@@ -191,7 +191,9 @@ class _Epochs:
                     held.append(batch)
                 first = first or read_ns()
         except (OSError, RuntimeError) as error:
-            raise StorageError.quoted(_last_words(error)) from error
+            failed = _last_words(error)
+        if failed:  # raised without the error that it tells, which would keep the loader, and so its workers, alive
+            raise StorageError.quoted(failed)
         self._later_s = (read_ns() - first) * 1e-9
         self._held = held
 

@@ -74,7 +74,6 @@ MUTANTS = {
         ("does not count", "cell[1] += steps;", ""),
         ("forgets what it counted", "cell[1] += steps;", "cell[1] = steps;"),
     ),
-    "launch": (("counts twice", "+= 1", "+= 2"), ("does not count", "+= 1", "+= 0")),
     "sgemm": (
         ("a step of K lost", "k < K; k += STEP", "k + STEP < K; k += STEP"),
         ("last element of K lost", "if (k + 2 < K)", "if (k + 3 < K)"),
@@ -301,15 +300,6 @@ def chased(nodes, stride, steps):
     untouched(slack)
 
 
-def counted(launches):
-    total = torch.tensor([5])
-    run = cuda.count(total)
-    for _ in range(launches):
-        run()
-    assert int(total) == 5 + launches
-    cuda.empty("cpu")()
-
-
 def fused(a, b, c):
     """a·b + c in float32, rounded once: an exact product, and a sum rounded to odd in float64, which rounds on as the exact one.
 
@@ -353,7 +343,6 @@ CASES = {
         for nodes, stride in ((1, 8), (7, 8), (64, 128))
         for steps in (1, 15, 16, 17, 100)
     },
-    "launch": {f"{launches} launches": (counted, launches) for launches in (1, 3)},
     "sgemm": {
         f"{m}x{n}x{k}": (multiplied, m, n, k)
         for m, n, k in (

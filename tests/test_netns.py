@@ -66,6 +66,7 @@ def cut_after(environment: dict[str, str], host: str, seconds: float) -> threadi
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", ["6"], indirect=True)
 def test_hosts_that_have_ipv6_alone_are_found_by_the_route_and_called_by_their_addresses(hosts):
     _, remote, address = hosts

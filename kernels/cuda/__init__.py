@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Call = Callable[[], object]
 
-SOURCES = ("stream", "cache", "chase", "launch", "sgemm")
+SOURCES = ("stream", "cache", "chase", "sgemm")
 """The ``.cu`` files, without their ending."""
 OPTIONS = ("-std=c++17",)
 CUBLAS = ("fp64", "fp32", "fp16")
@@ -198,20 +198,6 @@ def chase(memory: Values, cell: Values, steps: int) -> Call:
     ``cell``: two int64 on the device: the address to go on from, and how many steps were taken; both are brought up to date.
     """
     return launcher("chase", "chase", 1, 1, memory.device, cell, steps, keep=memory)
-
-
-# --------------------------------------------------------------------------------------------------------------------------
-# launching
-
-
-def empty(device: str) -> Call:
-    """A callable that launches a kernel without arguments that does nothing."""
-    return launcher("launch", "empty", 1, 1, device)
-
-
-def count(launches: Values) -> Call:
-    """A callable that adds one to an int64 on the device: the least work that shows that a launch took place."""
-    return launcher("launch", "count", 1, 1, launches.device, launches)
 
 
 # --------------------------------------------------------------------------------------------------------------------------
