@@ -33,8 +33,6 @@ WIDTH = {
     "cache_l1": (16, 4),
     "cache_l2": (16, 4),
     "chase": (8, 8),
-    "empty": (0, 0),
-    "count": (8, 8),
     "sgemm_wide": (16, 16),
     "sgemm_ragged": (4, 16),
 }
