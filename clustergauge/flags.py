@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from clustergauge import __version__
 from clustergauge.errors import UsageError
@@ -28,7 +28,11 @@ exit codes: 0 all well · 1 a criterion failed, or slower · 2 wrong usage or in
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line, exit code 2."""
+    """Errors are one line, exit code 2.  Flags are written out: part of one is more often a slip than meant."""
+
+    def __init__(self, **options: Any) -> None:
+        """``options``: as argparse has them."""
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """What was wrong, and where to look."""

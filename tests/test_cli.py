@@ -117,6 +117,7 @@ def test_list_answers_without_device_libraries():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["run", "--suit", "quick"], "unrecognized arguments: --suit quick"),
         (["--colour"], "unrecognized arguments: --colour"),
         (["rnu"], "unknown verb 'rnu' (there are run, list, "),
         (["compare", "latest"], "compare needs two runs or more: compare A B"),
