@@ -125,6 +125,8 @@ def do_run(options: argparse.Namespace) -> int:
     flags.duration("--max-time", options.max_time)
     if options.confirming:
         options.launches = max(options.launches, retry.CONFIRMING)
+    if options.turns:
+        _take_turns(options)
     _heed_signals()
     with _fleet(options) as fleet:
         if options.resume:
@@ -168,6 +170,17 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         | _way(fleet),
     )
     return _measure(store.RunFolder.create(output, run), run, planned, options, asked, fleet=fleet)
+
+
+def _take_turns(options: argparse.Namespace) -> None:
+    """Have the workers of this run take turns with those of another."""
+    from clustergauge import turnstile
+
+    if options.hosts or options.hostfile:
+        raise UsageError("--turns is for this machine alone: leave out --hosts")
+    if not os.access(options.turns, os.W_OK | os.X_OK) or not Path(options.turns).is_dir():
+        raise UsageError(f"--turns {options.turns}: no folder that can be written to")
+    os.environ[turnstile.VARIABLE] = str(Path(options.turns).absolute())
 
 
 def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet | None) -> int:
@@ -267,7 +280,7 @@ def _against(options: argparse.Namespace, output: Path) -> int:
         raise UsageError("compare --against REV measures both sides itself: leave out the runs")
     launches = options.launches or against.LAUNCHES
     if launches < against.FEWEST:
-        raise UsageError(f"--launches {launches}: fewer than {against.FEWEST} of each side show nothing beyond doubt")
+        raise UsageError(f"--launches {launches}: fewer than {against.FEWEST} of both sides show nothing beyond doubt")
     rules = against.Rules(launches, flags.threshold(options.threshold) or against.THRESHOLD)
     limit, here = flags.duration("--max-time", options.max_time), revision.at_hand(ROOT)
     _heed_signals()

@@ -13,7 +13,7 @@ Exactly at the threshold .06 are called slower: five looks at 95 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -29,11 +29,11 @@ from clustergauge.side import Letter
 LAUNCHES = 6
 THRESHOLD = 0.025
 ROUNDS = 5
-FEWEST = 4
+FEWEST = 6
 """Launches a side below which no exact test can say anything at 5 %."""
 
-Launch = Callable[[Letter, Sequence[str]], LoadedRun]
-"""Measures cases once on one side, in fresh processes."""
+Launch = Callable[[Letter, Sequence[str]], Mapping[Letter, LoadedRun]]
+"""Measures cases once on each side, in fresh processes, and together as far as can be; the side that is named goes first."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def word_of(shift: stats.Comparison, threshold: float) -> Word:
     return "same" if shift.low >= down else "not slower"
 
 
-def order(count: int) -> Iterator[tuple[Letter, Letter]]:
-    """Who is launched first, and then the other: A B, B A, A B, …"""
-    both: tuple[tuple[Letter, Letter], ...] = (("A", "B"), ("B", "A"))
+def order(count: int) -> Iterator[Letter]:
+    """Which side goes first, launch by launch."""
+    both: tuple[Letter, Letter] = ("A", "B")
     return islice(cycle(both), count)
 
 
@@ -108,22 +108,21 @@ class _Launches:
         say: Callable[[str], None],
         how: str = "",
     ) -> None:
-        """So many more of each side; both have as many when the time is over."""
-        done = 0
-        for pair in order(count):
+        """So many more of each side, unless the time is over."""
+        for number, first in enumerate(order(count), 1):
             if over():
                 return
-            for side in pair:
-                done += 1
-                say(f"{how}launch {done} of {2 * count}: {side}, {_count(cases)}")
-                (self.a if side == "A" else self.b).append(launch(side, cases))
+            say(f"{how}launch {number} of {count} of both: {_count(cases)}")
+            launched = launch(first, cases)
+            self.a.append(launched["A"])
+            self.b.append(launched["B"])
 
     def judged(self, rules: Rules) -> Report:
         """All launches so far, compared: each side as one run, whose launches they are."""
         if not self.a or not self.b:
             return Report("", "", [], [])
         a, b = _one(self.a), _one(self.b)
-        report = compare.compare(a, b, anyway=True, delta=rules.threshold)
+        report = compare.compare(a, b, anyway=True, delta=rules.threshold, paired=True)
         pairs = [replace(p, word=word_of(p.shift, rules.threshold)) if p.shift else p for p in report.pairs]
         pairs += [_one_sided(case, a, b) for case in (*report.only_a, *report.only_b)]
         return replace(report, pairs=pairs, only_a=[], only_b=[], anyway=False)

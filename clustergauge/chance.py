@@ -1,6 +1,7 @@
-"""What chance alone does: exact tests of two small groups by their ranks, and Student's t.
+"""What chance alone does: exact tests of two small groups by their ranks, or of pairs, and Student's t.
 
-Small enough to count all ways to deal the values to the two sides, and to do without scipy, which is slow to import.
+Small enough to count all ways to deal the values to the two sides, or their signs, and to do without scipy, which is slow to
+import.
 """
 
 from __future__ import annotations
@@ -35,12 +36,43 @@ def depth(count: int, other: int, alpha: float) -> int:
     return int(np.searchsorted(tail, alpha / 2, side="right"))
 
 
+def signed_ranks(differences: Array) -> float:
+    """Exact two-sided p of Wilcoxon's signed-rank test, ties at their mean rank; zeros say nothing.  Of at most some hundred."""
+    known = differences[differences != 0]
+    if not len(known):
+        return 1.0
+    _, place, counts = np.unique(np.abs(known), return_inverse=True, return_counts=True)
+    doubled = (2 * np.cumsum(counts) - counts + 1)[place]
+    chances = _signed_sums(doubled)
+    middle = len(chances) - 1  # twice the expected sum of those above 0, as all together are twice that
+    far = abs(2 * int(doubled[known > 0].sum()) - middle)
+    return min(1.0, float(chances[np.abs(2 * np.arange(len(chances)) - middle) >= far].sum()))
+
+
+def depth_of_pairs(count: int, alpha: float) -> int:
+    """Which sorted mean of two of ``count`` differences, counted from each end, bounds an interval that holds ``1 − alpha``.
+
+    Each with itself and every other, ``count·(count + 1)/2`` of them.  1 for six and .05: the outermost; 0 below six.
+    """
+    tail = np.cumsum(_signed_sums(np.arange(1, count + 1)))
+    return int(np.searchsorted(tail, alpha / 2, side="right"))
+
+
 def student_t(freedom: int) -> float:
     """Two-sided 95 % quantile of Student's t, to a thousandth; beyond the table its expansion (Abramowitz and Stegun 26.7.5)."""
     if freedom <= len(_T):
         return _T[freedom - 1]
     z = 1.959964
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def _signed_sums(ranks: NDArray[np.intp]) -> Array:
+    """Probability of each sum of those ranks that chance takes, each or not."""
+    ways = np.zeros(int(ranks.sum()) + 1)
+    ways[0] = 1
+    for rank in ranks.tolist():
+        ways[rank:] += ways[: len(ways) - rank].copy()
+    return ways / ways.sum()
 
 
 def _rank_sums(ranks: NDArray[np.intp], take: int) -> Array:

@@ -73,11 +73,12 @@ Group = tuple[str, str, str]
 """Machine, case, device."""
 
 
-def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DELTA) -> Report:
+def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DELTA, paired: bool = False) -> Report:
     """B against A.
 
     Machines are matched by identity, else by host name; where both runs have one machine they are matched whatever they are (and
     then differ).  ``anyway``: compare in spite of differences between machines, drivers, libraries, clocks or settings.
+    ``paired``: launches of the same number were measured together.
     """
     matched = _matched(a.machines, b.machines)
     left, right = _groups(a.records), _groups(b.records)
@@ -89,7 +90,7 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
         if key in right:
             seen.add(key)
             barred = _barred(differ.of_machines(a.machines[machine_id], b.machines[key[0]])) if not anyway else ""
-            if pair := _pair(a, b, records, right[key], barred, anyway, delta):
+            if pair := _pair(a, b, records, right[key], barred, anyway, delta, paired):
                 pairs.append(pair)
     return Report(
         run_a=a.run.run_id,
@@ -143,7 +144,7 @@ def _cases(groups: Iterable[Group]) -> list[str]:
 
 
 def _pair(
-    a: LoadedRun, b: LoadedRun, left: list[Record], right: list[Record], barred: str, anyway: bool, delta: float
+    a: LoadedRun, b: LoadedRun, left: list[Record], right: list[Record], barred: str, anyway: bool, delta: float, paired: bool
 ) -> Pair | None:
     """One case on both sides; ``None`` where neither has a number and so nothing changed."""
     first, second = left[0], right[0]
@@ -168,7 +169,14 @@ def _pair(
         return pair("incomparable", "; ".join(filter(None, (barred, _barred(bars)))))
     if apart := metrics.disagreement([*left, *right]):
         return pair("incomparable", apart)
-    shift = stats.compare_launches([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
+    if paired:
+        there = {record.launch: record for record in right}
+        both = [(record, there[record.launch]) for record in left if record.launch in there]
+        if not both:
+            return pair("incomparable", "no launch was measured on both sides")
+        left, right = [one for one, _ in both], [other for _, other in both]
+    way = stats.compare_pairs if paired else stats.compare_launches
+    shift = way([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
     return pair(shift.word, _told(d for d in differences if d.kind != "work"), shift)
 
 

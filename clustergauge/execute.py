@@ -23,6 +23,7 @@ from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
 from clustergauge.model import Measurement, Series
 from clustergauge.probe import Context, Probe, Skip, Work, Wrong
+from clustergauge.turnstile import Turnstile
 from clustergauge.waits import SERIES, Waits
 from clustergauge.world import Serial
 
@@ -57,10 +58,12 @@ def execute(
     scratch: Path,
     phase: Callable[[str], None],
     tell: Callable[[Outcome], None] = lambda _: None,
+    turns: Turnstile | None = None,
 ) -> Outcome:
     """Run one case on this rank.  Never raises for what the case did; the outcome says it.
 
-    ``tell``: told what work that runs for its whole budget has measured meanwhile (`messages.SoFar`).
+    ``tell``: told what work that runs for its whole budget has measured meanwhile (`messages.SoFar`).  ``turns``: with another
+    run; all that the case does lies within its own.
     """
     to_objects = object_url.is_url(job.target)
     context = Context(
@@ -77,9 +80,14 @@ def execute(
         pins=job.pins,
         tunes=isinstance(world, Serial) and not job.interpret and not job.check_only,  # ranks might choose differently
     )
-    live = _Live(context, world, phase, tell)
+    live = _Live(context, world, phase, tell, turns)
     try:
         with contextlib.ExitStack() as stack:
+            if turns:
+                phase("wait for its turn")
+                if world.rank == 0:
+                    stack.enter_context(turns.turn())
+                world.from_root(None)
             stack.callback(live.close)
             outcome = live.run(job, probe)
         msgspec.json.decode(msgspec.json.encode(outcome), type=Outcome)  # what cannot be said is the case's fault
@@ -95,7 +103,15 @@ def execute(
 class _Live:
     """One case while it lives."""
 
-    def __init__(self, context: Context, world: World, phase: Callable[[str], None], tell: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        world: World,
+        phase: Callable[[str], None],
+        tell: Callable[[Outcome], None],
+        turns: Turnstile | None,
+    ) -> None:
+        self.turns = turns
         self.tell = tell
         self.context = context
         self.world = world
@@ -114,7 +130,8 @@ class _Live:
         clock = clock_for(work.clock, job.device)
         self.context.set("clock_tick_s", clock.tick_s)
         with clock.owned():
-            sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase, self._so_far)
+            pass_on = self.turns.pass_on if self.turns else None
+            sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase, self._so_far, pass_on)
             waits = Waits()
             measurement = sampler.measure()
             waited = waits.share()

@@ -59,6 +59,9 @@ def make_parser() -> Parser:
     _node_flags(run)
     run.add_argument("--confirming", action="store_true", help="fresh launches that confirm or clear what fleet suspects")
     run.add_argument("--max-time", metavar="TIME", help="start no case after this time, cut a burn-in short: 90s, 10m, 1h")
+    run.add_argument(
+        "--turns", metavar="DIR", help="measure by turns with another run that names this folder, a stretch of samples each"
+    )
     run.add_argument("--resume", metavar="RUN", help="go on with a run: measure only what is missing")
     run.add_argument("--rerun-failed", metavar="RUN", help="a new run of the cases that were wrong or errors in RUN")
     _acceptance_flags(run)
@@ -99,7 +102,7 @@ def make_parser() -> Parser:
     _case_flags(compare, "ci")
     _ground_flags(compare)
     compare.add_argument(
-        "--launches", type=_count, metavar="N", help="of each side, and as many again of what looks changed (default 6)"
+        "--launches", type=_count, metavar="N", help="of both sides, and as many again of what looks changed (default 6)"
     )
     compare.add_argument("--threshold", metavar="PERCENT", help="what slows down by less is not slower (default 2.5%%)")
     compare.add_argument("--max-time", metavar="TIME", help="start no launch after this time: 90s, 10m, 1h")

@@ -37,6 +37,9 @@ LOOPS, LOOP_CALLS, LOOP_SHARE = 5, 1000, 0.2
 """Loops for comparison with peers; the most calls in one; the share of the budget that they take together."""
 OVERHEAD_CALLS, OVERHEAD_LOOPS = 200, 9
 """Calls in a loop, and loops of which the median counts, to time a call with nobody to talk to."""
+STRETCH_S = 0.05
+"""Of samples between two turns of another run: long beside the first of them, which finds cold caches and is not taken, and short
+beside what disturbs a machine."""
 LEAD_S = 1e-3
 LEAD_MOST = 20
 """Ranks that have talked over the control channel are cold: about so many seconds of samples, so many at most, are not taken."""
@@ -79,6 +82,8 @@ class Sampler:
     phase: Callable[[str], None] = lambda _: None
     tell: Callable[[Measurement], None] = lambda _: None
     """Told, on rank 0 and between batches, what work that runs for its whole budget has measured since it was told last."""
+    pass_on: Callable[[], None] | None = None
+    """Lets another run measure meanwhile, on rank 0 and between batches: such a case is measured for its whole budget."""
     iterations: int = 1
     position: int = 0
     mine: list[float] = field(default_factory=list[float])
@@ -102,6 +107,7 @@ class Sampler:
     loop_calls: int = 0
     _wrong: tuple[int, str] | None = None
     _checking_s: float = 0.0
+    _away_s: float = 0.0
     _schedules: dict[tuple[int, int], Calls] = field(default_factory=dict[tuple[int, int], Calls])
 
     def measure(self) -> Measurement:
@@ -122,14 +128,14 @@ class Sampler:
             looks = stats.looks()
             look, at_a_look = next(looks), False
             while True:
-                decision = self._decide(look, at_a_look, cost, self.clock.now() - began)
+                decision = self._decide(look, at_a_look, cost, began)
                 if decision.batch == 0:
                     break
                 self._batch(decision, began)
                 at_a_look = len(self.mine) >= look  # looking in between makes the interval lie
                 if at_a_look:
                     look = next(looks)
-                cost = (self.clock.now() - began) / len(self.mine)
+                cost = (self.clock.now() - began - self._away_s) / len(self.mine)
             self.window = (began + self.starts[0], self.clock.now())
             self.exposed = self.clock.exposed - exposed
             if self.arrivals:
@@ -227,11 +233,12 @@ class Sampler:
                 return cost
             self.iterations = wanted
 
-    def _decide(self, look: int, at_a_look: bool, cost: float, elapsed: float) -> Decision:
+    def _decide(self, look: int, at_a_look: bool, cost: float, began: float) -> Decision:
         """The root's decision, known to all ranks.  Raises `Wrong` on all of them if it is that an output was wrong."""
         decision = None
         if self.world.rank == 0:
-            batch, reason, *_ = self._next(look, at_a_look, cost, elapsed)
+            self._let_pass()
+            batch, reason, *_ = self._next(look, at_a_look, cost, self.clock.now() - began - self._away_s)
             lead = self._lead(cost)
             if self.work.whole_budget and self.merged:
                 lead = max(lead, self._between(batch))
@@ -242,13 +249,20 @@ class Sampler:
             raise Wrong(decided.problem, rank=decided.culprit)
         return decided
 
+    def _let_pass(self) -> None:
+        """The turn of another run, if there is one; what it takes is not our time."""
+        if self.pass_on and self.merged:
+            began = self.clock.now()
+            self.pass_on()
+            self._away_s += self.clock.now() - began
+
     def _lead(self, cost: float) -> int:
         """Samples that are not taken, by what was done before.  None of a sweep, whose samples stand for pairs in their order."""
         if self.work.sweep:
             return 0
         if self.world.size > 1 or self.work.whole_budget:
             return max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9))))
-        return int(self.checked_last)  # checking leaves other threads and data behind: it was seen to cost a mean 4 %
+        return int(self.checked_last or self.pass_on is not None)  # both leave other data behind: it was seen to cost a mean 4 %
 
     def _between(self, batch: int) -> int:
         """Samples of a burn-in that are not kept before ``batch`` that are: where the work allows none so long that about
@@ -262,6 +276,8 @@ class Sampler:
             return self._next_pass(taken, cost, elapsed)
         if self.work.whole_budget:
             look = taken + BURN_IN_BATCH
+        elif self.pass_on:
+            look = taken + max(1, int(STRETCH_S / max(cost, 1e-9)))
         elif at_a_look and stats.converged(self.merged[stats.warmup_cut(self.merged) :], self.plan.target):
             return Decision(0, "converged")
         if taken >= self.plan.most:

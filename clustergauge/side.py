@@ -6,16 +6,17 @@ existed, and from the run folders that it leaves.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import msgspec
 
@@ -49,6 +50,23 @@ class Unable(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Call:
+    """A ``run_suite.py`` under way.  ``before``: the run folders that were there when it began."""
+
+    process: subprocess.Popen[bytes]
+    out: IO[bytes]
+    err: IO[bytes]
+    before: list[Path]
+
+    def wait(self) -> tuple[int, bytes, str]:
+        """Its end: exit code, what it printed, what it said on stderr."""
+        code = self.process.wait()
+        self.out.seek(0)
+        self.err.seek(0)
+        return code, self.out.read(), self.err.read().decode(errors="replace")
+
+
+@dataclass(frozen=True)
 class Side:
     """``words``: flags that both sides are called with.  ``cwd``: where from.  ``output``: where its run folders go."""
 
@@ -76,10 +94,22 @@ class Side:
                 del left[int(refused[1]) - 1]
         return []
 
-    def launch(self, suite: Path) -> LoadedRun:
-        """Measure the cases of a suite file once, in fresh processes.  Raises `UsageError` and `Unable`."""
-        before = set(self._runs())
-        code, _, complaint = self._call("run", "--suite", str(suite), "--launches", "1", "-o", str(self.output))
+    def takes_turns(self) -> bool:
+        """Whether its runs can take turns with another's: ``run --turns`` is newer than the first comparisons."""
+        code, said, complaint = self._call("run", "--help")
+        self._refuse(code, complaint)
+        return b"--turns" in said
+
+    @contextlib.contextmanager
+    def launched(self, suite: Path, *words: str) -> Generator[Call]:
+        """A run of a suite file in fresh processes, under way; left before it has ended, it is ended, with all its processes."""
+        with self._called("run", "--suite", str(suite), "--launches", "1", "-o", str(self.output), *words) as call:
+            yield call
+
+    def measured(self, call: Call) -> LoadedRun:
+        """Wait for a run that was launched, and read what it left.  Raises `UsageError` and `Unable`."""
+        before = call.before
+        code, _, complaint = call.wait()
         self._refuse(code, complaint, (0, 1, 3, 4))
         new = [path for path in self._runs() if path not in before]
         if len(new) != 1:
@@ -113,12 +143,18 @@ class Side:
             raise Unable(f"{self}: its run_suite.py {ended}: {_last(complaint)}")
 
     def _call(self, *words: str) -> tuple[int, bytes, str]:
-        """Its own ``run_suite.py`` by our interpreter: exit code, what it printed, what it said on stderr.
+        with self._called(*words) as call:
+            return call.wait()
+
+    @contextlib.contextmanager
+    def _called(self, *words: str) -> Generator[Call]:
+        """Its own ``run_suite.py`` by our interpreter, under way.
 
         Ours to end: it has a session of its own, so a Ctrl-C of the terminal reaches it through us alone, and once.
         """
         command = [sys.executable, str(self.tree.root / "run_suite.py"), words[0], *self.words, *words[1:]]
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            before = self._runs()
             process = subprocess.Popen(
                 command,
                 cwd=self.cwd,
@@ -130,32 +166,46 @@ class Side:
                 preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (there are no threads here)
             )
             try:
-                process.wait()
-            except BaseException:
-                with processes.undisturbed():
-                    _end(process)
-                raise
-            out.seek(0)
-            err.seek(0)
-            return process.returncode, out.read(), err.read().decode(errors="replace")
+                yield Call(process, out, err, before)
+            finally:
+                if process.poll() is None:
+                    with processes.undisturbed():
+                        _end(process)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Both sides, and the cases that both can measure.  ``gone``, ``new``: those that only A, only B can."""
+    """Both sides, and the cases that both can measure.  ``gone``, ``new``: those that only A, only B can.
+
+    ``in_turns``: both sides are launched at once and measure by turns (`turnstile`), so that what disturbs meets both.
+    """
 
     sides: dict[Letter, Side]
     cases: dict[str, Listed]
     gone: list[str]
     new: list[str]
     folder: Path
+    in_turns: bool = False
     codes: dict[Letter, str] = field(default_factory=dict[Letter, str])
 
-    def launch(self, letter: Letter, cases: Sequence[str]) -> LoadedRun:
-        """One launch of these cases.  Raises `UsageError` and `Unable`, also where the side's code is no longer what it was."""
+    def launch(self, first: Letter, cases: Sequence[str]) -> dict[Letter, LoadedRun]:
+        """One launch of these cases on each side: by turns if both can, or else the second after the ``first``.
+
+        Raises `UsageError` and `Unable`, also where a side's code is no longer what it was.
+        """
         path = self.folder / "suite.toml"
         path.write_text(suite_of(self.cases[case] for case in cases), encoding="utf-8")
-        loaded = self.sides[letter].launch(path)
+        order: tuple[Letter, Letter] = ("A", "B") if first == "A" else ("B", "A")
+        with contextlib.ExitStack() as stack:
+            if not self.in_turns:
+                apart = ((side, stack.enter_context(self.sides[side].launched(path))) for side in order)
+                return {side: self._measured(side, call) for side, call in apart}
+            turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="turns-"))
+            calls = {side: stack.enter_context(self.sides[side].launched(path, "--turns", turns)) for side in order}
+            return {side: self._measured(side, call) for side, call in calls.items()}
+
+    def _measured(self, letter: Letter, call: Call) -> LoadedRun:
+        loaded = self.sides[letter].measured(call)
         if self.codes.setdefault(letter, loaded.run.code) != loaded.run.code:
             raise Unable(f"{self.sides[letter]}: its code changed while it was measured: leave the tree alone meanwhile")
         return loaded
@@ -179,6 +229,7 @@ def bench(a: Side, b: Side, suite: Path, words: Sequence[str], output: Path) -> 
         gone=list(dict.fromkeys(c.case for c in before if not c.skip and (c.case, c.device) not in runnable)),
         new=list(dict.fromkeys(c.case for c in wanted if (c.case, c.device) not in known)),
         folder=output,
+        in_turns=a.takes_turns() and b.takes_turns(),
     )
 
 

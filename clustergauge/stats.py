@@ -65,7 +65,7 @@ class Comparison:
     """B against A.  ``shift``, ``low``, ``high``: relative, +0.05 where B takes 5 % longer.
 
     ``weak``: too few launches for the exact test (one a side, or up to three); the word then leans on an assumed spread
-    between launches.  ``p``: of the exact Mann-Whitney test, ``None`` with one launch on a side.
+    between launches.  ``p``: of the exact test (Mann-Whitney; of pairs, signed ranks), ``None`` with one launch on a side.
     """
 
     shift: float
@@ -252,9 +252,32 @@ def compare_launches(
         error = _Z * math.sqrt(_variance(a, left, spread) + _variance(b, right, spread))
         low, high = min(float(differences[0]), middle - error), max(float(differences[-1]), middle + error)
         differs = low > 0 or high < 0
+    return _comparison(middle, low, high, differs, delta, not depth, p)
+
+
+def compare_pairs(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], delta: float = 0.01) -> Comparison:
+    """The same of launches that were measured together, the first of A with the first of B: what disturbs both of a pair is gone.
+
+    Δ is the median of the means of any two differences ln(launch median) (Hodges-Lehmann), each with itself too; its interval,
+    the innermost sorted means that hold at least 95 % by the exact null distribution of signed ranks (of six pairs, all).
+    Weak below six pairs: its interval is then all there is, and no exact test can say *changed*.  Raises as `compare_launches`,
+    and ``ValueError`` for sides of different lengths.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} launches do not pair with {len(b)}")
+    differences = _log_medians(b) - _log_medians(a)
+    one, other = np.triu_indices(len(differences))
+    means = np.sort((differences[one] + differences[other]) / 2)
+    depth = chance.depth_of_pairs(len(differences), ALPHA)
+    low, high = (float(means[max(depth, 1) - 1]), float(means[-max(depth, 1)]))
+    p = chance.signed_ranks(differences)
+    return _comparison(float(np.median(means)), low, high, p < ALPHA, delta, not depth, p)
+
+
+def _comparison(middle: float, low: float, high: float, differs: bool, delta: float, weak: bool, p: float | None) -> Comparison:
     edge = math.log1p(delta)  # in logarithms, so that B against A says of −Δ what A against B says of Δ
     word = "changed" if differs and abs(middle) >= edge else "same" if -edge <= low and high <= edge else "inconclusive"
-    return Comparison(_relative(middle), _relative(low), _relative(high), word, not depth, p)
+    return Comparison(_relative(middle), _relative(low), _relative(high), word, weak, p)
 
 
 def smallest_change(launches: Sequence[Sequence[float]], delta: float = 0.01) -> float:

@@ -26,7 +26,7 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
-from clustergauge import code, hosts, launch, messages as m, placement, pools, processes
+from clustergauge import code, hosts, launch, messages as m, placement, pools, processes, turnstile
 from clustergauge.control import Channel, ChannelError, connect, decode
 from clustergauge.execute import execute
 from clustergauge.model import Json
@@ -145,6 +145,7 @@ def load_probe(module_name: str, probe_name: str) -> Probe:
 
 def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Path) -> None:
     """Execute cases until told to leave.  What was meant for this rank within a case that it has left is not for it any more."""
+    turns = turnstile.asked_for()
     while True:
         phase("idle")
         message = mouth.hear()
@@ -156,7 +157,7 @@ def serve(mouth: Mouth, world: World, phase: Callable[[str], None], scratch: Pat
         phase("import")
         folder = Path(tempfile.mkdtemp(prefix="case-", dir=scratch))
         try:
-            outcome = execute(message, load_probe(message.module, message.probe), world, folder, phase, mouth.say_so_far)
+            outcome = execute(message, load_probe(message.module, message.probe), world, folder, phase, mouth.say_so_far, turns)
         except ImportError as error:
             outcome = m.Outcome("error", f"cannot import the probe: {error}")
         finally:

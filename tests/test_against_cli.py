@@ -78,7 +78,7 @@ def suite(root: Path, temporary: Path, *words: str) -> subprocess.CompletedProce
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
-MEASURE = ("--suite", "pace.toml", "--probes", "pace", "--launches", "4", "--max-time", "10m")
+MEASURE = ("--suite", "pace.toml", "--probes", "pace", "--launches", "6", "--max-time", "10m")
 
 
 def worktrees(root: Path) -> list[str]:
@@ -115,7 +115,7 @@ def test_a_planted_slow_down_turns_red_and_names_its_case_and_no_other(repositor
     (kept,) = (repository / "results").iterdir()
     assert json.loads((kept / "report.json").read_text()) == report
     assert "**slower**" in (kept / "report.md").read_text()
-    assert len(list((kept / "a").iterdir())) >= 8
+    assert len(list((kept / "a").iterdir())) >= 12
     assert left_by(repository, tmp_path / "t") == []
     assert probe.read_text() != PROBE
 
@@ -127,7 +127,7 @@ def test_an_interrupt_leaves_no_worktree_and_no_process(repository, tmp_path, nu
     (repository / "pace.toml").write_text(SUITE.replace("0.1", "60"))
     process = start(repository, tmp_path / "t", "--against", "HEAD", *MEASURE)
     for line in process.stderr:
-        if line.startswith("launch 1 of 8: A"):
+        if line.startswith("launch 1 of 6"):
             break
     until = time.monotonic() + 200
     while not any((repository / "results").glob("*/a/*/machines/*.json")) and time.monotonic() < until:
@@ -155,7 +155,7 @@ def test_a_tree_that_cannot_measure_is_named(repository, tmp_path):
     [
         (["--against", "nowhere"], "--against 'nowhere': no such revision here (git fetch, or see: git log --all)"),
         (["--against", "HEAD", "latest"], "measures both sides itself: leave out the runs"),
-        (["--against", "HEAD", "--launches", "3"], "--launches 3: fewer than 4 of each side"),
+        (["--against", "HEAD", "--launches", "3"], "--launches 3: fewer than 6 of both sides"),
         (["--against", "HEAD", "--threshold", "3"], "--threshold 3: write a percentage of up to 100%, for example 3%"),
         (["--against", "HEAD", "--threshold", "nan%"], "--threshold nan%: write a percentage"),
         (["--against", "HEAD", "--threshold", "-1%"], "argument --threshold: expected one argument"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -231,26 +233,68 @@ def test_a_side_that_cannot_say_what_it_has_is_named(tmp_path, body, error, said
 
 @pytest.mark.parametrize("body", ["", "sys.exit(3)", "sys.exit(4)", "sys.exit(130)", "1 / 0"])
 def test_a_launch_that_leaves_no_run_is_no_launch(tmp_path, body):
-    with pytest.raises(side.Unable, match="A = old"):
-        made_side(tmp_path / "a", body).launch(Path("/dev/null"))
+    one = made_side(tmp_path / "a", body)
+    with pytest.raises(side.Unable, match="A = old"), one.launched(Path("/dev/null")) as call:
+        one.measured(call)
+
+
+def test_a_launch_that_is_left_before_its_end_is_ended(tmp_path):
+    with made_side(tmp_path / "a", "import time; time.sleep(600)").launched(Path("/dev/null")) as call:
+        assert call.process.poll() is None
+    assert call.process.returncode == -signal.SIGTERM
 
 
 def test_a_tree_that_changes_while_it_is_measured_is_refused(tmp_path):
     class Changing:
-        codes = iter(("one", "one", "two"))
+        def __init__(self, letter, *codes):
+            self.letter, self.codes = letter, iter(codes)
 
-        def launch(self, suite):
+        @contextlib.contextmanager
+        def launched(self, suite, *words):
+            yield suite
+
+        def measured(self, suite):
             return LoadedRun(made.run([], code=next(self.codes)), {}, [], suite, [])
 
         def __str__(self):
-            return "B = this tree"
+            return f"{self.letter} = a tree"
 
-    bench = side.Bench({"B": Changing()}, {case.case: case for case in LISTED}, [], [], tmp_path)
+    sides = {"A": Changing("A", "old", "old", "old"), "B": Changing("B", "one", "one", "two")}
+    bench = side.Bench(sides, {case.case: case for case in LISTED}, [], [], tmp_path)
     for _ in range(2):
         bench.launch("B", ["p/x=two"])
     assert 'x" = "two"' in (tmp_path / "suite.toml").read_text()
-    with pytest.raises(side.Unable, match="B = this tree: its code changed while it was measured"):
+    with pytest.raises(side.Unable, match="B = a tree: its code changed while it was measured"):
         bench.launch("B", ["p/x=two"])
+
+
+TURNS = """
+import pathlib
+if sys.argv[1] == 'list':
+    print('[{"case": "p/x=one", "probe": "p", "params": {"x": "one"}}]')
+elif sys.argv[2] == '--help':
+    print(HELP)
+else:
+    with open('TOLD', 'a') as told:
+        print(sys.argv[sys.argv.index('--turns') + 1] if '--turns' in sys.argv else 'alone', file=told)
+"""
+
+
+@pytest.mark.parametrize("helps", [("--turns DIR", "--turns DIR"), ("", "--turns DIR"), ("--turns DIR", "")])
+def test_sides_measure_by_turns_if_both_can(tmp_path, helps, monkeypatch):
+    (tmp_path / "s.toml").touch()
+    told = tmp_path / "told"
+    bodies = [TURNS.replace("HELP", repr(text)).replace("TOLD", str(told)) for text in helps]
+    a, b = (made_side(tmp_path / letter, body, letter) for letter, body in zip("AB", bodies, strict=True))
+    bench = side.bench(a, b, tmp_path / "s.toml", [], tmp_path)
+    assert bench.in_turns == all(helps)
+    monkeypatch.setattr(
+        side.Side, "measured", lambda self, call: LoadedRun(made.run([], code=str(call.wait()[0])), {}, [], "", [])
+    )
+    assert list(bench.launch("B", ["p/x=one"])) == ["B", "A"]
+    one, other = told.read_text().split()
+    assert one == other
+    assert ("turns-" in one) == all(helps)
 
 
 def test_sides_run_by_this_interpreter_from_their_own_folder(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 from scipy.signal import lfilter
-from scipy.stats import mannwhitneyu, t as student
+from scipy.stats import mannwhitneyu, t as student, wilcoxon
 
 from clustergauge import chance, stats
 from clustergauge.measure import Plan, Sampler
@@ -256,6 +256,59 @@ def of_logs(*values: float) -> list[list[float]]:
 def test_the_mann_whitney_test_is_exact(a, b):
     expected = mannwhitneyu(a, b, method="exact").pvalue
     assert chance.mann_whitney(np.array(a, float), np.array(b, float)) == pytest.approx(expected)
+
+
+@given(st.lists(st.integers(-1000, 1000).filter(bool), min_size=1, max_size=12, unique_by=abs))
+def test_the_test_of_pairs_is_exact(differences):
+    expected = wilcoxon(differences, method="exact").pvalue
+    assert chance.signed_ranks(np.array(differences, float)) == pytest.approx(expected)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
+def test_the_test_of_pairs_is_exact_with_ties_and_leaves_zeros_out(differences):
+    known = np.array([d for d in differences if d], float)
+    size = np.abs(known)
+    ranks = np.array([(size < one).sum() + ((size == one).sum() + 1) / 2 for one in size])
+    sums = [sum(ranks[list(c)]) for n in range(len(known) + 1) for c in itertools.combinations(range(len(known)), n)]
+    far = abs(ranks[known > 0].sum() - ranks.sum() / 2)
+    expected = sum(abs(one - ranks.sum() / 2) >= far for one in sums) / len(sums)
+    assert chance.signed_ranks(np.array(differences, float)) == pytest.approx(min(1, expected))
+
+
+@pytest.mark.parametrize(("count", "depth"), [(1, 0), (5, 0), (6, 1), (8, 4), (12, 14), (30, 138)])
+def test_the_interval_of_pairs_holds_what_it_promises(count, depth):
+    """As tables of signed ranks have them (Hollander and Wolfe, "Nonparametric Statistical Methods"), and dealt out."""
+    assert chance.depth_of_pairs(count, 0.05) == depth
+    if depth and count <= 12:
+        ranks = np.arange(1, count + 1)
+        sums = [sum(ranks[list(c)]) for n in range(count + 1) for c in itertools.combinations(range(count), n)]
+        assert np.mean(np.array(sums) < depth) <= 0.025 < np.mean(np.array(sums) < depth + 1)
+
+
+def test_what_disturbs_both_of_a_pair_is_gone():
+    disturbed = [1.0, 1.3, 0.8, 2.0, 1.1, 1.0]
+    a, b = [[x] * 9 for x in disturbed], [[1.05 * x] * 9 for x in disturbed]
+    found = stats.compare_pairs(a, b)
+    assert (found.shift, found.low, found.high) == pytest.approx((0.05,) * 3)
+    assert (found.word, found.weak, found.p) == ("changed", False, 2 / 2**6)
+    assert stats.compare_launches(a, b).word == "inconclusive"
+
+
+def test_five_pairs_are_weak_and_sides_of_different_lengths_no_pairs():
+    assert stats.compare_pairs([[1.0]] * 5, [[1.1]] * 5).weak
+    with pytest.raises(ValueError, match="2 launches do not pair with 1"):
+        stats.compare_pairs([[1.0]] * 2, [[1.0]])
+    with pytest.raises(ValueError, match="at least one launch"):
+        stats.compare_pairs([], [])
+
+
+@given(launches, st.data())
+def test_pairs_say_of_b_what_they_say_of_a_the_other_way(a, data):
+    b = data.draw(st.lists(st.lists(times, min_size=1, max_size=12), min_size=len(a), max_size=len(a)))
+    one, other = stats.compare_pairs(a, b), stats.compare_pairs(b, a)
+    assert one.word == other.word
+    assert 1 + one.shift == pytest.approx(1 / (1 + other.shift))
+    assert 1 + one.low == pytest.approx(1 / (1 + other.high))
 
 
 def test_ties_share_their_ranks_exactly():
