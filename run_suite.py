@@ -273,7 +273,7 @@ def do_compare(options: argparse.Namespace) -> int:
 
 def _against(options: argparse.Namespace, output: Path) -> int:
     """Measure this tree and another revision in turn; what they come to is printed, and kept beside their runs."""
-    from clustergauge import against, compare, revision, side, store
+    from clustergauge import against, compare, machine, revision, side, store
     from reports import comparison
 
     if options.runs:
@@ -293,7 +293,8 @@ def _against(options: argparse.Namespace, output: Path) -> int:
         with revision.checked_out(here, options.against) as there:
             a = side.Side("A", there, here.place_of(Path.cwd(), there), tuple(words), kept / "a")
             b = side.Side("B", here, Path.cwd(), tuple(words), kept / "b")
-            bench = side.bench(a, b, _suite_path(options.suite).absolute(), chosen, kept)
+            together = not any(gpu.compute_mode.startswith("exclusive") for gpu in machine.describe_apart().gpus)
+            bench = side.bench(a, b, _suite_path(options.suite).absolute(), chosen, kept, together)
             _say(f"{a}\n{b}\nruns: {kept}")
             _make(kept)
             over = (lambda: time.monotonic() - began >= limit) if limit else (lambda: False)

@@ -211,10 +211,11 @@ class Bench:
         return loaded
 
 
-def bench(a: Side, b: Side, suite: Path, words: Sequence[str], output: Path) -> Bench:
+def bench(a: Side, b: Side, suite: Path, words: Sequence[str], output: Path, together: bool = True) -> Bench:
     """What the suite ``suite`` (of B's tree, or any file) and ``words`` (``-k``, ``--set``) mean for both sides.
 
     What is measured is what B lists, on both sides for as long as B says; what A lists itself tells only what is gone.
+    ``together``: processes of both may hold this machine's devices at once.
     """
     wanted = [case for case in b.cases(str(suite), *words) if not case.skip]
     known = {(case.case, case.device) for case in a.able(wanted) if not case.skip}
@@ -229,7 +230,7 @@ def bench(a: Side, b: Side, suite: Path, words: Sequence[str], output: Path) -> 
         gone=list(dict.fromkeys(c.case for c in before if not c.skip and (c.case, c.device) not in runnable)),
         new=list(dict.fromkeys(c.case for c in wanted if (c.case, c.device) not in known)),
         folder=output,
-        in_turns=a.takes_turns() and b.takes_turns(),
+        in_turns=together and a.takes_turns() and b.takes_turns(),
     )
 
 
