@@ -1,7 +1,8 @@
-"""Taking turns: of runs that name the same folder one measures at a time, a stretch of samples each, in strict alternation.
+"""Taking turns: of runs that name the same folder one measures at a time, a stretch of samples each.
 
 What disturbs a machine for longer than a stretch meets both alike, and cancels where they are compared.  Two locks, held by the
-kernel: whoever waits for its turn holds the door, so that whoever leaves cannot be the next; what dies lets go of both.
+kernel: whoever waits for its turn holds the door, so that whoever leaves is behind it (if a turn lasts longer than it takes to
+wake); what dies lets go of both.
 """
 
 from __future__ import annotations

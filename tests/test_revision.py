@@ -17,7 +17,7 @@ from tests import made
 
 SCRIPT = """
 import sys
-suite = open(sys.argv[sys.argv.index("--suite") + 1]).read()
+suite = open(sys.argv[sys.argv.index("--suite") + 1]).read() if "--suite" in sys.argv else ""
 {body}
 """
 
