@@ -170,13 +170,13 @@ def _pair(
     if apart := metrics.disagreement([*left, *right]):
         return pair("incomparable", apart)
     if paired:
-        there = {record.launch: record for record in right}
-        both = [(record, there[record.launch]) for record in left if record.launch in there]
-        if not both:
+        there = {record.launch: metrics.by_turn(record) for record in right}
+        pairs = [(metrics.by_turn(record), there[record.launch]) for record in left if record.launch in there]
+        if not pairs:
             return pair("incomparable", "no launch was measured on both sides")
-        left, right = [one for one, _ in both], [other for _, other in both]
-    way = stats.compare_pairs if paired else stats.compare_launches
-    shift = way([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
+        shift = stats.compare_pairs([stats.difference(one, other) for one, other in pairs], delta)
+    else:
+        shift = stats.compare_launches([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
     return pair(shift.word, _told(d for d in differences if d.kind != "work"), shift)
 
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from clustergauge import stats, sync
+from clustergauge import stats, sync, turnstile
 from clustergauge.clocks import Calls, Clock
 from clustergauge.model import Measurement, Series
 from clustergauge.probe import Work, Wrong
@@ -37,9 +37,10 @@ LOOPS, LOOP_CALLS, LOOP_SHARE = 5, 1000, 0.2
 """Loops for comparison with peers; the most calls in one; the share of the budget that they take together."""
 OVERHEAD_CALLS, OVERHEAD_LOOPS = 200, 9
 """Calls in a loop, and loops of which the median counts, to time a call with nobody to talk to."""
-STRETCH_S = 0.05
-"""Of samples between two turns of another run: long beside the first of them, which finds cold caches and is not taken, and short
-beside what disturbs a machine."""
+STRETCH_S = 0.01
+"""Of samples between two turns of another run: the shorter, the more of what disturbs the machine meets both alike."""
+COLD_S = 0.005
+"""The first sample after another's turn finds cold caches: where it is shorter than this, it is not taken."""
 LEAD_S = 1e-3
 LEAD_MOST = 20
 """Ranks that have talked over the control channel are cold: about so many seconds of samples, so many at most, are not taken."""
@@ -107,6 +108,8 @@ class Sampler:
     loop_calls: int = 0
     _wrong: tuple[int, str] | None = None
     _checking_s: float = 0.0
+    turn: int = 0
+    _turns: list[int] = field(default_factory=list[int])
     _away_s: float = 0.0
     _schedules: dict[tuple[int, int], Calls] = field(default_factory=dict[tuple[int, int], Calls])
 
@@ -159,7 +162,7 @@ class Sampler:
             arrival_skew_s=skew,
             stop_reason=reason,
             digest=self.digest,
-            series=late | (self._by_rank(cut) if self.work.whole_budget else {}),
+            series=late | (self._by_rank(cut) if self.work.whole_budget else {}) | self._by_turn(since),
         )
 
     def _by_rank(self, cut: int) -> dict[str, Series]:
@@ -172,6 +175,10 @@ class Sampler:
             "rank_time": Series(unit="s", values=[stats.median(times) for times in ranks]),
             "rank_time_last": Series(unit="s", values=[stats.median(times[-last:]) for times in ranks]),
         }
+
+    def _by_turn(self, since: int) -> dict[str, Series]:
+        """In which turn each sample was taken, where there were turns."""
+        return {turnstile.SERIES: Series(unit="1", values=[float(turn) for turn in self._turns[since:]])} if self.pass_on else {}
 
     def loop_mean(self) -> float:
         """Mean seconds of a call in a loop without meeting in between, as OSU and nccl-tests report (outputs unchecked); of
@@ -254,6 +261,7 @@ class Sampler:
         if self.pass_on and self.merged:
             began = self.clock.now()
             self.pass_on()
+            self.turn += 1
             self._away_s += self.clock.now() - began
 
     def _lead(self, cost: float) -> int:
@@ -262,7 +270,9 @@ class Sampler:
             return 0
         if self.world.size > 1 or self.work.whole_budget:
             return max(1, min(LEAD_MOST, int(LEAD_S / max(cost, 1e-9))))
-        return int(self.checked_last or self.pass_on is not None)  # both leave other data behind: it was seen to cost a mean 4 %
+        if self.pass_on:
+            return int(cost < COLD_S)
+        return int(self.checked_last)  # checking leaves other threads and data behind: it was seen to cost a mean 4 %
 
     def _between(self, batch: int) -> int:
         """Samples of a burn-in that are not kept before ``batch`` that are: where the work allows none so long that about
@@ -314,6 +324,7 @@ class Sampler:
             if self.work.note:
                 self.work.note()
         self.mine += fresh
+        self._turns += [self.turn] * len(fresh)
         everybody = self.world.gather([fresh, self._problem(decision.check), *([arrived] if self.arrivals else [])])
         if everybody:
             if self.work.sweep or (self.work.whole_budget and len(everybody) > 1):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from clustergauge import stats
+from clustergauge import stats, turnstile
 from clustergauge.model import Metric, Record, Scalar, Workload
 
 UNITS: Mapping[str, tuple[str, ...]] = {
@@ -99,6 +99,18 @@ def samples(record: Record) -> list[float]:
     """Seconds of one iteration, in the order taken, without the warm-up; empty where nothing was measured."""
     measurement = record.measurement
     return measurement.samples_s[measurement.warmup_cut :] if measurement else []
+
+
+def by_turn(record: Record) -> dict[int, list[float]]:
+    """Seconds of one iteration by the turns in which they were taken (`turnstile`), or all as of turn 0."""
+    measurement = record.measurement
+    kept = measurement.series.get(turnstile.SERIES) if measurement else None
+    if not measurement or not kept:
+        return {0: samples(record)}
+    found: dict[int, list[float]] = {}
+    for turn, seconds in zip(kept.values, measurement.samples_s, strict=False):
+        found.setdefault(int(turn), []).append(seconds)
+    return found
 
 
 def derive(records: Sequence[Record]) -> list[Metric]:

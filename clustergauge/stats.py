@@ -8,7 +8,7 @@ process), not the sample, as the unit of a comparison.  Times are seconds; every
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -255,22 +255,31 @@ def compare_launches(
     return _comparison(middle, low, high, differs, delta, not depth, p)
 
 
-def compare_pairs(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], delta: float = 0.01) -> Comparison:
-    """The same of launches that were measured together, the first of A with the first of B: what disturbs both of a pair is gone.
+def difference(a: Mapping[int, Sequence[float]], b: Mapping[int, Sequence[float]]) -> float:
+    """By how much longer B took (the logarithm) in a launch of each, by samples of the turns that they took.
 
-    Δ is the median of the means of any two differences ln(launch median) (Hodges-Lehmann), each with itself too; its interval,
-    the innermost sorted means that hold at least 95 % by the exact null distribution of signed ranks (of six pairs, all).
-    Weak below six pairs: its interval is then all there is, and no exact test can say *changed*.  Raises as `compare_launches`,
-    and ``ValueError`` for sides of different lengths.
+    The median over turns of the differences between the medians of a turn of A and the next one of B: what lasts longer than a
+    turn is in both.  Raises ``ValueError`` without a turn in common, or with a time of 0.
     """
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} launches do not pair with {len(b)}")
-    differences = _log_medians(b) - _log_medians(a)
-    one, other = np.triu_indices(len(differences))
-    means = np.sort((differences[one] + differences[other]) / 2)
-    depth = chance.depth_of_pairs(len(differences), ALPHA)
-    low, high = (float(means[max(depth, 1) - 1]), float(means[-max(depth, 1)]))
-    p = chance.signed_ranks(differences)
+    common = sorted(a.keys() & b.keys())
+    return median((_log_medians([b[turn] for turn in common]) - _log_medians([a[turn] for turn in common])).tolist())
+
+
+def compare_pairs(differences: Sequence[float], delta: float = 0.01) -> Comparison:
+    """Whether B differs from A by launches that were measured together: the `difference` of each such pair.
+
+    Δ is the median of the means of any two of them (Hodges-Lehmann), each with itself too; its interval, the innermost sorted
+    means that hold at least 95 % by the exact null distribution of signed ranks (of six pairs, all).  Below six pairs, weak: its
+    interval is then all there is.  Raises ``ValueError`` without differences.
+    """
+    if not differences:
+        raise ValueError("a comparison needs at least one pair of launches")
+    each = np.asarray(differences, np.float64)
+    one, other = np.triu_indices(len(each))
+    means = np.sort((each[one] + each[other]) / 2)
+    depth = chance.depth_of_pairs(len(each), ALPHA)
+    low, high = float(means[max(depth, 1) - 1]), float(means[-max(depth, 1)])
+    p = chance.signed_ranks(each)
     return _comparison(float(np.median(means)), low, high, p < ALPHA, delta, not depth, p)
 
 

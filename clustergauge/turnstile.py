@@ -13,6 +13,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+SERIES = "turn"
+"""Of a measurement: in which turn each sample was taken, from 0."""
 VARIABLE = "CLUSTERGAUGE_TURNS"
 """Names the folder to the workers of a run."""
 
