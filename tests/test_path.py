@@ -49,9 +49,9 @@ def record(
         device=device,
         settings=settings or {},
         counters=Counters(path=counters | ({"runs": runs} if runs else {})),
-        backend=backend,
         size=size,
         **params,
+        **({"backend": backend} if backend else {}),
     )
 
 
@@ -474,7 +474,8 @@ RING = {"nccl_algorithm": "RING", "nccl_protocol": "SIMPLE", "torch_distributed_
 def gpus(shares: dict[str, float], nvlink: float, params: str = "default", said: dict[str, str] | None = None) -> Record:
     moved = {f"h/{port}": share for port, share in shares.items()}
     moved |= {f"h/gpu{n}.nvlink": nvlink for n in range(4)}
-    return record({"h": 4}, moved, device="cuda:all", settings=RING | (said or {}), path=params)
+    own = {"collective": "all_reduce", "backend": "", "path": params}  # as `nccl_path` has them: no backend among its parameters
+    return record({"h": 4}, moved, device="cuda:all", settings=RING | (said or {}), **own)
 
 
 @pytest.mark.parametrize(
