@@ -484,8 +484,8 @@ def _measure(
         names = {machine.machine_id: machine.node for machine in there.values()} if fleet else None
         return retry.again(planned, records, verdicts.judge(records, planned, there, asked), names)
 
-    def again_here(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
-        return again(planned, {machine.machine_id: machine}, [*before, *records])
+    def again_here(planned: Sequence[Planned], there: Mapping[str, Machine], records: Sequence[Record]) -> list[Planned]:
+        return again(planned, there, [*before, *records])
 
     judged = bool(
         asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE or hosts.is_group(p.device) for p in todo)

@@ -94,7 +94,8 @@ class Pool:
 
     def note_the_dead(self) -> None:
         """Hear what happened since the last case; a worker that left meanwhile is no fault of the next case."""
-        while (heard := self.node.hear(time.monotonic())) is not None:
+        until = time.monotonic()
+        while (heard := self.node.hear(until)) is not None:
             if isinstance(heard, m.WorkerGone | m.Stopped) and heard.pid in self.ranks:
                 self.dead = f"{self.ranks[heard.pid]} was gone before the case began"
 
@@ -231,10 +232,10 @@ class Pool:
                 self.environment = dict(said.environment)
 
     def _really(self, place: Place, said: m.Ready) -> Place:
-        """Where a rank is, as it says itself; in a team its node is known by its agent, whatever it says."""
+        """Where a rank is, as it says itself, or (`Site.told`) as its agent is called."""
         interface = said.environment.get("GLOO_SOCKET_IFNAME", "").partition(",")[0]
         place = msgspec.structs.replace(place, cpus=said.cpus, interface=interface)
-        if said.host == place.host or isinstance(self.node, Team):
+        if said.host == place.host:
             return place
         if not hosts.is_name(said.host):
             raise Died(f"rank {said.rank} runs on a host that calls itself {shown(said.host)}, which is no name of a host")

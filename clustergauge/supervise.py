@@ -286,7 +286,7 @@ class Supervisor:
             self.close()
         else:
             self.pool = None
-            node.forget()  # the agent says nothing of a pool after its end
+            node.inbox.forget()  # the agent says nothing of a pool after its end
             self._note_survivors(ended.survivors, pool)
 
     def _close_silent(self) -> None:

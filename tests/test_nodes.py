@@ -75,6 +75,30 @@ def test_nodes_may_have_no_ipv4_between_them():
     assert nodes.workers_left(fleet.desk.token) == []
 
 
+def test_nodes_are_who_we_called_whatever_they_call_themselves():
+    """Everything of a node bears the name that the user gave it: places, ports, words; its own is kept beside that."""
+    fleet = nodes.fleet(NAMES, remote="env CLUSTERGAUGE_HOST=its-own-{host} sh -c {command}")
+    try:
+        assert not fleet.left_out, fleet.left_out
+        assert {n: (x.host, x.node, x.calls_itself) for n, x in fleet.machines.items()} == {
+            name: (name, name, f"its-own-{name}") for name in NAMES
+        }
+        alone = nodes.run(fleet.supervisors["na"], "well", "mpi", nodes=1)
+        assert [place.host for place in alone.where] == ["na", "na"], alone
+        supervisor, _ = nodes.team_of(fleet)
+        try:
+            for world in ("torch", "mpi"):
+                result = nodes.run(supervisor, "well", world)
+                assert [place.host for place in result.where] == list(NAMES), result
+                assert {port.partition("/")[0] for port in result.facts.path} == set(NAMES)
+            assert "rank 1 on nb" in nodes.run(supervisor, "kill", "torch").outcome.reason
+        finally:
+            supervisor.close()
+    finally:
+        fleet.close()
+    assert nodes.workers_left(fleet.desk.token) == []
+
+
 FAULTS = [
     ("raise", "run", "rank 1: RuntimeError: planned failure"),
     ("kill", "run", "rank 1 on nb"),

@@ -340,7 +340,7 @@ class Deaf:
 
 @pytest.fixture
 def node():
-    """A node without an agent; what it would say is put on ``_events``."""
+    """A node without an agent; what it would say is put on ``inbox.heard``."""
     alone = Node()
     alone._channel = Deaf()
     yield alone
@@ -351,13 +351,13 @@ def test_a_late_answer_is_not_that_of_the_next_case(node):
     said = {"memory_errors": 1}
     with pytest.raises(Silent):
         node.ask(m.Finish(), m.Facts, 0.01)
-    node._events.put(Heard(node._channel, m.Facts(said, {}, number=node._channel.sent[0].number)))
+    node.inbox.heard.put(Heard(node._channel, m.Facts(said, {}, number=node._channel.sent[0].number)))
     with pytest.raises(Silent):
         node.ask(m.Finish(), m.Facts, 0.01)
     late, current = (message.number for message in node._channel.sent)
-    node._events.put(Heard(node._channel, m.Facts(said, {}, number=late)))
-    node._events.put(Heard(node._channel, m.LauncherGone(0, "exited with 0", "")))
-    node._events.put(Heard(node._channel, m.Facts({}, {}, number=current + 1)))
+    node.inbox.heard.put(Heard(node._channel, m.Facts(said, {}, number=late)))
+    node.inbox.heard.put(Heard(node._channel, m.LauncherGone(0, "exited with 0", "")))
+    node.inbox.heard.put(Heard(node._channel, m.Facts({}, {}, number=current + 1)))
     assert node.ask(m.Finish(), m.Facts, 1.0) == m.Facts({}, {}, number=current + 1)
     assert isinstance(node.hear(time.monotonic()), m.LauncherGone)  # what is no answer is kept
 
@@ -365,8 +365,8 @@ def test_a_late_answer_is_not_that_of_the_next_case(node):
 def test_a_worker_of_an_earlier_pool_does_not_enter_the_next(node):
     key = launch.PoolKey("torch", False, 1, "cpu:0", 0)
     pool = Pool(node, "node-1", key, launch.places(key, made.machine()), number=2)
-    node._events.put(Heard(node._channel, m.From(11, m.Hello(1, 11, "node-1", 0, code.digest(), "3.11"))))
-    node._events.put(Heard(node._channel, m.From(12, m.Hello(2, 12, "node-1", 0, code.digest(), "3.11"))))
+    node.inbox.heard.put(Heard(node._channel, m.From(11, m.Hello(1, 11, "node-1", 0, code.digest(), "3.11"))))
+    node.inbox.heard.put(Heard(node._channel, m.From(12, m.Hello(2, 12, "node-1", 0, code.digest(), "3.11"))))
     pool._await_hellos(time.monotonic() + 1, 1)
     assert list(pool.ranks) == [12]
 
@@ -471,7 +471,7 @@ def test_an_out_of_memory_kill_under_a_launcher_is_told(node):
     tail = "=   PID 11 RUNNING AT node-1\n=   EXIT CODE: 9\nYOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)\n"
     for oom, words in ((True, " (out of memory: the kernel's OOM killer struck)"), (False, "")):
         pool = Pool(node, "node-1", key, [], ranks={11: Rank(11, 1, "node-1")})
-        node._events.put(Heard(node._channel, m.LauncherGone(0, "exited with 9", tail)))
+        node.inbox.heard.put(Heard(node._channel, m.LauncherGone(0, "exited with 9", tail)))
         said = pool.blame(m.WorkerGone(11, 1, "measure", "ended", oom=oom))
         assert said == f"rank 1 on node-1 was killed by signal 9 (Killed){words} in phase 'measure'"
 
