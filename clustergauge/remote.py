@@ -27,7 +27,7 @@ from clustergauge import addresses, code, hosts, messages as m, valid
 from clustergauge.control import Channel, ChannelError, Listener, decode
 from clustergauge.conversation import SEND_S, Conversation, Died, Site
 from clustergauge.errors import UsageError
-from clustergauge.launch import Install, passed_on
+from clustergauge.launch import Install, Means, passed_on
 from clustergauge.logs import Logs
 from clustergauge.model import Machine
 from clustergauge.output import quote
@@ -110,6 +110,10 @@ class Desk:
         self._started: list[subprocess.Popen[bytes]] = []
         self._summoned: set[str] = set()
         self._listener = self._listening()
+
+    def means(self, launcher: str, python_path: Sequence[str]) -> Means:
+        """How workers are started on the nodes."""
+        return Means(launcher, tuple(python_path), self.install, self.remote, self.token)
 
     def _listening(self) -> Listener:
         """At the one address that the user named, if it is of this machine and no name; at all of them otherwise."""

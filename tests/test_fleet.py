@@ -98,7 +98,7 @@ def test_names_that_lead_nowhere_do_not_make_other_hosts_call_themselves(monkeyp
 def test_an_agent_that_cannot_call_is_told_of_with_what_to_do() -> None:
     desk = Desk(["na"], nodes.REMOTE, nodes.HERE)
     desk._listener.close()
-    fleet = Fleet(desk, lambda name: Supervisor(make=lambda: RemoteNode(desk, name), desk=desk))
+    fleet = Fleet(desk, lambda name: Supervisor(desk.means("", ()), make=lambda: RemoteNode(desk, name), desk=desk))
     fleet.assemble([])
     fleet.close()
     assert "Connection refused" in fleet.left_out["na"]

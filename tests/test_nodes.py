@@ -22,7 +22,7 @@ from clustergauge.agent import STATE_CHECK_S
 from clustergauge.conversation import Site
 from clustergauge.errors import UsageError
 from clustergauge.fleet import odd_ones
-from clustergauge.launch import Install, PoolKey, passed_on
+from clustergauge.launch import Install, Means, PoolKey, passed_on
 from clustergauge.plan import Wish, load_probes, load_suite
 from clustergauge.plan_nodes import plan_nodes
 from clustergauge.remote import Desk, remote_words
@@ -361,7 +361,7 @@ def test_ranks_are_dealt_in_blocks_and_bound_on_their_own_node():
     dealt = seats(key, sites(3))
     assert [(p.rank, p.host) for p in dealt] == [(0, "n0"), (1, "n0"), (2, "n1"), (3, "n1"), (4, "n2"), (5, "n2")]
     assert dealt[0].cpus == dealt[2].cpus == dealt[4].cpus
-    made_orders = orders(key, sites(3), "", "ssh {host}", [], 7, "token", Install())
+    made_orders = orders(key, sites(3), Means(remote="ssh {host}", token="token"), 7)
     assert [[e["CLUSTERGAUGE_RANK"] for e in order.rank_env] for order in made_orders] == [["0", "1"], ["2", "3"], ["4", "5"]]
     assert [order.env["CLUSTERGAUGE_SCRATCH"] for order in made_orders] == ["/tmp/s0", "/tmp/s1", "/tmp/s2"]
     assert {order.env["GLOO_SOCKET_IFNAME"] for order in made_orders} == {"eth0"}
@@ -371,7 +371,7 @@ def test_ranks_are_dealt_in_blocks_and_bound_on_their_own_node():
 
 def test_one_command_starts_all_mpi_ranks_and_each_is_told_its_run_by_name():
     key = PoolKey("mpi", False, 4, "cpu:nodes", 0)
-    first, second = orders(key, sites(2), "", "ssh -p 22 {host}", [], 7, "token", Install())
+    first, second = orders(key, sites(2), Means(remote="ssh -p 22 {host}", token="token"), 7)
     assert second.commands == []
     assert first.mark == second.mark == "CLUSTERGAUGE_JOB=token-7"
     (command,) = first.commands
@@ -388,7 +388,7 @@ def test_mpi_ranks_are_started_over_ipv6_by_a_relay_and_addresses_go_by_other_na
         for i, name in enumerate(("n0", "u@fd00::1", "::2"))
     ]
     key = PoolKey("mpi", False, 3, "cpu:nodes", 0)
-    first = orders(key, there, "", "ssh {host}", [], 7, "token", Install())[0]
+    first = orders(key, there, Means(remote="ssh {host}", token="token"), 7)[0]
     (command,) = first.commands
     relay = str(tmp_path / "relay")
     assert command[1:9] == [

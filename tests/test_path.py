@@ -12,7 +12,7 @@ from clustergauge import accept, inventory, path, run as running
 from clustergauge.collective_bytes import of_each, predicted
 from clustergauge.messages import Facts, Outcome
 from clustergauge.model import Counters, Finding, Link, Machine, Measurement, Nic, Place, Planned, Record, Series, Workload
-from clustergauge.supervise import CaseResult, Supervisor
+from clustergauge.supervise import CaseResult, Patience, Supervisor
 from collectives.pairs import steps as plan
 from reports import terminal
 from tests import made
@@ -576,7 +576,7 @@ def test_counters_are_kept_for_large_cases_of_several_ranks() -> None:
 @pytest.fixture(scope="module")
 def measured() -> Any:
     """A real all-reduce of 4 MiB by two gloo ranks over the loop of this machine, as its record."""
-    supervisor = Supervisor(start_s=120)
+    supervisor = Supervisor(patience=Patience(start_s=120))
     machine = supervisor.start()
     planned = Planned(
         case="all_reduce/backend=gloo/dtype=fp32/size=4MiB",
