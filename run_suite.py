@@ -483,6 +483,7 @@ def _measure(
 ) -> int:
     """Take the cases through a supervisor, or one a node; whatever happens, what was measured is kept and reported."""
     from clustergauge import fleet as nodes, groups, hosts, retry, store, sweeps, topology, verdicts
+    from clustergauge.launch import Means
     from clustergauge.pins import Pins
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
@@ -498,8 +499,8 @@ def _measure(
         names = {machine.machine_id: machine.node for machine in there.values()} if fleet else None
         return retry.again(planned, records, verdicts.judge(records, planned, there, asked), names)
 
-    def again_here(planned: Sequence[Planned], machine: Machine, records: Sequence[Record]) -> list[Planned]:
-        return again(planned, {machine.machine_id: machine}, [*before, *records])
+    def again_here(planned: Sequence[Planned], there: Mapping[str, Machine], records: Sequence[Record]) -> list[Planned]:
+        return again(planned, there, [*before, *records])
 
     judged = bool(
         asked.acceptance.criteria or asked.baseline or any(p.probe == sweeps.PROBE or hosts.is_group(p.device) for p in todo)
@@ -511,7 +512,8 @@ def _measure(
 
         came = nodes.conduct(folder, run, fleet, Progress(), before, longest, machines, again if judged else None, unfit)
     else:
-        supervisor = Supervisor(options.launcher, _python_path(options), sweep=SWEEP, pins=Pins(before))
+        means = Means(options.launcher, tuple(_python_path(options)))
+        supervisor = Supervisor(means, sweep=SWEEP, pins=Pins(before))
         came = conduct(folder, run, todo, supervisor, Progress(), longest, machines, again_here if judged else None)
     for note in came.notes:
         _say(note)
@@ -545,8 +547,8 @@ def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
 
     def supervise_one(name: str) -> supervise.Supervisor:
         sweep = [desk.install.python, *SWEEP[1:]]
-        path = _python_path(options)
-        return supervise.Supervisor(options.launcher, path, sweep=sweep, make=lambda: remote.RemoteNode(desk, name), desk=desk)
+        means = desk.means(options.launcher, _python_path(options))
+        return supervise.Supervisor(means, sweep=sweep, make=lambda: remote.RemoteNode(desk, name), desk=desk)
 
     nodes = fleet.Fleet(desk, supervise_one)
     try:

@@ -20,6 +20,7 @@ from clustergauge.bounds import Asked, absolute, fraction
 from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
 from clustergauge.model import GPUS_UNUSABLE, Criterion, Machine, Metric, Planned, Record, Verdict
+from clustergauge.presence import Launch, launch_of
 from clustergauge.units import format_rate
 
 if TYPE_CHECKING:
@@ -80,24 +81,28 @@ def judge(
     """One verdict for each case that was measured and each criterion on it, in the order of the records.
 
     ``planned``: what should have been measured: a case of it that a criterion requires and that has no record is *not measured*,
-    and one with fewer launches than planned never passes.
+    and one with fewer launches, or over fewer nodes, than planned never passes.
     """
     standards = standards or Standards()
     groups: dict[Group, list[Record]] = {}
     for record in records:
         groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
     launches = _launches(planned, standards.machines)
-    judges = _Judges(criteria, standards, groups)
+    judges = _Judges(criteria, standards, groups, presence.partly(records, planned, standards.machines))
     verdicts = [
         verdict
         for (machine_id, case, device), group in groups.items()
         for verdict in judges.of(group, launches(machine_id, case, device, any(r.confirms for r in group)))
     ]
     recorded = {(record.case, record.device) for record in records}
-    missing = dict.fromkeys((p.case, p.device) for p in planned if (p.case, p.device) not in recorded)
-    for case, device in missing:
-        absent = Verdict(case=case, device=device, verdict="not measured", reason="the run did not get to it")
-        verdicts += _not_measured(absent, criteria)
+    missing: dict[tuple[str, str], list[Planned]] = {}
+    for p in planned:
+        if (p.case, p.device) not in recorded:
+            missing.setdefault((p.case, p.device), []).append(p)
+    for (case, device), plans in missing.items():
+        skipped = all(p.skip for p in plans)
+        reason = f"skipped: {plans[0].skip}" if skipped else "the run did not get to it"
+        verdicts += _not_measured(Verdict(case=case, device=device, verdict="not measured", reason=reason), criteria)
     everything = [*recorded, *missing]
     verdicts += [
         Verdict(case=c.case, metric=c.metric, verdict="not measured", reason="no case of this run matches", source=c.source)
@@ -210,11 +215,17 @@ def exit_code(
         outcomes.add("not measured")
     if gpus_unmeasured(records, planned, machines, device) or presence.absent(records, planned, machines):
         outcomes.add("not measured")
-    if statuses & {"wrong", "error"} or "invalid" in outcomes:
+    return code_of(outcomes | statuses)
+
+
+def code_of(words: Iterable[str]) -> int:
+    """The exit code of what cases came to: of verdicts and of statuses the worst."""
+    found = set(words)
+    if found & {"wrong", "error", "invalid"}:
         return BROKEN
-    if "FAIL" in outcomes:
+    if "FAIL" in found:
         return FAILED
-    return UNKNOWN if outcomes & {"not measured", "inconclusive"} else OK
+    return UNKNOWN if found & {"not measured", "inconclusive"} else OK
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -229,6 +240,8 @@ class _Judges:
     criteria: Sequence[Criterion]
     standards: Standards
     groups: Mapping[Group, list[Record]]
+    partly: Mapping[Launch, str]
+    """Over which nodes a launch was, where not over all that it was to span (`presence`)."""
 
     def of(self, group: list[Record], launches: int) -> Iterator[Verdict]:
         """The verdicts of one case on one device of one machine.
@@ -253,8 +266,15 @@ class _Judges:
         asked = [c for c in self.criteria if applies(c, first.case, first.device)]
         apart = metrics.disagreement(measured)
         cut = next((r.reason for r in measured if is_cut(r)), None)
+        over = next((words for r in measured if (words := self.partly.get(launch_of(r)))), "")
         for criterion in asked:
             judged = self._verdict(replace(verdict, reason=doubt), criterion, measured, found)
+            if judged.verdict == "not measured" and not criterion.required:
+                continue
+            if (
+                judged.verdict == "pass" and over
+            ):  # there is a number, and not of what was asked; measuring again brings nobody back
+                judged = replace(judged, verdict="not measured", reason=f"over {over}")
             if judged.verdict == "pass" and cut is not None:
                 judged = replace(judged, verdict="inconclusive", reason=cut)
             if judged.verdict == "pass" and len(measured) < launches:
@@ -262,8 +282,7 @@ class _Judges:
                 judged = replace(judged, verdict="inconclusive", reason=few)
             if measured[0].confirms:
                 judged = _confirmed(judged, [r for r in group if not r.confirms and r.status == "ok"])
-            if judged.verdict != "not measured" or criterion.required:
-                yield judged
+            yield judged
         if not asked and apart and {m.name for m in found} <= {"device_fraction"}:
             yield replace(verdict, reason=f"nothing in common: {apart}")
         elif not asked and found:

@@ -8,12 +8,11 @@ import msgspec
 
 from clustergauge import messages as m
 from clustergauge.model import Place
-from clustergauge.pool import Crew, Pool
+from clustergauge.pool import GOOD, Crew, Pool
 from clustergauge.team import Team, process_id
 
 UNKNOWN = m.Facts({"unknown": "the node agent did not answer"}, {})
 """What is known of the health of a node that says nothing: not that it is well."""
-GOOD = ("ok", "verified")
 
 
 @dataclass(frozen=True)

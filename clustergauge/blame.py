@@ -15,7 +15,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from clustergauge import accept, differ, hosts, peers, reduce
+from clustergauge import accept, differ, hosts, inventory, peers, reduce
+from clustergauge.between import Joint
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
@@ -28,7 +29,7 @@ SHARE = 0.5
 """Of a machine's devices: when as many are slow in a case, the machine is."""
 
 State = Literal["good", "suspect", "bad", "unmeasured"]
-Kind = Literal["slow", "intermittent", "corrupting", "deviates", "failed", "unmeasured", "unreadable"]
+Kind = Literal["slow", "intermittent", "corrupting", "deviates", "link", "failed", "unmeasured", "unreadable"]
 
 
 class Reason(Data, frozen=True, kw_only=True):
@@ -92,12 +93,13 @@ class CaseFinding(Data, frozen=True, kw_only=True):
 
 
 class Fleet(Data, frozen=True, kw_only=True):
-    """The judgement on a fleet, worst nodes first."""
+    """The judgement on a fleet, worst nodes first.  ``joint``: cases over nodes that no single node is to blame for."""
 
     nodes: list[Node]
     cases: list[CaseFinding]
     racks: list[RackFinding]
     notes: list[str]
+    joint: list[Joint] = msgspec.field(default_factory=list[Joint])
 
     def of(self, state: State) -> list[Node]:
         """The nodes in this state."""
@@ -115,6 +117,10 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     cleared: Counter[str] = Counter()
     for machine_id, why in deviants.items():
         reasons[machine_id].append(Reason(kind="deviates", confirmed=True, detail=why))
+    for verdict in inventory.trained_down(part.machines.values()):
+        reasons[verdict.machine_id].append(Reason(kind="link", confirmed=True, detail=verdict.reason))
+    for machine_id, fell in part.fell.items():
+        reasons[machine_id].append(Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {', '.join(fell)}"))
     for unit in part.units:
         if unit.trouble:
             reasons[unit.machine_id].append(
@@ -146,7 +152,7 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     ]
     order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
     nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.name))
-    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes])
+    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=part.joint)
 
 
 class Share(Data, frozen=True, array_like=True):
@@ -180,14 +186,16 @@ def of_run(loaded: LoadedRun, topology: Topology | None = None) -> Fleet | None:
 def exit_code(fleet: Fleet) -> int:
     """3 where a result was wrong or its bits differ · 1 where a node is bad · 4 where one is suspect or unmeasured · 0.
 
-    Of one run: see `judgement.exit_code_of`.
+    Cases over nodes count as they do where their run is judged.  Of one run: see `judgement.exit_code_of`.
     """
     if any(r.kind in ("corrupting", "failed") for node in fleet.nodes for r in node.reasons):
         return accept.BROKEN
+    of_nodes = accept.OK
     if fleet.of("bad"):
-        return accept.FAILED
-    unsure = fleet.of("suspect") or fleet.of("unmeasured") or fleet.racks or not fleet.nodes
-    return accept.UNKNOWN if unsure else accept.OK
+        of_nodes = accept.FAILED
+    elif fleet.of("suspect") or fleet.of("unmeasured") or fleet.racks or not fleet.nodes:
+        of_nodes = accept.UNKNOWN
+    return accept.worst([of_nodes, accept.code_of(one.word for one in fleet.joint)])
 
 
 def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> Node:
@@ -199,7 +207,7 @@ def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> N
     elif reasons:
         state = "suspect"
     parts = [gpu.uuid for gpu in machine.gpus if gpu.uuid]
-    order = ("corrupting", "failed", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
+    order = ("corrupting", "failed", "link", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
     ordered = sorted(reasons, key=lambda r: (not r.confirmed, order.index(r.kind), r.ratio if r.ratio is not None else 0.0))
     return Node(
         host=machine.host, machine_id=machine.machine_id, state=state, rack=rack, parts=parts, reasons=ordered, cleared=cleared

@@ -41,7 +41,7 @@ class Needed(NamedTuple):
 
 def backend_of(record: Record) -> str:
     """``mpi``, ``gloo`` or ``nccl``; empty where the record does not say."""
-    said = record.settings.get("torch_distributedbackend_of") or record.params.get("backend")
+    said = record.settings.get("torch_distributed_backend") or record.params.get("backend")
     return said if isinstance(said, str) and said in ("mpi", "gloo", "nccl") else ""
 
 

@@ -6,7 +6,7 @@ import itertools
 import queue
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -45,9 +45,62 @@ class Site:
     address: str = ""
     interface: str = ""
 
-    def ports(self, moved: Mapping[str, int]) -> dict[str, int]:
-        """Bytes by port, with the name of the host before each: the one we know it by, not one that it says."""
-        return {f"{self.machine.host}/{port}": count for port, count in moved.items()}
+    def told(self, message: m.FromAgent) -> m.FromAgent:
+        """The agent's words with the name of its host in them: the one we know it by, not one that it says.
+
+        On this machine workers say for themselves where they are: the user's launcher may have started them elsewhere.
+        """
+        match message:
+            case m.From(pid, m.Hello() | m.Ready() as said) if self.name:
+                return m.From(pid, msgspec.structs.replace(said, host=self.machine.host))
+            case m.Facts():
+                path = {f"{self.machine.host}/{port}": count for port, count in message.path.items()}
+                return msgspec.structs.replace(message, path=path)
+            case _:
+                return message
+
+
+LATE_S = 5.0
+"""How long after a deadline what is heard already is still taken."""
+REQUESTS = itertools.count(1)
+"""Numbers of requests, none twice: a late answer to one is never taken for that to another, whoever asked."""
+
+
+class Inbox:
+    """What agents say, for one to take in the order heard; what came while an answer was waited for comes first."""
+
+    def __init__(self) -> None:
+        self.heard: queue.Queue[Heard[m.FromAgent]] = queue.Queue()
+        self._kept: deque[m.FromAgent] = deque()
+
+    def next(self, until: float) -> Heard[m.FromAgent] | None:
+        """What is heard next, the end of a channel too; ``None`` at the deadline (``time.monotonic``).
+
+        What came in time is taken a little later too; but who talks without end gets no longer than who says nothing.
+        """
+        left_s = until - time.monotonic()
+        if left_s < -LATE_S:
+            return None
+        try:
+            return self.heard.get(timeout=max(0.0, left_s))
+        except queue.Empty:
+            return None
+
+    def waiting(self) -> list[Heard[m.FromAgent]]:
+        """All that was heard until now."""
+        return [self.heard.get() for _ in range(self.heard.qsize())]
+
+    def keep(self, messages: Iterable[m.FromAgent]) -> None:
+        """Messages to be taken later."""
+        self._kept.extend(messages)
+
+    def kept(self) -> m.FromAgent | None:
+        """The first that was kept, once."""
+        return self._kept.popleft() if self._kept else None
+
+    def forget(self) -> None:
+        """Let go of what was kept: it concerns processes that are gone."""
+        self._kept.clear()
 
 
 class Conversation:
@@ -55,14 +108,12 @@ class Conversation:
 
     def __init__(self) -> None:
         self.site: Site | None = None
-        self._events: queue.Queue[Heard[m.FromAgent]] = queue.Queue()
-        self._kept: deque[m.FromAgent] = deque()
-        self._ears = Ears[m.FromAgent](msgspec.json.Decoder(m.FromAgent), self._events)
+        self.inbox = Inbox()
+        self._ears = Ears[m.FromAgent](msgspec.json.Decoder(m.FromAgent), self.inbox.heard)
         self._channel: Channel | None = None
         self.who = "the node agent"
         self._ended = ""
         self._told_to_quit = False
-        self._numbers = itertools.count(1)
 
     @property
     def sites(self) -> list[Site]:
@@ -77,13 +128,12 @@ class Conversation:
         """End the agent and everything it started; what the kernel would not release, in words."""
         raise NotImplementedError
 
-    def hand_over(self, events: queue.Queue[Heard[m.FromAgent]]) -> Channel:
-        """From now on what the agent says goes to ``events``.  Raises `Died` when it is gone already."""
+    def hand_over(self, inbox: Inbox) -> Channel:
+        """From now on what the agent says goes to ``inbox``.  Raises `Died` when it is gone already."""
         if self._channel is None:
             raise Died(f"{self.who} was never there")
-        self._ears.queue = events
-        while not self._events.empty():
-            heard = self._events.get()
+        self._ears.queue = inbox.heard
+        for heard in self.inbox.waiting():
             if heard.message is None and heard.channel is self._channel:
                 raise Died(f"{self.who} died ({heard.reason})")
         return self._channel
@@ -110,27 +160,22 @@ class Conversation:
 
     def hear(self, until: float) -> m.FromAgent | None:
         """The agent's next message, ``None`` at the deadline (``time.monotonic``).  Raises `Died` when the agent is gone."""
-        if self._kept:
-            return self._kept.popleft()
-        while True:
-            try:
-                heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                return None
-            if isinstance(heard.message, m.Facts) and self.site:
-                return msgspec.structs.replace(heard.message, path=self.site.ports(heard.message.path))
+        if (kept := self.inbox.kept()) is not None:
+            return kept
+        while (heard := self.inbox.next(until)) is not None:
             if heard.message is not None:
-                return heard.message
+                return self.site.told(heard.message) if self.site else heard.message
             if heard.channel is self._channel:
                 self._ended = heard.reason
                 raise Died(f"{self.who} died ({heard.reason}): {self._agent_words()}")
+        return None
 
-    def ask(self, message: m.Inspect | m.Begin | m.Finish | m.EndPool | m.Sweep | m.Meet, kind: type[_T], within_s: float) -> _T:
+    def ask(self, message: m.Question, kind: type[_T], within_s: float) -> _T:
         """Send a request and wait for its answer; what else is heard is kept for `hear`, but not the late answers to others.
 
         Raises `Silent` if there is none in time, `Died` when the agent is gone.
         """
-        number = next(self._numbers)
+        number = next(REQUESTS)
         self.send(msgspec.structs.replace(message, number=number))
         until = time.monotonic() + within_s
         others: list[m.FromAgent] = []
@@ -142,11 +187,7 @@ class Conversation:
                     return heard
             raise Silent(f"{self.who} did not answer{self._agent_state()}")
         finally:
-            self._kept.extend(others)
-
-    def forget(self) -> None:
-        """Let go of what was kept for `hear`: it concerns processes that are gone."""
-        self._kept.clear()
+            self.inbox.keep(others)
 
     def _agent_state(self) -> str:
         return ""

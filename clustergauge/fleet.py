@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
 from clustergauge import hosts, meeting
 from clustergauge.conversation import Conversation, Died
+from clustergauge.errors import unexpected
 from clustergauge.forecast import in_a_row, predict
 from clustergauge.model import Machine, Planned, Record, Run
 from clustergauge.pins import Pins
 from clustergauge.remote import Desk
-from clustergauge.run import Progress, Watcher, carry_out, closing, worst_findings
+from clustergauge.run import Again, Progress, Watcher, carry_out, closing, skipped_record, worst_findings
 from clustergauge.spanning import Spanning, Unfit
 from clustergauge.store import RunFolder, StoreError
 from clustergauge.supervise import Supervisor
+from clustergauge.threads import in_threads, started
 
 COMPARED = ("python", "torch", "triton", "numpy", "mpi4py", "mpich", "nvidia-nccl-cu12", "nvidia-nccl-cu13")
 """Versions that must be alike for ranks to work together (`Machine.versions`)."""
 JOIN_S = 60.0
 """How long the ends of all nodes' cases are waited for after an interrupt."""
-
-Again = Callable[[Sequence[Planned], Mapping[str, Machine], Sequence[Record]], list[Planned]]
-"""From all that was planned, the machines by id and all records so far to what else is to be measured."""
 
 
 @dataclass
@@ -60,19 +57,20 @@ class Fleet:
             supervisor = self.supervise(name)
             supervisor.pins = self.pins
             try:
-                machine = msgspec.structs.replace(supervisor.start(targets), node=name)
+                machine = supervisor.start(targets)
             except Died as died:
                 self.left_out[name] = str(died)
             except Exception as error:  # noqa: BLE001 (whatever it is, it is this node's alone, and a thread tells nobody)
-                self.left_out[name] = _unexpected(error)
+                self.left_out[name] = unexpected(error)
             else:
                 self.supervisors[name], self.machines[name] = supervisor, machine
 
-        meeting.in_threads(start, self.desk.names)
+        in_threads(start, self.desk.names)
         self.machines = {name: self.machines[name] for name in self.desk.names if name in self.machines}
         seen: dict[str, str] = {}
         for name, machine in list(self.machines.items()):
-            first = seen.setdefault(machine.machine_id, name)
+            first = next((seen[own] for own in (machine.machine_id, machine.host) if own in seen), name)
+            seen |= dict.fromkeys((machine.machine_id, machine.host), first)
             if first != name:
                 self.left_out[name] = f"it is the same machine as {first}"
                 del self.machines[name]
@@ -86,7 +84,7 @@ class Fleet:
 
     def close(self) -> list[str]:
         """End all agents at once, and what they started; what a person should hear."""
-        meeting.in_threads(lambda name: self.supervisors[name].close(), list(self.supervisors))
+        in_threads(lambda name: self.supervisors[name].close(), list(self.supervisors))
         self.desk.close()
         of_note: dict[str, dict[str, None]] = {}
         for name, supervisor in self.supervisors.items():
@@ -96,13 +94,7 @@ class Fleet:
 
     def stop(self) -> None:
         """Have all agents end what they do, now."""
-        meeting.in_threads(lambda name: self.supervisors[name].quit(), list(self.supervisors))
-
-
-def _unexpected(error: Exception) -> str:
-    """What nobody foresaw, and where it happened."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    return f"unexpected {type(error).__name__} ({Path(at.filename).name} line {at.lineno}): {error}"
+        in_threads(lambda name: self.supervisors[name].quit(), list(self.supervisors))
 
 
 def odd_ones(machines: Mapping[str, Machine]) -> dict[str, str]:
@@ -168,6 +160,7 @@ def conduct(
             before = (earlier or {}).get(machine.machine_id)
             findings = worst_findings(before.findings, machine.findings) if before else machine.findings
             folder.write_machine(msgspec.structs.replace(machine, findings=findings))
+        left.record_skipped()
         local, together = left.local(), left.together()
         todo = [p for planned in local.values() for p in planned] + together
         longest = max((in_a_row([p for p in own if not p.in_turn]) for own in local.values()), default=0.0)
@@ -246,6 +239,13 @@ class Left:
         done = {(r.case, r.device, r.launch) for r in self.recorded}
         return [p for p in self.run.planned if p.nodes > 1 and (p.case, p.device, p.launch) not in done]
 
+    def record_skipped(self) -> None:
+        """Cases over nodes that were skipped when planned have their record, whoever will be left and however the run ends."""
+        for machine in list(self.fleet.machines.values())[:1]:
+            for planned in self.together():
+                if planned.skip:
+                    self.append(skipped_record(self.run, machine, planned))
+
     def measure_local(self, todo: Mapping[str, Sequence[Planned]], came: Progress) -> None:
         """On all nodes at once, each at its own pace; then, node by node, what is to be measured in turn."""
         self._at_once({name: [p for p in planned if not p.in_turn] for name, planned in todo.items()}, came)
@@ -266,18 +266,16 @@ class Left:
                 came.problem = str(error)
                 self.stopping.set()
             except Exception as error:  # noqa: BLE001 (as in `Fleet.assemble`)
-                self.fleet.left_out[name] = _unexpected(error)
-                came.notes.append(f"{name}: {_unexpected(error)}")
+                self.fleet.left_out[name] = unexpected(error)
+                came.notes.append(f"{name}: {unexpected(error)}")
 
         self.all_of(measure, list(todo))
         came.case_seconds += max((progress.case_seconds for progress in own.values()), default=0.0)
         came.not_reached += [p for progress in own.values() for p in progress.not_reached]
 
     def all_of(self, function: Callable[[str], object], names: Sequence[str]) -> None:
-        """As `meeting.in_threads`, but Ctrl-C is heard; `join` waits for what then still runs."""
-        self._threads = [threading.Thread(target=function, args=(name,), name=name, daemon=True) for name in names]
-        for thread in self._threads:
-            thread.start()
+        """As `in_threads`, but Ctrl-C is heard; `join` waits for what then still runs."""
+        self._threads = started(function, names)
         while any(thread.is_alive() for thread in self._threads):
             time.sleep(0.05)  # join would not hear Ctrl-C
 

@@ -8,7 +8,7 @@ import shlex
 import sys
 import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clustergauge import hosts, placement
@@ -109,7 +109,20 @@ class Install:
         return cls(Path(root), str(moved))
 
 
-_HERE = Install()
+@dataclass(frozen=True)
+class Means:
+    """How workers are started, whatever the pool.
+
+    ``launcher``: command that starts MPI ranks, ``{ranks}`` replaced; empty for our own.  ``python_path``: where workers look for
+    modules last.  ``install``: the checkout, as it is where they start.  ``remote``: the command by which nodes are reached,
+    ``token``: of the run; empty where this machine is the only one.
+    """
+
+    launcher: str = ""
+    python_path: tuple[str, ...] = ()
+    install: Install = field(default_factory=Install)
+    remote: str = ""
+    token: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,18 +175,16 @@ def start_message(
     key: PoolKey,
     machine: Machine,
     scratch: Path,
-    launcher: str,
-    python_path: list[str],
+    means: Means,
     number: int = 0,
     sys_root: Path = _SYS,
-    install: Install = _HERE,
 ) -> StartPool:
     """The agent's order for this pool, the run's ``number``-th.
 
-    ``launcher``: command that starts MPI ranks, ``{ranks}`` replaced; empty for our own.  ``sys_root``: where the kernel tells
-    which processors share a core.  ``install``: the checkout on that node.  Raises `UsageError` for a launcher that is none, and
-    as `places` does.
+    ``sys_root``: where the kernel tells which processors share a core.  Raises `UsageError` for a launcher that is none, and as
+    `places` does.
     """
+    install = means.install
     worker = [install.python, "-P", "-m", "clustergauge.worker"]
     where = places(key, machine)
     env = {
@@ -181,7 +192,7 @@ def start_message(
         "TMPDIR": str(scratch),  # launchers leave files behind when they are killed
         "CLUSTERGAUGE_CPUS": ";".join(p.cpus for p in where),
         "PYTHONPATH": os.pathsep.join([str(install.root), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "CLUSTERGAUGE_PATH": os.pathsep.join(python_path),  # goes last: nothing there may stand in for a library
+        "CLUSTERGAUGE_PATH": os.pathsep.join(means.python_path),  # goes last: nothing there may stand in for a library
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts: cuda:3 is the GPU that the machine's description calls 3
         "OMP_NUM_THREADS": str(max(1, min(_cores(p, machine, sys_root) for p in where))),
         "TRITON_DEFAULT_FP_FUSION": "1",  # the default of most versions, and what the code gate compiles with
@@ -197,8 +208,8 @@ def start_message(
     if key.world == "mpi":
         env["MPI4PY_RC_THREAD_LEVEL"] = "funneled"  # multiple costs an 8 B all-reduce more than 1 µs
         drop = list(THREADS)
-        start = mpi_launcher(launcher, key.ranks)
-        if not launcher:  # all ranks are on this node: inside an allocation Hydra would start them with srun, and wait for ever
+        start = mpi_launcher(means.launcher, key.ranks)
+        if not means.launcher:  # all are on this node: inside an allocation Hydra would start them with srun, and wait for ever
             drop.append("HYDRA_")
             env |= {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}
         command = [*start, install.python, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]

@@ -6,14 +6,14 @@ What a file system calls itself decides nothing: the same folder seen by two nod
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from clustergauge import messages as m
 from clustergauge.conversation import Conversation, Died
 from clustergauge.marks import Step, mark_of
 from clustergauge.object_url import is_url
 from clustergauge.preflight import PATIENCE_S
+from clustergauge.threads import in_threads
 
 TRIES = 3
 """Others who measure there sweep what they take for left behind: a node that misses its own mark makes it again."""
@@ -72,12 +72,3 @@ def _ask(
 
     in_threads(ask, names)
     return answers
-
-
-def in_threads(function: Callable[[str], object], names: Sequence[str]) -> None:
-    """Call the function for every name, each in a thread, and wait for all."""
-    threads = [threading.Thread(target=function, args=(name,), name=f"node {name}", daemon=True) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

@@ -257,7 +257,9 @@ class Quit(Message, frozen=True):
     """The run is over: end the pool and yourself."""
 
 
-ToAgent = StartPool | EndPool | Inspect | Begin | Finish | Sweep | Meet | To | Quit
+Question = Inspect | Begin | Finish | EndPool | Sweep | Meet
+"""What has an `Answer`."""
+ToAgent = StartPool | Question | To | Quit
 
 
 # -- agent to supervisor

@@ -230,8 +230,11 @@ class Machine(Data, frozen=True, kw_only=True):
     machine_id: str
     """Stable over reboots; a digest, never the raw serial."""
     host: str
+    """In a run over several the name by which it was reached; what it calls itself otherwise."""
     node: str = ""
-    """What the user called it in a run over several (`Planned.hosts`); empty otherwise."""
+    """What the user called it in a run over several (`Planned.hosts`): ``host``, with the user before it; empty otherwise."""
+    calls_itself: str = ""
+    """Its own name for itself, in a run over several, where that is another than ``host``."""
     os: str = ""
     kernel: str = ""
     virtual: str = ""

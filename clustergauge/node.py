@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import secrets
 import shutil
 import subprocess
@@ -62,10 +61,9 @@ class Node(Conversation):
             )
         until = time.monotonic() + AGENT_START_S
         while True:
-            with contextlib.suppress(queue.Empty):
-                heard = self._events.get(timeout=0.1)
-                if isinstance(heard.message, m.AgentHello):
-                    break
+            heard = self.inbox.next(time.monotonic() + 0.1)
+            if heard and isinstance(heard.message, m.AgentHello):
+                break
             if self._agent.poll() is not None or time.monotonic() > until:
                 raise Died(f"the node agent did not start: {self._agent_words()}") from None
         if heard.message.code != code.digest():

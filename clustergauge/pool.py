@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from clustergauge import code, hosts, messages as m
+from clustergauge import code, hosts, messages as m, so_far
 from clustergauge.conversation import Conversation, Died, NoWorld
 from clustergauge.launch import PoolKey
 from clustergauge.model import Place
@@ -25,6 +25,12 @@ Crew = Conversation | Team
 
 PHASE_LENGTH = 64
 """A worker has no longer names for its phases."""
+GOOD = ("ok", "verified")
+"""How a case ends well."""
+
+
+class TimeUp(Exception):
+    """The run's time is over, and the case in hand is one that can be cut short."""
 
 
 @dataclass
@@ -84,6 +90,49 @@ class Pool:
         self._assign_ranks()
         self._await_ready(until + start_s, start_s)
 
+    def run(self, job: m.Job, limit_s: float, grace_s: float, stop_at: float | None = None) -> m.Outcome:
+        """Give the job to every rank and wait for all their outcomes: the first that is not good, or rank 0's.
+
+        ``limit_s``: for all of them; ``grace_s``: for the others once one ended early.  ``stop_at`` (``time.monotonic``): work
+        that has said what it measured so far is cut short then (`TimeUp`).  Raises `Died` when a rank is gone, stopped or late.
+        """
+        self.job, self.early, self.so_far = job.number, None, None
+        for rank in self.ranks.values():
+            rank.outcome = None
+            rank.parts.clear()
+            device = self.where[rank.rank].device
+            self.node.send(m.To(rank.pid, msgspec.structs.replace(job, device="cpu" if device.startswith("cpu") else device)))
+        until = time.monotonic() + limit_s
+        while any(r.outcome is None for r in self.ranks.values()):
+            cut = stop_at if self.so_far and so_far.stands(self.so_far) and not self.early else None
+            heard = self.hear(until if cut is None else min(until, cut))
+            if cut is not None and time.monotonic() >= cut:
+                raise TimeUp
+            match heard:
+                case None:
+                    raise Died(f"no end after {limit_s:.0f} s")
+                case m.From(pid, m.Outcome() as outcome) if pid in self.ranks and outcome.job == job.number:
+                    self.ranks[pid].outcome = outcome
+                    if outcome.status not in GOOD:
+                        self.early = self.early or outcome
+                        until = min(until, time.monotonic() + grace_s)
+                case m.From(pid, m.Gather() | m.Share() as said) if pid in self.ranks:
+                    self.pass_on(self.ranks[pid], said)
+                case m.From(pid, m.SoFar(part, number)) if pid in self.ranks and number == job.number:
+                    self.so_far = so_far.join(self.so_far, part)
+                case m.WorkerGone(pid) if pid in self.ranks:
+                    raise Died(self.blame(heard))
+                case m.Stopped(pid, _, phase) if pid in self.ranks:
+                    raise Died(f"{self.ranks[pid]} is stopped (SIGSTOP or a debugger) in phase {phase!r}")
+                case _:
+                    pass
+        outcomes = [outcome for _, outcome in self.outcomes()]
+        if any(o.broken for o in outcomes):
+            self.dead = "a worker asked to be replaced"
+        if len({(o.status, o.reason) for o in outcomes}) > 1:
+            self.dead = "its ranks did not end the case together"  # a message of one may wait for another
+        return self.early or outcomes[0]
+
     def in_order(self) -> list[Rank]:
         """The workers by rank."""
         return sorted(self.ranks.values(), key=lambda r: r.rank)
@@ -94,7 +143,8 @@ class Pool:
 
     def note_the_dead(self) -> None:
         """Hear what happened since the last case; a worker that left meanwhile is no fault of the next case."""
-        while (heard := self.node.hear(time.monotonic())) is not None:
+        until = time.monotonic()
+        while (heard := self.node.hear(until)) is not None:
             if isinstance(heard, m.WorkerGone | m.Stopped) and heard.pid in self.ranks:
                 self.dead = f"{self.ranks[heard.pid]} was gone before the case began"
 
@@ -231,10 +281,10 @@ class Pool:
                 self.environment = dict(said.environment)
 
     def _really(self, place: Place, said: m.Ready) -> Place:
-        """Where a rank is, as it says itself; in a team its node is known by its agent, whatever it says."""
+        """Where a rank is, as it says itself, or (`Site.told`) as its agent is called."""
         interface = said.environment.get("GLOO_SOCKET_IFNAME", "").partition(",")[0]
         place = msgspec.structs.replace(place, cpus=said.cpus, interface=interface)
-        if said.host == place.host or isinstance(self.node, Team):
+        if said.host == place.host:
             return place
         if not hosts.is_name(said.host):
             raise Died(f"rank {said.rank} runs on a host that calls itself {shown(said.host)}, which is no name of a host")

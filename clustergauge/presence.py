@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from clustergauge import hosts
 from clustergauge.model import Machine, Planned, Record
@@ -30,6 +30,13 @@ def absent(records: Iterable[Record], planned: Iterable[Planned], machines: Iter
         if there and (missing := [name for name in hosts.expand(plan.hosts) if name not in there]):
             found[launch_of(plan)] = missing
     return found
+
+
+def partly(records: Iterable[Record], planned: Sequence[Planned], machines: Iterable[Machine]) -> dict[Launch, str]:
+    """The launches that were over fewer nodes than they were to span, and over which, in words."""
+    missing = absent(records, planned, machines)
+    nodes = {launch_of(plan): len(hosts.expand(plan.hosts)) for plan in planned if missing and plan.nodes > 1}
+    return {launch: words(nodes[launch], names) for launch, names in missing.items()}
 
 
 def words(nodes: int, missing: list[str]) -> str:

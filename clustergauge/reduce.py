@@ -19,7 +19,8 @@ from pathlib import Path
 
 import msgspec
 
-from clustergauge import accept, folder, groups, hosts, loading, metrics, topology
+from clustergauge import accept, between, folder, groups, hosts, loading, metrics, topology
+from clustergauge.between import Joint
 from clustergauge.errors import UsageError
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
@@ -67,7 +68,8 @@ class Part(Data, frozen=True):
 
     ``folders``: of the run that measured a machine, by machine.  ``unreadable``: folders that could not be read, and why.
     ``spanned``: in how many launches over nodes that have a number each machine was; ``failed``: what such cases say of one;
-    ``cut``: why it was not in all that were planned with it (lost, or kept out).
+    ``cut``: why it was not in all that were planned with it (lost, or kept out).  ``joint``: what such cases say of nobody alone.
+    ``fell``: the links that trained down while a case ran, in words, by machine.
     """
 
     machines: dict[str, Machine]
@@ -82,6 +84,8 @@ class Part(Data, frozen=True):
     spanned: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     failed: dict[str, list[Failed]] = msgspec.field(default_factory=dict[str, list[Failed]])
     cut: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    joint: list[Joint] = msgspec.field(default_factory=list[Joint])
+    fell: dict[str, list[str]] = msgspec.field(default_factory=dict[str, list[str]])
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -135,6 +139,8 @@ def joined(parts: Iterable[Part]) -> Part:
     spanned: Counter[str] = Counter()
     failed: dict[str, list[Failed]] = {}
     cut: dict[str, str] = {}
+    joint: list[Joint] = []
+    fell: dict[str, list[str]] = {}
     for part in parts:
         machines = part.machines | machines if _only_fresh(part) else machines | part.machines
         folders |= part.folders
@@ -150,10 +156,15 @@ def joined(parts: Iterable[Part]) -> Part:
         unreadable |= part.unreadable
         spanned.update(part.spanned)
         cut |= part.cut
+        joint += part.joint
         for machine, found in part.failed.items():
             failed.setdefault(machine, []).extend(found)
+        for machine, words in part.fell.items():
+            fell.setdefault(machine, []).extend(words)
     units = _with_fresh(units)
-    return Part(machines, units, list(works), unreached, left_out, notes, folders, unreadable, dict(spanned), failed, cut)
+    return Part(
+        machines, units, list(works), unreached, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell
+    )
 
 
 def _only_fresh(part: Part) -> bool:
@@ -204,6 +215,8 @@ def part_of(loaded: LoadedRun) -> Part:
         spanned=dict(Counter(machine_id for _, machine_id in there)),
         failed=_failed(loaded),
         cut=_cut(loaded, there),
+        joint=between.joint(loaded, together),
+        fell=between.fell(loaded),
     )
 
 

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import msgspec
 
-from clustergauge import addresses, code, hosts, messages as m
+from clustergauge import addresses, code, hosts, messages as m, valid
 from clustergauge.control import Channel, ChannelError, Listener, decode
 from clustergauge.conversation import SEND_S, Conversation, Died, Site
 from clustergauge.errors import UsageError
-from clustergauge.launch import Install, passed_on
+from clustergauge.launch import Install, Means, passed_on
 from clustergauge.logs import Logs
 from clustergauge.model import Machine
 from clustergauge.output import quote
@@ -110,6 +110,10 @@ class Desk:
         self._started: list[subprocess.Popen[bytes]] = []
         self._summoned: set[str] = set()
         self._listener = self._listening()
+
+    def means(self, launcher: str, python_path: Sequence[str]) -> Means:
+        """How workers are started on the nodes."""
+        return Means(launcher, tuple(python_path), self.install, self.remote, self.token)
 
     def _listening(self) -> Listener:
         """At the one address that the user named, if it is of this machine and no name; at all of them otherwise."""
@@ -241,10 +245,28 @@ class RemoteNode(Conversation):
                 f"it runs other code ({hello.code}, here {code.digest()}): make {self._desk.install.root} there the same as "
                 f"{code.ROOT} here, or name another checkout with --remote-root"
             )
+        try:
+            machine = self._believed(hello)
+        except valid.Invalid as invalid:
+            self.close()
+            raise Died(f"what its agent says of it cannot be kept: {invalid}") from None
         channel.limit_sending(SEND_S)
         self._ears.add(channel)
-        self.site = Site(hello.machine, Path(hello.scratch), self.name, hello.address, hello.interface)
-        return hello.machine
+        self.site = Site(machine, Path(hello.scratch), self.name, hello.address, hello.interface)
+        return machine
+
+    def _believed(self, hello: m.AgentHello) -> Machine:
+        """Its machine under the name by which we reach it: what it calls itself identifies nobody, and is kept beside it.
+
+        Raises `valid.Invalid` for a description that no run can keep, and for an address that is none: others are to call there.
+        """
+        if not addresses.is_number(hello.address):
+            raise valid.Invalid(f"address {valid.shown(hello.address)} is none")
+        host, own = self.name.rpartition("@")[2], hello.machine.host
+        beside = own if own != host and hosts.is_name(own) else ""
+        machine = valid.clean(msgspec.structs.replace(hello.machine, host=host, node=self.name, calls_itself=beside))
+        valid.check_machine(machine)
+        return machine
 
     def close(self, ask: bool = True) -> list[str]:
         """End the agent, which ends what it started; one that is silent or does not go is killed by another, sent after it."""
@@ -252,7 +274,7 @@ class RemoteNode(Conversation):
             self._ears.close()
             return []
         gone = self._told_to_quit and _IN_ORDER in self._ended
-        self._ears.queue = self._events  # a team may have had them
+        self._ears.queue = self.inbox.heard  # a team may have had them
         if ask and not gone:
             with contextlib.suppress(ChannelError):
                 self._channel.send(m.Quit())
@@ -270,13 +292,10 @@ class RemoteNode(Conversation):
 
     def _gone(self, until: float) -> bool:
         """Whether the agent closes its end in time."""
-        while True:
-            try:
-                heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                return False
+        while (heard := self.inbox.next(until)) is not None:
             if heard.message is None and heard.channel is self._channel:
                 return _IN_ORDER in heard.reason
+        return False
 
     def _agent_words(self) -> str:
         said = quote(self._desk.words(self.name))

@@ -78,8 +78,8 @@ class Progress:
     notes: list[str] = field(default_factory=list[str])
 
 
-Again = Callable[[Sequence[Planned], Machine, Sequence[Record]], list[Planned]]
-"""From all that was planned, the machine and the records so far to what else is to be measured."""
+Again = Callable[[Sequence[Planned], Mapping[str, Machine], Sequence[Record]], list[Planned]]
+"""From all that was planned, the machines by id and the records so far to what else is to be measured."""
 
 
 def now_text() -> str:
@@ -120,7 +120,7 @@ def conduct(
         stop_at = began + stop_after_s if stop_after_s else None
         carry_out(folder, run, todo, supervisor, machine, watcher, came, stop_at)
         while again and not came.not_reached and not (stop_at and time.monotonic() >= stop_at):
-            if not (more := again(run.planned, machine, came.records)):
+            if not (more := again(run.planned, {machine.machine_id: machine}, came.records)):
                 break
             run = msgspec.structs.replace(run, planned=[*run.planned, *more])
             folder.update(run)
@@ -189,7 +189,7 @@ def carry_out(
             _skip_all(folder, run, machine, todo[index:])
             return
         if planned.skip:
-            folder.append(_skipped(run, machine, planned))
+            folder.append(skipped_record(run, machine, planned))
             continue
         supervisor.pins.begin(planned, machine)
         if stopped():
@@ -308,10 +308,11 @@ def _skip_all(folder: Keeper, run: Run, machine: Machine, rest: Sequence[Planned
     """Those of the ``rest`` that are skipped have a record however the run ends: there is nothing to go on with."""
     for planned in rest:
         if planned.skip:
-            folder.append(_skipped(run, machine, planned))
+            folder.append(skipped_record(run, machine, planned))
 
 
-def _skipped(run: Run, machine: Machine, planned: Planned) -> Record:
+def skipped_record(run: Run, machine: Machine, planned: Planned) -> Record:
+    """A case that was skipped when it was planned, and why."""
     return msgspec.structs.replace(error_record(run, machine, planned, planned.skip), status="skipped")
 
 
@@ -323,6 +324,7 @@ def error_record(run: Run, machine: Machine, planned: Planned, reason: str) -> R
         probe=planned.probe,
         params=planned.params,
         launch=planned.launch,
+        confirms=planned.confirms,
         machine_id=machine.machine_id,
         device=planned.device,
         ranks=planned.ranks,

@@ -6,7 +6,6 @@ A node that fails a tier is kept out of the next: what spans nodes would only sa
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,12 @@ import msgspec
 
 from clustergauge import accept, groups, hosts
 from clustergauge.conversation import Conversation, Died
+from clustergauge.errors import unexpected
 from clustergauge.model import Machine, Planned, Record
 from clustergauge.run import Progress, carry_out, error_record
 from clustergauge.store import StoreError
 from clustergauge.team import Team
+from clustergauge.threads import in_threads
 
 if TYPE_CHECKING:
     from clustergauge.fleet import Left
@@ -91,13 +92,7 @@ class Spanning:
         fleet = self._left.fleet
         try:
             self._keep_apart()
-            for name in [name for name in fleet.machines if name not in fleet.apart and name not in fleet.left_out]:
-                try:
-                    node = fleet.supervisors[name].hand_over()
-                    assert isinstance(node, Conversation)
-                    self._crew[name] = node
-                except Died as died:
-                    fleet.left_out[name] = str(died)
+            self._take([name for name in fleet.machines if name not in fleet.apart and name not in fleet.left_out])
             for tier in groups.tiers(todo):
                 if not self._came.problem:
                     self._keep_apart()
@@ -105,15 +100,22 @@ class Spanning:
         finally:
             self._end()
 
-    def _end(self) -> None:
-        def end(name: str, node: Conversation) -> None:
-            self._came.notes.extend(f"{name}: {note}" for note in node.close())
+    def _take(self, names: Sequence[str]) -> None:
+        """Take over nodes, all at once: each ends its pool first, which may take seconds."""
+        fleet = self._left.fleet
 
-        threads = [threading.Thread(target=end, args=both, daemon=True) for both in self._crew.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        def take(name: str) -> None:
+            try:
+                node = fleet.supervisors[name].hand_over()
+                assert isinstance(node, Conversation)
+                self._crew[name] = node
+            except Died as died:
+                fleet.left_out[name] = str(died)
+
+        in_threads(take, names)
+
+    def _end(self) -> None:
+        in_threads(lambda name: self._came.notes.extend(f"{name}: {note}" for note in self._crew[name].close()), self._crew)
 
     def _tier(self, tier: Sequence[Planned]) -> None:
         """One tier, and what of it is to be measured again."""
@@ -136,8 +138,8 @@ class Spanning:
             for span in spans.values():
                 self._came.notes += span.close()
             raise
+        in_threads(lambda key: self._crew.update(spans[key].leave()), spans)
         for span in spans.values():
-            self._crew |= span.leave()
             self._came.notes += span.notes
 
     def _measure(self, spans: Mapping[str, _Span], todo: Sequence[Planned], at_once: bool) -> None:
@@ -166,6 +168,8 @@ class Spanning:
             except StoreError as error:
                 self._came.problem = str(error)
                 left.stopping.set()
+            except Exception as error:  # noqa: BLE001 (whatever it is, it is this group's alone, and a thread tells nobody)
+                self._owe(turn[key], unexpected(error))
 
         left.all_of(measure, list(turn))
         self._came.case_seconds += max((progress.case_seconds for progress in own.values()), default=0.0)
@@ -201,6 +205,9 @@ class Spanning:
         fleet = self._left.fleet
         out = fleet.left_out | fleet.apart
         why = "; ".join(f"{name}: {reason}" for name, reason in list(out.items())[:8])
-        reason = f"needs two nodes, {', '.join(fit) or 'none'} is left ({why})"
-        if machine := next(iter(fleet.machines.values()), None):
+        self._owe(planned, f"needs two nodes, {', '.join(fit) or 'none'} is left ({why})")
+
+    def _owe(self, planned: Planned, reason: str) -> None:
+        """The record of a case that was not measured, and why."""
+        if machine := next(iter(self._left.fleet.machines.values()), None):
             self._left.done(self._left.append(error_record(self._left.run, machine, planned, reason)))

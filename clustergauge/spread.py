@@ -17,7 +17,7 @@ import msgspec
 from clustergauge import hosts
 from clustergauge.conversation import Site
 from clustergauge.errors import UsageError
-from clustergauge.launch import Install, PoolKey, mpi_launcher, passed_on, places, start_message
+from clustergauge.launch import Install, Means, PoolKey, mpi_launcher, passed_on, places, start_message
 from clustergauge.messages import StartPool
 from clustergauge.model import Place
 from clustergauge.remote import is_srun, remote_words
@@ -64,21 +64,13 @@ def seats(key: PoolKey, sites: Sequence[Site]) -> list[Place]:
     return [msgspec.structs.replace(place, rank=rank) for rank, place in enumerate(dealt)]
 
 
-def orders(
-    key: PoolKey,
-    sites: Sequence[Site],
-    launcher: str,
-    remote: str,
-    python_path: list[str],
-    number: int,
-    token: str,
-    install: Install,
-) -> list[StartPool]:
-    """The order for each node's agent.  ``token``: of the run.  Raises `UsageError` for a launcher that does not fit."""
+def orders(key: PoolKey, sites: Sequence[Site], means: Means, number: int) -> list[StartPool]:
+    """The order for each node's agent.  Raises `UsageError` for a launcher that does not fit."""
     part = each(key, sites)
-    made = [start_message(part, site.machine, site.scratch, "mpiexec", python_path, number, install=install) for site in sites]
+    alone = replace(means, launcher="mpiexec")  # what starts ranks over nodes is said below
+    made = [start_message(part, site.machine, site.scratch, alone, number) for site in sites]
     if key.world == "mpi":
-        return _mpi(key, part, sites, made, launcher, remote, token, install)
+        return _mpi(key, part, sites, made, means)
     return [
         msgspec.structs.replace(
             order,
@@ -97,25 +89,17 @@ def interfaces(site: Site) -> dict[str, str]:
     return {name: os.environ.get(name, site.interface) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
 
 
-def _mpi(
-    key: PoolKey,
-    part: PoolKey,
-    sites: Sequence[Site],
-    made: list[StartPool],
-    launcher: str,
-    remote: str,
-    token: str,
-    install: Install,
-) -> list[StartPool]:
+def _mpi(key: PoolKey, part: PoolKey, sites: Sequence[Site], made: list[StartPool], means: Means) -> list[StartPool]:
     """One command for all.  Whatever it makes of its environment, the words behind ``env`` reach every rank."""
-    mark = f"CLUSTERGAUGE_JOB={token}-{made[0].number}"
+    launcher, install = means.launcher, means.install
+    mark = f"CLUSTERGAUGE_JOB={means.token}-{made[0].number}"
     common = {name: value for name, value in made[0].env.items() if name not in _OWN and str(sites[0].scratch) not in value}
-    common |= {"CLUSTERGAUGE_RUN": token, "CLUSTERGAUGE_POOL": str(made[0].number)}
+    common |= {"CLUSTERGAUGE_RUN": means.token, "CLUSTERGAUGE_POOL": str(made[0].number)}
     common |= {name: value for name, value in passed_on(os.environ).items() if name != "PATH"}
     words = ["env", *(f"{name}={value}" for name, value in common.items()), mark]
     worker = [install.python, "-P", "-m", "mpi4py", "-m", "clustergauge.worker"]
     start = over_nodes(launcher, key.ranks, part.ranks, sites, install)
-    files = {} if launcher else {REACH: reach(remote, [site.name for site in sites])}
+    files = {} if launcher else {REACH: reach(means.remote, [site.name for site in sites])}
     if files and _by_ipv6(sites):
         files[RELAY] = _RELAY.format(
             root=shlex.quote(str(install.root)), python=shlex.quote(install.python), reach=sites[0].scratch / REACH

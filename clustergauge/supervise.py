@@ -14,30 +14,33 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from clustergauge import hosts, launch, messages as m, so_far
-from clustergauge.autopsy import GOOD, UNKNOWN, Autopsy, CaseResult, failed
+from clustergauge.autopsy import UNKNOWN, Autopsy, CaseResult, failed
 from clustergauge.conversation import Conversation, Died, NoWorld, Silent, Site
 from clustergauge.errors import UsageError
-from clustergauge.launch import PoolKey, key_of, places, start_message
+from clustergauge.launch import Means, PoolKey, key_of, places, start_message
 from clustergauge.model import Machine, Place, Planned
 from clustergauge.node import Node
 from clustergauge.output import quote
 from clustergauge.pins import Pins
-from clustergauge.pool import Crew, Pool
+from clustergauge.pool import Crew, Pool, TimeUp
 from clustergauge.remote import Desk
 from clustergauge.spread import orders, seats
 from clustergauge.sweep import SWEEP_S, sweep
 from clustergauge.team import Lost, Team
 
-
-class TimeUp(Exception):
-    """The run's time is over, and the case in hand is one that can be cut short."""
-
-
 STARTS_TRIED = 2
 """How often in a row a pool may fail to start before its remaining cases are given up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """Seconds: ``start_s`` for a pool to start, ``peer_grace_s`` for ranks to go on after one of them ended early, ``answer_s``
+    for an agent to answer."""
+
+    start_s: float = 60.0
+    peer_grace_s: float = 5.0
+    answer_s: float = 10.0
 
 
 class Supervisor:
@@ -48,31 +51,24 @@ class Supervisor:
 
     def __init__(
         self,
-        launcher: str = "",
-        python_path: list[str] | None = None,
-        start_s: float = 60.0,
-        peer_grace_s: float = 5.0,
-        answer_s: float = 10.0,
+        means: Means | None = None,
+        patience: Patience | None = None,
         sweep: Sequence[str] = (),
         make: Callable[[], Crew] = Node,
         desk: Desk | None = None,
         pins: Pins | None = None,
     ) -> None:
-        """``start_s``: time for a pool to start, ``peer_grace_s``: ranks to go on after one ended early, ``answer_s``: the
-        agent to answer.  ``sweep``: command that removes what killed workers left in the target that is appended to it.
-        ``make``: the node, again whenever it has failed; of this machine unless the ``desk`` of remote ones is given too.
-        ``pins``: what kernels were tuned to in this run, on this node or another.
+        """``means``: how workers are started.  ``sweep``: command that removes what killed workers left in the target that is
+        appended to it.  ``make``: the node, again whenever it has failed; of this machine unless the ``desk`` of remote ones is
+        given too.  ``pins``: what kernels were tuned to in this run, on this node or another.
         """
+        self.means = means or Means()
+        self.patience = patience or Patience()
+        self.sweep = sweep
         self._make = make
         self._desk = desk
         self.pins = pins or Pins()
         self._starts_failed: list[str] = []
-        self.answer_s = answer_s
-        self.sweep = sweep
-        self.launcher = launcher
-        self.python_path = python_path or []
-        self.start_s = start_s
-        self.peer_grace_s = peer_grace_s
         self.targets: list[str] = []
         self.notes: list[str] = []
         self.node: Crew | None = None
@@ -232,7 +228,7 @@ class Supervisor:
                 tell_cpus=self._desk is not None,
             )
             try:
-                self.pool.start(orders, self.start_s)
+                self.pool.start(orders, self.patience.start_s)
             except Died as died:
                 if isinstance(died, NoWorld) and key.world == "mpi" and not self._mpi_stood:
                     self._note_unlike()
@@ -242,17 +238,15 @@ class Supervisor:
 
     def _note_unlike(self) -> None:
         """Not a single MPI world was made, and the user chose the launcher, the library or both: what that takes, said once."""
-        if note := launch.unlike(self.launcher, os.environ):
+        if note := launch.unlike(self.means.launcher, os.environ):
             self.notes += [note] if note not in self.notes else []
 
     def _orders(self, key: PoolKey, sites: list[Site], number: int) -> list[m.StartPool]:
         """What the agents are told to start the pool."""
-        desk = self._desk
-        if desk is None:
-            return [start_message(key, s.machine, s.scratch, self.launcher, self.python_path, number) for s in sites]
-        if isinstance(self.node, Team) or (self.launcher and key.world == "mpi"):
-            return orders(key, sites, self.launcher, desk.remote, self.python_path, number, desk.token, desk.install)
-        return [start_message(key, s.machine, s.scratch, "", self.python_path, number, install=desk.install) for s in sites]
+        users_own = self.means.launcher and key.world == "mpi"
+        if self._desk and (isinstance(self.node, Team) or users_own):
+            return orders(key, sites, self.means, number)
+        return [start_message(key, s.machine, s.scratch, self.means, number) for s in sites]
 
     def _seats(self, key: PoolKey) -> list[Place]:
         """Where each rank goes."""
@@ -270,7 +264,7 @@ class Supervisor:
     def _failed_start(self, node: Crew, pool: Pool, reason: str) -> str:
         """End a pool that did not start; the reason with the last words of its workers."""
         with contextlib.suppress(Died):
-            inspected = node.ask(m.Inspect(), m.Inspected, self.answer_s)
+            inspected = node.ask(m.Inspect(), m.Inspected, self.patience.answer_s)
             if "last words" not in reason:
                 reason += quote(inspected.tail)
         self._end_pool(node, pool)
@@ -279,14 +273,14 @@ class Supervisor:
     def _end_pool(self, node: Crew, pool: Pool) -> None:
         """End the pool's processes, with an agent that cannot do it if need be; what then still lives is noted."""
         try:
-            ended = node.ask(m.EndPool(2.0), m.PoolEnded, self.answer_s + 5.0)
+            ended = node.ask(m.EndPool(2.0), m.PoolEnded, self.patience.answer_s + 5.0)
         except Silent:
             self._close_silent()
         except Died:
             self.close()
         else:
             self.pool = None
-            node.forget()  # the agent says nothing of a pool after its end
+            node.inbox.forget()  # the agent says nothing of a pool after its end
             self._note_survivors(ended.survivors, pool)
 
     def _close_silent(self) -> None:
@@ -320,7 +314,7 @@ class Supervisor:
             note = f"{target} was not swept: its node's agent is gone"
         else:
             try:
-                note = self.node.ask(m.Sweep(list(self.sweep), target), m.Swept, self.answer_s + SWEEP_S).note
+                note = self.node.ask(m.Sweep(list(self.sweep), target), m.Swept, self.patience.answer_s + SWEEP_S).note
             except Died:
                 note = f"{target} was not swept: its node's agent is gone"
         if note:
@@ -329,51 +323,16 @@ class Supervisor:
     # -- cases
 
     def _run_in(self, node: Crew, pool: Pool, planned: Planned, job: m.Job, stop_at: float | None) -> CaseResult:
-        """Give the job to every rank and wait for all their outcomes.  Raises `Died` when one is gone, stopped or too late."""
-        node.ask(m.Begin(), m.Began, self.answer_s)
-        pool.job, pool.early, pool.so_far = job.number, None, None
-        for rank in pool.ranks.values():
-            rank.outcome = None
-            rank.parts.clear()
-            device = pool.where[rank.rank].device
-            node.send(m.To(rank.pid, msgspec.structs.replace(job, device="cpu" if device.startswith("cpu") else device)))
-        until = time.monotonic() + planned.timeout_s + planned.budget_s
-        while any(r.outcome is None for r in pool.ranks.values()):
-            cut = stop_at if pool.so_far and so_far.stands(pool.so_far) else None
-            heard = pool.hear(until if cut is None else min(until, cut))
-            if cut is not None and time.monotonic() >= cut and not pool.early:
-                raise TimeUp
-            match heard:
-                case None:
-                    raise Died(f"no end after {planned.timeout_s + planned.budget_s:.0f} s")
-                case m.From(pid, m.Outcome() as outcome) if pid in pool.ranks and outcome.job == job.number:
-                    pool.ranks[pid].outcome = outcome
-                    if outcome.status not in GOOD:
-                        pool.early = pool.early or outcome
-                        until = min(until, time.monotonic() + self.peer_grace_s)
-                case m.From(pid, m.Gather() | m.Share() as said) if pid in pool.ranks:
-                    pool.pass_on(pool.ranks[pid], said)
-                case m.From(pid, m.SoFar(part, number)) if pid in pool.ranks and number == job.number:
-                    pool.so_far = so_far.join(pool.so_far, part)
-                case m.WorkerGone(pid) if pid in pool.ranks:
-                    raise Died(pool.blame(heard))
-                case m.Stopped(pid, _, phase) if pid in pool.ranks:
-                    raise Died(f"{pool.ranks[pid]} is stopped (SIGSTOP or a debugger) in phase {phase!r}")
-                case _:
-                    pass
-        outcomes = [outcome for _, outcome in pool.outcomes()]
-        outcome = pool.early or outcomes[0]
-        if any(o.broken for o in outcomes):
-            pool.dead = "a worker asked to be replaced"
-        if len({(o.status, o.reason) for o in outcomes}) > 1:
-            pool.dead = "its ranks did not end the case together"  # a message of one may wait for another
+        """One case in a living pool.  Raises as `Pool.run`."""
+        node.ask(m.Begin(), m.Began, self.patience.answer_s)
+        outcome = pool.run(job, planned.timeout_s + planned.budget_s, self.patience.peer_grace_s, stop_at)
         library = pool.in_order()[0].library
         return CaseResult(outcome, self._facts(node), pool.where, library, outcome.detail, environment=pool.environment)
 
     def _facts(self, node: Crew) -> m.Facts:
         """What the node says of the case."""
         try:
-            return node.ask(m.Finish(), m.Facts, self.answer_s)
+            return node.ask(m.Finish(), m.Facts, self.patience.answer_s)
         except Silent:
             self._close_silent()
         except Died as died:
@@ -385,8 +344,8 @@ class Supervisor:
         """Find out what happened (`Autopsy`) and end the pool."""
         found = Autopsy(pool, reason)
         try:
-            found.look(node, self.answer_s)
-            facts = node.ask(m.Finish(), m.Facts, self.answer_s)
+            found.look(node, self.patience.answer_s)
+            facts = node.ask(m.Finish(), m.Facts, self.patience.answer_s)
             self._end_pool(node, pool)
         except Died as died:
             facts = UNKNOWN

@@ -6,10 +6,8 @@ pool on one.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,9 +15,10 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from clustergauge import hosts, messages as m
-from clustergauge.control import Channel, Heard
-from clustergauge.conversation import Conversation, Died, Silent, Site
+from clustergauge.control import Channel
+from clustergauge.conversation import REQUESTS, Conversation, Died, Inbox, Silent, Site
 from clustergauge.model import Machine, Place, Scalar
+from clustergauge.threads import in_threads
 
 _T = TypeVar("_T", bound=m.Answer)
 _PIDS = 1 << 32
@@ -46,15 +45,14 @@ class Team:
         self.lost: dict[str, str] = {}
         self._nodes = dict(enumerate(nodes.values()))
         self._names = list(nodes)
-        self._events: queue.Queue[Heard[m.FromAgent]] = queue.Queue()
-        self._kept: deque[m.FromAgent] = deque()
+        self.inbox = Inbox()
         self._numbers: dict[Channel, int] = {}
         self._first_rank: dict[int, int] = {}
         self._commands: dict[int, int] = {}
         self._order: list[int] = []
         for number, node in list(self._nodes.items()):
             try:
-                self._numbers[node.hand_over(self._events)] = number
+                self._numbers[node.hand_over(self.inbox)] = number
             except Died as died:
                 self._lose(number, str(died))
 
@@ -78,22 +76,14 @@ class Team:
     def close(self, ask: bool = True) -> list[str]:
         """End all agents at once."""
         survivors: list[str] = []
-
-        def end(node: Conversation) -> None:
-            survivors.extend(node.close(ask))
-
-        threads = [threading.Thread(target=end, args=(node,), daemon=True) for node in self._nodes.values()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        nodes = {self._names[number]: node for number, node in self._nodes.items()}
+        in_threads(lambda name: survivors.extend(nodes[name].close(ask)), nodes)
         self._nodes.clear()
         return survivors
 
     def leave(self) -> dict[str, Conversation]:
         """The nodes that are left, by name: no longer ours.  A pool over them has ended."""
-        while not self._events.empty():
-            heard = self._events.get()
+        for heard in self.inbox.waiting():
             number = self._numbers.get(heard.channel)
             if heard.message is None and number in self._nodes:
                 self._lose(number, heard.reason)
@@ -136,26 +126,23 @@ class Team:
 
     def hear(self, until: float) -> m.FromAgent | None:
         """The next message, ``None`` at the deadline (``time.monotonic``).  Raises `Lost` when a node is gone."""
-        if self._kept:
-            return self._kept.popleft()
-        while True:
-            try:
-                heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                return None
+        if (kept := self.inbox.kept()) is not None:
+            return kept
+        while (heard := self.inbox.next(until)) is not None:
             number = self._numbers.get(heard.channel)
             if number is None or number not in self._nodes:
                 continue
-            if heard.message is not None:
-                return self._translated(number, heard.message)
-            raise self._lose(number, heard.reason)
+            if heard.message is None:
+                raise self._lose(number, heard.reason)
+            return self._translated(number, heard.message)
+        return None
 
-    def ask(self, message: m.Inspect | m.Begin | m.Finish | m.EndPool | m.Sweep, kind: type[_T], within_s: float) -> _T:
+    def ask(self, message: m.Question, kind: type[_T], within_s: float) -> _T:
         """Ask all and put their answers together; what else is heard is kept for `hear`.
 
         A node that does not answer is lost.  Raises `Silent` where none answers.
         """
-        number = max(self._nodes, default=0) + time.monotonic_ns()
+        number = next(REQUESTS)
         for node in list(self._nodes):
             try:
                 self._send(node, msgspec.structs.replace(message, number=number))
@@ -164,21 +151,17 @@ class Team:
         until = time.monotonic() + within_s
         answers: dict[int, _T] = {}
         others: list[m.FromAgent] = []
-        while any(node not in answers for node in self._nodes):
-            try:
-                heard = self._events.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
+        while any(node not in answers for node in self._nodes) and (heard := self.inbox.next(until)) is not None:
             node = self._numbers.get(heard.channel)
             if node is None or node not in self._nodes:
                 continue
             if heard.message is None:
                 self._lose(node, heard.reason)
-            elif not isinstance(heard.message, m.Answer):
-                others.append(self._translated(node, heard.message))
-            elif isinstance(heard.message, kind) and heard.message.number == number:
-                answers[node] = heard.message
-        self._kept.extend(others)
+            elif not isinstance(said := self._translated(node, heard.message), m.Answer):
+                others.append(said)
+            elif isinstance(said, kind) and said.number == number:
+                answers[node] = said
+        self.inbox.keep(others)
         for node in [node for node in self._nodes if node not in answers]:
             self._lose(node, "its agent did not answer")
         if not answers:
@@ -188,10 +171,6 @@ class Team:
     def is_lost(self, worker: int) -> bool:
         """Whether the worker's node is."""
         return worker // _PIDS not in self._nodes
-
-    def forget(self) -> None:
-        """Let go of what was kept for `hear`: it concerns processes that are gone."""
-        self._kept.clear()
 
     # -- the steps
 
@@ -214,10 +193,8 @@ class Team:
 
     def _translated(self, number: int, message: m.FromAgent) -> m.FromAgent:
         """The agent's words as those of its node: whom it speaks of is one of its own, whatever it says."""
+        message = self._nodes[number].sites[0].told(message)
         match message:
-            case m.From(pid, m.Hello() | m.Ready() as said):
-                host = self._nodes[number].sites[0].machine.host
-                return m.From(worker_id(number, pid), msgspec.structs.replace(said, host=host))
             case m.From(pid) | m.Closed(pid) | m.WorkerGone(pid) | m.Stopped(pid) | m.InPhase(pid):
                 return msgspec.structs.replace(message, pid=worker_id(number, pid))
             case m.LauncherGone(index):
@@ -233,7 +210,7 @@ class Team:
         named: list[tuple[int, str, Any]] = [(n, self._names[n], answers[n]) for n in self._nodes if n in answers]
         if kind is m.Facts:
             health: dict[str, Scalar] = {f"{name}/{key}": value for _, name, said in named for key, value in said.health.items()}
-            path = {port: moved for n, _, said in named for port, moved in self._nodes[n].sites[0].ports(said.path).items()}
+            path = {port: moved for _, _, said in named for port, moved in said.path.items()}
             return cast("_T", m.Facts(health, _extremes([said.telemetry for _, _, said in named]), path))
         if kind is m.Inspected:
             workers = [msgspec.structs.replace(w, pid=worker_id(n, w.pid)) for n, _, said in named for w in said.workers]

@@ -49,9 +49,9 @@ class Topology(Data, frozen=True, dict=True):
     title: str = ""
 
     def find(self, host: str, nic: str = "") -> Leaf | None:
-        """The leaf of a NIC of a host, ``None`` if it is in none.
+        """The leaf of a NIC of a host, ``None`` if it is in none, or in two: which of them nobody knows.
 
-        ``nic``: empty where it is not known; then the host must be in one leaf only.  Raises `UsageError` for a NIC in two.
+        ``nic``: empty where it is not known; then the host must be in one leaf only.
         """
         for name in dict.fromkeys((host, host.partition(".")[0])):
             numbers = self._on(name)
@@ -62,8 +62,6 @@ class Topology(Data, frozen=True, dict=True):
         leaves = [self.leaf[n] for n in numbers]
         if nic:
             leaves = [leaf for leaf in leaves if not leaf.nics or any(_fits(pattern, nic) for pattern in leaf.nics)]
-            if len(leaves) > 1:
-                raise UsageError(f"topology: {shown(host)} {shown(nic)} is in leaf {leaves[0].name!r} and in {leaves[1].name!r}")
         return leaves[0] if len(leaves) == 1 else None
 
     def text(self) -> str:

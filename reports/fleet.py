@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge import folder, hosts
+from clustergauge import accept, folder, hosts
+from clustergauge.between import Joint
 from clustergauge.blame import CaseFinding, Fleet, Node, Reason
 from clustergauge.confirm import Outcome
 from clustergauge.reduce import Part
@@ -21,6 +22,7 @@ from reports.layout import Page, fit, pad, put, width_of
 STYLES = {"bad": "bold red", "suspect": "yellow", "unmeasured": "yellow", "good": "green"}
 REASONS_SHOWN = 3
 CASES_SHOWN = 12
+JOINT_SHOWN = 8
 FILES = {"bad": folder.BAD, "suspect": folder.SUSPECT, "unmeasured": folder.UNMEASURED}
 """Host lists by state, as `scontrol` and `pdsh` take them."""
 
@@ -59,6 +61,8 @@ def page_of(fleet: Fleet, width: int, outcomes: Sequence[Outcome] = ()) -> Page:
         page.wrap(
             f"rack {rack.rack}: {rack.case} at {rack.ratio:.0%} of the others ({rack.devices} devices)", "rack slow: ", "yellow"
         )
+    page.gap()
+    _joint(page, fleet.joint)
     page.gap()
     _outcomes(page, outcomes)
     page.gap()
@@ -108,6 +112,24 @@ def _cases(page: Page, cases: Sequence[CaseFinding]) -> None:
 def smallest_of(case: CaseFinding) -> str:
     """The smallest loss that a case would have shown, in words."""
     return f"{100 * case.smallest / (1 + case.smallest):.1f} %" if case.smallest else "–"
+
+
+def _joint(page: Page, joint: Sequence[Joint]) -> None:
+    """Cases over nodes that came to no good, the worst first."""
+    for one in worst_first(joint)[:JOINT_SHOWN]:
+        page.wrap(printable(f"{one.case} on {one.device}{one.reason and f': {one.reason}'}"), f"{one.word}: ", style_of(one), 3)
+    if len(joint) > JOINT_SHOWN:
+        page.add((f"… and {len(joint) - JOINT_SHOWN} more over several nodes", "dim"))
+
+
+def worst_first(joint: Sequence[Joint]) -> list[Joint]:
+    """Those that weigh most in the exit code first."""
+    return sorted(joint, key=lambda one: accept.code_of([one.word]) == accept.UNKNOWN)
+
+
+def style_of(one: Joint) -> str:
+    """How its word is printed."""
+    return "yellow" if accept.code_of([one.word]) == accept.UNKNOWN else "bold red"
 
 
 def _outcomes(page: Page, outcomes: Sequence[Outcome]) -> None:

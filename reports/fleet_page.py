@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from clustergauge import blame, hosts
+from clustergauge import accept, blame, hosts
 from clustergauge.blame import CaseFinding, Fleet, Node, State
 from clustergauge.reduce import Part
 from clustergauge.units import format_time
 from reports import charts
 from reports.charts import Strip
-from reports.fleet import smallest_of, words
+from reports.fleet import smallest_of, words, worst_first
 from reports.web import banner, counted, document, paragraph, section, table
 
 MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
@@ -25,6 +25,7 @@ def html_of(fleet: Fleet, part: Part | None = None) -> str:
     parts = [
         *_banner(fleet),
         *section("Nodes to look at", _nodes(unwell)),
+        *section("Cases over several nodes that came to no good", _joint(fleet)),
         *section("Racks that are slow as a whole", _racks(fleet)),
         *section("Where devices lie among their peers", _strips(fleet, part) if part else ()),
         *section("What each case would have shown", _cases(fleet.cases)),
@@ -40,6 +41,7 @@ def inside(fleet: Fleet, part: Part) -> Iterator[str]:
     yield paragraph(f"{lead}: {told}.", style)
     yield from _notes(fleet)
     yield from _nodes([node for node in fleet.nodes if node.state != "good"])
+    yield from _joint(fleet)
     yield from _racks(fleet)
     yield from _strips(fleet, part)
     yield from _cases(fleet.cases)
@@ -61,7 +63,9 @@ def _lead(fleet: Fleet) -> tuple[str, str, str]:
     unsure = count["suspect"] + count["unmeasured"]
     if count["bad"]:
         lead, style = f"{count['bad']} of {len(fleet.nodes)} nodes are bad", "bad"
-    elif unsure or fleet.racks or not fleet.nodes:
+    elif (code := accept.code_of(one.word for one in fleet.joint)) in (accept.BROKEN, accept.FAILED):
+        lead, style = "No node is known to be bad, but cases over several of them failed", "bad"
+    elif unsure or fleet.racks or not fleet.nodes or code:
         lead, style = "No node is known to be bad, but not all are known to be good", "doubt"
     else:
         lead, style = "Nobody stands out", "good"
@@ -83,6 +87,14 @@ def _nodes(nodes: Sequence[Node]) -> Iterator[str]:
     left = f"; {len(nodes) - MOST_NODES} more are left out of this page" if len(nodes) > MOST_NODES else ""
     styles = ["bad" if node.state == "bad" else "" for node in nodes[:MOST_NODES]]
     yield table(f"{counted(len(nodes), 'node')}, the worst first{left}", ["node", "state", "rack", "why", "parts"], told, styles)
+
+
+def _joint(fleet: Fleet) -> Iterator[str]:
+    if fleet.joint:
+        shown = worst_first(fleet.joint)[:MOST_CASES]
+        left = f"; {len(fleet.joint) - MOST_CASES} more are left out of this page" if len(fleet.joint) > MOST_CASES else ""
+        told = [[one.word, one.case, one.device, one.reason] for one in shown]
+        yield table(f"{counted(len(fleet.joint), 'finding')}, the worst first{left}", ["what", "case", "on", "why"], told)
 
 
 def _racks(fleet: Fleet) -> Iterator[str]:

@@ -122,6 +122,7 @@ def _machines(machines: list[Machine]) -> Iterator[str]:
     for machine in machines[:MOST_MACHINES]:
         cpu = machine.cpu
         facts = {
+            "calls itself": machine.calls_itself,
             "processor": f"{cpu.model}, {cpu.cores} cores, {cpu.threads} threads",
             "memory": format_size(machine.memory_bytes),
             "system": " ".join(filter(None, (machine.os, machine.kernel, machine.virtual))),

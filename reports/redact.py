@@ -81,6 +81,8 @@ class _Names:
         for name in _hosts(loaded):
             self._host(name)
         for machine in machines:
+            self._host(machine.calls_itself, self.known.get(machine.host.lower(), ""))
+        for machine in machines:
             self._put(machine.machine_id, "machine")
             for gpu in machine.gpus:
                 self._put(gpu.uuid, "serial")
@@ -93,10 +95,11 @@ class _Names:
             for match in _SERVER.finditer(text):
                 self._host(match[1])
 
-    def _host(self, name: str) -> None:
+    def _host(self, name: str, word: str = "") -> None:
+        """``word``: that stands for the same host under another name; empty where there is none."""
         if name and name.lower() != "localhost":
             short = name.partition(".")[0]
-            word = self.known.get(short.lower()) or self._put(name, "node")
+            word = self.known.get(short.lower()) or word or self._put(name, "node")
             if not _is_address(name):
                 self.known.setdefault(short.lower(), word)
             self.known.setdefault(name.lower(), word)

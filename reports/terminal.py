@@ -298,10 +298,11 @@ def _reasons(row: Row, full: bool) -> Iterable[str]:
                 value, bound = (amount(v, verdict.unit) for v in (verdict.value, verdict.bound))
                 margin = f" ({percent(verdict.margin)})" if verdict.margin is not None else ""
                 asked = f"{verdict.metric} {value}, asked {sign_of(verdict)} {bound}{margin}"
-            elif verdict.verdict == "not measured":
+            elif verdict.verdict == "not measured" and verdict.value is None:
                 asked = f"{verdict.metric} is required".strip()
             source = f"source: {verdict.source}" if verdict.source else ""
-            found["; ".join(filter(None, (asked, verdict.reason, verdict.remark, source)))] = None
+            why = verdict.reason if verdict.reason != row.over else ""  # said below the row
+            found["; ".join(filter(None, (asked, why, verdict.remark, source)))] = None
     return [reason for reason in found if reason]
 
 

@@ -15,7 +15,7 @@ from clustergauge.launch import Install
 from clustergauge.model import Planned
 from clustergauge.plan import load_probes
 from clustergauge.remote import Desk, RemoteNode
-from clustergauge.supervise import CaseResult, Supervisor
+from clustergauge.supervise import CaseResult, Patience, Supervisor
 from clustergauge.team import Team
 
 FAULTS = Path(__file__).parent / "faults"
@@ -32,7 +32,8 @@ def fleet(
     desk = Desk(names, remote, address, Install.at(root), start_s)
 
     def supervise(name: str) -> Supervisor:
-        return Supervisor(launcher, start_s=45, peer_grace_s=1, make=lambda: RemoteNode(desk, name), desk=desk)
+        means, patience = desk.means(launcher, ()), Patience(start_s=45, peer_grace_s=1)
+        return Supervisor(means, patience, make=lambda: RemoteNode(desk, name), desk=desk)
 
     nodes = Fleet(desk, supervise)
     nodes.assemble([])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from clustergauge.model import Place
 from clustergauge.plan import load_probes
-from clustergauge.supervise import Supervisor
+from clustergauge.supervise import Patience, Supervisor
 from tests import made
 from tests.faults.planted import OPERATIONS
 
@@ -19,7 +19,7 @@ ONE_FORM = ("broadcast",)
 
 @contextmanager
 def supervised():
-    owner = Supervisor(start_s=60, peer_grace_s=1)
+    owner = Supervisor(patience=Patience(start_s=60, peer_grace_s=1))
     owner.start()
     try:
         yield owner

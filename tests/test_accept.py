@@ -100,6 +100,15 @@ def test_a_case_the_run_did_not_reach_is_not_measured_though_others_passed():
     assert [(v.case, v.verdict) for v in verdicts] == [("matmul/shape=1", "pass"), ("matmul/shape=2", "not measured")]
 
 
+def test_a_case_that_was_skipped_when_it_was_planned_says_why():
+    reached, skipped = made.record(shape="1"), made.record(shape="2")
+    plans = [made.planned(reached), *(made.planned(skipped, launch=n, skip="no GPU here") for n in range(2))]
+    verdicts = judge([reached], [at_least(1)], planned=plans)
+    assert [(v.verdict, v.reason) for v in verdicts] == [("pass", ""), ("not measured", "skipped: no GPU here")]
+    elsewhere = made.planned(skipped, hosts="n2")  # on a node that has one it was to be measured
+    assert judge([reached], [at_least(1)], planned=[*plans, elsewhere])[1].reason == "the run did not get to it"
+
+
 def test_a_criterion_nobody_answers_is_not_measured():
     verdicts = judge([made.record()], [at_least(1, case="attention")])
     assert [v.verdict for v in verdicts] == ["unreferenced", "not measured"]

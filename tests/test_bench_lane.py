@@ -145,6 +145,12 @@ def test_under_xdist_cases_are_checked_only(suite):
     assert "Rounds" not in output
 
 
+def test_a_launcher_that_can_start_nothing_is_a_usage_error(suite):
+    found, output = lane(suite, "--bench-launcher=/opt/nope/mpirun", "--collect-only")
+    assert found == {}
+    assert "there is no program /opt/nope/mpirun here" in output
+
+
 @pytest.mark.slow
 def test_an_unknown_suite_is_a_usage_error(tmp_path):
     found, output = lane(tmp_path / "nosuch.toml")

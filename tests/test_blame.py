@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import blame, confirm, reduce, sweeps
+from clustergauge import blame, confirm, reduce, sweeps, verdicts
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Counters, Gpu, Measurement, Place, Workload
+from clustergauge.model import Counters, Finding, Gpu, Measurement, Nic, Place, Workload
 from reports import fleet as page
 from tests import made
 from tests.swept import flat, swept
@@ -190,6 +190,32 @@ def test_the_exit_code_says_the_worst(time, code):
     assert blame.exit_code(judge()) == 4
 
 
+def test_a_machine_whose_link_trained_down_is_bad_as_its_run_says():
+    found = Finding(name="pcie", state="warning", detail="gpu0 runs at x8, it can x16", remedy="seat it anew", fails=True)
+    before = node(3, machine=made.machine(machine_id="m03", host="node-03", findings=[found]))
+    meanwhile = node(4, counters=Counters(health={"mlx5_0:1.rate": "400 Gb/sec (4X NDR) → 200 Gb/sec (2X NDR)"}))
+    for run in (before, meanwhile):
+        assert "FAIL" in {v.verdict for v in verdicts.judge(run.records, run.run.planned, run.machines)}
+    fleet = judge(before, meanwhile, *(node(n) for n in range(5, 12)))
+    assert states(fleet) == {"node-03": "bad", "node-04": "bad"}
+    details = {n.host: n.reasons[0].detail for n in fleet.nodes if n.reasons}
+    assert details == {
+        "node-03": "gpu0 runs at x8, it can x16; seat it anew",
+        "node-04": "trained down meanwhile: mlx5_0:1.rate 400 Gb/sec (4X NDR) → 200 Gb/sec (2X NDR)",
+    }
+    assert blame.exit_code(fleet) == 1
+
+
+def test_a_port_that_is_down_where_most_have_it_active_makes_its_machine_bad():
+    def of(number: int):
+        nic = Nic(name="mlx5_0", kind="infiniband", state="down" if number == 5 else "active")
+        return node(number, machine=made.machine(machine_id=f"m{number:02}", host=f"node-{number:02}", nics=[nic]))
+
+    fleet = judge(*map(of, range(8)))
+    assert states(fleet) == {"node-05": "bad"}
+    assert "mlx5_0 is down, on 7 of 8 machines it is active" in fleet.nodes[0].reasons[0].detail
+
+
 # -- cases over nodes
 
 
@@ -247,7 +273,14 @@ def test_one_of_a_group_that_failed_is_to_blame_and_all_are_suspects():
     assert states(fleet) == {"node-004": "suspect", "node-005": "suspect"}
     assert "its group: node-[004-005] at 33 % of the speed" in fleet.nodes[0].reasons[0].detail
     assert confirm.suspects(fleet) == []  # nothing that one of them measures alone would tell
-    assert blame.exit_code(fleet) == 4
+    assert blame.exit_code(fleet) == 1  # which of them is not known, that one is slow is
+
+
+def test_a_link_that_trained_down_over_nodes_is_that_of_the_node_whose_agent_told():
+    fell = Counters(health={"node-002/mlx5_0:1.rate": "400 Gb/sec (4X NDR) → 200 Gb/sec (2X NDR)"})
+    fleet = judge(over_nodes(all_reduce(*HOSTS, counters=fell)))
+    assert states(fleet) == {"node-002": "bad"}
+    assert fleet.nodes[0].reasons[0].detail.startswith("trained down meanwhile: mlx5_0:1.rate 400 Gb/sec")
 
 
 LOST = "no word from node-002 any more: connection lost"
@@ -259,7 +292,7 @@ def test_a_node_that_was_lost_is_never_good():
     fleet = judge(over_nodes(broken, later, out={"node-002": LOST}))
     assert states(fleet) == {"node-002": "unmeasured"}
     assert fleet.nodes[0].reasons[0].detail == LOST
-    assert blame.exit_code(fleet) == 4
+    assert blame.exit_code(fleet) == 3  # the case that broke with it, as the run says
     alone = judge(over_nodes(broken, later, out={"node-002": LOST}, local=False))
     assert states(alone) == {"node-002": "unmeasured"}
     assert alone.nodes[0].reasons[0].detail == LOST

@@ -6,21 +6,25 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from clustergauge import addresses, code, hosts, messages as m, summons
 from clustergauge.conversation import Conversation, Died
 from clustergauge.errors import UsageError
-from clustergauge.fleet import Fleet, Left
+from clustergauge.fleet import Fleet, Left, conduct
 from clustergauge.launch import passed_on, told
 from clustergauge.model import Machine
 from clustergauge.remote import Desk, RemoteNode
 from clustergauge.run import Progress
+from clustergauge.spanning import Spanning
+from clustergauge.store import RunFolder, load
 from clustergauge.supervise import Supervisor
 from tests import made, nodes
 
@@ -39,7 +43,7 @@ class Planted(Supervisor):
         del targets
         if self.name == "odd":
             raise RuntimeError("nobody foresaw this")
-        return made.machine(host=self.name, machine_id=self.name)
+        return made.machine(host=self.name.rpartition("@")[2], machine_id=self.name)
 
 
 @pytest.fixture
@@ -56,6 +60,15 @@ def test_what_nobody_foresaw_costs_its_node_which_is_named(desk: Desk) -> None:
     assert list(fleet.left_out) == ["odd"]
     assert fleet.left_out["odd"].startswith("unexpected RuntimeError (test_fleet.py line ")
     assert fleet.left_out["odd"].endswith("): nobody foresaw this")
+
+
+def test_one_host_under_two_users_is_measured_once() -> None:
+    desk = Desk(["a@good", "b@good"], address="127.0.0.1")
+    fleet = Fleet(desk, Planted)
+    fleet.assemble([])
+    fleet.close()
+    assert list(fleet.machines) == ["a@good"]
+    assert fleet.left_out == {"b@good": "it is the same machine as a@good"}
 
 
 @pytest.mark.parametrize("name", ["UCX_TEST", "LD_LIBRARY_PATH"])
@@ -85,7 +98,7 @@ def test_names_that_lead_nowhere_do_not_make_other_hosts_call_themselves(monkeyp
 def test_an_agent_that_cannot_call_is_told_of_with_what_to_do() -> None:
     desk = Desk(["na"], nodes.REMOTE, nodes.HERE)
     desk._listener.close()
-    fleet = Fleet(desk, lambda name: Supervisor(make=lambda: RemoteNode(desk, name), desk=desk))
+    fleet = Fleet(desk, lambda name: Supervisor(desk.means("", ()), make=lambda: RemoteNode(desk, name), desk=desk))
     fleet.assemble([])
     fleet.close()
     assert "Connection refused" in fleet.left_out["na"]
@@ -133,3 +146,57 @@ def test_what_is_measured_again_is_counted_for_each_of_its_nodes(desk: Desk) -> 
     left = Left(folder, made.run([]), fleet, watcher, [], None, lambda *_: more)
     assert left.again(Progress(), spanning=False) == more
     assert started == [2]
+
+
+def test_a_case_over_nodes_that_was_skipped_when_planned_is_no_error_though_too_few_are_left(desk: Desk, tmp_path: Path) -> None:
+    machine = made.machine(host="good", machine_id="good", node="good")
+    skipped = made.planned(made.record("all_reduce", device="cuda:nodes"), hosts="good,odd", nodes=2, ranks=2, skip="no GPU here")
+    run = msgspec.structs.replace(made.run([]), planned=[skipped])
+    silent: Any = SimpleNamespace(start=lambda *_: None, stop=lambda: None, done=lambda _: None)
+    folder = RunFolder.create(tmp_path, run)
+    came = conduct(folder, run, Fleet(desk, Planted, {"good": Planted("good")}, {"good": machine}, {"odd": "no answer"}), silent)
+    assert not came.problem
+    assert [(r.status, r.reason) for r in load(folder.path).records] == [("skipped", "no GPU here")]
+
+
+def test_nodes_are_taken_over_all_at_once(desk: Desk) -> None:
+    """Each ends its pool first: one after the other would take a fleet minutes."""
+    names = [f"n{number}" for number in range(8)]
+    together = threading.Barrier(len(names), timeout=30)
+
+    class Ending(Supervisor):
+        def hand_over(self) -> Conversation:
+            together.wait()
+            return Conversation()
+
+    machines = {name: made.machine(host=name, machine_id=name, node=name) for name in names}
+    fleet = Fleet(desk, Planted, {name: Ending() for name in names}, machines)
+    left: Any = SimpleNamespace(fleet=fleet, recorded=[])
+    spanning = Spanning(left, Progress(), lambda _, __: {})
+    spanning._take(names)
+    assert set(spanning._crew) == set(names)
+    assert not fleet.left_out
+
+
+def test_what_nobody_foresaw_in_a_group_is_its_case_and_the_other_groups_go_on(desk: Desk) -> None:
+    records = [made.record("all_reduce", device=f"cpu:group{number}") for number in (1, 2)]
+    turn = {r.device: made.planned(r, hosts="n1,n2", nodes=2) for r in records}
+    measured: list[str] = []
+    kept: list[Any] = []
+
+    class Span:
+        def measure(self, planned: Any, _came: Any, _stopped: Any) -> None:
+            if planned.device == "cpu:group1":
+                raise RuntimeError("nobody foresaw this")
+            measured.append(planned.device)
+
+    folder: Any = SimpleNamespace(append=kept.append)
+    watcher: Any = SimpleNamespace(done=lambda _: None)
+    fleet = Fleet(desk, Planted, machines={"n1": made.machine(machine_id="m1")})
+    left = Left(folder, made.run([]), fleet, watcher, [], None)
+    spans: Any = dict.fromkeys(turn, Span())
+    Spanning(left, Progress(), lambda _, __: {})._together(spans, turn)
+    assert measured == ["cpu:group2"]
+    (record,) = kept
+    assert (record.device, record.status) == ("cpu:group1", "error")
+    assert record.reason.startswith("unexpected RuntimeError (test_fleet.py line ")

@@ -9,7 +9,7 @@ import pytest
 
 from clustergauge.code import ROOT
 from clustergauge.errors import UsageError
-from clustergauge.launch import PoolKey, mpi_launcher, places, start_message, unlike
+from clustergauge.launch import Means, PoolKey, mpi_launcher, places, start_message, unlike
 from clustergauge.messages import StartPool
 from clustergauge.model import Machine
 from clustergauge.spread import check_launcher
@@ -21,7 +21,7 @@ def key(world: str = "serial", ranks: int = 1, device: str = "cpu:0") -> PoolKey
 
 
 def order(key: PoolKey, machine: Machine, root, launcher: str = "mpirun -n {ranks}") -> StartPool:
-    return start_message(key, machine, root, launcher, [], 3, root / "sys")
+    return start_message(key, machine, root, Means(launcher), 3, root / "sys")
 
 
 def test_the_number_of_threads_is_that_of_the_cores_of_a_rank(tmp_path):

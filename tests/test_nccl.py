@@ -178,13 +178,13 @@ def test_the_environment_is_there_before_the_workers_are(tmp_path: Path) -> None
     machine = made.machine(gpus=2)
     for planned in cases(2, nvlink=True):
         key = launch.key_of(planned)
-        env = launch.start_message(key, machine, tmp_path, "", []).env
+        env = launch.start_message(key, machine, tmp_path, launch.Means()).env
         assert env | nccl_path.PATHS[str(planned.params["path"])] == env
         assert env["NCCL_DEBUG_FILE"] == str(tmp_path / "nccl-debug.%h.%p")
         assert env["NCCL_DEBUG_SUBSYS"].endswith(",TUNING")
-    plain = launch.start_message(launch.PoolKey("torch", False, 2, "cuda:all", 0), machine, tmp_path, "", []).env
+    plain = launch.start_message(launch.PoolKey("torch", False, 2, "cuda:all", 0), machine, tmp_path, launch.Means()).env
     assert "TUNING" not in plain["NCCL_DEBUG_SUBSYS"], "nothing is noted while other cases are timed"
-    cpu = launch.start_message(launch.PoolKey("torch", False, 2, "cpu:0", 0), machine, tmp_path, "", []).env
+    cpu = launch.start_message(launch.PoolKey("torch", False, 2, "cpu:0", 0), machine, tmp_path, launch.Means()).env
     assert not any(name.startswith("NCCL_") for name in cpu)
 
 

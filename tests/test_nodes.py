@@ -22,7 +22,7 @@ from clustergauge.agent import STATE_CHECK_S
 from clustergauge.conversation import Site
 from clustergauge.errors import UsageError
 from clustergauge.fleet import odd_ones
-from clustergauge.launch import Install, PoolKey, passed_on
+from clustergauge.launch import Install, Means, PoolKey, passed_on
 from clustergauge.plan import Wish, load_probes, load_suite
 from clustergauge.plan_nodes import plan_nodes
 from clustergauge.remote import Desk, remote_words
@@ -71,6 +71,30 @@ def test_nodes_may_have_no_ipv4_between_them():
         assert "rank 1 on nb" in result.outcome.reason
     finally:
         supervisor.close()
+        fleet.close()
+    assert nodes.workers_left(fleet.desk.token) == []
+
+
+def test_nodes_are_who_we_called_whatever_they_call_themselves():
+    """Everything of a node bears the name that the user gave it: places, ports, words; its own is kept beside that."""
+    fleet = nodes.fleet(NAMES, remote="env CLUSTERGAUGE_HOST=its-own-{host} sh -c {command}")
+    try:
+        assert not fleet.left_out, fleet.left_out
+        assert {n: (x.host, x.node, x.calls_itself) for n, x in fleet.machines.items()} == {
+            name: (name, name, f"its-own-{name}") for name in NAMES
+        }
+        alone = nodes.run(fleet.supervisors["na"], "well", "mpi", nodes=1)
+        assert [place.host for place in alone.where] == ["na", "na"], alone
+        supervisor, _ = nodes.team_of(fleet)
+        try:
+            for world in ("torch", "mpi"):
+                result = nodes.run(supervisor, "well", world)
+                assert [place.host for place in result.where] == list(NAMES), result
+                assert {port.partition("/")[0] for port in result.facts.path} == set(NAMES)
+            assert "rank 1 on nb" in nodes.run(supervisor, "kill", "torch").outcome.reason
+        finally:
+            supervisor.close()
+    finally:
         fleet.close()
     assert nodes.workers_left(fleet.desk.token) == []
 
@@ -337,7 +361,7 @@ def test_ranks_are_dealt_in_blocks_and_bound_on_their_own_node():
     dealt = seats(key, sites(3))
     assert [(p.rank, p.host) for p in dealt] == [(0, "n0"), (1, "n0"), (2, "n1"), (3, "n1"), (4, "n2"), (5, "n2")]
     assert dealt[0].cpus == dealt[2].cpus == dealt[4].cpus
-    made_orders = orders(key, sites(3), "", "ssh {host}", [], 7, "token", Install())
+    made_orders = orders(key, sites(3), Means(remote="ssh {host}", token="token"), 7)
     assert [[e["CLUSTERGAUGE_RANK"] for e in order.rank_env] for order in made_orders] == [["0", "1"], ["2", "3"], ["4", "5"]]
     assert [order.env["CLUSTERGAUGE_SCRATCH"] for order in made_orders] == ["/tmp/s0", "/tmp/s1", "/tmp/s2"]
     assert {order.env["GLOO_SOCKET_IFNAME"] for order in made_orders} == {"eth0"}
@@ -347,7 +371,7 @@ def test_ranks_are_dealt_in_blocks_and_bound_on_their_own_node():
 
 def test_one_command_starts_all_mpi_ranks_and_each_is_told_its_run_by_name():
     key = PoolKey("mpi", False, 4, "cpu:nodes", 0)
-    first, second = orders(key, sites(2), "", "ssh -p 22 {host}", [], 7, "token", Install())
+    first, second = orders(key, sites(2), Means(remote="ssh -p 22 {host}", token="token"), 7)
     assert second.commands == []
     assert first.mark == second.mark == "CLUSTERGAUGE_JOB=token-7"
     (command,) = first.commands
@@ -364,7 +388,7 @@ def test_mpi_ranks_are_started_over_ipv6_by_a_relay_and_addresses_go_by_other_na
         for i, name in enumerate(("n0", "u@fd00::1", "::2"))
     ]
     key = PoolKey("mpi", False, 3, "cpu:nodes", 0)
-    first = orders(key, there, "", "ssh {host}", [], 7, "token", Install())[0]
+    first = orders(key, there, Means(remote="ssh {host}", token="token"), 7)[0]
     (command,) = first.commands
     relay = str(tmp_path / "relay")
     assert command[1:9] == [

@@ -16,7 +16,7 @@ from clustergauge import machine, processes
 from clustergauge.model import Planned
 from clustergauge.plan import Suite, Wish, load_probes, plan
 from clustergauge.run import seed_of
-from clustergauge.supervise import Supervisor
+from clustergauge.supervise import Patience, Supervisor
 
 PROBES = load_probes(kernels.PROBES)
 MIB = 1 << 20
@@ -63,7 +63,7 @@ def planned(probe: str, params: dict[str, object], which: int = 0) -> Planned:
 
 @pytest.fixture(scope="module")
 def supervisor():
-    owner = Supervisor(start_s=60)
+    owner = Supervisor(patience=Patience(start_s=60))
     owner.start()
     yield owner
     owner.close()

@@ -12,7 +12,7 @@ from clustergauge import accept, inventory, path, run as running
 from clustergauge.collective_bytes import of_each, predicted
 from clustergauge.messages import Facts, Outcome
 from clustergauge.model import Counters, Finding, Link, Machine, Measurement, Nic, Place, Planned, Record, Series, Workload
-from clustergauge.supervise import CaseResult, Supervisor
+from clustergauge.supervise import CaseResult, Patience, Supervisor
 from collectives.pairs import steps as plan
 from reports import terminal
 from tests import made
@@ -49,9 +49,9 @@ def record(
         device=device,
         settings=settings or {},
         counters=Counters(path=counters | ({"runs": runs} if runs else {})),
-        backend=backend,
         size=size,
         **params,
+        **({"backend": backend} if backend else {}),
     )
 
 
@@ -474,7 +474,8 @@ RING = {"nccl_algorithm": "RING", "nccl_protocol": "SIMPLE", "torch_distributed_
 def gpus(shares: dict[str, float], nvlink: float, params: str = "default", said: dict[str, str] | None = None) -> Record:
     moved = {f"h/{port}": share for port, share in shares.items()}
     moved |= {f"h/gpu{n}.nvlink": nvlink for n in range(4)}
-    return record({"h": 4}, moved, device="cuda:all", settings=RING | (said or {}), path=params)
+    own = {"collective": "all_reduce", "backend": "", "path": params}  # as `nccl_path` has them: no backend among its parameters
+    return record({"h": 4}, moved, device="cuda:all", settings=RING | (said or {}), **own)
 
 
 @pytest.mark.parametrize(
@@ -575,7 +576,7 @@ def test_counters_are_kept_for_large_cases_of_several_ranks() -> None:
 @pytest.fixture(scope="module")
 def measured() -> Any:
     """A real all-reduce of 4 MiB by two gloo ranks over the loop of this machine, as its record."""
-    supervisor = Supervisor(start_s=120)
+    supervisor = Supervisor(patience=Patience(start_s=120))
     machine = supervisor.start()
     planned = Planned(
         case="all_reduce/backend=gloo/dtype=fp32/size=4MiB",

@@ -106,6 +106,15 @@ def test_nodes_called_by_their_addresses_and_with_a_user_keep_one_word_each():
     assert hidden.records[0].reason == f"of {words['machine-2']}: not reached, {words['machine-4'].rpartition('@')[2]}"
 
 
+def test_what_a_node_calls_itself_is_the_same_node():
+    machine = msgspec.structs.replace(CPU, machine_id="m1", host="10.0.0.7", node="10.0.0.7", calls_itself="gpu7.acme.example")
+    good = record("matmul", MATMUL, machine_id="m1", reason="gpu7 at 10.0.0.7 told gpu7.acme.example")
+    hidden, _, _ = redacted(loaded(good, machines=(machine,)), [], [])
+    (told,) = hidden.machines.values()
+    assert told.host == told.calls_itself == "node-1"
+    assert hidden.records[0].reason == "node-1 at node-1 told node-1"
+
+
 def test_hosts_that_are_called_like_what_stands_for_them_are_not_replaced_twice():
     machines = tuple(msgspec.structs.replace(CPU, machine_id=f"m{n}", host=f"node-{n}", node=f"node-{n}") for n in range(1, 13))
     good = record("matmul", MATMUL, machine_id="m1", reason="node-2 after node-11")

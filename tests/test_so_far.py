@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from clustergauge import accept, metrics, processes, run as runs, so_far, warnings
+from clustergauge import accept, messages as m, metrics, processes, run as runs, so_far, warnings
 from clustergauge.messages import Outcome
 from clustergauge.model import Criterion, Measurement, Place, Planned, Series
 from clustergauge.plan import load_probes
-from clustergauge.supervise import Supervisor
+from clustergauge.pool import Pool, Rank
+from clustergauge.supervise import Patience, Supervisor
 from reports.export import reason_of
 from tests import made
 from tests.test_cli import living, only_run, records, start, suite, wait_for
@@ -25,7 +26,7 @@ PROBE = load_probes([MODULE])["steady"]
 
 @pytest.fixture(scope="module")
 def supervisor():
-    owner = Supervisor(start_s=30, peer_grace_s=1)
+    owner = Supervisor(patience=Patience(start_s=30, peer_grace_s=1))
     owner.start()
     yield owner
     owner.close()
@@ -209,3 +210,27 @@ def test_exports_say_that_it_was_cut_short():
 
     (row,) = rows_of(loaded(cut([1.0] * 400)), [])
     assert reason_of(row) == "interrupted after 3 min 12 s of 10 min 0 s"
+
+
+def test_once_a_rank_failed_the_others_have_their_grace_though_the_time_is_up():
+    """That the run's time is over cuts short what goes well; a case that fails is waited for as any other."""
+    up = time.monotonic() + 0.2
+    said = [
+        m.From(11, m.SoFar(Outcome("ok", measurement=made.record().measurement), 3)),
+        m.From(12, Outcome("error", "rank 1: planned", job=3)),
+        m.From(11, Outcome("error", "rank 0: its peer failed", job=3)),
+    ]
+
+    class Node:
+        def send(self, message): ...
+
+        def hear(self, until):
+            if len(said) == 1:
+                time.sleep(max(0.0, up - time.monotonic()))
+            return said.pop(0) if until > time.monotonic() else None
+
+    ranks = {11: Rank(11, 0, "n"), 12: Rank(12, 1, "n")}
+    pool = Pool(Node(), "n", None, [Place(rank=n, host="n") for n in range(2)], ranks=ranks)  # type: ignore[arg-type]
+    outcome = pool.run(m.Job("c", "m", "p", {}, "cpu:0", 60.0, 1, number=3), limit_s=60.0, grace_s=30.0, stop_at=up)
+    assert outcome.reason == "rank 1: planned"
+    assert said == []

@@ -18,12 +18,13 @@ import pytest
 from clustergauge import agent, code, launch, messages as m, processes, watch, worker
 from clustergauge.control import ChannelError, Heard, connect
 from clustergauge.conversation import Died, Silent
+from clustergauge.launch import Means
 from clustergauge.model import Planned
 from clustergauge.node import Node
 from clustergauge.plan import load_probes
 from clustergauge.pool import Pool, Rank
 from clustergauge.probe import Probe
-from clustergauge.supervise import UNKNOWN, CaseResult, Supervisor
+from clustergauge.supervise import UNKNOWN, CaseResult, Patience, Supervisor
 from clustergauge.world import Serial
 from tests import made
 from tests.faults import misbehaving
@@ -35,7 +36,7 @@ OPEN_MPI = next((path for path in ("/usr/bin/mpiexec.openmpi", "/usr/bin/orterun
 
 @pytest.fixture(scope="module")
 def supervisor():
-    owner = Supervisor(start_s=30, peer_grace_s=1)
+    owner = Supervisor(patience=Patience(start_s=30, peer_grace_s=1))
     owner.start()
     yield owner
     owner.close()
@@ -230,7 +231,7 @@ def test_a_rank_that_was_killed_under_mpi_is_told_from_its_victims(supervisor):
 
 def test_a_launcher_that_starts_singletons_is_named(supervisor):
     """Wrong launcher for the MPI library: N jobs of one rank each, which would measure nothing and say nothing."""
-    single = Supervisor(launcher=f"{Path(__file__).parent}/faults/singletons.sh {{ranks}}", start_s=20)
+    single = Supervisor(Means(f"{Path(__file__).parent}/faults/singletons.sh {{ranks}}"), patience=Patience(start_s=20))
     try:
         result = run(single, "well", "mpi")
         assert result.outcome.status == "error"
@@ -244,7 +245,7 @@ def test_a_launcher_that_starts_singletons_is_named(supervisor):
 
 @pytest.mark.skipif(not OPEN_MPI, reason="no Open MPI is installed")
 def test_a_launcher_of_another_mpi_than_the_library_is_named_and_what_to_do():
-    foreign = Supervisor(launcher=f"{OPEN_MPI} --allow-run-as-root --oversubscribe -n {{ranks}}", start_s=30)
+    foreign = Supervisor(Means(f"{OPEN_MPI} --allow-run-as-root --oversubscribe -n {{ranks}}"), patience=Patience(start_s=30))
     try:
         assert run(foreign, "well", "mpi").outcome.status == "error"
         assert run(foreign, "well", "mpi").outcome.status == "error"
@@ -256,7 +257,7 @@ def test_a_launcher_of_another_mpi_than_the_library_is_named_and_what_to_do():
 
 
 def test_a_worker_that_never_connects_is_named():
-    lonely = Supervisor(launcher="sh -c 'sleep 60' {ranks}", start_s=2)
+    lonely = Supervisor(Means("sh -c 'sleep 60' {ranks}"), patience=Patience(start_s=2))
     try:
         result = run(lonely, "well", "mpi")
         assert result.outcome.status == "error"
@@ -267,7 +268,7 @@ def test_a_worker_that_never_connects_is_named():
 
 
 def test_a_launcher_that_does_not_exist_is_named():
-    lonely = Supervisor(launcher="no-such-launcher", start_s=5)
+    lonely = Supervisor(Means("no-such-launcher"), patience=Patience(start_s=5))
     try:
         assert "cannot start no-such-launcher" in run(lonely, "well", "mpi").outcome.reason
     finally:
@@ -285,7 +286,7 @@ def test_a_dead_agent_costs_one_case(supervisor):
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_an_agent_that_does_not_answer_costs_one_case_and_is_replaced(when):
     """Stopped, or hung in a driver: what it says late must not be taken for the facts of a later case."""
-    lonely = Supervisor(start_s=30, answer_s=2)
+    lonely = Supervisor(patience=Patience(start_s=30, answer_s=2))
     try:
         assert run(lonely, "well").outcome.status == "ok"
         pid = lonely.node._agent.pid
@@ -340,7 +341,7 @@ class Deaf:
 
 @pytest.fixture
 def node():
-    """A node without an agent; what it would say is put on ``_events``."""
+    """A node without an agent; what it would say is put on ``inbox.heard``."""
     alone = Node()
     alone._channel = Deaf()
     yield alone
@@ -351,13 +352,13 @@ def test_a_late_answer_is_not_that_of_the_next_case(node):
     said = {"memory_errors": 1}
     with pytest.raises(Silent):
         node.ask(m.Finish(), m.Facts, 0.01)
-    node._events.put(Heard(node._channel, m.Facts(said, {}, number=node._channel.sent[0].number)))
+    node.inbox.heard.put(Heard(node._channel, m.Facts(said, {}, number=node._channel.sent[0].number)))
     with pytest.raises(Silent):
         node.ask(m.Finish(), m.Facts, 0.01)
     late, current = (message.number for message in node._channel.sent)
-    node._events.put(Heard(node._channel, m.Facts(said, {}, number=late)))
-    node._events.put(Heard(node._channel, m.LauncherGone(0, "exited with 0", "")))
-    node._events.put(Heard(node._channel, m.Facts({}, {}, number=current + 1)))
+    node.inbox.heard.put(Heard(node._channel, m.Facts(said, {}, number=late)))
+    node.inbox.heard.put(Heard(node._channel, m.LauncherGone(0, "exited with 0", "")))
+    node.inbox.heard.put(Heard(node._channel, m.Facts({}, {}, number=current + 1)))
     assert node.ask(m.Finish(), m.Facts, 1.0) == m.Facts({}, {}, number=current + 1)
     assert isinstance(node.hear(time.monotonic()), m.LauncherGone)  # what is no answer is kept
 
@@ -365,8 +366,8 @@ def test_a_late_answer_is_not_that_of_the_next_case(node):
 def test_a_worker_of_an_earlier_pool_does_not_enter_the_next(node):
     key = launch.PoolKey("torch", False, 1, "cpu:0", 0)
     pool = Pool(node, "node-1", key, launch.places(key, made.machine()), number=2)
-    node._events.put(Heard(node._channel, m.From(11, m.Hello(1, 11, "node-1", 0, code.digest(), "3.11"))))
-    node._events.put(Heard(node._channel, m.From(12, m.Hello(2, 12, "node-1", 0, code.digest(), "3.11"))))
+    node.inbox.heard.put(Heard(node._channel, m.From(11, m.Hello(1, 11, "node-1", 0, code.digest(), "3.11"))))
+    node.inbox.heard.put(Heard(node._channel, m.From(12, m.Hello(2, 12, "node-1", 0, code.digest(), "3.11"))))
     pool._await_hellos(time.monotonic() + 1, 1)
     assert list(pool.ranks) == [12]
 
@@ -455,7 +456,7 @@ def test_workers_that_do_not_answer_are_waited_for_together(monkeypatch, tmp_pat
 
 def test_an_error_and_a_death_after_it_are_both_named(node):
     """Either may have caused the other; a wrong result cannot be caused by a peer's death."""
-    owner = Supervisor(answer_s=0.01)
+    owner = Supervisor(patience=Patience(answer_s=0.01))
     key = launch.PoolKey("torch", False, 2, "cpu:0", 0)
     for status, reason in (("error", "rank 1: CUDA error; then rank 0 on h killed by SIGABRT"), ("wrong", "rank 1: CUDA error")):
         pool = Pool(node, "node-1", key, [], early=m.Outcome(status, "rank 1: CUDA error"))
@@ -471,7 +472,7 @@ def test_an_out_of_memory_kill_under_a_launcher_is_told(node):
     tail = "=   PID 11 RUNNING AT node-1\n=   EXIT CODE: 9\nYOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)\n"
     for oom, words in ((True, " (out of memory: the kernel's OOM killer struck)"), (False, "")):
         pool = Pool(node, "node-1", key, [], ranks={11: Rank(11, 1, "node-1")})
-        node._events.put(Heard(node._channel, m.LauncherGone(0, "exited with 9", tail)))
+        node.inbox.heard.put(Heard(node._channel, m.LauncherGone(0, "exited with 9", tail)))
         said = pool.blame(m.WorkerGone(11, 1, "measure", "ended", oom=oom))
         assert said == f"rank 1 on node-1 was killed by signal 9 (Killed){words} in phase 'measure'"
 
@@ -480,7 +481,7 @@ def test_ranks_keep_to_their_processors_whatever_the_environment_calls_them(monk
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one processor is no choice")
     monkeypatch.setenv("MPIEXEC", str(Path(sysconfig.get_path("scripts")) / "mpiexec"))
-    twisted = Supervisor(launcher=f"{Path(__file__).parent}/faults/twisted.sh {{ranks}}", start_s=30)
+    twisted = Supervisor(Means(f"{Path(__file__).parent}/faults/twisted.sh {{ranks}}"), patience=Patience(start_s=30))
     try:
         result = run(twisted, "where", "mpi")
         assert result.outcome.status == "ok", result
@@ -507,8 +508,9 @@ def test_the_record_says_where_ranks_really_are(node):
 
 
 def test_ranks_that_a_launcher_started_elsewhere_are_recorded_there():
-    spread_out = Supervisor(launcher=f"mpiexec -n {{ranks}} {Path(__file__).parent}/faults/elsewhere.sh", start_s=30)
-    spread_out.launcher = spread_out.launcher.replace("mpiexec", str(Path(sysconfig.get_path("scripts")) / "mpiexec"))
+    mpiexec = Path(sysconfig.get_path("scripts")) / "mpiexec"
+    means = Means(f"{mpiexec} -n {{ranks}} {Path(__file__).parent}/faults/elsewhere.sh")
+    spread_out = Supervisor(means, Patience(start_s=30))
     try:
         result = run(spread_out, "well", "mpi")
         assert result.outcome.status == "ok", result
@@ -533,7 +535,7 @@ def test_a_worker_obeys_no_inherited_number_of_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "77")
     for name in misbehaving.PLANTED:
         monkeypatch.setenv(name, "3")
-    owner = Supervisor(start_s=30)
+    owner = Supervisor(patience=Patience(start_s=30))
     try:
         alone = run(owner, "where").outcome.settings
         pair = run(owner, "where", "torch").outcome.settings
@@ -563,7 +565,7 @@ def test_inside_an_allocation_ranks_are_started_all_the_same(monkeypatch, tmp_pa
         "HYDRA_LAUNCHER": "slurm",
     }.items():
         monkeypatch.setenv(name, value)
-    owner = Supervisor(start_s=20)
+    owner = Supervisor(patience=Patience(start_s=20))
     try:
         assert run(owner, "well", "mpi").outcome.status == "ok"
     finally:
@@ -575,7 +577,7 @@ def test_inside_an_allocation_ranks_are_started_all_the_same(monkeypatch, tmp_pa
     [("mpiexec '", '--launcher "mpiexec \'" is no command (No closing quotation)'), (" ", "--launcher ' ' is no command")],
 )
 def test_a_launcher_that_is_no_command_costs_its_cases_only(supervisor, launcher, words):
-    supervisor.launcher, before = launcher, supervisor.launcher
+    supervisor.means, before = Means(launcher), supervisor.means
     try:
         result = run(supervisor, "well", "mpi")
         assert result.outcome.status == "error"
@@ -583,7 +585,7 @@ def test_a_launcher_that_is_no_command_costs_its_cases_only(supervisor, launcher
         supervisor._failed_starts.clear()
         assert run(supervisor, "well").outcome.status == "ok"
     finally:
-        supervisor.launcher = before
+        supervisor.means = before
 
 
 def test_a_missing_launcher_and_missing_gpus_cost_their_cases_only(supervisor, monkeypatch):
@@ -624,7 +626,7 @@ def test_a_gpu_held_by_a_survivor_is_used_by_no_case():
 
 def test_what_a_killed_worker_left_in_its_target_is_swept(tmp_path):
     broom = "import pathlib, sys; [f.unlink() for f in pathlib.Path(sys.argv[1]).glob('litter')]"
-    owner = Supervisor(start_s=30, sweep=[sys.executable, "-c", broom])
+    owner = Supervisor(patience=Patience(start_s=30), sweep=[sys.executable, "-c", broom])
     try:
         run(owner, "litter", target=str(tmp_path))
         assert list(tmp_path.iterdir()) == []
@@ -656,7 +658,7 @@ def test_a_long_tmpdir_does_not_keep_the_agent_from_starting(monkeypatch, tmp_pa
     far = tmp_path / ("x" * 100)
     far.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(far))
-    owner = Supervisor(start_s=30)
+    owner = Supervisor(patience=Patience(start_s=30))
     try:
         assert run(owner, "well").outcome.status == "ok"
         assert str(owner.node.scratch).startswith("/tmp/clustergauge-")

@@ -7,8 +7,9 @@ import contextlib
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import topology
+from clustergauge import sweeps, topology
 from clustergauge.errors import UsageError
+from tests.swept import flat, swept
 
 FLAT = """
 schema = 1
@@ -95,10 +96,15 @@ def test_mistakes_are_named_with_file_and_field(text, words):
     assert "\n" not in str(error.value)
 
 
-def test_a_nic_that_two_leaves_claim_is_a_mistake():
-    twice = "[[leaf]]\nname = 'a'\nhosts = ['n*']\n[[leaf]]\nname = 'b'\nhosts = ['n1']"
-    with pytest.raises(UsageError, match="'n1' 'eth0' is in leaf 'a' and in 'b'"):
-        topology.parse(twice, "t.toml").find("n1", "eth0")
+def test_a_nic_that_two_leaves_claim_is_in_neither_and_costs_no_run_its_verdicts():
+    """A file cannot always tell it; a run that has measured for hours must not fall over it."""
+    twice = "[[leaf]]\nname = 'a'\nhosts = ['node-*']\n[[leaf]]\nname = 'b'\nhosts = ['node-002']"
+    found = topology.parse(twice, "t.toml")
+    assert found.find("node-002", "eth0") is None
+    assert found.find("node-001", "eth0").name == "a"
+    (findings,) = sweeps.findings([swept(flat(5, sends_2=0.5))], found)
+    assert [s.where for s in findings.suspects if s.kind == "endpoint"] == ["node-002"]
+    assert any("in no leaf of the topology, or not in one alone: node-002" in note for note in findings.notes)
 
 
 def test_too_long_for_a_run_to_remember():

@@ -18,7 +18,7 @@ from clustergauge import differ, tuning
 from clustergauge.pins import LONGEST, MOST, MOST_OF_A_CASE, PREFIX, Pins, parse
 from clustergauge.plan import Wish, load_probes, load_suite, plan
 from clustergauge.probe import Context, Needs, Skip
-from clustergauge.supervise import Supervisor
+from clustergauge.supervise import Patience, Supervisor
 from clustergauge.tuning import ALIKE, ROUNDS, TUNE_S, choose, fastest, measure
 from clustergauge.world import Serial
 from tests import made, nodes
@@ -328,7 +328,7 @@ def planned(which, launch=0, **more):
 
 @pytest.fixture(scope="module")
 def supervisor():
-    owner = Supervisor(start_s=60)
+    owner = Supervisor(patience=Patience(start_s=60))
     owner.start()
     yield owner
     owner.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clustergauge import machine, plan, targets
+from clustergauge import machine, plan, spread, targets
 from clustergauge.errors import UsageError
 from tests.bench import lane as lanes
 from tests.bench.lane import Lane, Tape
@@ -47,6 +47,7 @@ def _lane(config: pytest.Config) -> Lane:
             duration_s=option.bench_duration,
         )
         try:
+            spread.check_launcher(option.bench_launcher, 0)
             here = _machine(config)
             planned = plan.plan(
                 plan.load_suite(lanes.suite_path(option.bench_suite)), lanes.probes(option.bench_probes), here, wish

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from clustergauge import accept, ceilings, code, metrics, plan, store, warnings
+from clustergauge.launch import Means
 from clustergauge.model import Machine, Planned, Record, Run
 from clustergauge.run import Progress, carry_out, now_text
 from clustergauge.supervise import Supervisor
@@ -92,7 +93,7 @@ class Lane:
 
     def __init__(self, planned: Sequence[Planned], launcher: str = "", python_path: Sequence[str] = ()) -> None:
         self.planned = {name_of(p): p for p in planned}
-        self._supervisor = Supervisor(launcher, list(python_path), sweep=[sys.executable, *SWEEP])
+        self._supervisor = Supervisor(Means(launcher, tuple(python_path)), sweep=[sys.executable, *SWEEP])
         self._machine: Machine | None = None
         self._run = Run(
             run_id=store.new_run_id(),
