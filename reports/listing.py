@@ -29,7 +29,7 @@ def show(planned: Sequence[Planned], form: str) -> None:
 def page_of(planned: Sequence[Planned], width: int) -> Page:
     """The plan as lines of at most ``width`` cells: a line for each case and device with its whole id where there is room."""
     page = Page(width)
-    once = list({(p.case, p.device): p for p in reversed(planned)}.values())[::-1]  # launches of a case are one line
+    once = list({(p.case, p.device, p.skip): p for p in reversed(planned)}.values())[::-1]  # launches of a case are one line
     running, skipped = [p for p in once if not p.skip], [p for p in once if p.skip]
     if running:
         _table(page, running)
