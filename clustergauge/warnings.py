@@ -411,6 +411,12 @@ def _retried(record: Record, _samples: list[float]) -> Seen | None:
     return Seen(count, f"{count:.0f} requests were tried again: the store asked to slow down, or broke off") if count else None
 
 
+def _disturbed(record: Record, _samples: list[float]) -> Seen | None:
+    """Other runs that were seen at work in the target just before the case or just after it."""
+    said = record.settings.get("other_runs")
+    return Seen(1.0, f"other runs of ClusterGauge were at work in the target: {said}") if said else None
+
+
 def _is_throttle(name: str) -> bool:
     return name.endswith(("throttle", "thermal_violation_ns"))
 
@@ -465,6 +471,7 @@ DOUBTS = (
         _slow_storage,
     ),
     Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),
+    Doubt("target in use", "measure again when the others have ended: each had only a part of what the target gives", _disturbed),
     Doubt("retries", "take a smaller concurrency, or ask who else is using the store", _retried),
     Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),
 )
