@@ -53,7 +53,8 @@ def page_of(planned: Sequence[Planned], width: int) -> Page:
 def _about(planned: Sequence[Planned]) -> str:
     """How long it takes; where that depends on storage, whose rate nobody knows yet, with fast one and with modest one."""
     best, modest = (format_duration(seconds) for seconds in (at_best(planned), predict(planned)))
-    return best if best == modest else f"{best}, or {modest} with storage of {format_rate(DEVICE_RATE, 'B/s')}"
+    rate = format_rate(DEVICE_RATE, "B/s") + (" on each node" if any(p.hosts for p in planned) else "")
+    return best if best == modest else f"{best}, or {modest} with storage of {rate}"
 
 
 def _table(page: Page, running: Sequence[Planned]) -> None:

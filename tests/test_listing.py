@@ -139,6 +139,7 @@ def test_head_may_hang_up():
 def test_what_storage_takes_is_told_with_the_rate_it_is_told_for():
     disk = planned(record("sequential", {"op": "read"}), budget_s=2.0, beyond_s=10.0)
     assert plain([disk], 80).endswith("1 case would run, about 6 s, or 16 s with storage of 500 MB/s\n")
+    assert "or 16 s with storage of 500 MB/s on each node" in plain([msgspec.structs.replace(disk, hosts="n[1-4]")], 120)
     assert plain([msgspec.structs.replace(disk, beyond_s=0.0)], 80).endswith("1 case would run, about 6 s\n")
 
 

@@ -81,6 +81,32 @@ def test_each_node_has_a_shared_target_to_itself(tmp_path):
     assert names(target) == []
 
 
+@pytest.mark.slow
+def test_of_five_nodes_on_one_target_four_measure_alone_and_all_at_once(tmp_path):
+    target, suite = tmp_path / "target", tmp_path / "both.toml"
+    target.mkdir()
+    suite.write_text(
+        SUITE + 'device = "cpu"\n[[cases]]\nprobe = "parallel"\nlayout = "n_to_n"\nop = "write"\n'
+        'block = "64KiB"\ndepth = 1\nsize = "4MiB"\ntimeout_s = 100\n'
+    )
+    command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.alone", "--suite", str(suite)]
+    command += ["--remote", nodes.REMOTE, "--address", nodes.HERE, "--hosts", "n[1-5]", "--ranks", "1", "--format", "json"]
+    command += ["--target", str(target), "-o", str(tmp_path / "results")]
+    done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=300)
+    document = json.loads(done.stdout)
+    hosts_of = {machine["machine_id"]: machine["node"] for machine in document["machines"]}
+    of_case = [(r["probe"], r["device"], r["status"], hosts_of[r["machine_id"]]) for r in document["records"]]
+    assert sorted(one for one in of_case if one[0] == "alone") == [
+        *(("alone", "cpu:0", "ok", f"n{n}") for n in (1, 2, 3, 5)),
+        ("alone", "cpu:0", "skipped", "n4"),
+    ]
+    (over,) = [r for r in document["records"] if r["device"] == "cpu:nodes"]
+    assert (over["status"], over["ranks"], {p["host"] for p in over["placement"]}) == ("ok", 5, {f"n{n}" for n in range(1, 6)})
+    assert "other_runs" not in over["settings"]
+    assert done.returncode == 0, done.stderr
+    assert names(target) == []
+
+
 def test_a_mark_that_was_left_goes_with_the_next_storage_case(tmp_path):
     mark = marks.mark_of("token", "na")
     assert marks.take("mark", str(tmp_path), mark) == []
