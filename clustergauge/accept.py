@@ -81,20 +81,23 @@ def judge(
     """One verdict for each case that was measured and each criterion on it, in the order of the records.
 
     ``planned``: what should have been measured: a case of it that a criterion requires and that has no record is *not measured*,
-    and one with fewer launches, or over fewer nodes, than planned never passes.
+    and one with fewer launches, or over fewer nodes, than planned never passes.  Nodes that leave a case to others (`plan_nodes`)
+    have no verdict on it: a criterion asks those others.
     """
     standards = standards or Standards()
     groups: dict[Group, list[Record]] = {}
     for record in records:
         groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
     launches = _launches(planned, standards.machines)
+    left = {key for key in _left(planned, standards.machines) if all(r.status == "skipped" for r in groups.get(key, ()))}
     judges = _Judges(criteria, standards, groups, presence.partly(records, planned, standards.machines))
     verdicts = [
         verdict
         for (machine_id, case, device), group in groups.items()
+        if (machine_id, case, device) not in left
         for verdict in judges.of(group, launches(machine_id, case, device, any(r.confirms for r in group)))
     ]
-    recorded = {(record.case, record.device) for record in records}
+    recorded = {(case, device) for _, case, device in groups.keys() - left}
     missing: dict[tuple[str, str], list[Planned]] = {}
     for p in planned:
         if (p.case, p.device) not in recorded:
@@ -128,6 +131,14 @@ def _launches(planned: Iterable[Planned], machines: Iterable[Machine]) -> Callab
         return max(counts[case, device, confirms, name] for name in {"", names.get(machine_id, "")})
 
     return count
+
+
+def _left(planned: Iterable[Planned], machines: Iterable[Machine]) -> set[Group]:
+    """What machines leave to others with which they share a storage target."""
+    ids = {machine.node: machine.machine_id for machine in machines}
+    left = [p for p in planned if p.skip and p.in_turn]
+    members = {p.hosts: hosts.expand(p.hosts) for p in left}
+    return {(ids[name], p.case, p.device) for p in left for name in members[p.hosts] if name in ids}
 
 
 def applies(criterion: Criterion, case: str, device: str) -> bool:

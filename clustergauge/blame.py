@@ -215,13 +215,13 @@ def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> N
 
 
 def _over_nodes(failed: Failed) -> Reason:
-    """What pairs or its group say of a node.  Of a group that failed one member is to blame, and nobody knows which."""
+    """What pairs, storage or its group say of a node.  Of a group that failed one member is to blame, nobody knows which."""
     return Reason(
         kind=failed.kind,
         device=failed.device,
         case=failed.case,
         ratio=failed.ratio,
-        confirmed=failed.by_itself,
+        confirmed=failed.by_itself and failed.sure,
         detail=failed.reason if failed.by_itself else f"its group: {failed.reason}",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout (or the folder the library is installed in)."""
 FOLDERS = ("clustergauge", "kernels", "collectives", "storage_io")
+
+
+def python_path(root: Path = ROOT) -> str:
+    """``PYTHONPATH`` for processes of ours: the checkout at ``root`` first, then what ours has."""
+    return os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def digest_of(modules: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ OBSERVED = (
     "mnk",
     "compulsory_bytes",
     "cross_check",
+    "other_runs",
     "free_bytes",
     "direct_reason",
     "latencies",

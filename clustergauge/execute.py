@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from clustergauge import nccl_log, object_url, targets, transport
+from clustergauge import at_work, nccl_log, object_url, targets, transport
 from clustergauge.clocks import clock_for
 from clustergauge.cross_check import Turns
 from clustergauge.measure import Plan, Sampler
@@ -119,8 +119,10 @@ class _Live:
         self.work: Work | None = None
         self.sampled: tuple[float, float] | None = None
         self.runs = 0
+        self._others: dict[str, int] = {}
 
     def run(self, job: Job, probe: Probe) -> Outcome:
+        self._look_around()
         self.agree("prepare", lambda: self._prepare(job, probe))
         work = self.work
         assert work
@@ -181,6 +183,16 @@ class _Live:
         self.phase("clean up")
         if self.work and self.work.close:
             self.work.close()
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Record which other runs are at work in the target: looked for before the case and after it."""
+        if self.world.rank == 0 and self.context.target:
+            with contextlib.suppress(OSError):
+                self._others |= at_work.others(self.context.target)
+        if self._others:
+            of_user = Counter(self._others.values())
+            self.context.set("other_runs", ", ".join(f"{count} of user {user}" for user, count in sorted(of_user.items())))
 
     def _prepare(self, job: Job, probe: Probe) -> None:
         _make_current(job.device)

@@ -120,7 +120,7 @@ def turns(todo: Mapping[str, Sequence[Planned]]) -> list[dict[str, list[Planned]
     waiting: dict[str, dict[str, list[Planned]]] = {}
     for name, planned in todo.items():
         for one in planned:
-            if one.in_turn:
+            if one.in_turn and not one.skip:
                 waiting.setdefault(one.in_turn, {}).setdefault(name, []).append(one)
     found: list[dict[str, list[Planned]]] = []
     while waiting:
@@ -248,7 +248,7 @@ class Left:
 
     def measure_local(self, todo: Mapping[str, Sequence[Planned]], came: Progress) -> None:
         """On all nodes at once, each at its own pace; then, node by node, what is to be measured in turn."""
-        self._at_once({name: [p for p in planned if not p.in_turn] for name, planned in todo.items()}, came)
+        self._at_once({name: [p for p in planned if p.skip or not p.in_turn] for name, planned in todo.items()}, came)
         for some in turns(todo):
             if not (self.stopping.is_set() or came.problem):
                 self._at_once(some, came)

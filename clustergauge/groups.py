@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from clustergauge import hosts, metrics, stats, sweeps
+from clustergauge import hosts, metrics, slow_storage, stats, sweeps
 from clustergauge.accept import deciding, is_bad
 from clustergauge.model import Data, Machine, Planned, Record, Verdict
 from clustergauge.topology import Topology
@@ -151,9 +151,9 @@ def members(record: Record) -> str:
 
 
 class Failed(Data, frozen=True, kw_only=True):
-    """A host that failed among pairs (``by_itself``), or whose group failed: one of its members is to blame.
+    """A host that failed among pairs or in storage (``by_itself``), or whose group failed: one of its members is to blame.
 
-    ``ratio``: its speed, or its group's, over its peers'; ``None`` where something broke.
+    ``ratio``: its speed, or its group's, over its peers'; ``None`` where something broke.  ``sure``: no suspicion.
     """
 
     host: str
@@ -162,6 +162,7 @@ class Failed(Data, frozen=True, kw_only=True):
     kind: Literal["slow", "failed"]
     ratio: float | None = None
     by_itself: bool = False
+    sure: bool = True
     reason: str
 
     def __str__(self) -> str:
@@ -169,7 +170,7 @@ class Failed(Data, frozen=True, kw_only=True):
 
 
 def failed(records: Sequence[Record], machines: Iterable[Machine], topology: Topology | None = None) -> list[Failed]:
-    """Hosts that failed among pairs or in their group, and how.
+    """Hosts that failed among pairs, in their group or in storage over many nodes, and how.
 
     ``machines``: they know what is between the GPUs of one host.
     """
@@ -211,6 +212,21 @@ def failed(records: Sequence[Record], machines: Iterable[Machine], topology: Top
             )
             for host in dict.fromkeys(place.host for place in record.placement)
         ]
+    found += [
+        Failed(
+            host=slow.host,
+            case=record.case,
+            device=record.device,
+            kind="slow",
+            ratio=slow.speed,
+            by_itself=True,
+            sure=False,
+            reason=str(slow),
+        )
+        for record in records
+        if record.status == "ok" and hosts.spans(record.device)
+        for slow in slow_storage.nodes(record)
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -222,6 +238,6 @@ def unfit(records: Sequence[Record], machines: Mapping[str, Machine], topology: 
     names = {machine.host: name for name, machine in machines.items()}
     found: dict[str, str] = {}
     for one in failed(records, machines.values(), topology):
-        if one.host in names:
+        if one.host in names and one.sure:
             found.setdefault(names[one.host], str(one))
     return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clustergauge import hosts, placement
-from clustergauge.code import ROOT
+from clustergauge.code import ROOT, python_path as path_of
 from clustergauge.errors import UsageError
 from clustergauge.messages import StartPool
 from clustergauge.model import Machine, Place, Planned
@@ -191,7 +191,7 @@ def start_message(
         "CLUSTERGAUGE_SCRATCH": str(scratch),
         "TMPDIR": str(scratch),  # launchers leave files behind when they are killed
         "CLUSTERGAUGE_CPUS": ";".join(p.cpus for p in where),
-        "PYTHONPATH": os.pathsep.join([str(install.root), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": path_of(install.root),
         "CLUSTERGAUGE_PATH": os.pathsep.join(means.python_path),  # goes last: nothing there may stand in for a library
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts: cuda:3 is the GPU that the machine's description calls 3
         "OMP_NUM_THREADS": str(max(1, min(_cores(p, machine, sys_root) for p in where))),

@@ -64,8 +64,9 @@ def describe_apart(limit_s: float = 30.0, command: Sequence[str] = ()) -> Machin
         return describe()
     try:
         words = command or [sys.executable, "-P", "-m", "clustergauge.machine"]
-        path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(words, capture_output=True, timeout=limit_s, env=os.environ | {"PYTHONPATH": path}, check=True)
+        done = subprocess.run(
+            words, capture_output=True, timeout=limit_s, env=os.environ | {"PYTHONPATH": code.python_path()}, check=True
+        )
         return msgspec.json.decode(done.stdout, type=Machine)
     except subprocess.TimeoutExpired:
         raise UsageError(f"the GPU driver did not answer within {limit_s:.0f} s: see whether nvidia-smi does, or dmesg") from None

@@ -13,10 +13,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from clustergauge.at_work import PREFIX
 from clustergauge.preflight import within
 
-PREFIX = ".clustergauge-"
-"""Names of ours in a target begin so."""
 Step = Literal["mark", "look", "clear"]
 _MARK = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}", re.ASCII)
 

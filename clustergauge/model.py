@@ -282,7 +282,8 @@ class Planned(Data, frozen=True, kw_only=True):
     hosts: str = ""
     """The nodes it is planned for (`hosts.expand`); empty where a run has this machine alone."""
     in_turn: str = ""
-    """Measured by one node after another, because they share its target: the first of those that do."""
+    """Measured by one node after another, because they share its target: the first of those that do.  With ``skip``: left to
+    others of them (`plan_nodes`)."""
     nodes: int = 1
     """How many of them one measurement spans: 1, each alone; else all in ``hosts``, with ``ranks`` in equal parts."""
     confirms: bool = False

@@ -44,7 +44,6 @@ class Node(Conversation):
         Raises `Died` if it does not come up.
         """
         processes.adopt_orphans()
-        python_path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (self.scratch / "agent.log").open("wb") as log:
             self._agent = subprocess.Popen(
                 [sys.executable, "-P", "-m", "clustergauge.agent", str(self.scratch)],
@@ -54,7 +53,7 @@ class Node(Conversation):
                 env=os.environ
                 | {
                     "CLUSTERGAUGE_SCRATCH": str(self.scratch),
-                    "PYTHONPATH": python_path,
+                    "PYTHONPATH": code.python_path(),
                     "CLUSTERGAUGE_TARGETS": "\n".join(targets),
                 },
                 start_new_session=True,

@@ -13,13 +13,12 @@ REACH_S = 30.0
 
 def problem(command: Sequence[str], target: str) -> str:
     """Run the command with the target appended; the last line that it printed to say why not, empty if all is well."""
-    path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
             [*command, target],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": code.python_path()},
             timeout=REACH_S,
         )
     except subprocess.TimeoutExpired:

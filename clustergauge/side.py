@@ -196,13 +196,16 @@ class Bench:
         path = self.folder / "suite.toml"
         path.write_text(suite_of(self.cases[case] for case in cases), encoding="utf-8")
         order: tuple[Letter, Letter] = ("A", "B") if first == "A" else ("B", "A")
+        if not self.in_turns:
+            return {side: self._alone(side, path) for side in order}
         with contextlib.ExitStack() as stack:
-            if not self.in_turns:
-                apart = ((side, stack.enter_context(self.sides[side].launched(path))) for side in order)
-                return {side: self._measured(side, call) for side, call in apart}
             turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="turns-"))
-            calls = {side: stack.enter_context(self.sides[side].launched(path, "--turns", turns)) for side in order}
-            return {side: self._measured(side, call) for side, call in calls.items()}
+            calls = [(side, stack.enter_context(self.sides[side].launched(path, "--turns", turns))) for side in order]
+            return {side: self._measured(side, call) for side, call in calls}
+
+    def _alone(self, letter: Letter, suite: Path) -> LoadedRun:
+        with self.sides[letter].launched(suite) as call:
+            return self._measured(letter, call)
 
     def _measured(self, letter: Letter, call: Call) -> LoadedRun:
         loaded = self.sides[letter].measured(call)

@@ -11,8 +11,11 @@ import dataclasses
 import itertools
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from clustergauge import hosts, launch, messages as m, so_far
 from clustergauge.autopsy import UNKNOWN, Autopsy, CaseResult, failed
@@ -80,6 +83,7 @@ class Supervisor:
         self._jobs = itertools.count(1)
         self._unswept = ""
         self._mpi_stood = False
+        self._token = secrets.token_hex(8)
 
     def start(self, targets: Sequence[str] = ()) -> Machine:
         """Start the agent of this node; what it says of the machine.  ``targets``: folders of storage cases, for its preflight.
@@ -242,7 +246,11 @@ class Supervisor:
             self.notes += [note] if note not in self.notes else []
 
     def _orders(self, key: PoolKey, sites: list[Site], number: int) -> list[m.StartPool]:
-        """What the agents are told to start the pool."""
+        """What the agents are told to start the pool; its workers know whose run they are of (`at_work`)."""
+        run = {"CLUSTERGAUGE_RUN": self._desk.token if self._desk else self._token}
+        return [msgspec.structs.replace(order, env=order.env | run) for order in self._made_orders(key, sites, number)]
+
+    def _made_orders(self, key: PoolKey, sites: list[Site], number: int) -> list[m.StartPool]:
         users_own = self.means.launcher and key.world == "mpi"
         if self._desk and (isinstance(self.node, Team) or users_own):
             return orders(key, sites, self.means, number)

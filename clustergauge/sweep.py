@@ -15,14 +15,13 @@ SWEEP_S = 10.0
 
 def sweep(command: Sequence[str], target: str) -> str:
     """Run the command with the target appended, in a process of its own; why the target was not swept, empty if it was."""
-    path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         process = subprocess.Popen(
             [*command, target],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": code.python_path()},
             start_new_session=True,
         )
     except (OSError, ValueError) as error:

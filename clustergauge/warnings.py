@@ -14,6 +14,7 @@ import numpy as np
 
 from clustergauge import accept, groups, metrics, searched, stats, sweeps, waits
 from clustergauge.model import Record, Scalar, Warning_
+from clustergauge.slow_storage import SLOW_RATIO, rank_seconds
 from clustergauge.units import format_rate, format_time, format_width
 
 if TYPE_CHECKING:
@@ -41,10 +42,8 @@ LATE_OFTEN = 0.5
 """A rank that is the last at so many of the samples is late by habit."""
 SLOW_RANK = 0.9
 """The share of the others' rate below which a rank of a burn-in is slow: good parts of one kind differ by a few per cent."""
-SLOW_RATIO = 1.5
-"""A rank that takes so many times what the others take at the median …"""
 SLOW_OFTEN = 0.75
-"""… in so many of the samples is slow by habit."""
+"""A rank that takes `SLOW_RATIO` times what the others take at the median in so many of the samples is slow by habit."""
 SLOW_SAMPLES = 5
 """The fewest samples that show a habit."""
 STEADY_WINDOWS = 5
@@ -373,12 +372,10 @@ def _slow_rank(record: Record, _samples: list[float]) -> Seen | None:
 
 def _slow_storage(record: Record, _samples: list[float]) -> Seen | None:
     """A rank whose own transfers, which wait for no other rank, took clearly longer than those of the others."""
-    values, ranks = metrics.series(record, "rank_seconds"), record.ranks
-    count = len(values) // ranks
-    if ranks < 2 or len(values) % ranks or count < SLOW_SAMPLES or min(values) <= 0:
+    times = rank_seconds(record)
+    if times is None or len(times) < SLOW_SAMPLES:
         return None
-    times = np.asarray(values).reshape(count, ranks)
-    others = np.stack([np.median(np.delete(times, rank, axis=1), axis=1) for rank in range(ranks)], axis=1)
+    others = np.stack([np.median(np.delete(times, rank, axis=1), axis=1) for rank in range(record.ranks)], axis=1)
     ratios = times / others
     rank = int(np.median(ratios, axis=0).argmax())
     often = float((ratios[:, rank] > SLOW_RATIO).mean())
@@ -409,6 +406,12 @@ def _retried(record: Record, _samples: list[float]) -> Seen | None:
     """A store that refused requests for the moment: the waits and the new tries are in the times."""
     count = _number(record.settings.get("retries"))
     return Seen(count, f"{count:.0f} requests were tried again: the store asked to slow down, or broke off") if count else None
+
+
+def _disturbed(record: Record, _samples: list[float]) -> Seen | None:
+    """Other runs that were seen at work in the target just before the case or just after it."""
+    said = record.settings.get("other_runs")
+    return Seen(1.0, f"other runs of ClusterGauge were at work in the target: {said}") if said else None
 
 
 def _is_throttle(name: str) -> bool:
@@ -465,6 +468,7 @@ DOUBTS = (
         _slow_storage,
     ),
     Doubt("unproven", "take files larger than the memory of this machine and of its servers", _unproven),
+    Doubt("target in use", "measure again when the others have ended: each had only a part of what the target gives", _disturbed),
     Doubt("retries", "take a smaller concurrency, or ask who else is using the store", _retried),
     Doubt("health", "look at the system log; run the case again, and replace the part if the counters keep moving", _health),
 )

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge.forecast import predict, predict_case
+from clustergauge.forecast import DEVICE_RATE, at_best, predict, predict_case
 from clustergauge.model import Planned
-from clustergauge.units import format_duration
+from clustergauge.units import format_duration, format_rate
 from clustergauge.valid import printable
 from reports import grouped
 from reports.layout import Page, fit, pad, parts_of, put, squeezed, width_of
@@ -29,7 +29,7 @@ def show(planned: Sequence[Planned], form: str) -> None:
 def page_of(planned: Sequence[Planned], width: int) -> Page:
     """The plan as lines of at most ``width`` cells: a line for each case and device with its whole id where there is room."""
     page = Page(width)
-    once = list({(p.case, p.device): p for p in reversed(planned)}.values())[::-1]  # launches of a case are one line
+    once = list({(p.case, p.device, p.skip): p for p in reversed(planned)}.values())[::-1]  # launches of a case are one line
     running, skipped = [p for p in once if not p.skip], [p for p in once if p.skip]
     if running:
         _table(page, running)
@@ -42,12 +42,19 @@ def page_of(planned: Sequence[Planned], width: int) -> Page:
     devices = len({p.device for p in running})
     where = f" on {devices} devices" if devices > 1 else ""
     cases = f"{len(running)} case{'s' if len(running) != 1 else ''}"
-    words = [f"{cases}{where}{times} would run, about {format_duration(predict(planned))}" if running else "nothing would run"]
+    words = [f"{cases}{where}{times} would run, about {_about(planned)}" if running else "nothing would run"]
     in_turn = sum(bool(p.in_turn) for p in running)
     words += [f"{in_turn} of them on one node after another, which share the target"] if in_turn else []
     words += [f"{len(skipped)} would be skipped"] if skipped else []
     page.wrap(" · ".join(words))
     return page
+
+
+def _about(planned: Sequence[Planned]) -> str:
+    """How long it takes; where that depends on storage, whose rate nobody knows yet, with fast one and with modest one."""
+    best, modest = (format_duration(seconds) for seconds in (at_best(planned), predict(planned)))
+    rate = format_rate(DEVICE_RATE, "B/s") + (" on each node" if any(p.hosts for p in planned) else "")
+    return best if best == modest else f"{best}, or {modest} with storage of {rate}"
 
 
 def _table(page: Page, running: Sequence[Planned]) -> None:

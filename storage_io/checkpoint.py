@@ -43,7 +43,6 @@ LEAST_BYTES = 1 << 20
 """A shard is not cut below this."""
 COPIES = 3
 """Of the shard in memory: the tensors, what they must be or what the library reads into, and a file."""
-SPARE_MEMORY = 256 << 20
 PROBE_BYTES = 16 << 20
 """Of the file that shows whether there is direct I/O, and how fast the target is."""
 PATIENCE = 2.0
@@ -153,10 +152,8 @@ def _require(ctx: Context, target: Path, size: int, spare: int | None) -> None:
         require_space(target, max(size, PROBE_BYTES) * ranks, 2 * ranks, spare)
     except OSError as error:
         raise StorageError(f"cannot write to {target}", error) from error
-    available, need = memory.available(), COPIES * size * here + SPARE_MEMORY
-    if available is not None and available < need:
-        words = f"{COPIES} copies of {format_size(size)} for each of {here} rank{'s' * (here > 1)}"
-        raise Skip(f"{words} need more memory than the {available >> 20} MiB available")
+    words = f"{COPIES} copies of {format_size(size)} for each of {here} rank{'s' * (here > 1)}"
+    memory.require(COPIES * size * here, f"{words} need")
 
 
 def _in_time(size: int, took: float, budget_s: float) -> int:
@@ -194,7 +191,6 @@ class _Checkpoint:
         self._totals: dict[str, int] = {}
         self._device = DeviceBytes(self._totals)
         self._sample = 0
-        self._cached = 0
         self._asked = False
         self._failed: StorageError | None = None
         self._called = 0
@@ -308,9 +304,7 @@ class _Checkpoint:
             raise Wrong(f"what was saved cannot be restored: {error}") from error
 
     def _drop(self) -> None:
-        if left := cold.drop(self._path):
-            self._cached = max(self._cached, left)
-            self._ctx.set("page_cache_left_bytes", self._cached)
+        cold.say_left(self._ctx, cold.drop(self._path))
 
     def _once_more(self) -> float | None:
         """Seconds of the same restore while the file is cached; ``None`` if the device had to be asked all the same."""

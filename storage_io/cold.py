@@ -6,8 +6,11 @@ import ctypes
 import os
 from pathlib import Path
 
+from clustergauge.probe import Context
 from storage_io.errors import StorageError
 from storage_io.evidence import cached_bytes
+
+LEFT = "page_cache_left_bytes"
 
 
 def sync(path: Path) -> None:
@@ -50,3 +53,10 @@ def drop(path: Path) -> int:
             os.close(descriptor)
     except OSError as error:
         raise StorageError(f"cannot drop {path} from the page cache", error) from error
+
+
+def say_left(ctx: Context, left: int | None) -> None:
+    """Record the most bytes that the kernel would not drop before a run; nothing where it dropped all, or does not say."""
+    before = ctx.settings.get(LEFT, 0)
+    if left and isinstance(before, int):
+        ctx.set(LEFT, max(before, left))

@@ -154,14 +154,13 @@ def _start(file: DataFile, batch: Batch, depth: int) -> subprocess.Popen[str]:
 
 def start_python(module: str, numbers: Sequence[int], descriptors: Sequence[int]) -> subprocess.Popen[str]:
     """A module of ours as a process that is spoken to by lines; ``descriptors``: what it inherits under the same numbers."""
-    path = os.pathsep.join([str(code.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, numbers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         pass_fds=tuple(descriptors),
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": code.python_path(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
 
 

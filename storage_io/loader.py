@@ -31,7 +31,7 @@ from clustergauge.clocks import read_ns
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
-from storage_io import memory
+from storage_io import cold, memory
 from storage_io.dataset import SAMPLE_BYTES, SHARD_SAMPLES, DataSet
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
@@ -50,7 +50,6 @@ STEPS, STEPS_OF_WORKER = 4, 8
 HELD_BYTES = 256 << 20
 """Of the batches of an epoch that are kept until they are verified, at most."""
 LEAST_HELD = 4
-SPARE_MEMORY = 256 << 20
 PROBE_BYTES = 16 << 20
 SHARED = Path("/dev/shm")  # noqa: S108 (where the kernel keeps what workers hand over)
 END_S = 5.0
@@ -118,7 +117,7 @@ def _held(workers: int) -> int:
     """How many batches can be kept of an epoch: beside those that are on their way, where workers hand them over."""
     batch, ahead = BATCH * SAMPLE_BYTES, workers * PREFETCH + 1
     available = memory.available()
-    room = [("memory", available - SPARE_MEMORY)] if available is not None else []
+    room = [("memory", available - memory.SPARE)] if available is not None else []
     if workers:
         stat = os.statvfs(SHARED)
         room.append((str(SHARED), stat.f_bavail * stat.f_frsize))
@@ -174,7 +173,6 @@ class _Epochs:
         self._keep: set[int] = set()
         self._held: list[Any] = []
         self._later_s = 0.0
-        self._cached = 0
         self._asked = False
 
     # -- the timed region
@@ -239,9 +237,7 @@ class _Epochs:
         self._order.batches = [chosen[first : first + BATCH] for first in range(0, len(chosen), BATCH)]
         keep = self._choose.choice(self.steps, min(self.steps, self._most_held), replace=False)
         self._keep = set(keep.tolist())
-        if left := self._data.drop(chosen):
-            self._cached = max(self._cached, left)
-            self._ctx.set("page_cache_left_bytes", self._cached)
+        cold.say_left(self._ctx, self._data.drop(chosen))
         self._asked = True
         if self._counted:
             self._device.mark()

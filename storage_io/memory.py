@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from clustergauge.memory import available_bytes as available
+from clustergauge.probe import Skip
 
-__all__ = ["available", "huge_pages", "meminfo"]
+__all__ = ["SPARE", "available", "huge_pages", "meminfo", "require"]
+SPARE = 256 << 20
+"""Bytes of memory that must be available beside the buffers."""
+
+
+def require(need: int, what: str) -> None:
+    """Raise `Skip` unless so many bytes and `SPARE` are available.  ``what``: what needs them (``a buffer of 1GiB needs``)."""
+    free = available()
+    if free is not None and free < need + SPARE:
+        raise Skip(f"{what} more memory than the {free >> 20} MiB available")
 
 
 def meminfo(name: str, text: str | None = None) -> int | None:

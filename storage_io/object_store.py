@@ -37,7 +37,6 @@ SAMPLES = 15
 LEAST = 8
 SINGLE_MOST = 5 << 30
 """Bytes that one request may put."""
-SPARE_MEMORY = 256 << 20
 
 
 def needs(op: str, concurrency: int, size: int) -> Needs:  # noqa: ARG001 (an axis)
@@ -113,10 +112,8 @@ def _require(op: str, concurrency: int, size: int, total: int, names: int) -> No
         raise Skip(f"{names} objects to list, of {format_size(size)} each, are more than {format_size(total)}: take size=4KiB")
     if op == "put" and concurrency == 1 and size > SINGLE_MOST:
         raise Skip(f"one request can put {format_size(SINGLE_MOST)} at most")
-    need = (2 * size if size > PART_BYTES else 2 * total) + SPARE_MEMORY
-    available = memory.available()
-    if available is not None and available < need:
-        raise Skip(f"the buffers need {need >> 20} MiB, {available >> 20} MiB of memory are available")
+    buffers = 2 * (size if size > PART_BYTES else total)
+    memory.require(buffers, f"buffers of {format_size(buffers)} need")
 
 
 def make_op(ctx: Context, space: ObjectSpace, client: Client, op: str, concurrency: int, size: int, most: int) -> Op:

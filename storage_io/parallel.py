@@ -21,7 +21,7 @@ from clustergauge.clocks import read_ns
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
-from storage_io import memory
+from storage_io import cold, memory
 from storage_io.datafile import DataFile
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
@@ -30,7 +30,7 @@ from storage_io.layout import pieces, require_patience, trial
 from storage_io.mounts import describe
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
-from storage_io.sequential import SPARE_MEMORY, SPOT_CHECKS, Block, moves
+from storage_io.sequential import SPOT_CHECKS, Block, moves
 from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
 from storage_io.workspace import Workspace, target_of
 
@@ -94,10 +94,8 @@ def _proof(ctx: Context, size: int, spare: int | None) -> DataFile:
     target = target_of(ctx)
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
-    here, available = ctx.world.local_size, memory.available()
-    if available is not None and available < size * here + SPARE_MEMORY:
-        buffers = f"{here} buffer{'s' * (here > 1)} of {format_size(size)}"
-        raise Skip(f"{buffers} need more memory than the {available >> 20} MiB available")
+    here = ctx.world.local_size
+    memory.require(size * here, f"{here} buffer{'s' * (here > 1)} of {format_size(size)} need")
     with contextlib.closing(Workspace(target, TRIAL_BYTES, spare=spare)) as own:
         return trial(own.file(0), TRIAL_BYTES)[0]
 
@@ -244,8 +242,7 @@ class _Transfer:
             self._ranks_s = [took for took, *_ in everybody]
             self._ctx.device_bytes.clear()
             self._ctx.device_bytes.update(add_up(totals for _, totals, _ in everybody))
-            if cached := max(left for *_, left in everybody):
-                self._ctx.set("page_cache_left_bytes", cached)
+            cold.say_left(self._ctx, max(left for *_, left in everybody))
 
     def _look(self) -> None:
         size = self._folder.size

@@ -20,7 +20,7 @@ from clustergauge.budget import seconds
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
-from storage_io import fio, memory
+from storage_io import cold, fio, memory
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
@@ -39,7 +39,6 @@ MIX = 10
 MIX_READS = 7
 BUFFER_BYTES = 128 << 20
 """Memory for the blocks of one sample, at most."""
-SPARE_MEMORY = 256 << 20
 SAMPLES = 15
 """About so many samples are to be had from the budget."""
 LEAST = 8
@@ -115,9 +114,7 @@ def require(ctx: Context, size: int, block: int) -> Path:
     target = target_of(ctx)
     if block % STAMP_EVERY or size < BASE_BYTES or size % block:
         raise Skip(f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more")
-    available = memory.available()
-    if available is not None and available < BUFFER_BYTES + SPARE_MEMORY:
-        raise Skip(f"{BUFFER_BYTES >> 20} MiB of buffers need more memory than the {available >> 20} MiB available")
+    memory.require(BUFFER_BYTES, f"{BUFFER_BYTES >> 20} MiB of buffers need")
     return target
 
 
@@ -164,7 +161,6 @@ class Scattered:
         """The sample whose data each block holds."""
         self._sample = 0
         self._asked = False
-        self._cached = 0
         total = memory.meminfo("MemTotal")
         ctx.set("engine", self._engine.name)
         for name, value in file.settings().items():
@@ -320,9 +316,8 @@ class Scattered:
 
     def _drop(self) -> None:
         """Nothing of the file is cached when a buffered run begins; a record says what the kernel would not drop."""
-        if not self._file.direct and (left := self._file.drop()):
-            self._cached = max(self._cached, left)
-            self._ctx.set("page_cache_left_bytes", self._cached)
+        if not self._file.direct:
+            cold.say_left(self._ctx, self._file.drop())
 
     def _settle(self) -> None:
         block = self._batch.block

@@ -18,7 +18,7 @@ from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size, parse_size
-from storage_io import fio, memory
+from storage_io import cold, fio, memory
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
@@ -30,8 +30,6 @@ from storage_io.workspace import Workspace, target_of
 BLOCK_BYTES = 1 << 20
 SPOT_CHECKS = 8
 """Blocks of a write that are read back after every sample."""
-SPARE_MEMORY = 256 << 20
-"""Bytes of memory that must be available beside the buffer."""
 
 Block = tuple[int, memoryview]
 """Offset in the file, and the part of the buffer that belongs there."""
@@ -79,9 +77,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     target = target_of(ctx)
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
-    available = memory.available()
-    if available is not None and available < size + SPARE_MEMORY:
-        raise Skip(f"a buffer of {format_size(size)} needs more memory than the {available >> 20} MiB available")
+    memory.require(size, f"a buffer of {format_size(size)} needs")
     with contextlib.ExitStack() as stack:
         need, files = fio.room(ctx, size, writes=op == "write")
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
@@ -128,7 +124,6 @@ class _Transfer:
         self._device = DeviceBytes(ctx.device_bytes)
         self._sample = 0
         self._asked = False
-        self._cached = 0
         self.lanes = Lanes(depth, file.write_at if writes else file.read_at)
 
     # -- the timed region
@@ -216,9 +211,8 @@ class _Transfer:
 
     def _drop(self) -> None:
         """Nothing of the file is cached when a buffered run begins; a record says what the kernel would not drop."""
-        if not self._file.direct and (left := self._file.drop()):
-            self._cached = max(self._cached, left)
-            self._ctx.set("page_cache_left_bytes", self._cached)
+        if not self._file.direct:
+            cold.say_left(self._ctx, self._file.drop())
 
     def _settle(self) -> None:
         size = self._file.size

@@ -18,11 +18,11 @@ from clustergauge.budget import seconds
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
 from clustergauge.units import format_size
-from storage_io.datafile import DataFile
+from storage_io import cold
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
-from storage_io.layout import patience
+from storage_io.layout import patience, trial
 from storage_io.mounts import describe
 from storage_io.pattern import POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.random_io import require
@@ -102,17 +102,14 @@ class _Files:
         self._back = aligned(size)
         self._sample = 0
         self._asked = False
-        self._cached = 0
         self._chosen: list[int] = []
         self._todo: list[tuple[str, memoryview]] = []
         self.count = min(LEAST, most)
-        with contextlib.closing(DataFile(workspace.file(0), PROBE_BYTES)) as file:
-            self._prove(file)
-            self._direct = os.O_DIRECT if file.direct else 0
-            self._counted = file.counted
-            self.settings = file.settings()
+        file, _ = trial(workspace.file(0), PROBE_BYTES)
+        self._direct = os.O_DIRECT if file.direct else 0
+        self._counted = file.counted
+        self.settings = file.settings()
         self.settings["engine"] = f"open, {'pwritev' if self.writes else 'preadv'}, close, {depth} thread{'s' * (depth > 1)}"
-        os.unlink(workspace.file(0))  # noqa: PTH108
         self._folder = os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY)
         self._lanes = Lanes(depth, self._write if self.writes else self._read)
 
@@ -239,16 +236,7 @@ class _Files:
         """No page of the sample's files is cached, where reads could be answered by one."""
         if self._direct:
             return
-        for number in self._chosen:
-            try:
-                file = os.open(self._path(number), os.O_RDONLY | os.O_NOFOLLOW)
-                try:
-                    os.fsync(file)
-                    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(file)
-            except OSError as error:
-                raise StorageError(f"cannot sync {self._path(number)}", error) from error
+        cold.say_left(self._ctx, sum(cold.drop(self._workspace.file(number)) for number in self._chosen))
 
     def _sync(self) -> None:
         """syncfs(2): everything written to this file system is on its device."""
@@ -256,18 +244,6 @@ class _Files:
         if libc.syncfs(self._folder):
             number = ctypes.get_errno()
             raise StorageError(f"cannot sync {self._workspace.path}", OSError(number, os.strerror(number)))
-
-    def _prove(self, file: DataFile) -> None:
-        content = aligned(PROBE_BYTES)
-        self._pattern.fill(content, 0, 0)
-        file.allocate()
-        view = content.data.cast("B")
-
-        def write() -> None:
-            file.write_at(0, view)
-            file.sync()
-
-        file.prove_writes(write, PROBE_BYTES)
 
     def _settle(self) -> None:
         asked = self.count * self._size

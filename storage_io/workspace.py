@@ -1,10 +1,10 @@
 """A private folder under the target: refused where space is short, always removed, swept by the next run if its owner was killed.
 
-A run folder is called ``.clustergauge-<16 hex digits>`` and holds a locked file ``lock`` (its owner's host and pid) and files
-``data-<n>``, some in folders ``folder-<n>``.  A run folder whose lock is free has lost its owner; but where locks don't reach
-other hosts (Lustre's ``localflock``) a living owner elsewhere looks the same, so a folder of another host is left alone until it
-is a day old.  Nothing with another name is ever touched, no symbolic link is followed, and folders of other users are left
-alone.  Where the file system has no ``flock``, nothing is swept.
+A run folder (named as `at_work` says) holds a locked file ``lock`` (its owner's host and pid) and files ``data-<n>``, some in
+folders ``folder-<n>``.  A run folder whose lock is free has lost its owner; but where locks don't reach other hosts (Lustre's
+``localflock``) a living owner elsewhere looks the same, so a folder of another host is left alone until it is a day old.  Nothing
+with another name is ever touched, no symbolic link is followed, and folders of other users are left alone.  Where the file system
+has no ``flock``, nothing is swept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from clustergauge.marks import PREFIX
+from clustergauge.at_work import LOCK, PREFIX, own
 from clustergauge.object_url import is_url
 from clustergauge.probe import Context, Skip
 from storage_io.errors import StorageError
@@ -31,7 +31,6 @@ _FOLDER = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}", re.ASCII)
 _DATA = re.compile(r"data-[0-9]{1,9}|\.tmp[0-9A-Za-z]{6}", re.ASCII)
 """The second is what safetensors calls a file until it is whole."""
 _INNER = re.compile("folder-[0-9]{1,9}", re.ASCII)
-_LOCK = "lock"
 
 
 class Workspace:
@@ -123,10 +122,13 @@ def _mib(count: int) -> str:
 def _make(target: Path) -> tuple[Path, int]:
     """A new folder and the descriptor that holds its lock.  A sweeper may take the folder before it is locked: then another."""
     for _ in range(100):
-        path = target / f"{PREFIX}{secrets.token_hex(8)}"
-        path.mkdir(mode=0o700)
+        path = target / f"{own()}{secrets.token_hex(4)}"
         try:
-            lock = os.open(path / _LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        try:
+            lock = os.open(path / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         except FileNotFoundError:
             continue
         except OSError:
@@ -137,7 +139,7 @@ def _make(target: Path) -> tuple[Path, int]:
                 os.write(lock, f"{_host()} {os.getpid()}\n".encode())
             except OSError:
                 os.close(lock)
-                (path / _LOCK).unlink()
+                (path / LOCK).unlink()
                 path.rmdir()
                 raise
             return path, lock
@@ -168,7 +170,7 @@ def _sweep_one(parent: int, name: str) -> bool:
         if os.fstat(folder).st_uid != os.geteuid():
             return False
         with contextlib.suppress(FileNotFoundError):
-            lock = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            lock = os.open(LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
             if not (_try_lock(lock) and _given_up(lock)):
                 os.close(lock)
                 return False
@@ -201,7 +203,7 @@ def _empty(folder: int, lock: int) -> None:
     finally:
         os.close(lock)
     with contextlib.suppress(FileNotFoundError):  # another sweeper came in between
-        os.unlink(_LOCK, dir_fd=folder)
+        os.unlink(LOCK, dir_fd=folder)
 
 
 def _unlink_data(folder: int) -> None:

@@ -130,7 +130,10 @@ def test_what_was_seen_of_a_disk_forbids_no_comparison_of_two_runs_on_it(tmp_pat
         job = Job("x", f"storage_io.{module}", name, params, "cpu", budget_s=0.05 * (1 + n), seed=1, target=str(tmp_path))
         outcome = execute(job, load_probe(job.module, name), Serial(), tmp_path, lambda _: None)
         assert outcome.status == "ok", outcome.reason
-        fields = {"measurement": outcome.measurement, "settings": outcome.settings | {"free_bytes": n}}
+        fields = {
+            "measurement": outcome.measurement,
+            "settings": outcome.settings | {"free_bytes": n, "other_runs": f"{n} of user 0"},
+        }
         sides.append(made.record(name, work=outcome.workload, **fields))
     assert differ.of_records(sides[:1], sides[1:]) == []
 

@@ -33,7 +33,7 @@ PLAN = [
 TEXT = """\
 case                                               device  ranks      budget       about
 matmul/backend=torch/dtype=fp32/shape=1024         cpu:0       1         2 s         3 s
-matmul/backend=triton/dtype=bf16/shape=200x136x96  cpu:0       1   not timed         3 s
+matmul/backend=triton/dtype=bf16/shape=200x136x96  cpu:0       1   not timed         1 s
 memory/backend=torch/op=copy/size=256MiB           cuda:0      1      500 ms      950 ms
 memory/backend=torch/op=copy/size=256MiB           cuda:1      1      500 ms      950 ms
 all_reduce/backend=mpi/dtype=fp32/size=8B          cpu:0      16  1 min 30 s  1 min 32 s
@@ -42,7 +42,7 @@ would be skipped
   2  no GPU: all_reduce/nccl/fp32/{8B,64KiB}
   1  no target folder: sequential/read
 
-5 cases on 3 devices would run, about 1 min 55 s · 3 would be skipped
+5 cases on 3 devices would run, about 1 min 53 s · 3 would be skipped
 """
 
 
@@ -57,13 +57,13 @@ def test_the_plan_where_there_is_room():
 def test_the_plan_at_80_columns():
     lines = plain(PLAN, 80).splitlines()
     assert lines[0] == "case                                       device  ranks      budget       about"
-    assert lines[2] == "matmul/backend=trito…f16/shape=200x136x96  cpu:0       1   not timed         3 s"
+    assert lines[2] == "matmul/backend=trito…f16/shape=200x136x96  cpu:0       1   not timed         1 s"
     assert lines[5:] == [line.replace("fp32/size=8B        ", "fp32/size=8B") for line in TEXT.splitlines()[5:]]
 
 
 def test_ids_that_do_not_fit_are_shortened_in_the_middle_and_numbers_never():
     lines = plain(PLAN, 60).splitlines()
-    assert lines[2] == "matmul/bac…200x136x96  cpu:0       1   not timed         3 s"
+    assert lines[2] == "matmul/bac…200x136x96  cpu:0       1   not timed         1 s"
     assert {len(line) for line in lines[1:6]} == {60}
 
 
@@ -134,3 +134,16 @@ def test_head_may_hang_up():
     assert done.stdout.startswith("case ")
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+def test_what_storage_takes_is_told_with_the_rate_it_is_told_for():
+    disk = planned(record("sequential", {"op": "read"}), budget_s=2.0, beyond_s=10.0)
+    assert plain([disk], 80).endswith("1 case would run, about 6 s, or 16 s with storage of 500 MB/s\n")
+    assert "or 16 s with storage of 500 MB/s on each node" in plain([msgspec.structs.replace(disk, hosts="n[1-4]")], 120)
+    assert plain([msgspec.structs.replace(disk, beyond_s=0.0)], 80).endswith("1 case would run, about 6 s\n")
+
+
+def test_what_is_checked_and_not_timed_takes_none_of_its_budget():
+    once = planned(record("matmul", TRITON), budget_s=90.0)
+    for name in ("interpret", "check_only"):
+        assert predict_case(msgspec.structs.replace(once, **{name: True})) < 2

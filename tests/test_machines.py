@@ -108,14 +108,18 @@ def test_the_part_that_is_expected_is_the_one_the_figures_are_of(path):
         assert parse_size(expect.gpu_memory) // 2**30 in part.memory_gb
 
 
-def test_the_suites_fit_into_their_time(everything):
-    """As `--dry-run` predicts it: a prolog on a node of eight GPUs in a minute, 64 such nodes accepted in half an hour."""
+def test_a_prolog_fits_into_a_minute(everything):
     assert predict(plan(load_suite(SUITES / "check.toml"), everything, machine("h100-8"), Wish(targets=["/x"]))) <= 60
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_64_nodes_are_accepted_in_half_an_hour(everything, shared):
+    """As `--dry-run` predicts it, on nodes of eight GPUs that have disks of their own or one file system."""
     machines = {f"n{n}": machine("h100-8", n) for n in range(64)}
-    wish = Wish(targets=["/x"])
-    planned = plan_nodes(load_suite(SUITES / "accept.toml"), everything, machines, list(machines), wish)
+    suite, names, wish = load_suite(SUITES / "accept.toml"), list(machines), Wish(targets=["/x"])
+    planned = plan_nodes(suite, everything, machines, names, wish, shared={"/x": [names]} if shared else None)
     assert {p.nodes for p in planned} == {1, 8, 64}
-    assert [p.case for p in planned if p.skip] == []
+    assert {p.target for p in planned if p.skip} == ({"/x"} if shared else set())
     assert predict(planned) <= 30 * 60
 
 

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from clustergauge import code, forecast, hosts, marks, meeting
+from clustergauge import accept, code, forecast, hosts, marks, meeting
 from clustergauge.fleet import turns
-from clustergauge.plan import Wish, load_probes, load_suite
+from clustergauge.model import Criterion
+from clustergauge.plan import Suite, Wish, load_probes, load_suite
 from clustergauge.plan_nodes import plan_nodes
 from reports import listing
 from storage_io import workspace
@@ -79,6 +81,32 @@ def test_each_node_has_a_shared_target_to_itself(tmp_path):
     assert names(target) == []
 
 
+@pytest.mark.slow
+def test_of_five_nodes_on_one_target_four_measure_alone_and_all_at_once(tmp_path):
+    target, suite = tmp_path / "target", tmp_path / "both.toml"
+    target.mkdir()
+    suite.write_text(
+        SUITE + 'device = "cpu"\n[[cases]]\nprobe = "parallel"\nlayout = "n_to_n"\nop = "write"\n'
+        'block = "64KiB"\ndepth = 1\nsize = "4MiB"\ntimeout_s = 100\n'
+    )
+    command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.alone", "--suite", str(suite)]
+    command += ["--remote", nodes.REMOTE, "--address", nodes.HERE, "--hosts", "n[1-5]", "--ranks", "1", "--format", "json"]
+    command += ["--target", str(target), "-o", str(tmp_path / "results")]
+    done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=300)
+    document = json.loads(done.stdout)
+    hosts_of = {machine["machine_id"]: machine["node"] for machine in document["machines"]}
+    of_case = [(r["probe"], r["device"], r["status"], hosts_of[r["machine_id"]]) for r in document["records"]]
+    assert sorted(one for one in of_case if one[0] == "alone") == [
+        *(("alone", "cpu:0", "ok", f"n{n}") for n in (1, 2, 3, 5)),
+        ("alone", "cpu:0", "skipped", "n4"),
+    ]
+    (over,) = [r for r in document["records"] if r["device"] == "cpu:nodes"]
+    assert (over["status"], over["ranks"], {p["host"] for p in over["placement"]}) == ("ok", 5, {f"n{n}" for n in range(1, 6)})
+    assert "other_runs" not in over["settings"]
+    assert done.returncode == 0, done.stderr
+    assert names(target) == []
+
+
 def test_a_mark_that_was_left_goes_with_the_next_storage_case(tmp_path):
     mark = marks.mark_of("token", "na")
     assert marks.take("mark", str(tmp_path), mark) == []
@@ -126,6 +154,77 @@ def test_a_node_in_two_groups_measures_on_one_target_at_a_time():
         {"a": ["a"], "b": ["b"]},
         {"b": ["a"]},
     ]
+
+
+def planned_over(nodes, probes, shared, globs=()):
+    """The plan of two cases of one node and of `parallel`."""
+    tables = [{"probe": name, "axes": axes} for name, axes in probes.items()]
+    suite = msgspec.convert({"title": "t", "cases": tables}, Suite)
+    found = load_probes(["storage_io.sequential", "storage_io.parallel"])
+    machines = {name: made.machine(machine_id=name) for name in nodes}
+    return plan_nodes(suite, found, machines, nodes, Wish(globs=globs, targets=["/x"]), shared={"/x": [shared]})
+
+
+STORAGE = {
+    "sequential": {"op": ["write"], "depth": [1], "size": ["64MiB"]},
+    "parallel": {"layout": ["n_to_n"], "op": ["write"], "block": ["1MiB"], "depth": [1], "size": ["64MiB"]},
+}
+
+
+def test_where_all_are_measured_at_once_few_of_many_measure_alone():
+    nodes = [f"n{n:02}" for n in range(64)]
+    planned = planned_over(nodes, STORAGE, nodes)
+    alone = {p.probe: p for p in planned if p.nodes == 1 and not p.skip}
+    left = {p.probe: p for p in planned if p.nodes == 1 and p.skip}
+    assert {probe: p.hosts for probe, p in alone.items()} == {"sequential": "n[00,21,42,63]", "parallel": "n00"}
+    for probe, one in alone.items():
+        assert sorted(hosts.expand(one.hosts) + hosts.expand(left[probe].hosts)) == nodes
+        assert left[probe].skip == f"left to {one.hosts}: 64 nodes share /x, and parallel measures all of them at once"
+        assert left[probe].in_turn == one.in_turn == "n00"
+    assert [(p.device, hosts.expand(p.hosts)) for p in planned if p.nodes > 1] == [("cpu:nodes", nodes)]
+    once = {probe: forecast.in_a_row([p]) for probe, p in alone.items()}
+    over = forecast.predict([p for p in planned if p.nodes > 1])
+    assert forecast.predict(planned) == pytest.approx(4 * once["sequential"] + once["parallel"] + over)
+    said = " ".join(listing.page_of(planned, 120).text().split())
+    assert "3 cases on 2 devices would run" in said
+    assert "2 would be skipped" in said
+    assert "left to n[00,21,42,63]" in said
+
+
+@pytest.mark.parametrize(
+    ("probes", "count", "share", "globs", "left"),
+    [
+        (("sequential", "parallel"), 8, 6, (), {"n1", "n2", "n3", "n4", "n5"}),
+        (("sequential",), 8, 8, (), set()),  # nothing measures them at once
+        (("sequential", "parallel"), 8, 8, ("sequential*",), set()),
+        (("sequential", "parallel"), 10, 5, (), set()),  # what does is of another target for as many
+        (("sequential", "parallel"), 4, 4, (), set()),
+    ],
+)
+def test_what_nothing_else_would_measure_is_left_to_nobody(probes, count, share, globs, left):
+    nodes = [f"n{n}" for n in range(count)]
+    planned = planned_over(nodes, {name: STORAGE[name] for name in probes}, nodes[:share], globs)
+    assert {name for p in planned if p.skip for name in hosts.expand(p.hosts)} == left
+    assert {name for p in planned if p.in_turn for name in hosts.expand(p.hosts)} == set(nodes[:share])
+
+
+def test_a_node_that_leaves_a_case_to_others_neither_passes_nor_fails():
+    here, there = made.record(machine_id="m1"), made.failed("skipped", "left to n1", machine_id="m2")
+    plans = [
+        made.planned(here, hosts="n1", in_turn="n1"),
+        made.planned(there, hosts="n2", in_turn="n1", skip="left to n1"),
+    ]
+    machines = tuple(made.machine(machine_id=f"m{n}", node=f"n{n}") for n in (1, 2))
+    standards, asked = accept.Standards(machines=machines), [Criterion(case="*", floor=1e12, unit="FLOP/s")]
+
+    def said(*records):
+        verdicts = accept.judge(records, asked, standards, plans)
+        return {v.machine_id: v.verdict for v in verdicts}, accept.exit_code(records, verdicts, plans)
+
+    assert said(here, there) == ({"m1": "pass"}, accept.OK)
+    assert said(there) == ({"": "not measured"}, accept.UNKNOWN)
+    assert said(made.failed("skipped", "full", machine_id="m1"), there) == ({"m1": "not measured"}, accept.UNKNOWN)
+    assert said(here, made.record(machine_id="m2", samples=[9.0] * 30))[0] == {"m1": "pass", "m2": "FAIL"}
 
 
 def test_the_plan_says_what_is_measured_in_turn_and_for_how_long(tmp_path):

@@ -15,7 +15,7 @@ from clustergauge.world import Serial
 from storage_io import small_files as module, workspace
 from storage_io.errors import StorageError
 from storage_io.small_files import LEAST, prepare, small_files
-from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, names
+from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root
 
 SIZE = 16 << 10
 TOTAL = 64 * SIZE
@@ -47,6 +47,15 @@ def test_files_are_transferred_whole_verified_and_removed(tmp_path, op, way, dep
         if has_device(ctx):
             assert ctx.device_bytes[f"asked_{way}"] == 3 * LEAST * SIZE
             assert fraction(ctx, way) >= 0.95
+
+
+@needs_root
+def test_what_the_kernel_will_not_drop_is_said(tmp_path):
+    with mounted(tmp_path / "ram", "-t", "tmpfs", "-o", "size=64m", "none") as target, prepared(target, "read") as (work, ctx):
+        work.reset()
+        assert ctx.settings["page_cache_left_bytes"] == LEAST * SIZE
+        work.run()
+        work.check()
 
 
 def test_without_direct_io_reads_are_cold_all_the_same(tmp_path, monkeypatch):

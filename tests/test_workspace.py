@@ -2,14 +2,26 @@
 
 import os
 import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from clustergauge import at_work, warnings
+from clustergauge.execute import execute
+from clustergauge.messages import Job
 from clustergauge.probe import Skip
+from clustergauge.worker import load_probe
+from clustergauge.world import Serial
 from storage_io import workspace
 from storage_io.errors import StorageError
 from storage_io.workspace import FOREIGN_AGE_S, SPARE_BYTES, Workspace, require_space, sweep
+from tests import made
+from tests.on_disk import ROOT, end, measuring, needs_root
 
 NAME = ".clustergauge-0123456789abcdef"
 GIB = 1 << 30
@@ -166,3 +178,80 @@ def test_space_is_asked_for_before_it_is_used(tmp_path, monkeypatch, said, reaso
     else:
         with pytest.raises(Skip, match=reason):
             require_space(tmp_path, GIB, 1)
+
+
+# -- other runs at work
+
+
+def run_of(monkeypatch, name):
+    """From now on this process is of another run."""
+    monkeypatch.setenv("CLUSTERGAUGE_RUN", name)
+
+
+def test_a_run_sees_others_at_work_and_not_itself(tmp_path, monkeypatch):
+    run_of(monkeypatch, "one")
+    (tmp_path / "precious").mkdir()
+    first = Workspace(tmp_path, 4096, spare=0)
+    assert at_work.others(tmp_path) == {}
+    run_of(monkeypatch, "two")
+    second = Workspace(tmp_path, 4096, spare=0)
+    assert list(at_work.others(tmp_path).values()) == [os.geteuid()]
+    first.close()
+    assert at_work.others(tmp_path) == {}
+    run_of(monkeypatch, "three")
+    assert len(at_work.others(tmp_path)) == 1
+    second.close()
+
+
+def test_what_a_killed_run_left_is_nobody_at_work(tmp_path):
+    dead(tmp_path)
+    (tmp_path / (NAME[:-1] + "0")).mkdir()  # the mark of a node
+    (tmp_path / (NAME[:-1] + "1")).symlink_to(tmp_path / NAME)
+    dead(tmp_path, NAME[:-1] + "2", owner="")
+    assert at_work.others(tmp_path) == {}
+
+
+def test_a_folder_of_a_host_that_locks_do_not_reach_counts_while_it_is_fresh(tmp_path):
+    folder = dead(tmp_path, owner="elsewhere 1\n")
+    assert len(at_work.others(tmp_path)) == 1
+    old = time.time() - at_work.FRESH_S - 60
+    os.utime(folder, (old, old))
+    assert at_work.others(tmp_path) == {}
+
+
+@needs_root
+def test_a_folder_of_another_user_counts_while_it_is_fresh():
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        target.chmod(0o755)
+        seen = f"import os; from clustergauge.at_work import others; os.setuid(65534); print(others({folder!r}))"
+
+        def look():
+            done = subprocess.run([sys.executable, "-c", seen], cwd=ROOT, capture_output=True, text=True, check=True)
+            return done.stdout.strip()
+
+        space = Workspace(target, 4096, spare=0)
+        assert look() == str({space.path.name[: len(at_work.own())]: 0})
+        old = time.time() - at_work.FRESH_S - 60
+        os.utime(space.path, (old, old))
+        assert look() == "{}"
+        space.close()
+
+
+def test_a_record_says_which_runs_were_at_work_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "require_space", lambda *_, **__: None)
+    job = Job("x", "storage_io.flush", "flush", {"size": 16 << 20}, "cpu", budget_s=0.1, seed=1, target=str(tmp_path))
+
+    def others():
+        outcome = execute(job, load_probe(job.module, job.probe), Serial(), tmp_path, lambda _: None)
+        assert outcome.status == "ok", outcome
+        return outcome.settings.get("other_runs")
+
+    assert others() is None
+    with measuring(tmp_path, "storage_io.flush", "flush", size=16 << 20) as process:
+        assert others() == f"1 of user {os.geteuid()}"
+        end(process)
+    assert others() is None
+    record = made.record(settings={"other_runs": "1 of user 7"})
+    (doubt,) = [d for d in warnings.doubts([record]) if d.name == "target in use"]
+    assert doubt.detail == "other runs of ClusterGauge were at work in the target: 1 of user 7"

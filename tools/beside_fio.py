@@ -69,13 +69,15 @@ def small(ctx: Context) -> Work:
         "numjobs": THREADS,
         "ioengine": "psync",
         "direct": 1,
+        "iomem_align": fio.MEMORY_ALIGN,
         "time_based": 1,
         "output-format": "json",
     }
     words = [fio.installed(), "--thread", "--group_reporting", *(f"--{name}={value}" for name, value in given.items())]
 
     def theirs(seconds: float) -> float:
-        done = subprocess.run([*words, f"--runtime={max(1, round(seconds))}"], capture_output=True, timeout=seconds + fio.GRACE_S)
+        timed = [*words, f"--runtime={max(1, round(seconds))}"]
+        done = subprocess.run(timed, capture_output=True, timeout=seconds + fio.GRACE_S, env=fio.environment())
         if done.returncode:
             raise OSError(done.stderr.decode(errors="replace").strip()[:200])
         return SMALL / fio.bytes_per_second(done.stdout)
