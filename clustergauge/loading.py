@@ -102,14 +102,14 @@ def read(path: Path, tail: Tail, writer: int | None = None) -> tuple[LoadedRun, 
     try:
         with _no_collection():
             folder.check_folder(path)
-            if tail != "live":  # records are better told line by line, first
-                _refuse(sums.changed(path, but=(folder.RECORDS, folder.CHECKSUMS)))
+            changed = sums.changed(path) if tail != "live" else {}
+            by_line = {name: changed.pop(name, "") for name in (folder.RECORDS, folder.CHECKSUMS)}
+            _refuse(changed)
             run, planned = _run(path / folder.RUN)
             machines = {file.stem: _machine(file) for file in folder.machine_files(path)}
             torn = "refuse" if tail == "cut" and folder.ended_well(path) else tail
             records, ends = _records(path, run.run_id, planned, machines, torn)
-            if tail != "live":
-                _refuse(sums.changed(path, only=(folder.RECORDS, folder.CHECKSUMS)))
+            _refuse(by_line)  # a line that is not as it was is better told, and has been
     except OSError as error:
         raise folder.failed(path, error) from None
     notes: list[str] = []
@@ -165,6 +165,8 @@ def judgement(path: Path, run_id: str) -> Judgement | None:
 def _records(
     path: Path, run_id: str, planned: Mapping[valid.Key, Planned], machines: Collection[str], tail: Tail
 ) -> tuple[list[Record], Ends]:
+    if tail != "live" and (found := _whole_records(path, run_id, planned, machines)):
+        return found
     records: list[Record] = []
     seen: dict[tuple[valid.Key, str], int] = {}
     end = 0
@@ -183,6 +185,32 @@ def _records(
         records.append(record)
         end += len(line.raw)
     return records, Ends(len(records), end)
+
+
+def _whole_records(
+    path: Path, run_id: str, planned: Mapping[valid.Key, Planned], machines: Collection[str]
+) -> tuple[list[Record], Ends] | None:
+    """As `_records`, of a file in which nothing is to be said of any line; ``None`` for all that is not so, or might not be.
+
+    The records of a fleet are nearly all so.
+    """
+    lines = folder.whole(path)
+    if not lines or max(map(len, lines)) > valid.TEXT_LENGTH or not all(map(_is_clean, lines)):
+        return None
+    decode, check = _record_decoder.decode, valid.check_record
+    records: list[Record] = []
+    try:
+        for raw in lines:
+            record = decode(raw)
+            check(record, run_id, planned, machines)
+            records.append(record)
+    except ValueError:
+        return None
+    if any(r.schema != SCHEMA for r in records):
+        return None
+    if len({(r.case, r.device, r.launch, r.machine_id) for r in records}) < len(records):
+        return None
+    return records, Ends(len(records), sum(map(len, lines)))
 
 
 def _run(file: Path) -> tuple[Run, Mapping[valid.Key, Planned]]:
@@ -295,5 +323,5 @@ def _no_collection() -> Generator[None]:
 
 
 def _refuse(problems: Mapping[str, str]) -> None:
-    for problem in problems.values():
+    for problem in filter(None, problems.values()):
         raise UsageError(problem)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clustergauge import folder, valid
@@ -39,11 +39,8 @@ def judged(path: Path) -> list[str]:
     return [name for name in folder.JUDGED if os.path.lexists(path / name)]
 
 
-def changed(path: Path, only: Collection[str] | None = None, but: Collection[str] = ()) -> dict[str, str]:
-    """Holds the files (``only`` these, or all ``but`` these) against `folder.SUMS`: problems by file name.
-
-    None if there is no such file (yet).
-    """
+def changed(path: Path) -> dict[str, str]:
+    """Holds the files against `folder.SUMS`: problems by file name.  None if there is no such file (yet)."""
     if not folder.ended_well(path):
         return {}
     problems: dict[str, str] = {}
@@ -62,8 +59,6 @@ def changed(path: Path, only: Collection[str] | None = None, but: Collection[str
             words = f"line {number}: not the checksum of a file of this run: {valid.shown(line.rstrip())}"
             problems.setdefault(folder.SUMS, f"{where} {words}")
     for name, (number, checksum) in sums.items():
-        if name in but or (only is not None and name not in only):
-            continue
         if not os.path.lexists(path / name):
             problems[name] = f"{folder.located(path / name)}: missing, though {folder.SUMS} line {number} has its checksum"
             continue

@@ -91,8 +91,12 @@ def is_file_name(text: str) -> bool:
     return FILE_NAME.fullmatch(text) is not None
 
 
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= NAME_LENGTH and text.isprintable()
+
+
 def _name(field: str, text: str, *, empty: bool = False) -> None:
-    if not (text or empty) or not text.isprintable() or len(text) > NAME_LENGTH:
+    if not (_is_name(text) or (empty and not text)):
         raise Invalid(f"{field} {shown(text)} is not a name (1 to {NAME_LENGTH} printable characters)")
 
 
@@ -209,10 +213,11 @@ def check_record(record: Record, run_id: str, planned: Mapping[Key, Planned], ma
     counters = record.counters
     _scalars("settings", record.settings)
     _scalars("telemetry", record.telemetry)
-    _scalars("counters.path", counters.path)
-    _scalars("counters.health", counters.health)
-    for name, count in counters.device_bytes.items():
-        _count(f"counters.device_bytes[{shown(name)}]", count)
+    if counters.path or counters.health or counters.device_bytes:
+        _scalars("counters.path", counters.path)
+        _scalars("counters.health", counters.health)
+        for name, count in counters.device_bytes.items():
+            _count(f"counters.device_bytes[{shown(name)}]", count)
     _placement(record)
     _result(record)
 
@@ -261,8 +266,9 @@ def _case(where: str, document: Record | Planned) -> None:
 def _placement(record: Record) -> None:
     ranks: set[int] = set()
     for number, place in enumerate(record.placement):
-        _name(f"placement[{number}].host", place.host)
-        _name(f"placement[{number}].device", place.device)
+        if not (_is_name(place.host) and _is_name(place.device)):
+            _name(f"placement[{number}].host", place.host)
+            _name(f"placement[{number}].device", place.device)
         if not 0 <= place.rank < record.ranks or place.rank in ranks:
             rank = place.rank if abs(place.rank) < MOST else "…"
             raise Invalid(f"placement[{number}].rank {rank} is not one of {record.ranks} ranks, or is given twice")

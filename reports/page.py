@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_ROWS, MOST_MACHINES, MOST_WARNINGS = 2000, 50, 200
 """What a page holds, so that it stays small; it says what it leaves out."""
 UNTIMED = ("verified", "skipped")
-STYLES: dict[Word, str] = dict.fromkeys(BAD, "bad") | {"inconclusive": "doubt", "not measured": "doubt", "pass": "good"}
+STYLES: dict[Word, str] = {**dict.fromkeys(BAD, "bad"), "inconclusive": "doubt", "not measured": "doubt", "pass": "good"}
 
 
 def html_of(
