@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from clustergauge import accept, differ, hosts, peers, reduce
+from clustergauge import accept, columns, differ, hosts, peers, reduce
 from clustergauge.columns import Index, Units, grouped
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
@@ -116,7 +116,7 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     cleared: Counter[str] = Counter()
     for machine_id, why in deviants.items():
         reasons[machine_id].append(Reason(kind="deviates", confirmed=True, detail=why))
-    units = part.units
+    units = columns.confirmed(part.units)
     table = units.table()
     for row in np.flatnonzero(table["trouble"]).tolist():
         unit = units.unit(row)

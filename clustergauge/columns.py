@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from clustergauge.model import Data, Workload
@@ -24,6 +25,7 @@ ROW = np.dtype(
     ]
 )
 """A `Unit`: names as their index in the lists of `Units`, numbers that are not known as not a number."""
+_KEY = ("case", "device", "machine")
 NAMED = ("case", "device", "machine", "run", "work", "digest", "trouble")
 DISAGREE = 1
 """The digest of launches that do not agree on one."""
@@ -130,10 +132,10 @@ def of(units: Iterable[Unit]) -> Units:
 
 
 def joined(parts: Sequence[Units]) -> tuple[Units, list[Unit]]:
-    """Several as one, in their order; and those that do not count any more.
+    """Several as one, in their order, without those that do not count any more; and these.
 
     Of each case on a device of a machine the newest run counts (of runs of one second the last), and the newest of those that
-    only confirm: what these say goes to what they confirm, unless that was measured later or was other work.
+    only confirm.
     """
     lists = _lists()
     tables = [np.zeros(0, ROW)]
@@ -145,11 +147,36 @@ def joined(parts: Sequence[Units]) -> tuple[Units, list[Unit]]:
         tables.append(table)
     names: dict[str, Any] = {name: list(found) for name, found in lists.items()}
     rows = np.concatenate(tables)
-    kept = _settled(rows, _ranks(names["run"])[rows["run"]])
+    order = _in_order(rows, names["run"])
+    one, next_ = rows[order[:-1]], rows[order[1:]]
+    kept = np.ones(len(rows), np.bool_)
+    kept[order[:-1][_alike(one, next_) & (one["confirms"] == next_["confirms"])]] = False
     if kept.all():
         return Units(rows=rows.tobytes(), **names), []
     outdone = Units(rows=rows[~kept].tobytes(), **names)
     return Units(rows=rows[kept].tobytes(), **names), [outdone.unit(number) for number in range(len(outdone.table()))]
+
+
+def confirmed(units: Units) -> Units:
+    """What runs that only confirm say, put to what they confirm: unless that was measured later, or was other work."""
+    if not units.table()["confirms"].any():
+        return units
+    rows = units.table().copy()
+    order, began = _in_order(rows, units.run), _ranks(units.run)
+    ones, others = order[:-1], order[1:]  # neighbours: a row, and what confirms it
+    one, other = rows[ones], rows[others]
+    fits = _alike(one, other) & (one["work"] == other["work"]) & (began[one["run"]] <= began[other["run"]])
+    fits &= ~np.isnan(one["y"]) & ~np.isnan(other["fresh"]) & (one["confirms"] == 0) & (other["confirms"] == 1)
+    agree = (other["digest"] == 0) | (other["digest"] == one["digest"])
+    one["fresh"], one["fresh_tail"] = other["fresh"], other["fresh_tail"]
+    one["digest"] = np.where(agree, one["digest"], DISAGREE)
+    rows[ones[fits]] = one[fits]
+    return replace(units, rows=rows.tobytes())
+
+
+def _in_order(rows: Rows, runs: Sequence[str]) -> Index:
+    """By what is measured, what confirms it behind it, the newest run last."""
+    return np.lexsort((_ranks(runs)[rows["run"]], rows["confirms"], *(rows[name] for name in _KEY)))
 
 
 def _ranks(texts: Sequence[str]) -> Index:
@@ -157,25 +184,8 @@ def _ranks(texts: Sequence[str]) -> Index:
     return np.argsort(np.argsort(np.asarray(texts, np.str_), kind="stable"))
 
 
-def _settled(rows: Rows, began: Index) -> NDArray[np.bool_]:
-    """Which rows count; what confirms one is written into it."""
-    key = [rows[name] for name in ("case", "device", "machine")]
-    order = np.lexsort((began, rows["confirms"], *key))
-    alike = np.all([k[order[1:]] == k[order[:-1]] for k in key], axis=0)
-    again = alike & (rows["confirms"][order[1:]] == rows["confirms"][order[:-1]])
-    kept = np.ones(len(rows), np.bool_)
-    kept[order[:-1][again]] = False
-    if rows["confirms"].any():
-        order = order[kept[order]]
-        one, other = order[:-1], order[1:]  # of a case that was confirmed, neighbours
-        fits = np.all([k[one] == k[other] for k in (*key, rows["work"])], axis=0) & (began[other] >= began[one])
-        fits &= ~np.isnan(rows["y"][one]) & ~np.isnan(rows["fresh"][other])
-        one, other = one[fits], other[fits]
-        for name in ("fresh", "fresh_tail"):
-            rows[name][one] = rows[name][other]
-        agree = (rows["digest"][other] == 0) | (rows["digest"][other] == rows["digest"][one])
-        rows["digest"][one] = np.where(agree, rows["digest"][one], DISAGREE)
-    return kept
+def _alike(one: Rows, other: Rows) -> NDArray[np.bool_]:
+    return np.all([one[name] == other[name] for name in _KEY], axis=0)
 
 
 def grouped(*keys: NDArray[Any]) -> list[Index]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from clustergauge import hosts
+from clustergauge import columns, hosts
 from clustergauge.blame import Fleet, Reason
 from clustergauge.columns import Unit
 from clustergauge.loading import LoadedRun
@@ -106,7 +106,7 @@ def outcomes(found: Sequence[Suspect], part: Part, fleet: Fleet, runs: Iterable[
     for loaded in runs:
         whys |= loaded.run.left_out
     nodes = {node.machine_id: node for node in fleet.nodes}
-    units = part.units.of_cases((suspect.machine_id, suspect.case) for suspect in found)
+    units = columns.confirmed(part.units).of_cases((suspect.machine_id, suspect.case) for suspect in found)
     return [_outcome(one, units[one.machine_id, one.case], part, nodes[one.machine_id].reasons, whys) for one in found]
 
 

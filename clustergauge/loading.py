@@ -12,7 +12,7 @@ import functools
 import gc
 import os
 import re
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -195,7 +195,7 @@ def _whole_records(
     The records of a fleet are nearly all so.
     """
     lines = folder.whole(path)
-    if not lines or max(map(len, lines)) > valid.TEXT_LENGTH or not all(map(_is_clean, lines)):
+    if not lines or max(map(len, lines)) > valid.TEXT_LENGTH or not _are_clean(lines):
         return None
     decode, check = _record_decoder.decode, valid.check_record
     records: list[Record] = []
@@ -286,6 +286,12 @@ def _is_clean(raw: bytes) -> bool:
     if raw.isascii():  # the most usual, and the fastest to see
         return b"\x7f" not in raw
     return raw.replace(b"\n", b"").decode(errors="replace").isprintable()
+
+
+def _are_clean(lines: Sequence[bytes]) -> bool:
+    """The same of lines that are no longer than `valid.TEXT_LENGTH`: most hold no sign but plain ones, which is seen at once."""
+    text = b"".join(lines)
+    return (text.isascii() and b"\\" not in text and b"\x7f" not in text) or all(map(_is_clean, lines))
 
 
 def _schema_of(raw: bytes) -> str:

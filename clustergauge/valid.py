@@ -7,7 +7,6 @@ nothing another machine wrote can steer a terminal.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -123,7 +122,7 @@ def _count(field: str, value: int, least: int = 0, most: int = MOST) -> None:
 
 
 def _finite(field: str, values: Collection[float]) -> None:
-    if not values or (min(values) >= -MOST and max(values) <= MOST and not math.isnan(sum(values))):
+    if not values or (min(values) >= 0 and sum(values) <= MOST):  # so each is, and none is not a number
         return
     for index, value in enumerate(values):
         if not abs(value) <= MOST:
@@ -131,7 +130,7 @@ def _finite(field: str, values: Collection[float]) -> None:
 
 
 def _positive(field: str, values: list[float]) -> None:
-    if not values or (min(values) >= SHORTEST_S and max(values) <= LONGEST_S and not math.isnan(sum(values))):
+    if not values or (min(values) >= SHORTEST_S and sum(values) <= LONGEST_S):  # so each is, and none is not a number
         return
     for index, value in enumerate(values):
         if not SHORTEST_S <= value <= LONGEST_S:
