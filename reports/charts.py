@@ -216,7 +216,8 @@ class _Rows:
     def label(self, name: str, number: int) -> str:
         """The name of a row.  What was left out of it is in its title, and in the table."""
         x, y, anchor = (4, self.y(number) - 14, "start") if self.above else (_NAMES - 12, self.y(number) + 4, "end")
-        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(self.short[name])}<title>{escape(name)}</title></text>'
+        place = f'class="name" x="{x}" y="{y}" text-anchor="{anchor}"'
+        return f"<text {place}>{escape(self.short[name])}<title>{escape(name)}</title></text>"
 
 
 def _rows(names: Sequence[str]) -> _Rows:

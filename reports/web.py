@@ -30,7 +30,8 @@ white-space:nowrap}thead th{font-weight:600}td{font-variant-numeric:tabular-nums
 tbody th{white-space:normal;overflow-wrap:anywhere;min-width:11rem}
 td.text{white-space:normal;overflow-wrap:anywhere;min-width:12rem}
 figure{margin:1.2rem 0}figcaption{font-weight:600;overflow-wrap:anywhere}svg{display:block;width:100%;max-width:44rem;height:auto}
-svg.square{max-width:34rem}svg text{font-size:12px;fill:var(--ink)}svg text.on{fill:var(--bg)}.line{fill:none;stroke-width:2}
+svg.square{max-width:34rem}svg text{font-size:12px;fill:var(--ink)}svg text.on{fill:var(--bg)}
+svg text.name{paint-order:stroke;stroke:var(--bg);stroke-width:4px}.line{fill:none;stroke-width:2}
 .grid{stroke:var(--rule);stroke-width:1;fill:none}.cell{fill:var(--bad)}.unknown{fill:none;stroke:var(--dim);stroke-dasharray:2 2}
 .bound{fill:none;stroke:var(--dim);stroke-width:1.5;stroke-dasharray:2 3}.zero{stroke:var(--dim);stroke-width:1.5}
 .span{stroke-width:2;stroke:currentColor}.dot{fill:currentColor}g.plain{color:var(--s0)}.many{fill:var(--s0);fill-opacity:.45}
