@@ -281,11 +281,22 @@ def _is_clean(raw: bytes) -> bool:
     escaped = b"\\" in raw
     if escaped and (len(raw) > valid.TEXT_LENGTH or _ESCAPE.search(raw)):
         return False
-    if len(raw) > valid.TEXT_LENGTH and max(map(len, raw.split(b'"'))) > valid.TEXT_LENGTH:
+    if _has_long_text(raw):
         return False
     if raw.isascii():  # the most usual, and the fastest to see
         return b"\x7f" not in raw
     return raw.replace(b"\n", b"").decode(errors="replace").isprintable()
+
+
+def _has_long_text(raw: bytes) -> bool:
+    """Whether more than `valid.TEXT_LENGTH` bytes stand between two quotes.  Looks at few of the quotes: a tenth of the time."""
+    start = 0
+    while len(raw) - start > valid.TEXT_LENGTH:
+        quote = raw.rfind(b'"', start, start + valid.TEXT_LENGTH + 1)
+        if quote < 0:
+            return True
+        start = quote + 1
+    return False
 
 
 def _are_clean(lines: Sequence[bytes]) -> bool:

@@ -527,3 +527,10 @@ def outcome(path, plainly=False):
 def test_what_is_as_it_should_be_is_not_read_twice(path, monkeypatch):
     monkeypatch.setattr(folder, "lines", None)
     assert load(path).records == [a_record(0)]
+
+
+@given(st.text('a"', max_size=60).map(str.encode), st.integers(1, 12))
+def test_a_long_text_is_one_between_any_two_quotes(raw, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading.valid, "TEXT_LENGTH", most)
+        assert loading._has_long_text(raw) == (len(raw) > most and max(map(len, raw.split(b'"'))) > most)
