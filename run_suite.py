@@ -345,7 +345,7 @@ def do_fleet(options: argparse.Namespace) -> int:
     missing = [host for host in expected if host not in known]
     found, told, stopped = blame.judge(part, rack_of, missing), [], OK
     if options.confirm:
-        again, new, stopped = _confirm(options, output, confirm.by_run(confirm.suspects(found), part.folders))
+        again, new, stopped = _confirm(options, output, confirm.by_run(confirm.suspects(found), part))
         if new:
             part = reduce.joined([part, reduce.read([run.path for run in new])])
             found = blame.judge(part, rack_of, missing)

@@ -24,7 +24,7 @@ from clustergauge import compare, stats
 from clustergauge.compare import Pair, Report, Word
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, Record
-from clustergauge.side import Letter
+from clustergauge.side import LETTERS, Letter
 
 LAUNCHES = 6
 THRESHOLD = 0.025
@@ -88,8 +88,7 @@ def word_of(shift: stats.Comparison, threshold: float) -> Word:
 
 def order(count: int) -> Iterator[Letter]:
     """Which side goes first, launch by launch."""
-    both: tuple[Letter, Letter] = ("A", "B")
-    return islice(cycle(both), count)
+    return islice(cycle(LETTERS), count)
 
 
 @dataclass

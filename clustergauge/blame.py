@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from clustergauge import accept, differ, hosts, inventory, peers, reduce
+from clustergauge import accept, columns, differ, hosts, inventory, peers, reduce
 from clustergauge.between import Joint
+from clustergauge.columns import Index, Units, grouped
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
-from clustergauge.reduce import Part, Unit
+from clustergauge.reduce import Part
 from clustergauge.topology import Topology, racks
 
 LARGE_CLASS = 8
@@ -121,21 +122,27 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         reasons[verdict.machine_id].append(Reason(kind="link", confirmed=True, detail=verdict.reason))
     for machine_id, fell in part.fell.items():
         reasons[machine_id].append(Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {', '.join(fell)}"))
-    for unit in part.units:
-        if unit.trouble:
-            reasons[unit.machine_id].append(
-                Reason(kind="failed", device=unit.device, case=unit.case, confirmed=True, detail=unit.trouble)
-            )
+    units = columns.confirmed(part.units)
+    table = units.table()
+    for row in np.flatnonzero(table["trouble"]).tolist():
+        unit = units.unit(row)
+        reasons[unit.machine].append(
+            Reason(kind="failed", device=unit.device, case=unit.case, confirmed=True, detail=unit.trouble)
+        )
     cases: list[CaseFinding] = []
     slow_racks: list[RackFinding] = []
-    for members in _groups(part, classes).values():
-        finding, found_racks = _judge_case(members, racks, classes, reasons, cleared)
+    for rows in _groups(units, classes):
+        finding, found_racks = _judge_case(units, rows, racks, classes, reasons, cleared)
         cases += [finding] if finding else []
         slow_racks += found_racks
-    measured = {unit.machine_id for unit in part.units} | part.spanned.keys()
+    recorded = ~(np.isnan(table["y"]) & np.isnan(table["fresh"]) & (table["trouble"] == 0) & (table["missing"] > 0))
+    numbers: list[int] = np.unique(table["machine"][recorded]).tolist()
+    measured = {units.machine[n] for n in numbers} | part.spanned.keys()
+    missing_of = _missing(units)
     for machine_id in part.machines:
         reasons[machine_id] += map(_over_nodes, part.failed.get(machine_id, ()))
-        if why := _unmeasured(part, machine_id, machine_id in measured, reasons[machine_id]):
+        count = missing_of.get(machine_id, 0)
+        if why := _unmeasured(part, machine_id, machine_id in measured, count, reasons[machine_id]):
             reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
@@ -168,11 +175,17 @@ def shares(part: Part, cases: Sequence[CaseFinding]) -> list[list[Share]]:
     classes, _, _ = _classes(part.machines)
     wanted = {(c.case, c.device, c.peer_class): n for n, c in enumerate(cases)}
     found: list[list[Share]] = [[] for _ in cases]
-    for (case, device, peer_class, _), units in _groups(part, classes).items():
-        number = wanted.get((case, device, peer_class))
-        if number is not None and len(units) == cases[number].devices:
+    units, table = part.units, part.units.table()
+    for rows in _groups(units, classes):
+        first = units.unit(int(rows[0]))
+        number = wanted.get((first.case, _kind(first.device), classes[first.machine]))
+        if number is not None and len(rows) == cases[number].devices:
             usual = math.log(cases[number].usual)
-            found[number] = [Share(u.machine_id, u.device, math.exp(usual - u.y)) for u in units if u.y is not None]
+            machines: list[int] = table["machine"][rows].tolist()
+            devices: list[int] = table["device"][rows].tolist()
+            values: list[float] = table["y"][rows].tolist()
+            of = zip(machines, devices, values, strict=True)
+            found[number] = [Share(units.machine[m], units.device[d], math.exp(usual - y)) for m, d, y in of]
     return found
 
 
@@ -226,9 +239,19 @@ def _over_nodes(failed: Failed) -> Reason:
     )
 
 
-def _unmeasured(part: Part, machine_id: str, measured: bool, reasons: Sequence[Reason]) -> str:
-    """Why a machine was not measured, or not in all that it was to be in; empty where it was, or ``reasons`` say why."""
-    count, cut = part.unreached.get(machine_id), part.cut.get(machine_id, "")
+def _missing(units: Units) -> dict[str, int]:
+    """How many launches have no record, by machine."""
+    table = units.table()
+    counts = np.bincount(table["machine"], table["missing"], len(units.machine))
+    return {units.machine[n]: int(counts[n]) for n in np.flatnonzero(counts).tolist()}
+
+
+def _unmeasured(part: Part, machine_id: str, measured: bool, count: int, reasons: Sequence[Reason]) -> str:
+    """Why a machine was not measured, or not in all that it was to be in; empty where it was, or ``reasons`` say why.
+
+    ``count``: launches without a record.
+    """
+    cut = part.cut.get(machine_id, "")
     if cut and not any(r.confirmed or hosts.spans(r.device) for r in reasons):
         return cut
     if count:
@@ -289,74 +312,72 @@ def _parts(machine: Machine) -> str:
 # cases
 
 
-def _groups(part: Part, classes: dict[str, str]) -> dict[tuple[str, str, str, int], list[Unit]]:
-    """Units that should be alike: by case, kind of device, class and work."""
-    groups: dict[tuple[str, str, str, int], list[Unit]] = {}
-    kinds: dict[str, str] = {}
-    for unit in part.units:
-        if unit.y is None or (peer_class := classes.get(unit.machine_id)) is None:
-            continue
-        device = unit.device
-        kind = kinds.get(device) or kinds.setdefault(device, device.partition(":")[0])
-        key = (unit.case, kind, peer_class, unit.work)
-        if key in groups:
-            groups[key].append(unit)
-        else:
-            groups[key] = [unit]
-    return groups
+def _groups(units: Units, classes: Mapping[str, str]) -> list[Index]:
+    """Rows of units that should be alike: of one case, kind of device, class and work."""
+    table = units.table()
+    class_of = _numbers([classes.get(machine, "") for machine in units.machine])[table["machine"]]
+    kind_of = _numbers([_kind(device) for device in units.device])[table["device"]]
+    rows = np.flatnonzero(~np.isnan(table["y"]) & (class_of >= 0))
+    return [rows[group] for group in grouped(table["work"][rows], class_of[rows], kind_of[rows], table["case"][rows])]
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
+
+
+def _numbers(names: Sequence[str]) -> peers.Index:
+    """The same number for the same name, in the order of the names; −1 for an empty one."""
+    number = {name: n for n, name in enumerate(sorted({*names} - {""}))} | {"": -1}
+    return np.asarray([number[name] for name in names], np.int64)
 
 
 def _judge_case(
-    units: list[Unit],
-    racks: dict[str, str],
-    classes: dict[str, str],
+    units: Units,
+    rows: Index,
+    racks: Mapping[str, str],
+    classes: Mapping[str, str],
     reasons: dict[str, list[Reason]],
     cleared: Counter[str],
 ) -> tuple[CaseFinding | None, list[RackFinding]]:
     """One case in one class: its reasons go to the machines."""
-    names = sorted({racks[u.machine_id] for u in units} - {""})
-    slots = sorted({u.device for u in units})
-    rack_number = {name: n for n, name in enumerate(names)} | {"": -1}
-    slot_number = {name: n for n, name in enumerate(slots)}
+    table = units.table()[rows]
+    rack_of = [racks[machine] for machine in units.machine]
     group = peers.Group(
-        _column([u.y for u in units]),
-        _column([u.tail for u in units]),
-        _column([u.fresh for u in units]),
-        _column([u.fresh_tail for u in units]),
-        np.asarray([rack_number[racks[u.machine_id]] for u in units], np.int64),
-        np.asarray([slot_number[u.device] for u in units], np.int64),
+        table["y"], table["tail"], table["fresh"], table["fresh_tail"], _numbers(rack_of)[table["machine"]], table["device"]
     )
     found = peers.judge(group)
-    case, kind = units[0].case, units[0].device.partition(":")[0]
+    first = units.unit(int(rows[0]))
     slow: dict[str, list[Reason]] = {}
     for one in found.slow:
-        unit = units[one.row]
-        reason = Reason(kind=one.kind, device=unit.device, case=case, ratio=one.ratio, confirmed=one.confirmed)  # pyright: ignore[reportArgumentType]
-        slow.setdefault(unit.machine_id, []).append(reason)
-    devices = Counter(unit.machine_id for unit in units)
+        unit = units.unit(int(rows[one.row]))
+        reason = Reason(kind=one.kind, device=unit.device, case=unit.case, ratio=one.ratio, confirmed=one.confirmed)  # pyright: ignore[reportArgumentType]
+        slow.setdefault(unit.machine, []).append(reason)
     for machine_id, several in slow.items():
-        reasons[machine_id] += _of_node(several, devices[machine_id])
+        devices = int(np.count_nonzero(table["machine"] == units.machine.index(machine_id)))
+        reasons[machine_id] += _of_node(several, devices)
     for row in found.cleared:
-        cleared[units[row].machine_id] += 1
-    for row in peers.minority([u.digest for u in units]):
-        unit = units[row]
+        cleared[units.unit(int(rows[row])).machine] += 1
+    for row in peers.minority(table["digest"].tolist()):
+        unit = units.unit(int(rows[row]))
         words = "its result differs from what most others of its kind computed, bit for bit"
-        reasons[unit.machine_id].append(Reason(kind="corrupting", device=unit.device, case=case, confirmed=True, detail=words))
-    if len(units) < peers.LEAST_GROUP:
+        reasons[unit.machine].append(Reason(kind="corrupting", device=unit.device, case=unit.case, confirmed=True, detail=words))
+    if len(rows) < peers.LEAST_GROUP:
         return None, []
     low, usual, high = (math.exp(float(v)) for v in np.quantile(group.y, (0.0, 0.5, 1.0)))
     finding = CaseFinding(
-        case=case,
-        device=kind,
-        peer_class=classes[units[0].machine_id],
-        devices=len(units),
+        case=first.case,
+        device=_kind(first.device),
+        peer_class=classes[first.machine],
+        devices=len(rows),
         usual=usual,
         low=low,
         high=high,
         smallest=found.smallest,
         weak=found.weak,
     )
-    return finding, [RackFinding(rack=names[r.rack], case=case, ratio=r.ratio, devices=r.devices) for r in found.racks]
+    names = sorted({*rack_of} - {""})
+    slow_racks = [RackFinding(rack=names[r.rack], case=first.case, ratio=r.ratio, devices=r.devices) for r in found.racks]
+    return finding, slow_racks
 
 
 def _of_node(several: list[Reason], devices: int) -> list[Reason]:
@@ -367,7 +388,3 @@ def _of_node(several: list[Reason], devices: int) -> list[Reason]:
     kind = "slow" if any(r.kind == "slow" for r in several) else "intermittent"
     words = f"{len(several)} of its {devices} devices"
     return [Reason(kind=kind, case=several[0].case, ratio=ratio, confirmed=all(r.confirmed for r in several), detail=words)]
-
-
-def _column(values: Sequence[float | None]) -> peers.Array:
-    return np.asarray(values, np.float64)  # not a number for what is None

@@ -6,7 +6,7 @@ that differ in nothing that matters (`differ`), is incomparable, and says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -80,22 +80,22 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
     then differ).  ``anyway``: compare in spite of differences between machines, drivers, libraries, clocks or settings.
     ``paired``: launches of the same number were measured together.
     """
-    matched = _matched(a.machines, b.machines)
+    apart = _apart(a.machines, b.machines)
     left, right = _groups(a.records), _groups(b.records)
     pairs: list[Pair] = []
-    partners = dict(matched)
+    partners = dict(list(apart))
+    barred = {one: "" if anyway else _barred(found) for (one, _), found in apart.items()}
     seen: set[Group] = set()
     for (machine_id, case, device), records in left.items():
         key = (partners.get(machine_id, ""), case, device)
         if key in right:
             seen.add(key)
-            barred = _barred(differ.of_machines(a.machines[machine_id], b.machines[key[0]])) if not anyway else ""
-            if pair := _pair(a, b, records, right[key], barred, anyway, delta, paired):
+            if pair := _pair(a, b, records, right[key], barred[machine_id], anyway, delta, paired):
                 pairs.append(pair)
     return Report(
         run_a=a.run.run_id,
         run_b=b.run.run_id,
-        differences=between(a, b),
+        differences=_each_once(a, b, apart),
         pairs=sorted(pairs, key=effect),
         only_a=_cases(g for g in left if (partners.get(g[0], ""), g[1], g[2]) not in right),
         only_b=_cases(g for g in right if g not in seen),
@@ -105,8 +105,11 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
 
 def between(a: LoadedRun, b: LoadedRun) -> list[Difference]:
     """What is not the same on the machines of two runs, each once, and whether other code measured."""
-    matched = _matched(a.machines, b.machines)
-    found = list(dict.fromkeys(d for one, two in matched for d in differ.of_machines(a.machines[one], b.machines[two])))
+    return _each_once(a, b, _apart(a.machines, b.machines))
+
+
+def _each_once(a: LoadedRun, b: LoadedRun, apart: Mapping[tuple[str, str], list[Difference]]) -> list[Difference]:
+    found = list(dict.fromkeys(d for differences in apart.values() for d in differences))
     if a.run.code != b.run.code:
         found.append(Difference("code", "suite", a.run.code[:12], b.run.code[:12], bars=False))
     return found
@@ -122,12 +125,17 @@ def exit_code(report: Report) -> int:
     return accept.UNKNOWN if unsure else accept.OK
 
 
+def _apart(a: dict[str, Machine], b: dict[str, Machine]) -> dict[tuple[str, str], list[Difference]]:
+    """What differs between the machines of A and those of B that they are compared with, by pair."""
+    return {(one, two): differ.of_machines(a[one], b[two]) for one, two in _matched(a, b)}
+
+
 def _matched(a: dict[str, Machine], b: dict[str, Machine]) -> list[tuple[str, str]]:
-    """Machines of A with those of B that they are compared with."""
+    """Machines of A with those of B that they are compared with: none of B with two of A."""
     if len(a) == len(b) == 1:
         return [(next(iter(a)), next(iter(b)))]
-    hosts = {machine.host: machine_id for machine_id, machine in b.items()}
-    pairs = [(m, m if m in b else hosts.get(machine.host, "")) for m, machine in a.items()]
+    hosts = {machine.host: machine_id for machine_id, machine in b.items() if machine_id not in a}
+    pairs = [(m, m if m in b else hosts.pop(machine.host, "")) for m, machine in a.items()]
     return [(one, two) for one, two in pairs if two]
 
 

@@ -6,17 +6,19 @@ confirm, and `blame` judges the suspects by them alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from msgspec.structs import replace
 
-from clustergauge import hosts
+from clustergauge import columns, hosts
 from clustergauge.blame import Fleet, Reason
+from clustergauge.columns import Unit
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Planned, Run, Scalar
-from clustergauge.reduce import Part, Unit
+from clustergauge.reduce import Part
 from clustergauge.retry import CONFIRMING
 
 KINDS = ("slow", "intermittent")
@@ -57,11 +59,13 @@ def suspects(fleet: Fleet) -> list[Suspect]:
     ]
 
 
-def by_run(found: Iterable[Suspect], folders: Mapping[str, str]) -> dict[str, list[Suspect]]:
-    """The suspects by the folder of the run that measured their machine."""
+def by_run(found: Sequence[Suspect], part: Part) -> dict[str, list[Suspect]]:
+    """The suspects by the folder of the run that measured them."""
     runs: dict[str, list[Suspect]] = {}
+    units = part.units.of_cases((suspect.machine_id, suspect.case) for suspect in found)
     for suspect in found:
-        runs.setdefault(folders[suspect.machine_id], []).append(suspect)
+        own = [u for u in units[suspect.machine_id, suspect.case] if suspect.device in ("", u.device) and not u.confirms]
+        runs.setdefault(part.folders[suspect.machine_id][max(unit.run for unit in own)], []).append(suspect)
     return runs
 
 
@@ -96,17 +100,13 @@ def run_of(source: Run, run_id: str, started: str, command: Sequence[str], todo:
     )
 
 
-def outcomes(found: Iterable[Suspect], part: Part, fleet: Fleet, runs: Iterable[LoadedRun]) -> list[Outcome]:
+def outcomes(found: Sequence[Suspect], part: Part, fleet: Fleet, runs: Iterable[LoadedRun]) -> list[Outcome]:
     """What became of the suspects.  ``part``, ``fleet``: with the fresh launches of ``runs`` in them."""
     whys: dict[str, str] = {}
     for loaded in runs:
         whys |= loaded.run.left_out
     nodes = {node.machine_id: node for node in fleet.nodes}
-    found = list(found)
-    units: dict[tuple[str, str], list[Unit]] = {(suspect.machine_id, suspect.case): [] for suspect in found}
-    for unit in part.units:
-        if (key := (unit.machine_id, unit.case)) in units:
-            units[key].append(unit)
+    units = columns.confirmed(part.units).of_cases((suspect.machine_id, suspect.case) for suspect in found)
     return [_outcome(one, units[one.machine_id, one.case], part, nodes[one.machine_id].reasons, whys) for one in found]
 
 
@@ -116,7 +116,7 @@ def _outcome(
     units = [unit for unit in of_case if suspect.device in ("", unit.device)]
     if trouble := next((unit.trouble for unit in units if unit.trouble), ""):
         return Outcome(suspect, "could not be measured", why=trouble)
-    if not any(unit.y is not None and unit.fresh is not None for unit in units):
+    if not any(math.isfinite(unit.y) and math.isfinite(unit.fresh) for unit in units):
         machine = part.machines[suspect.machine_id]
         why = whys.get(machine.node) or whys.get(machine.host) or "too few fresh launches"
         return Outcome(suspect, "could not be measured", why=why)

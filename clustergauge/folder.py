@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -262,6 +263,26 @@ def lines(path: Path, live: bool = False) -> Iterator[Line]:
                 return
 
 
+def whole(path: Path) -> list[bytes] | None:
+    """All lines of `RECORDS`, where each is as its checksum says; ``None`` where something is to be said of one (`lines` does),
+    and for files that are too long to be held.
+
+    A third of the time that `lines` takes, which is half of reading a fleet.
+    """
+    with open_plain(path / CHECKSUMS) as sums, open_plain(path / RECORDS) as records:
+        told, content = _start_of(sums), _start_of(records)
+    found = io.BytesIO(content).readlines()
+    if max(len(told), len(content)) > LINE_BYTES or not content.endswith(b"\n") or len(found) > MOST_LINES:
+        return None
+    checksums = "\n".join([hashlib.sha256(line).hexdigest() for line in found])
+    return found if told == f"{checksums}\n".encode() else None
+
+
+def _start_of(file: BufferedReader) -> bytes:
+    """All of a file that is no longer than `LINE_BYTES`; of others more than that."""
+    return file.read(min(LINE_BYTES, os.fstat(file.fileno()).st_size) + 1)  # read() takes the memory it is told
+
+
 def ended_well(path: Path) -> bool:
     """Whether the run ended in good order, with its files summed up: what is torn now was not torn by an interruption."""
     return os.path.lexists(path / SUMS)
@@ -279,7 +300,7 @@ def machine_files(path: Path) -> list[Path]:
 def content_of(path: Path) -> bytes:
     """A regular file of reasonable size.  Raises `UsageError`."""
     with open_plain(path) as file:
-        content = file.read(min(LINE_BYTES, os.fstat(file.fileno()).st_size) + 1)  # read() takes the memory it is told
+        content = _start_of(file)
     if len(content) > LINE_BYTES:
         raise UsageError(f"{located(path)}: longer than {LINE_BYTES >> 20} MiB")
     return content

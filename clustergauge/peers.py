@@ -192,8 +192,8 @@ def _intermittent(group: Group, known: set[int], slow: list[Slow], cleared: list
             _hold(row, float(r[n]), float(again[n] - (tail[n] - r[n])), cut, "intermittent", slow, cleared)
 
 
-def minority(digests: Sequence[str]) -> list[int]:
-    """Rows whose digest is not what most have; empty where no digest has more than half of at least three votes.
+def minority(digests: Sequence[str] | Sequence[int]) -> list[int]:
+    """Rows whose digest (empty or 0: none) is not what most have; none where no digest has more than half of three votes or more.
 
     Deterministic work on identical devices gives identical bits, whoever is right (a vote of two decides nothing).
     """
@@ -202,7 +202,7 @@ def minority(digests: Sequence[str]) -> list[int]:
     voters = [n for n, digest in enumerate(digests) if digest]
     if len(voters) < 3:
         return []
-    votes: dict[str, int] = {}
+    votes: dict[str | int, int] = {}
     for n in voters:
         votes[digests[n]] = votes.get(digests[n], 0) + 1
     best = max(votes, key=lambda d: votes[d])

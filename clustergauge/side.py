@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, get_args
 
 import msgspec
 
@@ -28,6 +28,7 @@ from clustergauge.revision import Tree
 from clustergauge.valid import printable
 
 Letter = Literal["A", "B"]
+LETTERS: tuple[Letter, ...] = get_args(Letter)
 ENDING_S = 30.0
 """What an interrupted launch may take to end its workers by itself."""
 _REFUSED = re.compile(r"cases\[(\d+)\]")
@@ -195,7 +196,7 @@ class Bench:
         """
         path = self.folder / "suite.toml"
         path.write_text(suite_of(self.cases[case] for case in cases), encoding="utf-8")
-        order: tuple[Letter, Letter] = ("A", "B") if first == "A" else ("B", "A")
+        order = LETTERS if first == LETTERS[0] else LETTERS[::-1]
         if not self.in_turns:
             return {side: self._alone(side, path) for side in order}
         with contextlib.ExitStack() as stack:

@@ -10,13 +10,15 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from clustergauge import folder, valid
 
 _ENTRY = re.compile(r"([0-9a-f]{64})  (\S{1,200})\n")
-_MARKS = re.compile(r"# (\S{1,200})((?: [0-9a-f]{8})*)\n")
+_MARKS = re.compile(r"# (\S{1,200})((?: [0-9a-f ]*)?)\n")
+_SHORT = 200
+"""Bytes of a line whose mark may be needed again."""
 _BY_LINE = (folder.RECORDS, folder.CHECKSUMS)
 
 
@@ -24,7 +26,7 @@ def text(path: Path) -> bytes:
     """`folder.SUMS` for the files as they are now.  Raises `UsageError` and ``OSError``."""
     names = [*_always(path), *judged(path)]
     entries = [f"{folder.digest(path / name)}  {name}\n" for name in names]
-    marks = [f"# {name}{''.join(f' {mark}' for mark in _marks(path, name))}\n" for name in names if name not in _BY_LINE]
+    marks = [f"# {name}{_marks(path, name)}\n" for name in names if name not in _BY_LINE]
     return "".join([*entries, *marks]).encode()
 
 
@@ -39,36 +41,31 @@ def judged(path: Path) -> list[str]:
     return [name for name in folder.JUDGED if os.path.lexists(path / name)]
 
 
-def changed(path: Path, only: Collection[str] | None = None, but: Collection[str] = ()) -> dict[str, str]:
-    """Holds the files (``only`` these, or all ``but`` these) against `folder.SUMS`: problems by file name.
-
-    None if there is no such file (yet).
-    """
+def changed(path: Path) -> dict[str, str]:
+    """Holds the files against `folder.SUMS`: problems by file name.  None if there is no such file (yet)."""
     if not folder.ended_well(path):
         return {}
     problems: dict[str, str] = {}
     needed = _always(path)
     known = {*needed, *folder.JUDGED}
     sums: dict[str, tuple[int, str]] = {}
-    marks: dict[str, tuple[int, list[str]]] = {}
+    marks: dict[str, tuple[int, str]] = {}
     where = folder.located(path / folder.SUMS)
     content = folder.content_of(path / folder.SUMS).decode(errors="replace")
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         if (entry := _ENTRY.fullmatch(line)) and entry[2] in known - sums.keys():
             sums[entry[2]] = number, entry[1]
         elif (mark := _MARKS.fullmatch(line)) and mark[1] in known - marks.keys() - {*_BY_LINE}:
-            marks[mark[1]] = number, mark[2].split()
+            marks[mark[1]] = number, mark[2]
         else:
             words = f"line {number}: not the checksum of a file of this run: {valid.shown(line.rstrip())}"
             problems.setdefault(folder.SUMS, f"{where} {words}")
     for name, (number, checksum) in sums.items():
-        if name in but or (only is not None and name not in only):
-            continue
         if not os.path.lexists(path / name):
             problems[name] = f"{folder.located(path / name)}: missing, though {folder.SUMS} line {number} has its checksum"
             continue
-        marked, lines = marks.get(name, (0, []))
-        at = _first_changed(lines, _marks(path, name)) if marked else 0
+        marked, before = marks.get(name, (0, ""))
+        at = _first_changed(before, _marks(path, name)) if marked else 0
         if folder.digest(path / name) != checksum:
             problems[name] = f"{folder.located(path / name, at)}: does not match its checksum ({folder.SUMS} line {number})"
         elif at:
@@ -90,13 +87,24 @@ def _always(path: Path) -> list[str]:
     return [folder.RUN, *(f"{folder.MACHINES}/{file.name}" for file in folder.machine_files(path)), *_BY_LINE]
 
 
-def _marks(path: Path, name: str) -> list[str]:
-    return [f"{zlib.crc32(line):08x}" for line in folder.content_of(path / name).splitlines(keepends=True)]
+def _marks(path: Path, name: str) -> str:
+    """The marks of all lines, a blank before each."""
+    lines = folder.content_of(path / name).splitlines(keepends=True)
+    return "".join([_known_mark(line) if len(line) < _SHORT else _mark(line) for line in lines])
 
 
-def _first_changed(before: Sequence[str], now: Sequence[str]) -> int:
-    """The first line (from 1) that is not as before, one more than there are where the end is missing; 0 where all are."""
+def _mark(line: bytes) -> str:
+    return f" {zlib.crc32(line):08x}"
+
+
+_known_mark = lru_cache(1 << 14)(_mark)
+"""Plans hold the same lines again and again, and those of a fleet the same plans: a third of the time."""
+
+
+def _first_changed(before: str, now: str) -> int:
+    """The first line (from 1) whose mark is not as before, one more than there are where the end is missing; 0 where all are."""
     if before == now:
         return 0
-    same = zip(before, now, strict=False)
-    return next((n for n, (a, b) in enumerate(same, 1) if a != b), min(len(before), len(now)) + 1)
+    then, those = before.split(), now.split()
+    same = zip(then, those, strict=False)
+    return next((n for n, (a, b) in enumerate(same, 1) if a != b), min(len(then), len(those)) + 1)

@@ -7,7 +7,6 @@ nothing another machine wrote can steer a terminal.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -91,8 +90,12 @@ def is_file_name(text: str) -> bool:
     return FILE_NAME.fullmatch(text) is not None
 
 
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= NAME_LENGTH and text.isprintable()
+
+
 def _name(field: str, text: str, *, empty: bool = False) -> None:
-    if not (text or empty) or not text.isprintable() or len(text) > NAME_LENGTH:
+    if not (_is_name(text) or (empty and not text)):
         raise Invalid(f"{field} {shown(text)} is not a name (1 to {NAME_LENGTH} printable characters)")
 
 
@@ -119,7 +122,7 @@ def _count(field: str, value: int, least: int = 0, most: int = MOST) -> None:
 
 
 def _finite(field: str, values: Collection[float]) -> None:
-    if not values or (min(values) >= -MOST and max(values) <= MOST and not math.isnan(sum(values))):
+    if not values or (min(values) >= 0 and sum(values) <= MOST):  # so each is, and none is not a number
         return
     for index, value in enumerate(values):
         if not abs(value) <= MOST:
@@ -127,7 +130,7 @@ def _finite(field: str, values: Collection[float]) -> None:
 
 
 def _positive(field: str, values: list[float]) -> None:
-    if not values or (min(values) >= SHORTEST_S and max(values) <= LONGEST_S and not math.isnan(sum(values))):
+    if not values or (min(values) >= SHORTEST_S and sum(values) <= LONGEST_S):  # so each is, and none is not a number
         return
     for index, value in enumerate(values):
         if not SHORTEST_S <= value <= LONGEST_S:
@@ -209,10 +212,11 @@ def check_record(record: Record, run_id: str, planned: Mapping[Key, Planned], ma
     counters = record.counters
     _scalars("settings", record.settings)
     _scalars("telemetry", record.telemetry)
-    _scalars("counters.path", counters.path)
-    _scalars("counters.health", counters.health)
-    for name, count in counters.device_bytes.items():
-        _count(f"counters.device_bytes[{shown(name)}]", count)
+    if counters.path or counters.health or counters.device_bytes:
+        _scalars("counters.path", counters.path)
+        _scalars("counters.health", counters.health)
+        for name, count in counters.device_bytes.items():
+            _count(f"counters.device_bytes[{shown(name)}]", count)
     _placement(record)
     _result(record)
 
@@ -261,8 +265,9 @@ def _case(where: str, document: Record | Planned) -> None:
 def _placement(record: Record) -> None:
     ranks: set[int] = set()
     for number, place in enumerate(record.placement):
-        _name(f"placement[{number}].host", place.host)
-        _name(f"placement[{number}].device", place.device)
+        if not (_is_name(place.host) and _is_name(place.device)):
+            _name(f"placement[{number}].host", place.host)
+            _name(f"placement[{number}].device", place.device)
         if not 0 <= place.rank < record.ranks or place.rank in ranks:
             rank = place.rank if abs(place.rank) < MOST else "…"
             raise Invalid(f"placement[{number}].rank {rank} is not one of {record.ranks} ranks, or is given twice")

@@ -166,9 +166,7 @@ def _wide(record: Record, samples: list[float]) -> Seen | None:
     """Measuring aims at the interval inside a launch; what is told is that of the headline, which stands in the table."""
     inside, count = stats.median_interval(samples).half_width, len(samples)
     if inside is None:
-        if count < stats.FEWEST:
-            return Seen(math.inf, f"{count} sample{'s are' if count > 1 else ' is'} too few for an interval")
-        return Seen(math.inf, f"{_resemblance(samples)}, too few for an interval")
+        return Seen(math.inf, no_interval(samples))
     if inside <= stats.TARGET:
         return None
     ended = record.measurement.stop_reason if record.measurement else ""
@@ -177,6 +175,16 @@ def _wide(record: Record, samples: list[float]) -> Seen | None:
     shown = metrics.half_width(headline) if headline else None
     width = format_width(inside if shown is None else shown)
     return Seen(inside, f"±{width} after {count} samples, which were to bring it near {stats.TARGET:.0%}{why}")
+
+
+def no_interval(samples: list[float]) -> str:
+    """Why a launch has no interval, in words; empty where it has."""
+    if stats.median_interval(samples).half_width is not None:
+        return ""
+    count = len(samples)
+    if count < stats.FEWEST:
+        return f"{count} sample{'s are' if count > 1 else ' is'} too few for an interval"
+    return f"{_resemblance(samples)}, too few for an interval"
 
 
 def _resemblance(samples: list[float]) -> str:

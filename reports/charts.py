@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from rich.cells import cell_len
+
+from reports.layout import squeezed
 from reports.web import figure, table
 
 Point = tuple[float, float]
@@ -20,10 +23,12 @@ COLOURS = 6
 """Series that the style tells apart; further ones repeat the colours with dashes."""
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 300, 86, 30, 12, 44
 _NAMES = 206
-"""Width that the names of rows take."""
+"""Width that the names of rows take beside them."""
+_NAME, _NAME_ABOVE = 24, 84
+"""Cells of a name that fit beside a row, and above it."""
+_ROW, _ROW_NAMED = 26, 40
+"""Height of a row, and of one with its name above."""
 _TICKS = 8
-_NAME = 24
-"""Characters of a name beside a row of dots."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +138,18 @@ class Bar:
 def intervals(title: str, bars: Sequence[Bar], axis: str, form: Format) -> str:
     """Intervals below one another on one linear axis, with a line at zero."""
     low, high = min(0.0, *(b.low for b in bars)), max(0.0, *(b.high for b in bars))
-    across = _linear(low, high, _NAMES, _W - _RIGHT)
-    marks, height = _frame(len(bars), _even(low, high), across, form, axis)
-    marks.append(f'<path class="zero" d="M{across(0):.1f} {_TOP}V{height - _BOTTOM}"/>')
+    rows = _rows([b.name for b in bars])
+    across = _linear(low, high, rows.left, _W - _RIGHT)
+    marks = _frame(rows, _even(low, high), across, form, axis)
+    marks.append(f'<path class="zero" d="M{across(0):.1f} {_TOP}V{rows.bottom}"/>')
     for number, bar in enumerate(bars):
-        y, style = _row_y(number), bar.style or "plain"
+        y, style = rows.y(number), bar.style or "plain"
         marks.append(f'<g class="{style}"><path class="span" d="M{across(bar.low):.1f} {y}H{across(bar.high):.1f}"/>')
         marks.append(f'<circle class="dot" cx="{across(bar.value):.1f}" cy="{y}" r="4"/></g>')
-        marks.append(_row_name(bar.name, y))
+        marks.append(rows.label(bar.name, number))
     told = [[b.name, form(b.value), form(b.low), form(b.high)] for b in bars]
-    return figure(title, _svg(f"{title}: {axis}", _W, height, "".join(marks)), table(title, ["case", axis, "from", "to"], told))
+    svg = _svg(f"{title}: {axis}", _W, rows.bottom + _BOTTOM, "".join(marks))
+    return figure(title, svg, table(title, ["case", axis, "from", "to"], told))
 
 
 @dataclass(frozen=True)
@@ -158,46 +165,76 @@ def strips(title: str, rows: Sequence[Strip], axis: str, form: Format) -> str:
     """Where each device of a fleet lies, one row a case; dots that would cover one another are drawn once."""
     everything = [v for row in rows for v in (*row.values, *(value for value, _ in row.named.values()))]
     low, high = min(everything), max(everything)
-    across = _linear(low, high, _NAMES, _W - _RIGHT)
-    marks, height = _frame(len(rows), _even(low, high), across, form, axis)
+    lie = _rows([row.name for row in rows])
+    across = _linear(low, high, lie.left, _W - _RIGHT)
+    marks = _frame(lie, _even(low, high), across, form, axis)
     told: list[list[str]] = []
     for number, row in enumerate(rows):
-        y = _row_y(number)
+        y = lie.y(number)
         places = sorted({round(across(v), 1) for v in row.values})
         marks += [f'<circle class="many" cx="{x:.1f}" cy="{y}" r="3"/>' for x in places]
         for name, (value, style) in row.named.items():
             tip = f"<title>{escape(name)}: {escape(form(value))}</title>"
             marks.append(f'<g class="{style}"><circle class="dot" cx="{across(value):.1f}" cy="{y}" r="4">{tip}</circle></g>')
             told.append([row.name, name, form(value)])
-        marks.append(_row_name(row.name, y))
+        marks.append(lie.label(row.name, number))
         ordered = sorted(row.values)
         if ordered:
             ends = f"{form(ordered[0])} … {form(ordered[-1])}"
             told.append([row.name, f"the other {len(ordered)}", ends])
-    return figure(title, _svg(f"{title}: {axis}", _W, height, "".join(marks)), table(title, ["case", "device", axis], told))
+    svg = _svg(f"{title}: {axis}", _W, lie.bottom + _BOTTOM, "".join(marks))
+    return figure(title, svg, table(title, ["case", "device", axis], told))
 
 
-def _frame(count: int, ticks: Sequence[float], across: Place, form: Format, axis: str) -> tuple[list[str], int]:
-    """Grid and axis of ``count`` rows, and the height of the picture."""
-    height = _TOP + 26 * count + _BOTTOM
-    bottom = height - _BOTTOM
+@dataclass(frozen=True)
+class _Rows:
+    """Where rows and their names lie: names beside the rows, or, where one of them is too long for that, above."""
+
+    short: Mapping[str, str]
+    count: int
+    above: bool
+
+    @property
+    def left(self) -> int:
+        """Where the axis begins."""
+        return _RIGHT if self.above else _NAMES
+
+    @property
+    def height(self) -> int:
+        """Of a row."""
+        return _ROW_NAMED if self.above else _ROW
+
+    @property
+    def bottom(self) -> int:
+        """Where the axis lies."""
+        return _TOP + self.height * self.count
+
+    def y(self, number: int) -> int:
+        """The middle of what is drawn in a row."""
+        return _TOP + self.height * (number + 1) - _ROW // 2
+
+    def label(self, name: str, number: int) -> str:
+        """The name of a row.  What was left out of it is in its title, and in the table."""
+        x, y, anchor = (4, self.y(number) - 14, "start") if self.above else (_NAMES - 12, self.y(number) + 4, "end")
+        place = f'class="name" x="{x}" y="{y}" text-anchor="{anchor}"'
+        return f"<text {place}>{escape(self.short[name])}<title>{escape(name)}</title></text>"
+
+
+def _rows(names: Sequence[str]) -> _Rows:
+    above = any(cell_len(name) > _NAME for name in names)
+    return _Rows(squeezed(names, _NAME_ABOVE if above else _NAME), len(names), above)
+
+
+def _frame(rows: _Rows, ticks: Sequence[float], across: Place, form: Format, axis: str) -> list[str]:
+    """Grid and axis of rows."""
+    bottom = rows.bottom
     marks = [
         f'<path class="grid" d="M{across(t):.1f} {_TOP}V{bottom}"/>'
         f'<text x="{across(t):.1f}" y="{bottom + 18}" text-anchor="middle">{escape(form(t))}</text>'
         for t in ticks
     ]
-    marks.append(f'<text class="axis" x="{(_W + _NAMES) / 2:.0f}" y="{height - 6}" text-anchor="middle">{escape(axis)}</text>')
-    return marks, height
-
-
-def _row_y(number: int) -> int:
-    return _TOP + 26 * number + 13
-
-
-def _row_name(name: str, y: int) -> str:
-    """The name of a row, its end if it is long: there names differ; the table has the whole."""
-    short = name if len(name) <= _NAME else "…" + name[1 - _NAME :]
-    return f'<text x="{_NAMES - 12}" y="{y + 4}" text-anchor="end">{escape(short)}<title>{escape(name)}</title></text>'
+    middle = (_W - _RIGHT + rows.left) / 2
+    return [*marks, f'<text class="axis" x="{middle:.0f}" y="{bottom + 38}" text-anchor="middle">{escape(axis)}</text>']
 
 
 # --------------------------------------------------------------------------------------------------------------------------

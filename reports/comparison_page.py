@@ -60,8 +60,8 @@ def _table(pairs: Sequence[Pair], names: dict[comparison.Key, str], order: str) 
     head = ["case", "A", "B", "time", "95 % interval", "launches", "word", "why"]
     shown = pairs[:MOST_ROWS]
     told = [[names[comparison.key_of(p)], *comparison.columns_of(p), word_of(p), p.why] for p in shown]
-    styles = ["bad" if STYLES.get(word_of(p)) == "bad" else "" for p in shown]
-    yield table(f"{counted(len(pairs), 'case')}, {order}{left}", head, told, styles)
+    styles = [STYLES.get(word_of(p), "") for p in shown]
+    yield table(f"{counted(len(pairs), 'case')}, {order}{left}", head, told, styles, word="word")
 
 
 def _shifts(pairs: Sequence[Pair], names: dict[comparison.Key, str]) -> Iterator[str]:
@@ -91,7 +91,7 @@ def _differences(report: Report) -> Iterator[str]:
     if report.differences:
         told = [[d.name, d.kind, d.a, d.b, "no" if d.bars else "yes"] for d in report.differences]
         styles = ["bad" if d.bars else "" for d in report.differences]
-        yield table(counted(len(told), "difference"), ["what", "kind", "A", "B", "comparable"], told, styles)
+        yield table(counted(len(told), "difference"), ["what", "kind", "A", "B", "comparable"], told, styles, word="comparable")
 
 
 def _methods(pairs: Sequence[Pair]) -> Iterator[str]:

@@ -85,8 +85,9 @@ def _nodes(nodes: Sequence[Node]) -> Iterator[str]:
         for node in nodes[:MOST_NODES]
     ]
     left = f"; {len(nodes) - MOST_NODES} more are left out of this page" if len(nodes) > MOST_NODES else ""
-    styles = ["bad" if node.state == "bad" else "" for node in nodes[:MOST_NODES]]
-    yield table(f"{counted(len(nodes), 'node')}, the worst first{left}", ["node", "state", "rack", "why", "parts"], told, styles)
+    styles = [STATES[node.state] for node in nodes[:MOST_NODES]]
+    head = ["node", "state", "rack", "why", "parts"]
+    yield table(f"{counted(len(nodes), 'node')}, the worst first{left}", head, told, styles, word="state")
 
 
 def _joint(fleet: Fleet) -> Iterator[str]:
@@ -100,7 +101,8 @@ def _joint(fleet: Fleet) -> Iterator[str]:
 def _racks(fleet: Fleet) -> Iterator[str]:
     if fleet.racks:
         told = [[r.rack, r.case, f"{100 * r.ratio:.0f} %", str(r.devices)] for r in fleet.racks]
-        yield table(counted(len(told), "finding"), ["rack", "case", "of the others", "devices"], told)
+        head = ["rack", "case", "of the others", "devices"]
+        yield table(counted(len(told), "finding"), head, told, ["doubt"] * len(told), word="of the others")
 
 
 def _strips(fleet: Fleet, part: Part) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clustergauge import compare, reduce, warnings
+from clustergauge import compare, metrics, reduce, warnings
 from clustergauge.blame import Fleet
 from clustergauge.gauged import Gauged
 from clustergauge.loading import LoadedRun
@@ -15,7 +15,7 @@ from clustergauge.units import format_rate, format_size, format_time
 from reports import fleet_page, page_charts, storage
 from reports.export import host_of, owed, reason_of, unanswered
 from reports.layout import short_names
-from reports.rows import BAD, Row
+from reports.rows import BAD, Row, Word
 from reports.table import amount, percent, sign_of
 from reports.web import banner, counted, document, paragraph, section, table
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST_ROWS, MOST_MACHINES, MOST_WARNINGS = 2000, 50, 200
 """What a page holds, so that it stays small; it says what it leaves out."""
 UNTIMED = ("verified", "skipped")
+STYLES: dict[Word, str] = {**dict.fromkeys(BAD, "bad"), "inconclusive": "doubt", "not measured": "doubt", "pass": "good"}
 
 
 def html_of(
@@ -102,20 +103,30 @@ def _results(loaded: LoadedRun, rows: list[Row], caption: str) -> Iterator[str]:
         metric, limit = row.headline, row.ceiling
         rated = metric and limit and metric.unit == limit.unit != "s"
         share = f"{'' if limit.firm else '~'}{100 * metric.value / limit.value:.0f} %" if rated and metric and limit else ""
-        interval = (
-            f"{format_rate(metric.low, metric.unit)} … {format_rate(metric.high, metric.unit)}"
-            if metric and metric.low is not None and metric.high is not None else ""
-        )  # fmt: skip
         verdict = row.verdict
         asked = f"{sign_of(verdict)} {amount(verdict.bound, verdict.unit)}" if verdict and verdict.bound is not None else ""
         margin = percent(verdict.margin) if verdict and verdict.margin is not None else ""
         place = f"{host_of(loaded, row)} {row.device}"
         number = format_rate(metric.value, metric.unit) if metric else ""
         source = verdict.source if verdict else ""
-        told.append([names[row.case], place, _word(row.word), number, interval, share, asked, margin, source, reason_of(row)])
+        told.append(
+            [names[row.case], place, _word(row.word), number, _interval(row), share, asked, margin, source, reason_of(row)]
+        )
     head = ["case", "where", "verdict", "result", "95 % interval", "of ceiling", "asked", "margin", "source", "why"]
     left = f"; {len(rows) - MOST_ROWS} more are left out of this page" if len(rows) > MOST_ROWS else ""
-    yield table(f"{counted(len(rows), 'case')}: {caption}{left}", head, told)
+    styles = [STYLES.get(row.word, "") for row in rows[:MOST_ROWS]]
+    yield table(f"{counted(len(rows), 'case')}: {caption}{left}", head, told, styles, word="verdict")
+
+
+def _interval(row: Row) -> str:
+    """The ends of the 95 % interval, or why there is none; empty where there is no number either."""
+    metric = row.headline
+    if metric is None:
+        return ""
+    if metric.low is not None and metric.high is not None:
+        return f"{format_rate(metric.low, metric.unit)} … {format_rate(metric.high, metric.unit)}"
+    why = (warnings.no_interval(metrics.samples(record)) for record in row.measured)
+    return f"none: {next(filter(None, why), 'times beyond reason')}"
 
 
 def _machines(machines: list[Machine]) -> Iterator[str]:
@@ -146,7 +157,7 @@ def _differences(loaded: LoadedRun, baseline: LoadedRun | None) -> Iterator[str]
         return
     head = ["what", "kind", f"in {baseline.run.run_id}", "here", "comparable"]
     told = [[d.name, d.kind, d.a, d.b, "no" if d.bars else "yes"] for d in found]
-    yield table(counted(len(found), "difference"), head, told, ["bad" if d.bars else "" for d in found])
+    yield table(counted(len(found), "difference"), head, told, ["bad" if d.bars else "" for d in found], word="comparable")
 
 
 def _speed(gbit_s: float | None) -> str:

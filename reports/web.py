@@ -30,11 +30,13 @@ white-space:nowrap}thead th{font-weight:600}td{font-variant-numeric:tabular-nums
 tbody th{white-space:normal;overflow-wrap:anywhere;min-width:11rem}
 td.text{white-space:normal;overflow-wrap:anywhere;min-width:12rem}
 figure{margin:1.2rem 0}figcaption{font-weight:600;overflow-wrap:anywhere}svg{display:block;width:100%;max-width:44rem;height:auto}
-svg.square{max-width:34rem}svg text{font-size:12px;fill:var(--ink)}svg text.on{fill:var(--bg)}.line{fill:none;stroke-width:2}
+svg.square{max-width:34rem}svg text{font-size:12px;fill:var(--ink)}svg text.on{fill:var(--bg)}
+svg text.name{paint-order:stroke;stroke:var(--bg);stroke-width:4px}.line{fill:none;stroke-width:2}
 .grid{stroke:var(--rule);stroke-width:1;fill:none}.cell{fill:var(--bad)}.unknown{fill:none;stroke:var(--dim);stroke-dasharray:2 2}
 .bound{fill:none;stroke:var(--dim);stroke-width:1.5;stroke-dasharray:2 3}.zero{stroke:var(--dim);stroke-width:1.5}
 .span{stroke-width:2;stroke:currentColor}.dot{fill:currentColor}g.plain{color:var(--s0)}.many{fill:var(--s0);fill-opacity:.45}
-tr.bad th,tr.bad td:nth-child(3){color:var(--bad)}
+tr.bad,tr.doubt,tr.good{color:var(--ink)}tr.bad th,tr.bad .word{color:var(--bad)}tr.doubt th,tr.doubt .word{color:var(--doubt)}
+tr.good .word{color:var(--good)}
 .keys{list-style:none;padding:0;font-size:.875rem}.keys li{overflow-wrap:anywhere}
 svg.key{display:inline-block;width:26px;height:8px}
 @media print{body{max-width:none;padding:0}figure,tr{break-inside:avoid}.wide{overflow:visible}}
@@ -83,10 +85,11 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> str:
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = (), word: str = "") -> str:
     """A table of texts without the columns in which nothing stands; the first cell of each row is its header.
 
-    ``styles``: class of each row, where it has one.
+    ``styles``: class of each row, where it has one (``bad``, ``doubt``): the colour of its header and of the cell in the column
+    ``word``, which says in words what the colour means.
     """
     kept = [n for n in range(len(head)) if n == 0 or any(row[n] for row in rows)]
     head, rows = [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
@@ -94,14 +97,16 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], styl
     lines: list[str] = []
     for number, row in enumerate(rows):
         kind = f' class="{styles[number]}"' if number < len(styles) and styles[number] else ""
-        lines.append(f'<tr{kind}><th scope="row">{escape(text(row[0]))}</th>' + "".join(map(_cell, row[1:])) + "</tr>")
+        cells = "".join(_cell(words, of == word) for of, words in zip(head[1:], row[1:], strict=True))
+        lines.append(f'<tr{kind}><th scope="row">{escape(text(row[0]))}</th>{cells}</tr>')
     lead = f"<caption>{escape(text(caption))}</caption><thead><tr>{top}</tr></thead>"
     return f'<div class="wide"><table>{lead}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def _cell(words: str) -> str:
+def _cell(words: str, coloured: bool) -> str:
     """Numbers and words stay on one line; a sentence is broken."""
-    kind = ' class="text"' if len(words) > SENTENCE else ""
+    kinds = [kind for kind, so in (("text", len(words) > SENTENCE), ("word", coloured)) if so]
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
     return f"<td{kind}>{escape(text(words))}</td>"
 
 

@@ -269,3 +269,24 @@ def test_names_from_a_foreign_run_are_no_markup():
     text = comparison.markdown(compare.compare(a, b))
     assert "<script>" not in text
     assert text.count("heading") == text.count("\\# heading") > 0
+
+
+def test_machines_are_held_against_each_other_once_however_many_cases_they_measured(monkeypatch):
+    asked = []
+    monkeypatch.setattr(differ, "of_machines", lambda a, b: asked.append((a.machine_id, b.machine_id)) or [])
+    runs = [loaded([r for shape in "123" for r in launches(1.0, shape=shape)], run_id=name) for name in "ab"]
+    assert len(compare.compare(*runs).pairs) == 3
+    assert asked == [("m1", "m1")]
+
+
+def test_a_machine_is_no_partner_of_two():
+    """Of two hosts that swapped a machine for a new one, B's old machine is itself, wherever it hangs now."""
+
+    def run(name: str, **hosts: str) -> LoadedRun:
+        machines = {m: made.machine(machine_id=m, host=host) for m, host in hosts.items()}
+        records = [made.record(samples=[1.0] * 20, run_id=name, machine_id=m) for m in machines]
+        return LoadedRun(made.run(records, run_id=name), machines, records, Path("x"), [])
+
+    report = compare.compare(run("a", old="n1", other="n2"), run("b", new="n3", other="n1"))
+    assert [pair.hosts for pair in report.pairs] == [("n2", "n1")]
+    assert (len(report.only_a), len(report.only_b)) == (1, 1)

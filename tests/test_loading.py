@@ -1,5 +1,6 @@
 """Reading a run folder that nobody vouches for: whatever is wrong with it is one line that names the place."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from clustergauge import folder, loading
 from clustergauge.errors import UsageError
-from clustergauge.model import Run
+from clustergauge.model import Place, Run
 from clustergauge.store import RunFolder, load, reopen, verify
 from tests.run_folders import RUN_ID, a_machine, a_record, a_run, files_of, fill, in_memory
 
@@ -473,3 +474,63 @@ def test_a_control_character_as_it_stands_is_refused_or_harmless(path, code):
         assert load(path).records[0].reason == "a\N{REPLACEMENT CHARACTER}b"
     else:
         refusal(path)
+
+
+# -- a file that is whole is read in one go
+
+
+NASTY = [
+    None, True, 0, -1, 1, 0.5, 1e-16, 1e10, 1e300, 10**30, "", "x", "a\x7fb", "ü", "\u202e", "\ud800", "x" * 1001, [], [0.0], {},
+]  # fmt: skip
+PLACES = [
+    ("run_id",), ("case",), ("probe",), ("params", "ns"), ("launch",), ("machine_id",), ("device",), ("ranks",), ("status",),
+    ("reason",), ("started",), ("schema",), ("workload",), ("workload", "flops"), ("measurement",), ("measurement", "warmup_cut"),
+    ("measurement", "samples_s"), ("measurement", "samples_s", 0), ("measurement", "sample_start_s"), ("measurement", "digest"),
+    ("measurement", "loop_mean_s"), ("settings", "threads"), ("telemetry", "x"), ("counters", "health"), ("counters", "path"),
+    ("placement",), ("placement", 0, "host"), ("placement", 0, "rank"), ("placement", 0, "device"), ("confirms",), ("news",),
+]  # fmt: skip
+
+
+def put(document, place, value):
+    """The document with another value in a place, or one more field."""
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(PLACES), st.sampled_from(NASTY)), max_size=2), st.booleans())
+@settings(max_examples=300)
+def test_it_is_read_or_refused_as_line_by_line(changes, escaped):
+    """As it stands and with values that mean harm, their checksums made to match: the same records, or the same words."""
+    with in_memory() as parent:
+        path = fill(parent, finished=False)
+        lines = [json.loads(encoded(a_record(n, placement=[Place(rank=0, host="h")]))) for n in range(3)]
+        for number, place, value in changes:
+            with contextlib.suppress(LookupError, TypeError):  # the place is gone by an earlier change
+                put(lines[number], place, value)
+        texts = [json.dumps(line, ensure_ascii=escaped) for line in lines]
+        write_lines(path, *(text.encode(errors="surrogatepass") + b"\n" for text in texts))
+        assert outcome(path) == outcome(path, plainly=True)
+
+
+def outcome(path, plainly=False):
+    with pytest.MonkeyPatch.context() as patch:
+        if plainly:
+            patch.setattr(folder, "whole", lambda _path: None)
+        try:
+            return load(path).records
+        except UsageError as error:
+            return str(error)
+
+
+def test_what_is_as_it_should_be_is_not_read_twice(path, monkeypatch):
+    monkeypatch.setattr(folder, "lines", None)
+    assert load(path).records == [a_record(0)]
+
+
+@given(st.text('a"', max_size=60).map(str.encode), st.integers(1, 12))
+def test_a_long_text_is_one_between_any_two_quotes(raw, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading.valid, "TEXT_LENGTH", most)
+        assert loading._has_long_text(raw) == (len(raw) > most and max(map(len, raw.split(b'"'))) > most)

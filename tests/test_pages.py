@@ -160,7 +160,7 @@ def test_what_differs_from_the_baseline_is_told():
     text = page.html_of(run, rows_of(run, []), baseline=loaded(record("matmul", MATMUL), machines=(other,)))
     is_safe(text)
     differs = text[text.index("<h2>What differs from the baseline") : text.index("<h2>Distributions")]
-    assert "<td>library</td><td>2.12.0</td><td>2.13.0</td><td>no</td>" in differs
+    assert '<td>library</td><td>2.12.0</td><td>2.13.0</td><td class="word">no</td>' in differs
     assert "<td>driver</td><td>6.1</td><td>–</td>" in differs
 
 
@@ -200,6 +200,50 @@ def test_rows_lie_within_their_frame(ends):
     text += charts.strips("t", [charts.Strip("a", ends, {"x": (ends[0], "bad")})], "of peers", str)
     for x in re.findall(r'cx="([-\d.e]+)"', text):
         assert 200 <= float(x) <= 610
+
+
+LONG = [f"attention/backend=torch/causal=True/dtype=bf16/heads=32/kv_heads=8/seq={n}" for n in (4096, 8192)]
+
+
+def labels(text: str) -> list[tuple[str, str, str]]:
+    """Of each name of a row in a picture: where it is anchored, what is shown, and its title."""
+    return re.findall(r'text-anchor="(end|start)">([^<]+)<title>([^<]+)</title>', text)
+
+
+def test_short_names_stand_beside_their_rows_and_long_ones_above_them_whole():
+    bars = [charts.Bar(name, 0.0, 0.1, 0.2) for name in ("matmul/1024", "copy")]
+    assert labels(charts.intervals("t", bars, "shift", str)) == [("end", b.name, b.name) for b in bars]
+    rows = [charts.Strip(name, [0.9, 1.0], {}) for name in ("copy", *LONG)]
+    assert labels(charts.strips("t", rows, "of peers", str)) == [("start", r.name, r.name) for r in rows]
+
+
+def test_names_that_are_longer_than_a_picture_lose_what_they_share_and_the_table_has_them_whole():
+    rows = [charts.Strip(f"{name}/{'x' * 60}=1/last=2", [0.9, 1.0], {}) for name in LONG]
+    text = charts.strips("t", rows, "of peers", str)
+    shown = labels(text)
+    assert [whole for _, _, whole in shown] == [r.name for r in rows]
+    assert all(short.startswith("attention/") and short.endswith("last=2") and len(short) <= 84 for _, short, _ in shown)
+    assert ["seq=4096" in shown[0][1], "seq=8192" in shown[1][1]] == [True, True]
+    assert all(f">{r.name}</th>" in text for r in rows)
+
+
+def test_a_row_says_its_state_in_a_word_which_has_the_colour_too():
+    text = a_fleet()
+    assert '<tr class="doubt"><th scope="row">node-05</th><td class="word">suspect</td>' in text
+    assert '<tr class="doubt"><th scope="row">node-99</th><td class="word">unmeasured</td>' in text
+    assert '<td class="word">slower</td>' in a_comparison()
+
+
+def test_where_there_is_no_interval_the_cell_says_why():
+    few, alike = record("matmul", MATMUL), record("memory", COPY)
+    few = msgspec.structs.replace(few, measurement=msgspec.structs.replace(few.measurement, samples_s=[1e-3, 1.1e-3, 1.2e-3]))
+    slope = [1e-3 * (1 + 0.01 * n) for n in range(12)]
+    alike = msgspec.structs.replace(alike, measurement=msgspec.structs.replace(alike.measurement, samples_s=slope))
+    run = loaded(few, alike, record("matmul", {**MATMUL, "shape": "2"}))
+    text = page.html_of(run, rows_of(run, []))
+    assert ">none: 3 samples are too few for an interval</td>" in text
+    assert ">none: each sample resembles the one before (ρ = " in text
+    assert text.count("none: ") == 2
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")

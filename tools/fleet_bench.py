@@ -27,7 +27,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clustergauge import blame, reduce
+from clustergauge import blame, reduce, sums
 from clustergauge.model import Cpu, Machine, Measurement, Place, Planned, Record, Run, Scalar, Workload
 from clustergauge.probe import Case
 
@@ -70,8 +70,8 @@ def make(parent: Path, cases: int, node: int) -> Path:
     )
     run = Run(run_id=run_id, started=STARTED, finished=STARTED, command=["made"], suite="made", code="made", planned=planned)
     files = {
-        "run.json": msgspec.json.encode(run),
-        f"machines/{machine_id}.json": msgspec.json.encode(machine),
+        "run.json": msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n",  # as `store` writes them
+        f"machines/{machine_id}.json": msgspec.json.format(msgspec.json.encode(machine), indent=2) + b"\n",
         "records.jsonl": b"".join(records),
         "records.sha256": b"".join(hashlib.sha256(line).hexdigest().encode() + b"\n" for line in records),
     }
@@ -82,8 +82,7 @@ def make(parent: Path, cases: int, node: int) -> Path:
         (path / folder).mkdir(parents=True)
     for name, content in files.items():
         (path / name).write_bytes(content)
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
-    (path / "SHA256SUMS").write_text(sums)
+    (path / "SHA256SUMS").write_bytes(sums.text(path))
     return path
 
 
