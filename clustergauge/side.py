@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, Literal
 
 import msgspec
 
@@ -28,7 +28,7 @@ from clustergauge.revision import Tree
 from clustergauge.valid import printable
 
 Letter = Literal["A", "B"]
-LETTERS: tuple[Letter, ...] = get_args(Letter)
+LETTERS: tuple[Letter, ...] = ("A", "B")
 ENDING_S = 30.0
 """What an interrupted launch may take to end its workers by itself."""
 _REFUSED = re.compile(r"cases\[(\d+)\]")

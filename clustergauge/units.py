@@ -84,9 +84,9 @@ def format_rate(value: float, unit: str) -> str:
 
 
 def format_width(fraction: float) -> str:
-    """Half of an interval over its middle, ``1.4 %``."""
+    """Half of an interval over its middle, ``1.4 %``; one that says nothing at all is ``>999 %``."""
     half = 100 * fraction
-    return f"{half:.0f} %" if half >= 9.95 else f"{half:.1f} %" if half >= 0.05 else "<0.1 %"
+    return ">999 %" if half >= 999.5 else f"{half:.0f} %" if half >= 9.95 else f"{half:.1f} %" if half >= 0.05 else "<0.1 %"
 
 
 def parse_rate(value: float, unit: str) -> tuple[float, str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
+
+settings.register_profile("no explanations", phases=[phase for phase in Phase if phase != Phase.explain])  # they take minutes
+settings.load_profile("no explanations")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,3 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
+
+
+def pytest_collection_finish() -> None:
+    """Measuring collects garbage before it begins: what libraries and tests hold for good is not looked through each time."""
+    gc.collect()
+    gc.freeze()

@@ -26,13 +26,19 @@ PROBE = load_probes(["tests.faults.misbehaving"])["misbehave"]
 
 
 def fleet(
-    names: Sequence[str], remote: str = REMOTE, address: str = HERE, start_s: float = 45.0, root: str = "", launcher: str = ""
+    names: Sequence[str],
+    remote: str = REMOTE,
+    address: str = HERE,
+    start_s: float = 45.0,
+    root: str = "",
+    launcher: str = "",
+    pool_s: float = 45.0,
 ) -> Fleet:
-    """Nodes with their agents; some may be left out."""
+    """Nodes with their agents; some may be left out.  ``start_s``, ``pool_s``: time for agents, and for pools of ranks."""
     desk = Desk(names, remote, address, Install.at(root), start_s)
 
     def supervise(name: str) -> Supervisor:
-        means, patience = desk.means(launcher, ()), Patience(start_s=45, peer_grace_s=1)
+        means, patience = desk.means(launcher, ()), Patience(start_s=pool_s, peer_grace_s=1)
         return Supervisor(means, patience, make=lambda: RemoteNode(desk, name), desk=desk)
 
     nodes = Fleet(desk, supervise)
@@ -81,11 +87,12 @@ def run(supervisor: Supervisor, *case: object, **more: object) -> CaseResult:
     return supervisor.run(planned(*case, **more), seed=1, llc_bytes=1 << 20)  # type: ignore[arg-type]
 
 
-def workers_left(token: str, within_s: float = 30.0) -> list[str]:
-    """Processes of a run that live on after a while, wherever: workers, launchers, agents."""
+def workers_left(token: str, within_s: float = 30.0, only: Sequence[str] = ("",)) -> list[str]:
+    """Processes of a run that live on after a while, wherever: workers, launchers, agents; ``only``: with such a command."""
     until = time.monotonic() + within_s
     while True:
-        left = [f"{p.describe()}: {_command(p.pid)}" for p in _all() if token in _trace(p.pid)]
+        there = [(p, _command(p.pid)) for p in _all() if token in _trace(p.pid)]
+        left = [f"{p.describe()}: {command}" for p, command in there if any(word in command for word in only)]
         if not left or time.monotonic() > until:
             return left
         time.sleep(0.1)

@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 import run_suite
+from tests.command_line import called
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("clustergauge", "kernels", "collectives", "storage_io", "reports", "suites")
@@ -170,8 +172,12 @@ def test_a_tree_that_cannot_measure_is_named(repository, tmp_path):
         ([], "compare needs two runs or more"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(repository, tmp_path, words, said):
-    done = suite(repository, tmp_path / "t", *words)
+def test_a_users_mistake_is_one_line_and_exit_code_2(repository, tmp_path, monkeypatch, words, said):
+    (tmp_path / "t").mkdir()
+    monkeypatch.setattr(run_suite, "ROOT", repository)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    done = called("compare", *words, cwd=repository)
     assert done.returncode == 2, done
     assert done.stdout == ""
     assert said in done.stderr.splitlines()[-1]

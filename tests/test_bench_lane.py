@@ -73,14 +73,21 @@ def test_samples_go_through_the_timer_to_the_last_bit():
         tape()
 
 
-def test_our_samples_are_in_the_books_with_what_they_mean_and_bad_cases_are_not(suite, tmp_path):
-    found, output = lane(suite, f"--benchmark-json={tmp_path / 'out.json'}")
+@pytest.fixture(scope="module")
+def measured(suite):
+    """What became of every case, measured once, and the document; kept for comparison too."""
+    document = suite.parent / "out.json"
+    found, output = lane(suite, f"--benchmark-json={document}", "--benchmark-autosave")
+    return found, output, json.loads(document.read_text())
+
+
+def test_our_samples_are_in_the_books_with_what_they_mean_and_bad_cases_are_not(measured):
+    found, output, document = measured
     assert found == {"right": "PASSED", "wrong": "FAILED", "crash": "FAILED", "skip": "SKIPPED", "target": "SKIPPED"}
     assert "wrong: element 3 is 4, not 5" in output
     assert "exited with 7" in output
     assert "no meaning here" in output
     assert "no target folder" in output
-    document = json.loads((tmp_path / "out.json").read_text())
     (bench,) = document["benchmarks"]
     assert bench["group"] == "benched"
     assert bench["params"] == {"case": "benched/how=right@cpu:0"}
@@ -130,8 +137,7 @@ def test_skipped_nothing_is_started(suite):
     assert set(found.values()) == {"SKIPPED"}
 
 
-def test_saved_runs_are_compared(suite):
-    lane(suite, "--benchmark-autosave", "-k", "right", "--benchmark-only")
+def test_saved_runs_are_compared(suite, measured):
     found, output = lane(suite, "--benchmark-compare", "-k", "right")
     assert found == {"right": "PASSED"}
     assert "(0001_" in output

@@ -1,8 +1,9 @@
 """Probe ``cache``: what it reads, counts and refuses; that no load can be left out unnoticed; the native and Triton kernels."""
 
 import contextlib
-import json
 import re
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,28 +38,23 @@ MUTANTS = (
 )
 
 
-def outcomes() -> dict[str, object]:
-    """In the process that interprets: what came of every case, by name."""
-    found: dict[str, object] = {}
-    for cores in ("one", "each", "together"):
-        for kib in (16, 48, 64):
-            found[f"{cores} {kib}"] = interpreted.case("cache", cores=cores, size=kib * KIB)
-    found["together 1024"] = interpreted.case("cache", cores="together", size=1024 * KIB)
-    found["too large"] = interpreted.case("cache", cores="each", size=1024 * KIB + cache.UNIT)
-    for name, old, new, kinds in MUTANTS:
-        interpreted.plant("cache", old, new)
-        found[name] = [
-            interpreted.case("cache", cores=cores, size=(1024 if cores == "together" else 64) * KIB) for cores in kinds
-        ]
-    return found
+def cases() -> dict[str, Callable[[], object]]:
+    """What the process that interprets runs, by name."""
 
+    def mutant(old: str, new: str, kinds: tuple[str, ...]) -> list[list[str]]:
+        with interpreted.planted("cache", old, new):
+            return [interpreted.case("cache", cores=c, size=(1024 if c == "together" else 64) * KIB) for c in kinds]
 
-pytestmark = pytest.mark.timeout(interpreted.LIMIT_S)
+    sizes = [(cores, kib) for cores in ("one", "each", "together") for kib in (16, 48, 64)] + [("together", 1024)]
+    right = {f"{c} {kib}": partial(interpreted.case, "cache", cores=c, size=kib * KIB) for c, kib in sizes}
+    large = {"too large": partial(interpreted.case, "cache", cores="each", size=1024 * KIB + cache.UNIT)}
+    return {**right, **large, **{name: partial(mutant, *how) for name, *how in MUTANTS}}
 
 
 @pytest.fixture(scope="module")
 def found():
-    return interpreted.found_by("tests.test_cache")
+    with interpreted.found_by("tests.test_cache") as found:
+        yield found
 
 
 needs_llvmlite = pytest.mark.skipif(native.available() != "", reason=native.available() or "available")
@@ -358,7 +354,3 @@ def test_native_needs_llvmlite_and_says_why_it_cannot_work(outcome, monkeypatch)
     assert outcome("one", 64 * KIB).reason == "no code for this processor"
     with pytest.raises(Skip):
         cache._refuse_unfit(Context(Serial(), "cpu", 1, None), "native", "one", 64 * KIB)
-
-
-if __name__ == "__main__":
-    print(json.dumps(outcomes()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.command_line import called
 
 ROOT = Path(__file__).parent.parent
 SUITE = """
@@ -46,16 +49,41 @@ def suite(*words: str, **more) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
+def words_of(folder: Path, *how: str) -> list[str]:
+    """A run of planned faults into a folder."""
+    path = folder / "faults.toml"
+    path.write_text(SUITE.format(how=json.dumps(how)))
+    return ["--suite", str(path), *AGAIN, "-o", str(folder / "results")]
+
+
 @pytest.fixture
 def faulty(tmp_path):
     """Words of a run of planned faults into ``tmp_path``."""
+    return lambda *how: words_of(tmp_path, *how)
 
-    def words(*how: str) -> list[str]:
-        path = tmp_path / "faults.toml"
-        path.write_text(SUITE.format(how=json.dumps(how)))
-        return ["--suite", str(path), "--probes", "tests.faults.misbehaving", "-o", str(tmp_path / "results")]
 
-    return words
+@pytest.fixture(scope="module")
+def well(tmp_path_factory):
+    """A folder with a run in which all was well, only to be read, and how it ended."""
+    folder = tmp_path_factory.mktemp("well")
+    return folder, suite(*words_of(folder, "well"))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with a run that Ctrl-C ended in its second case of three, only to be read; how it ended, and who lived on."""
+    folder = tmp_path_factory.mktemp("stopped")
+    process = start(*words_of(folder, "well", "hang", "raise"))
+    wait_for(lambda: (folder / "results").exists() and records(folder), 30)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    return folder, subprocess.CompletedProcess([], process.returncode, out, err), living(str(folder))
+
+
+def copied(folder: Path, to: Path) -> None:
+    """The results of a folder, to be changed."""
+    shutil.copytree(folder / "results", to / "results", symlinks=True)
 
 
 def test_a_full_disk_under_stdout_is_said_to_be_that():
@@ -147,7 +175,7 @@ def test_list_answers_without_device_libraries():
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(words, said):
-    done = suite(*words)
+    done = called(*words)
     assert done.returncode == 2, done
     assert done.stdout == ""
     assert said in done.stderr
@@ -179,24 +207,25 @@ def test_json_is_one_document_and_nothing_else(tmp_path, faulty):
     document = json.loads(done.stdout)
     assert [r["status"] for r in document["records"]] == ["ok", "error"]
     assert {"run", "records", "verdicts"} <= set(document)
-    again = suite("report", str(only_run(tmp_path)), "--format", "json")
+    again = called("report", str(only_run(tmp_path)), "--format", "json")
     assert json.loads(again.stdout) == document
 
 
-def test_report_and_verify_show_the_run_again(tmp_path, faulty):
-    first = suite(*faulty("well"))
+def test_report_and_verify_show_the_run_again(tmp_path, well):
+    folder, first = well
     assert first.returncode == 0, first.stderr
+    assert suite("report", str(only_run(folder))).stdout == first.stdout
+    assert called("report", "latest", "-o", str(folder / "results")).stdout == first.stdout
+    copied(folder, tmp_path)
     path = str(only_run(tmp_path))
-    assert suite("report", path).stdout == first.stdout
-    assert suite("report", "latest", "-o", str(tmp_path / "results")).stdout == first.stdout
     said = suite("verify", path)
     assert (said.returncode, "verdicts and exit code 0 follow from the records" in said.stdout) == (0, True), said
     file = only_run(tmp_path) / "records.jsonl"
     file.write_text(file.read_text().replace('"launch":0', '"launch":1'))
-    done = suite("verify", path)
+    done = called("verify", path)
     assert done.returncode == 2
     assert "records.jsonl" in done.stdout + done.stderr
-    assert suite("report", path).returncode == 2
+    assert called("report", path).returncode == 2
 
 
 def test_head_may_hang_up(tmp_path, faulty):
@@ -213,9 +242,8 @@ def test_head_may_hang_up(tmp_path, faulty):
 
 
 @pytest.mark.parametrize("words", [["list"], ["schema"], ["report", "latest"], ["report", "latest", "--format", "json"]])
-def test_a_closed_stdout_is_no_failure(tmp_path, faulty, words):
-    suite(*faulty("well"))
-    where = [] if words == ["schema"] else ["-o", str(tmp_path / "results")]
+def test_a_closed_stdout_is_no_failure(well, words):
+    where = [] if words == ["schema"] else ["-o", str(well[0] / "results")]
     line = " ".join([sys.executable, "run_suite.py", *words, *where])
     done = subprocess.run(["bash", "-c", f"{line} >&-"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -229,8 +257,8 @@ def test_switches_of_the_interpreter_change_nothing(switch):
 
 
 def test_a_plan_can_be_had_as_json():
-    cases = json.loads(suite("list", "--format", "json").stdout)
-    assert json.loads(suite("--dry-run", "--format", "json").stdout) == cases
+    cases = json.loads(called("list", "--format", "json").stdout)
+    assert json.loads(called("--dry-run", "--format", "json").stdout) == cases
     assert {"case", "device", "skip"} <= set(cases[0])
 
 
@@ -243,17 +271,17 @@ def test_files_of_the_current_folder_do_not_stand_in_for_libraries(tmp_path):
     assert {r["status"] for r in json.loads(done.stdout)["records"] if r["device"] == "cpu:0"} == {"ok"}, done
 
 
-def test_resume_with_nothing_missing_changes_nothing(tmp_path, faulty):
-    suite(*faulty("well"))
-    before = {file: file.read_bytes() for file in only_run(tmp_path).rglob("*") if file.is_file()}
-    done = suite("--resume", "latest", *AGAIN, "-o", str(tmp_path / "results"))
+def test_resume_with_nothing_missing_changes_nothing(well):
+    folder, _ = well
+    before = {file: file.read_bytes() for file in only_run(folder).rglob("*") if file.is_file()}
+    done = called("--resume", "latest", *AGAIN, "-o", str(folder / "results"))
     assert done.returncode == 0
     assert "nothing is missing" in done.stderr
-    assert {file: file.read_bytes() for file in only_run(tmp_path).rglob("*") if file.is_file()} == before
+    assert {file: file.read_bytes() for file in only_run(folder).rglob("*") if file.is_file()} == before
 
 
 def test_what_a_probe_may_not_return_is_named(tmp_path, faulty):
-    suite(*faulty("nothing", "number", "nan", "surrogate", "well"))
+    called(*faulty("nothing", "number", "nan", "surrogate", "well"))
     reasons = [r["reason"] for r in records(tmp_path)]
     assert "returned NoneType, not a Work: is a return missing?" in reasons[0]
     assert "returned int, not a Work" in reasons[1]
@@ -262,24 +290,17 @@ def test_what_a_probe_may_not_return_is_named(tmp_path, faulty):
     assert [r["status"] for r in records(tmp_path)] == ["error", "error", "error", "skipped", "ok"]
 
 
-def test_ctrl_c_keeps_and_reports_what_was_measured(tmp_path, faulty):
-    process = start(*faulty("well", "hang"))
-    wait_for(lambda: (tmp_path / "results").exists() and records(tmp_path), 30)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
-    assert "misbehave" in out
-    assert [r["status"] for r in records(tmp_path)] == ["ok"]
-    assert living(str(tmp_path)) == []
-    assert json.loads((only_run(tmp_path) / "run.json").read_text())["interrupted"] is True
+def test_ctrl_c_keeps_and_reports_what_was_measured(stopped):
+    folder, ended, left = stopped
+    assert ended.returncode == 130, ended.stderr
+    assert "misbehave" in ended.stdout
+    assert [r["status"] for r in records(folder)] == ["ok"]
+    assert left == []
+    assert json.loads((only_run(folder) / "run.json").read_text())["interrupted"] is True
 
 
-def test_resume_measures_only_what_is_missing(tmp_path, faulty):
-    process = start(*faulty("well", "hang", "raise"))
-    wait_for(lambda: (tmp_path / "results").exists() and records(tmp_path), 30)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+def test_resume_measures_only_what_is_missing(tmp_path, stopped):
+    copied(stopped[0], tmp_path)
     first = records(tmp_path)
     done = suite("--resume", "latest", *AGAIN, "-o", str(tmp_path / "results"))
     assert done.returncode == 3, done.stderr
@@ -310,43 +331,38 @@ def test_max_time_starts_no_more_cases_and_says_how_to_go_on(tmp_path, faulty):
     assert len(records(tmp_path)) == 2
 
 
-def test_a_run_folder_does_not_choose_what_is_executed_imported_or_written_to(tmp_path, faulty):
-    process = start(*faulty("well", "hang"))
-    wait_for(lambda: (tmp_path / "results").exists() and records(tmp_path), 30)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+def test_a_run_folder_does_not_choose_what_is_executed_imported_or_written_to(tmp_path, stopped):
+    copied(stopped[0], tmp_path)
     path, results = only_run(tmp_path), ("-o", str(tmp_path / "results"))
-    done = suite("--resume", "latest", *results)
+    done = called("--resume", "latest", *results)
     assert done.returncode == 2
     assert "say --probes tests.faults.misbehaving again" in done.stderr
     (path / "SHA256SUMS").unlink()
     text = (path / "run.json").read_text()
     (path / "run.json").write_text(text.replace('"launcher": ""', f'"launcher": "touch {tmp_path}/hacked"'))
-    done = suite("--resume", "latest", *AGAIN, *results)
+    done = called("--resume", "latest", *AGAIN, *results)
     assert done.returncode == 2
     assert "that run used --launcher" in done.stderr
     (path / "run.json").write_text(text.replace('"target": ""', '"target": "/etc"'))
-    done = suite("--resume", "latest", *AGAIN, *results)
+    done = called("--resume", "latest", *AGAIN, *results)
     assert done.returncode == 2
     assert "that run wrote to '/etc'" in done.stderr
     assert not (tmp_path / "hacked").exists()
 
 
 def test_only_the_failed_cases_run_again(tmp_path, faulty):
-    suite(*faulty("well", "raise"))
-    done = suite(
-        "--rerun-failed", "latest", "--probes", "tests.faults.misbehaving", "-o", str(tmp_path / "results"), "--format", "json"
-    )
+    called(*faulty("well", "raise"))
+    done = called("--rerun-failed", "latest", *AGAIN, "-o", str(tmp_path / "results"), "--format", "json")
     assert [r["case"].split("/")[1] for r in json.loads(done.stdout)["records"]] == ["how=raise"]
 
 
 def test_launches_that_confirm_are_two_and_say_so(tmp_path, faulty):
-    done = suite(*faulty("well"), "--confirming", "--format", "json")
+    done = called(*faulty("well"), "--confirming", "--format", "json")
     assert [(r["launch"], r["confirms"]) for r in json.loads(done.stdout)["records"]] == [(0, True), (1, True)]
 
 
 def test_launches_are_fresh_processes(tmp_path, faulty):
-    done = suite(*faulty("well"), "--launches", "2", "--format", "json")
+    done = called(*faulty("well"), "--launches", "2", "--format", "json")
     assert [r["launch"] for r in json.loads(done.stdout)["records"]] == [0, 1]
 
 
@@ -399,16 +415,16 @@ def test_a_run_remembers_its_topology_and_a_broken_one_stops_it_at_once(tmp_path
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text("[[leaf]]\nname = 'l1'\nhosts = ['node[1-4]']\n")
     bad.write_text("[[leaf]]\nname = 'l1'\nhosts = ['node[4-1]']\n")
-    done = suite(*faulty("well"), "--topology", str(good))
+    done = called(*faulty("well"), "--topology", str(good))
     assert done.returncode == 0, done.stderr
     (folder,) = (p for p in (tmp_path / "results").iterdir() if p.name != "latest")
     assert '"node[1-4]"' in json.loads((folder / "run.json").read_text())["settings"]["topology"]
     for words in (("report", "latest"), ("run", "--suite", "quick")):
         for file, said in ((bad, f"{bad}: leaf[0].hosts[0]: "), (tmp_path / "none.toml", "cannot read")):
-            done = suite(*words, "--topology", str(file), "-o", str(tmp_path / "results"))
+            done = called(*words, "--topology", str(file), "-o", str(tmp_path / "results"))
             assert done.returncode == 2
             assert said in done.stderr
-    assert suite("report", "latest", "--topology", str(good), "-o", str(tmp_path / "results")).returncode == 0
-    done = suite("--resume", "latest", *AGAIN, "--topology", str(good), "-o", str(tmp_path / "results"))
+    assert called("report", "latest", "--topology", str(good), "-o", str(tmp_path / "results")).returncode == 0
+    done = called("--resume", "latest", *AGAIN, "--topology", str(good), "-o", str(tmp_path / "results"))
     assert done.returncode == 2
     assert "--resume takes the topology from the run" in done.stderr

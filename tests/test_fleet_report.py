@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -15,9 +13,8 @@ from clustergauge.errors import UsageError
 from clustergauge.store import load
 from reports import fleet as report
 from tests import made, run_folders
+from tests.command_line import called
 from tests.test_blame import judge, node
-
-ROOT = Path(__file__).parent.parent
 
 
 def a_fleet():
@@ -76,22 +73,7 @@ def test_the_command_reads_a_folder_of_runs(tmp_path):
         path = tmp_path / "runs"
         with folder_of(path, run, number):
             pass
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "run_suite.py"),
-            "fleet",
-            str(tmp_path / "runs"),
-            "--expect",
-            "node-0[0-3]",
-            "--lists",
-            str(tmp_path / "l"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    done = called("fleet", str(tmp_path / "runs"), "--expect", "node-0[0-3]", "--lists", str(tmp_path / "l"), cwd=tmp_path)
     assert done.returncode == 4, done
     assert "3 good · 1 unmeasured" in done.stdout
     assert (tmp_path / "l" / "unmeasured.txt").read_text() == "node-03\n"
@@ -125,8 +107,7 @@ def test_a_run_that_cannot_be_read_costs_itself_alone(tmp_path):
     (gone / "run.json").unlink()
     (linked / "records.jsonl").unlink()
     (linked / "records.jsonl").symlink_to("/etc/passwd")
-    command = [sys.executable, str(ROOT / "run_suite.py"), "fleet", "runs", "--expect", "node-0[3-5]", "--lists", "l"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = called("fleet", "runs", "--expect", "node-0[3-5]", "--lists", "l", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (4, 4), done  # the lists alone are told there
     said = " ".join(done.stdout.split())
     for path, why in (

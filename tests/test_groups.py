@@ -196,9 +196,9 @@ class Quiet:
     def stop(self): ...
 
 
-def conduct(tmp_path, display, suite=SUITE, probes=("tests.faults.in_step",), names=NAMES):
+def conduct(tmp_path, display, suite=SUITE, probes=("tests.faults.in_step",), names=NAMES, pool_s=45.0):
     """Four agents in two groups of two, one of them with a slow host; one whole run: how it went, its folder, what lives on."""
-    crew = nodes.fleet(names)
+    crew = nodes.fleet(names, pool_s=pool_s)
     assert not crew.left_out, crew.left_out
     display.crew = crew
     display.begin()
@@ -307,7 +307,7 @@ def test_a_group_whose_pool_never_starts_is_kept_out_whole_and_the_rest_goes_on(
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DIES)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    came, loaded, left = conduct(tmp_path, Quiet(), names=["n1", "n2", "n3", "n4-lame"])
+    came, loaded, left = conduct(tmp_path, Quiet(), names=["n1", "n2", "n3", "n4-lame"], pool_s=15.0)
     assert not came.problem
     (dead,) = [r for r in loaded.records if r.device == "cpu:group2"]
     assert dead.status == "error"

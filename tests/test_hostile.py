@@ -336,8 +336,14 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("verb", READERS)
-@pytest.mark.parametrize("name", SPOILED)
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [
+        pytest.param(name, verb, marks=pytest.mark.slow if (i + j) % 3 else ())
+        for i, name in enumerate(SPOILED)
+        for j, verb in enumerate(READERS)
+    ],
+)
 def test_what_cannot_be_believed_is_one_line_and_exit_code_2(tmp_path, folders, capsys, name, verb):
     told, paths = SPOILED[name][1], folders(name)
     code, out, err = run(capsys, *(paths.get(word, word) for word in READERS[verb]), "-o", str(tmp_path / "none"))

@@ -13,6 +13,7 @@ import pytest
 from clustergauge import accept, catalogue, code, criteria, judgement, store, sums, verdicts
 from clustergauge.errors import UsageError
 from clustergauge.verdicts import Asked
+from tests.command_line import called
 from tests.run_folders import RUN_ID, a_record, a_run, files_of, fill
 
 ROOT = Path(__file__).parent.parent
@@ -273,8 +274,7 @@ def test_a_line_of_the_file_is_a_verdict(tmp_path):
 
 def report(path: Path, *words: str) -> tuple[int, list[dict], str]:
     """Exit code, verdicts and remarks of ``report``, from the folder that holds the run."""
-    command = [sys.executable, str(ROOT / "run_suite.py"), "report", str(path), "-o", ".", "--format", "json", *words]
-    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False)
+    done = called("report", str(path), "-o", ".", "--format", "json", *words, cwd=path.parent)
     return done.returncode, msgspec.json.decode(done.stdout)["verdicts"] if done.stdout else [], done.stderr
 
 
@@ -305,8 +305,7 @@ def test_a_report_by_other_criteria_says_so(tmp_path):
 
 
 def report_text(path: Path, *words: str) -> str:
-    command = [sys.executable, str(ROOT / "run_suite.py"), "report", str(path), "-o", ".", *words]
-    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False).stdout
+    return called("report", str(path), "-o", ".", *words, cwd=path.parent).stdout
 
 
 def test_criteria_for_a_run_that_had_none_are_said_too(tmp_path):

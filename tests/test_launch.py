@@ -1,9 +1,9 @@
 """Probe ``launch``: every launch that is lost or doubled shows, cold starts are cold, and what has no meaning is skipped."""
 
 import functools
-import json
 import os
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,21 +18,24 @@ from tests import interpreted
 LAUNCH = launch.launch
 
 
-def outcomes() -> dict[str, object]:
-    """In the process that interprets: what came of every case, by name."""
-    found: dict[str, object] = {"kernel": interpreted.case("launch", what="kernel")}
-    for name, new in (("adds nothing", "+ 0)"), ("adds two", "+ 2)")):
-        interpreted.plant("launch", "+ 1)", new)
-        found[name] = interpreted.case("launch", what="kernel")
-    return found
+def cases() -> dict[str, Callable[[], object]]:
+    """What the process that interprets runs, by name."""
 
+    def mutant(new: str) -> list[str]:
+        with interpreted.planted("launch", "+ 1)", new):
+            return interpreted.case("launch", what="kernel")
 
-pytestmark = pytest.mark.timeout(interpreted.LIMIT_S)
+    return {
+        "kernel": lambda: interpreted.case("launch", what="kernel"),
+        "adds nothing": lambda: mutant("+ 0)"),
+        "adds two": lambda: mutant("+ 2)"),
+    }
 
 
 @pytest.fixture(scope="module")
 def found():
-    return interpreted.found_by("tests.test_launch")
+    with interpreted.found_by("tests.test_launch") as found:
+        yield found
 
 
 def run_case(tmp_path, probe, **params):
@@ -283,7 +286,3 @@ def test_launches_on_a_gpu_are_counted(tmp_path, backend, what):
         return
     assert (done.status, done.reason) == ("ok", "")
     assert done.measurement.clock == ("cuda_event" if what in ("back_to_back", "graph") else "wall")
-
-
-if __name__ == "__main__":
-    print(json.dumps(outcomes()))

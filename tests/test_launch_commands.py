@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from clustergauge.code import ROOT
 from clustergauge.errors import UsageError
 from clustergauge.launch import Means, PoolKey, mpi_launcher, places, start_message, unlike
 from clustergauge.messages import StartPool
 from clustergauge.model import Machine
 from clustergauge.spread import check_launcher
 from tests import made, trees
+from tests.command_line import called
 
 
 def key(world: str = "serial", ranks: int = 1, device: str = "cpu:0") -> PoolKey:
@@ -120,8 +117,7 @@ def test_a_launcher_that_may_do_is_not_refused(launcher, nodes):
 
 @pytest.mark.parametrize("words", [["run", "--dry-run"], ["list"]])
 def test_it_is_found_before_anything_is_planned(words):
-    command = [sys.executable, str(ROOT / "run_suite.py"), *words, "--launcher", "/opt/nope/mpirun"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = called(*words, "--launcher", "/opt/nope/mpirun")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no program /opt/nope/mpirun" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -1,6 +1,7 @@
 """Probe ``matvec``: what it runs, counts and refuses; that every output is compared bit for bit; planted errors."""
 
-import json
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -37,28 +38,26 @@ MUTANTS = (
 )
 
 
-def outcomes() -> dict[str, object]:
-    """In the process that interprets: what came of every case, by name."""
-    found: dict[str, object] = {}
-    for kind in KINDS:
-        for shape in SHAPES:
-            found[f"{kind} {shape}"] = interpreted.case("matvec", activations=kind, shape=shape)
-    found["too large"] = interpreted.case("matvec", activations="fp32", shape="4097x1024")
-    for name, old, new in MUTANTS:
-        interpreted.plant("matvec", old, new)
-        found[name] = interpreted.case("matvec", activations="fp32", shape="9x2100")
-    return found
+def cases() -> dict[str, Callable[[], object]]:
+    """What the process that interprets runs, by name."""
+    case = partial(interpreted.case, "matvec")
+
+    def mutant(old: str, new: str) -> list[str]:
+        with interpreted.planted("matvec", old, new):
+            return case(activations="fp32", shape="9x2100")
+
+    right = {f"{kind} {shape}": partial(case, activations=kind, shape=shape) for kind in KINDS for shape in SHAPES}
+    large = {"too large": partial(case, activations="fp32", shape="4097x1024")}
+    return {**right, **large, **{name: partial(mutant, old, new) for name, old, new in MUTANTS}}
 
 
 REFUSE = budget.refuse_hopeless
 
 
-pytestmark = pytest.mark.timeout(interpreted.LIMIT_S)
-
-
 @pytest.fixture(scope="module")
 def found():
-    return interpreted.found_by("tests.test_matvec")
+    with interpreted.found_by("tests.test_matvec") as found:
+        yield found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -339,7 +338,3 @@ def test_products_on_a_gpu_are_right(tmp_path, backend, activations, shape):
     done = execute(job, matvec.matvec, Serial(), tmp_path, lambda _: None)
     assert (done.status, done.reason) == ("ok", "")
     assert done.measurement.clock == "cuda_graph"
-
-
-if __name__ == "__main__":
-    print(json.dumps(outcomes()))

@@ -1,7 +1,9 @@
 """Probe ``normalise``: what it runs, counts and refuses; that rows are checked within bounds and bit for bit; planted errors."""
 
-import json
+import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -43,28 +45,25 @@ LONG_MUTANTS = (
 )
 
 
-def outcomes() -> dict[str, object]:
-    """In the process that interprets: what came of every case, by name."""
-    found: dict[str, object] = {}
-    for op in OPS:
-        for dtype in DTYPES:
-            for shape in SHAPES:
-                found[f"{op} {dtype} {shape}"] = interpreted.case("normalise", op=op, dtype=dtype, shape=shape)
+def cases() -> dict[str, Callable[[], object]]:
+    """What the process that interprets runs, by name."""
+    case = partial(interpreted.case, "normalise")
+
+    def mutant(old: str, new: str, op: str, shape: str) -> list[str]:
+        with interpreted.planted("normalise", old, new):
+            return case(op=op, dtype="fp32", shape=shape)
+
+    every = itertools.product(OPS, DTYPES, SHAPES)
+    found = {f"{op} {dtype} {shape}": partial(case, op=op, dtype=dtype, shape=shape) for op, dtype, shape in every}
     for mutants, shape in ((MUTANTS, "67x100"), (LONG_MUTANTS, "2x17000")):
-        for name, old, new, ops in mutants:
-            interpreted.plant("normalise", old, new)
-            for op in ops:
-                found[f"{name}, {op}"] = interpreted.case("normalise", op=op, dtype="fp32", shape=shape)
-    found["too large"] = interpreted.case("normalise", op="softmax", dtype="fp32", shape="1025x1024")
-    return found
-
-
-pytestmark = pytest.mark.timeout(interpreted.LIMIT_S)
+        found |= {f"{name}, {op}": partial(mutant, old, new, op, shape) for name, old, new, ops in mutants for op in ops}
+    return found | {"too large": partial(case, op="softmax", dtype="fp32", shape="1025x1024")}
 
 
 @pytest.fixture(scope="module")
 def found():
-    return interpreted.found_by("tests.test_normalise")
+    with interpreted.found_by("tests.test_normalise") as found:
+        yield found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -377,9 +376,7 @@ def test_more_than_the_memory_has_is_refused(outcome, monkeypatch):
 # -- Triton
 
 
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("op", "dtype", "shape"), interpreted.pairwise(OPS, DTYPES, SHAPES))
 def test_triton_rows_of_every_dtype_are_verified(found, op, dtype, shape):
     assert found[f"{op} {dtype} {shape}"] == interpreted.VERIFIED
 
@@ -414,7 +411,3 @@ def test_rows_on_a_gpu_are_right(tmp_path, backend, op, dtype, shape):
     done = execute(job, normalise.normalise, Serial(), tmp_path, lambda _: None)
     assert (done.status, done.reason) == ("ok", "")
     assert done.measurement.clock == "cuda_event"
-
-
-if __name__ == "__main__":
-    print(json.dumps(outcomes()))

@@ -14,7 +14,8 @@ import pytest
 from clustergauge import messages as m, pools, worker
 from clustergauge.clocks import WallClock
 from clustergauge.world import Serial
-from tests.test_supervise import MODULE, Script
+from tests.misbehaved import MODULE
+from tests.test_conversation import Script
 
 
 class Calls(list[str]):

@@ -22,6 +22,15 @@ TYPES = {
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other make tiny work slow where others have the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def generator(seed=1):
     return torch.Generator().manual_seed(seed)
 

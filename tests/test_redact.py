@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,6 +13,7 @@ from reports import document, export, page, terminal
 from reports.redact import redacted
 from reports.rows import rows_of
 from tests import run_folders
+from tests.command_line import called
 from tests.made_up import COPY, CPU, MATMUL, finding, loaded, record, verdict
 
 UUID = "GPU-8a1f2c3d-1111-2222-3333-444455556666"
@@ -132,9 +130,7 @@ def test_hosts_that_are_called_like_what_stands_for_them_are_not_replaced_twice(
 @pytest.mark.parametrize("form", [*export.WRITERS, "json", "html", "text"])
 def test_the_command_line_redacts_and_keeps_its_exit_code(tmp_path, form):
     folder = run_folders.fill(tmp_path, records=4)
-    suite = Path(__file__).parent.parent / "run_suite.py"
-    command = [sys.executable, str(suite), "report", str(folder), "--format", form]
-    plain, hidden = (subprocess.run([*command, *more], capture_output=True, text=True, timeout=60) for more in ([], ["--redact"]))
+    plain, hidden = (called("report", str(folder), "--format", form, *more) for more in ([], ["--redact"]))
     assert plain.returncode == hidden.returncode == 0, plain.stderr + hidden.stderr
     assert "node-017" not in hidden.stdout
     assert "spin/ns=100" in hidden.stdout.replace("\\", "") or form == "text"

@@ -17,8 +17,9 @@ from clustergauge.pool import Pool, Rank
 from clustergauge.supervise import Patience, Supervisor
 from reports.export import reason_of
 from tests import made
+from tests.made_up import loaded
+from tests.shown import shown
 from tests.test_cli import living, only_run, records, start, suite, wait_for
-from tests.test_terminal import loaded, shown
 
 MODULE = "tests.faults.steady"
 PROBE = load_probes([MODULE])["steady"]

@@ -1,10 +1,11 @@
 """Every Triton kernel in the interpreter: every dtype and operation is right, and every planted error is caught.
 
-The interpreter needs a process of its own, with TRITON_INTERPRET=1 set before triton is imported: this file, run as a program,
-executes all cases there and prints what came of each.
+The interpreter needs a process of its own, with TRITON_INTERPRET=1 set before triton is imported: `tests.interpreted` runs
+``cases()`` there.
 """
 
-import json
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import triton.language as tl
 
 from clustergauge.probe import Skip
 from kernels.triton import interpreter, matmul, matmul_tiles
-from tests.interpreted import LIMIT_S, VERIFIED, case, caught, found_by, plant
+from tests.interpreted import VERIFIED, case, caught, found_by, planted
 
 DTYPES = matmul_tiles.DTYPES
 SHAPES = ("64", "72x80x40", "130x65x129", "1x1x1", "520x64x32")
@@ -105,32 +106,32 @@ def touch(out_ptr, in_ptr, n, ahead, WHAT: tl.constexpr, BLOCK: tl.constexpr):  
 # in the process that interprets
 
 
-def outcomes() -> dict[str, object]:
-    """What came of every case, by name."""
-    found: dict[str, object] = {}
-    for shape in (*SHAPES, *FEW):
-        for dtype in DTYPES:
-            found[f"matmul {dtype} {shape}"] = case("matmul", dtype=dtype, shape=shape)
-    for size in SIZES:
-        for op in OPS:
-            found[f"memory {op} {size}"] = case("memory", op=op, size=size)
-    for room, mutants in MUTANTS.items():
-        for name, old, new in mutants:
-            plant(room, old, new)
-            if room == "matmul":
-                shape = OF_SHAPE.get(name, "130x72x41")
-                found[name] = [case("matmul", dtype=dtype, shape=shape) for dtype in OF_OP.get(name, ("bf16", "int8"))]
-            else:
-                found[name] = [case("memory", op=op, size=8 * (5 * 1024 + 7)) for op in OF_OP.get(name, OPS)]
+def cases() -> dict[str, Callable[[], object]]:
+    """What is run, by name."""
     interpreter.install()
     interpreter.install()  # once is enough, twice does no harm
-    found |= {f"beyond {what} {ahead}": _beyond(what, ahead) for what in ("load", "store") for ahead in (0, 1, -1)}
-    found |= {what: _touch(what) for what in ("add", "sum", "where", "atomic", "toward zero")}
-    found |= {f"e4m3 {what}": _touch(what, torch.float8_e4m3fn) for what in ("add", "sum", "where")}
-    found["cast"] = _rounds_as_torch(torch.bfloat16)
-    found["cast of e4m3"] = _rounds_as_torch(torch.float8_e4m3fn)
-    found["dot"] = _multiplies_as_torch()
-    return found
+    found: dict[str, Callable[[], object]] = {
+        "cast": partial(_rounds_as_torch, torch.bfloat16),
+        "cast of e4m3": partial(_rounds_as_torch, torch.float8_e4m3fn),
+        "dot": _multiplies_as_torch,
+    }
+    for shape in (*SHAPES, *FEW):
+        found |= {f"matmul {dtype} {shape}": partial(case, "matmul", dtype=dtype, shape=shape) for dtype in DTYPES}
+    for size in SIZES:
+        found |= {f"memory {op} {size}": partial(case, "memory", op=op, size=size) for op in OPS}
+    for room, mutants in MUTANTS.items():
+        found |= {name: partial(_mutant, room, name, old, new) for name, old, new in mutants}
+    found |= {f"beyond {what} {ahead}": partial(_beyond, what, ahead) for what in ("load", "store") for ahead in (0, 1, -1)}
+    found |= {what: partial(_touch, what) for what in ("add", "sum", "where", "atomic", "toward zero")}
+    return found | {f"e4m3 {what}": partial(_touch, what, torch.float8_e4m3fn) for what in ("add", "sum", "where")}
+
+
+def _mutant(room: str, name: str, old: str, new: str) -> list[list[str]]:
+    with planted(room, old, new):
+        if room == "matmul":
+            shape = OF_SHAPE.get(name, "130x72x41")
+            return [case("matmul", dtype=dtype, shape=shape) for dtype in OF_OP.get(name, ("bf16", "int8"))]
+        return [case("memory", op=op, size=8 * (5 * 1024 + 7)) for op in OF_OP.get(name, OPS)]
 
 
 def _message(call) -> str:
@@ -176,17 +177,21 @@ def _multiplies_as_torch() -> bool:
 # in the process that tests
 
 
-pytestmark = pytest.mark.timeout(LIMIT_S)
-
-
 @pytest.fixture(scope="module")
 def found():
-    """What came of every case in a process of its own."""
-    return found_by("tests.test_triton_kernels")
+    """What comes of every case in a process of its own."""
+    with found_by("tests.test_triton_kernels") as found:
+        yield found
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [*SHAPES, *FEW])
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        pytest.param(dtype, shape, marks=pytest.mark.slow if (i + j) % 2 else ())
+        for i, dtype in enumerate(DTYPES)
+        for j, shape in enumerate((*SHAPES, *FEW))
+    ],
+)
 def test_products_of_every_dtype_are_verified(found, dtype, shape):
     assert found[f"matmul {dtype} {shape}"] == VERIFIED
 
@@ -302,7 +307,3 @@ def test_the_mask_of_k_is_spared_only_where_k_is_a_multiple_of_the_step():
     assert not matmul.constants(config, "bf16", 65)["EVEN_K"]
     assert matmul.constants(config, "int8", 64)["ACC"] == tl.int32
     assert [matmul.constants(config, dtype, 64)["PRECISION"] for dtype in ("fp32", "tf32")] == ["ieee", "tf32"]
-
-
-if __name__ == "__main__":
-    print(json.dumps(outcomes()))

@@ -1,12 +1,13 @@
 """The Triton products in the interpreter: right for every dtype and edge, every planted error caught; and who gets which.
 
-As in `tests.test_triton_kernels`, this file, run as a program, executes all cases in a process that interprets.
+As in `tests.test_triton_kernels`, all cases are run in a process that interprets.
 """
 
-import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from kernels.gate.entry import named
 from kernels.gate.targets import TARGETS
 from kernels.gate.worker import Job, compile_all
 from kernels.triton import matmul, matmul_tiles, matmul_tma
-from tests.interpreted import LIMIT_S, caught, found_by, plant
+from tests.interpreted import caught, found_by, pairwise, planted
 
 TYPES = {
     "fp16": (torch.float16, torch.float16),
@@ -93,26 +94,28 @@ SEEN = {
 # in the process that interprets
 
 
-def outcomes() -> dict[str, object]:
-    """What came of every case, by name: nothing, or the error."""
+def cases() -> dict[str, Callable[[], object]]:
+    """What is run, by name: nothing comes of it, or the error."""
     from kernels.triton import interpreter
 
-    torch.set_num_threads(1)
     interpreter.install()
-    found: dict[str, object] = {
-        f"{way} {dtype} {shape}": _product(config, dtype, shape)
+    found: dict[str, Callable[[], object]] = {
+        f"{way} {dtype} {shape}": partial(_product, config, dtype, shape)
         for way, config in WAYS.items()
         for dtype in TYPES
         for shape in SHAPES
     }
-    for name, (old, new) in MUTANTS.items():
-        plant("matmul_tma", old, new)
+    for name in MUTANTS:
         way, dtypes = SEEN.get(name, ("in parts", ("bf16", "tf32")))
-        found[name] = [_product(WAYS[way], dtype, MUTATED) for dtype in dtypes]
+        found[name] = partial(_mutant, "matmul_tma", name, way, dtypes)
     for name in ("scale of A twice", "scale of B twice"):
-        plant("matmul", *MUTANTS[name])
-        found[f"pointers: {name}"] = [_product(WAYS["pointers"], "fp8", MUTATED)]
+        found[f"pointers: {name}"] = partial(_mutant, "matmul", name, "pointers", ("fp8",))
     return found
+
+
+def _mutant(room: str, name: str, way: str, dtypes: tuple[str, ...]) -> list[str]:
+    with planted(room, *MUTANTS[name]):
+        return [_product(WAYS[way], dtype, MUTATED) for dtype in dtypes]
 
 
 def _product(config: matmul_tiles.Config | matmul_tma.Config, dtype: str, shape: tuple[int, int, int]) -> str:
@@ -151,18 +154,14 @@ def _product(config: matmul_tiles.Config | matmul_tma.Config, dtype: str, shape:
 # in the process that tests
 
 
-pytestmark = pytest.mark.timeout(LIMIT_S)
-
-
 @pytest.fixture(scope="module")
 def found():
-    """What came of every case in a process of its own."""
-    return found_by("tests.test_triton_matmul_tma")
+    """What comes of every case in a process of its own."""
+    with found_by("tests.test_triton_matmul_tma") as found:
+        yield found
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("way", "dtype", "shape"), pairwise(WAYS, TYPES, SHAPES))
 def test_products_of_every_dtype_and_edge_agree_with_float64(found, way, dtype, shape):
     assert found[f"{way} {dtype} {shape}"] == ""
 
@@ -272,7 +271,3 @@ def test_too_many_stages_would_not_fit_and_the_gate_says_so():
     (entry,) = [e for e in matmul_tma.gate_entries() if e.id == "matmul_tma tf32" and "sm90" in e.targets]
     facts = compile_entry(replace(entry, stages=4), TARGETS["sm90"])
     assert rules.problems(entry, TARGETS["sm90"], facts) == [f"{facts.shared_bytes} bytes of shared memory, sm90 has 232448"]
-
-
-if __name__ == "__main__":
-    print(json.dumps(outcomes()))

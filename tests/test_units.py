@@ -125,6 +125,11 @@ def test_energies_have_three_significant_digits():
     ]
 
 
+def test_half_an_interval_is_short_however_wide_it_is():
+    found = [units.format_width(f) for f in (0.0004, 0.014, 0.0994, 0.0996, 9.994, 9.996, 1e24)]
+    assert found == ["<0.1 %", "1.4 %", "9.9 %", "10 %", "999 %", ">999 %", ">999 %"]
+
+
 def test_times_and_rates_have_three_significant_digits():
     assert [units.format_time(s) for s in (1.412e-3, 850e-9, 34.12, 0.9996e-6, 0, -2e-3, 4e-10)] == [
         "1.41 ms",
