@@ -69,7 +69,7 @@ class Part(Data, frozen=True):
     ``folders``: of the run that measured a machine, by machine.  ``unreadable``: folders that could not be read, and why.
     ``spanned``: in how many launches over nodes that have a number each machine was; ``failed``: what such cases say of one;
     ``cut``: why it was not in all that were planned with it (lost, or kept out).  ``joint``: what such cases say of nobody alone.
-    ``fell``: the links that trained down while a case ran, in words, by machine.
+    ``fell``: the links that trained down while a case ran, in words, by machine; ``unusable``: why its GPUs could not be used.
     """
 
     machines: dict[str, Machine]
@@ -86,6 +86,7 @@ class Part(Data, frozen=True):
     cut: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     joint: list[Joint] = msgspec.field(default_factory=list[Joint])
     fell: dict[str, list[str]] = msgspec.field(default_factory=dict[str, list[str]])
+    unusable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -141,6 +142,7 @@ def joined(parts: Iterable[Part]) -> Part:
     cut: dict[str, str] = {}
     joint: list[Joint] = []
     fell: dict[str, list[str]] = {}
+    unusable: dict[str, str] = {}
     for part in parts:
         machines = part.machines | machines if _only_fresh(part) else machines | part.machines
         folders |= part.folders
@@ -161,9 +163,23 @@ def joined(parts: Iterable[Part]) -> Part:
             failed.setdefault(machine, []).extend(found)
         for machine, words in part.fell.items():
             fell.setdefault(machine, []).extend(words)
+        unusable = {m: why for m, why in unusable.items() if m not in part.machines} | part.unusable
     units = _with_fresh(units)
     return Part(
-        machines, units, list(works), unreached, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell
+        machines,
+        units,
+        list(works),
+        unreached,
+        left_out,
+        notes,
+        folders,
+        unreadable,
+        dict(spanned),
+        failed,
+        cut,
+        joint,
+        fell,
+        unusable,
     )
 
 
@@ -217,6 +233,7 @@ def part_of(loaded: LoadedRun) -> Part:
         cut=_cut(loaded, there),
         joint=between.joint(loaded, together),
         fell=between.fell(loaded),
+        unusable=between.unusable(loaded),
     )
 
 
