@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
 from pathlib import Path
 
 import msgspec
@@ -88,7 +87,7 @@ def word_of(shift: stats.Comparison, threshold: float) -> Word:
 
 def order(count: int) -> Iterator[Letter]:
     """Which side goes first, launch by launch."""
-    return islice(cycle(LETTERS), count)
+    return (LETTERS[number % 2] for number in range(count))
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""What went wrong between nodes in a run: cases over several of them, whoever is to blame, and links that trained down.  Pure."""
+"""What is wrong in a run beside the times of its nodes' own cases: cases over several nodes, whoever is to blame, links that
+trained down, GPUs that cannot be used.  Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Sequence
 
 from clustergauge import accept, hosts, links, presence, topology, verdicts
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Data, Record
+from clustergauge.model import GPUS_UNUSABLE, Data, Record
 from clustergauge.presence import launch_of
 from clustergauge.verdicts import Asked
 
@@ -48,3 +49,11 @@ def fell(loaded: LoadedRun) -> dict[str, list[str]]:
             node, _, own = words.partition("/") if hosts.spans(record.device) else ("", "", words)
             found.setdefault(names.get(node, record.machine_id), {})[own] = None
     return {machine_id: list(words) for machine_id, words in found.items()}
+
+
+def unusable(loaded: LoadedRun) -> dict[str, str]:
+    """Why the GPUs of a machine could not be used, by machine; of none where the processor was asked for (`accept`)."""
+    if loaded.run.settings.get("device") == "cpu":
+        return {}
+    found = ((machine_id, f) for machine_id, machine in loaded.machines.items() for f in machine.findings)
+    return {machine_id: f"{f.detail}; {f.remedy}" for machine_id, f in found if f.name == GPUS_UNUSABLE}

@@ -19,6 +19,10 @@ from clustergauge.model import Machine, Place
 
 SEND_S = 5.0
 """How long an agent may leave a message of ours untaken."""
+LATE_S = 5.0
+"""How long after a deadline what is heard already is still taken."""
+REQUESTS = itertools.count(1)
+"""Numbers of requests, none twice: a late answer to one is never taken for that to another, whoever asked."""
 _T = TypeVar("_T", bound=m.Answer)
 
 
@@ -58,12 +62,6 @@ class Site:
                 return msgspec.structs.replace(message, path=path)
             case _:
                 return message
-
-
-LATE_S = 5.0
-"""How long after a deadline what is heard already is still taken."""
-REQUESTS = itertools.count(1)
-"""Numbers of requests, none twice: a late answer to one is never taken for that to another, whoever asked."""
 
 
 class Inbox:

@@ -48,7 +48,7 @@ class Part(Data, frozen=True):
     that could not be read, and why.
     ``spanned``: in how many launches over nodes that have a number each machine was; ``failed``: what such cases say of one;
     ``cut``: why it was not in all that were planned with it (lost, or kept out).  ``joint``: what such cases say of nobody alone.
-    ``fell``: the links that trained down while a case ran, in words, by machine.
+    ``fell``: the links that trained down while a case ran, in words, by machine; ``unusable``: why its GPUs could not be used.
     """
 
     machines: dict[str, Machine]
@@ -63,6 +63,7 @@ class Part(Data, frozen=True):
     cut: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     joint: list[Joint] = msgspec.field(default_factory=list[Joint])
     fell: dict[str, list[str]] = msgspec.field(default_factory=dict[str, list[str]])
+    unusable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -116,6 +117,7 @@ def joined(parts: Iterable[Part]) -> Part:
     cut: dict[str, str] = {}
     joint: list[Joint] = []
     fell: dict[str, list[str]] = {}
+    unusable: dict[str, str] = {}
     for part in parts:
         for machine_id, machine in part.machines.items():
             own = part.folders.get(machine_id, {})
@@ -132,10 +134,11 @@ def joined(parts: Iterable[Part]) -> Part:
             failed.setdefault(machine_id, []).extend(found)
         for machine_id, words in part.fell.items():
             fell.setdefault(machine_id, []).extend(words)
+        unusable = {m: why for m, why in unusable.items() if m not in part.machines} | part.unusable
     units, outdone = columns.joined([part.units for part in parts])
     notes += _outdone(outdone, machines)
     folders = {machine_id: of_machine for machine_id, of_machine in folders.items() if of_machine}
-    return Part(machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell)
+    return Part(machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell, unusable)
 
 
 def _outdone(units: Iterable[Unit], machines: Mapping[str, Machine]) -> list[str]:
@@ -174,6 +177,7 @@ def part_of(loaded: LoadedRun) -> Part:
         cut=_cut(loaded, there),
         joint=between.joint(loaded, together),
         fell=between.fell(loaded),
+        unusable=between.unusable(loaded),
     )
 
 

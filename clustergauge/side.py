@@ -201,8 +201,10 @@ class Bench:
             return {side: self._alone(side, path) for side in order}
         with contextlib.ExitStack() as stack:
             turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="turns-"))
-            calls = [(side, stack.enter_context(self.sides[side].launched(path, "--turns", turns))) for side in order]
-            return {side: self._measured(side, call) for side, call in calls}
+            calls: dict[Letter, Call] = {}
+            for side in order:
+                calls[side] = stack.enter_context(self.sides[side].launched(path, "--turns", turns))
+            return {side: self._measured(side, call) for side, call in calls.items()}
 
     def _alone(self, letter: Letter, suite: Path) -> LoadedRun:
         with self.sides[letter].launched(suite) as call:

@@ -37,7 +37,7 @@ def own_folder(token: str, name: str) -> Path:
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError:
-            if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
+            if os.path.lexists(folder) and not _is_ours(folder):
                 sys.exit(f"{hosts.own()}: {folder} belongs to another user")
             other = _name_in(folder)
             if other != name:
@@ -48,6 +48,13 @@ def own_folder(token: str, name: str) -> Path:
         (folder / "agent.pid").write_text(str(os.getpid()))
         return folder
     sys.exit(f"{hosts.own()}: cannot make {folder}")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this user made it: everybody can make a folder of that name, and say in it what is to be killed."""
+    with contextlib.suppress(OSError):
+        return folder.lstat().st_uid == os.geteuid() and not folder.is_symlink()
+    return False
 
 
 def _name_in(folder: Path) -> str:
@@ -62,7 +69,9 @@ def _name_in(folder: Path) -> str:
 
 
 def end_earlier(folder: Path) -> None:
-    """Kill an agent that was stopped or hung, and all of its workers; remove its folder."""
+    """Kill an agent that was stopped or hung, and all of its workers; remove its folder, if it is ours."""
+    if not _is_ours(folder):
+        return
     with contextlib.suppress(OSError, ValueError):
         pid = int((folder / "agent.pid").read_text())
         if b"clustergauge.agent" in Path(f"/proc/{pid}/cmdline").read_bytes():

@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import blame, confirm, reduce, sweeps, verdicts
+from clustergauge import blame, confirm, judgement, reduce, sweeps, verdicts
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Counters, Finding, Gpu, Measurement, Nic, Place, Workload
+from clustergauge.model import GPUS_UNUSABLE, Counters, Finding, Gpu, Measurement, Nic, Place, Workload
 from reports import fleet as page
 from tests import made
 from tests.swept import flat, swept
@@ -204,6 +204,23 @@ def test_a_machine_whose_link_trained_down_is_bad_as_its_run_says():
         "node-04": "trained down meanwhile: mlx5_0:1.rate 400 Gb/sec (4X NDR) → 200 Gb/sec (2X NDR)",
     }
     assert blame.exit_code(fleet) == 1
+
+
+@pytest.mark.parametrize(("device", "state"), [("", "unmeasured"), ("cpu", "good")])
+def test_a_node_whose_gpus_cannot_be_used_is_not_good_as_its_run_says(device, state):
+    found = Finding(name=GPUS_UNUSABLE, state="warning", detail="no driver for 2 GPUs on the bus", remedy="see dmesg")
+    run = node(1, machine=made.machine(machine_id="m01", host="node-01", findings=[found]))
+    run = type(run)(msgspec.structs.replace(run.run, settings={"device": device}), run.machines, run.records, run.path, [])
+    code = 4 if state == "unmeasured" else 0
+    assert judgement.exit_code_of(run, [], None) == code
+    fleet = judge(run, node(2))
+    assert states(fleet) == ({"node-01": state} if code else {})
+    assert blame.exit_code(fleet) == code
+    if code:
+        (reason,) = fleet.nodes[0].reasons
+        assert reason.detail == "no driver for 2 GPUs on the bus; see dmesg"
+    mended = node(1, machine=made.machine(machine_id="m01", host="node-01"))
+    assert states(judge(run, mended, node(2))) == {}
 
 
 def test_a_port_that_is_down_where_most_have_it_active_makes_its_machine_bad():

@@ -35,7 +35,7 @@ class Deaf:
 
 @pytest.fixture
 def node():
-    """A node without an agent; what it would say is put on ``_events``."""
+    """A node without an agent; what it would say is put on ``inbox.heard``."""
     alone = Node()
     alone._channel = Deaf()
     yield alone

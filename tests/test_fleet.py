@@ -129,6 +129,14 @@ def test_a_scratch_folder_that_is_another_users_is_not_touched(tmp_path: Path, m
     with pytest.raises(SystemExit, match="belongs to another user"):
         summons.own_folder("token", "na")
     assert (folder / "agent.name").exists()
+    ended: list[object] = []
+    monkeypatch.setattr(summons.processes, "end_all", lambda *_, **__: ended.append(1))
+    summons.end_earlier(folder)  # nor is anybody killed that it names
+    assert (folder / "agent.name").exists()
+    assert ended == []
+    monkeypatch.undo()
+    summons.end_earlier(folder)
+    assert not folder.exists()
 
 
 def test_an_agent_that_never_was_is_no_assertion() -> None:
