@@ -209,7 +209,8 @@ def exit_code(
     """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured, inconclusive · 0.
 
     Not measured is what was planned and has no record, or one that was cut short (`is_cut`) or was over fewer nodes than it was
-    to be (`presence`), and a run that is `idle`: nothing in it was seen to be good.  So are GPUs that are there and were not
+    to be, what nodes left to a case over all of them that has no number (`presence`), and a run that is `idle`: nothing in it was
+    seen to be good.  So are GPUs that are there and were not
     measured (`gpus_unmeasured`).  Of a run over nodes it is not the whole: see `judgement.exit_code_of`.
     """
     machines = list(machines)
@@ -224,7 +225,8 @@ def exit_code(
         outcomes.add("not measured")
     if idle(records, planned, device) or any(r.status == "ok" and is_cut(r) for r in records):
         outcomes.add("not measured")
-    if gpus_unmeasured(records, planned, machines, device) or presence.absent(records, planned, machines):
+    missing = presence.absent(records, planned, machines) or presence.unjudged(records, planned)
+    if missing or gpus_unmeasured(records, planned, machines, device):
         outcomes.add("not measured")
     return code_of(outcomes | statuses)
 

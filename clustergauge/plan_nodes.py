@@ -87,10 +87,8 @@ class _Sharing:
     by: str = ""
 
     def alone(self, ranks: int) -> Sequence[str]:
-        """Those that measure alone there what has so many ranks."""
+        """Those to which the others leave what has so many ranks."""
         last = len(self.group) - 1
-        if not self.by or last < SOME:
-            return self.group
         return [self.group[number * last // (SOME - 1)] for number in range(SOME)] if ranks == 1 else self.group[:1]
 
 
@@ -112,10 +110,11 @@ def _in_turn(planned: Planned, sharing: _Sharing | None, name: str) -> Planned:
     """A case of a node on a target that it shares: in turn with the others, or left to some of them."""
     if sharing is None or planned.skip:
         return planned
-    alone = sharing.alone(planned.ranks)
-    to, count = hosts.compress(alone), len(sharing.group)
-    left = f"left to {to}: {count} nodes share {planned.target}, and {sharing.by} measures all of them at once"
-    return msgspec.structs.replace(planned, in_turn=sharing.group[0], skip="" if name in alone else left)
+    left, count = "", len(sharing.group)
+    if sharing.by and count > SOME and name not in (alone := sharing.alone(planned.ranks)):
+        to = hosts.compress(alone)
+        left = f"left to {to}: {count} nodes share {planned.target}, and {sharing.by} measures all of them at once"
+    return msgspec.structs.replace(planned, in_turn=sharing.group[0], skip=left)
 
 
 def _over(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish, names: Sequence[str]) -> list[Planned]:

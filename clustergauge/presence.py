@@ -39,6 +39,23 @@ def partly(records: Iterable[Record], planned: Sequence[Planned], machines: Iter
     return {launch: words(nodes[launch], names) for launch, names in missing.items()}
 
 
+def unjudged(records: Iterable[Record], planned: Iterable[Planned]) -> list[str]:
+    """Targets on which nodes left cases to others (`plan_nodes`) though no case over all of them came to a number, in words."""
+    measured = {launch_of(record) for record in records if record.status == "ok" and hosts.spans(record.device)}
+    left: dict[str, set[str]] = {}
+    judged: set[str] = set()
+    for plan in planned:
+        if plan.skip and plan.in_turn:
+            left.setdefault(plan.target, set()).update(hosts.expand(plan.hosts))
+        elif plan.nodes > 1 and launch_of(plan) in measured:
+            judged.add(plan.target)
+    return [
+        f"{hosts.compress(sorted(names))}: storage was not measured: no case over all nodes on {target} came to a number"
+        for target, names in left.items()
+        if target not in judged
+    ]
+
+
 def words(nodes: int, missing: list[str]) -> str:
     """``3 of 4 nodes (without h2)``."""
     return f"{nodes - len(missing)} of {nodes} nodes (without {hosts.compress(missing)})"

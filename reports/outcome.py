@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from clustergauge import accept, blame, ceilings, judgement, store, sweeps, topology, verdicts
+from clustergauge import accept, blame, ceilings, judgement, presence, store, sweeps, topology, verdicts
 from clustergauge.catalogue import remembered
 from clustergauge.model import PairFindings, Run, Scalar, Verdict
 from reports import fleet as nodes
@@ -72,7 +72,7 @@ def show(
         sys.stdout.buffer.write(_document(loaded, found, pairs, ceiling, asked.baseline, form, fleet))
     if idle:
         say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
-    for words in unused:
+    for words in [*unused, *presence.unjudged(loaded.records, loaded.run.planned)]:
         say(f"run_suite.py: {words}")
     return code
 

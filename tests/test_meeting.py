@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from clustergauge import accept, code, forecast, hosts, marks, meeting
+from clustergauge import accept, code, forecast, hosts, marks, meeting, presence
 from clustergauge.fleet import turns
 from clustergauge.model import Criterion
 from clustergauge.plan import Suite, Wish, load_probes, load_suite
@@ -213,18 +213,40 @@ def test_a_node_that_leaves_a_case_to_others_neither_passes_nor_fails():
     plans = [
         made.planned(here, hosts="n1", in_turn="n1"),
         made.planned(there, hosts="n2", in_turn="n1", skip="left to n1"),
+        made.planned(over := made.record("parallel", device="cpu:nodes"), hosts="n[1-2]", nodes=2),
     ]
     machines = tuple(made.machine(machine_id=f"m{n}", node=f"n{n}") for n in (1, 2))
-    standards, asked = accept.Standards(machines=machines), [Criterion(case="*", floor=1e12, unit="FLOP/s")]
+    standards, asked = accept.Standards(machines=machines), [Criterion(case="matmul*", floor=1e12, unit="FLOP/s")]
 
     def said(*records):
-        verdicts = accept.judge(records, asked, standards, plans)
-        return {v.machine_id: v.verdict for v in verdicts}, accept.exit_code(records, verdicts, plans)
+        verdicts = accept.judge([*records, over], asked, standards, plans)
+        found = {v.machine_id: v.verdict for v in verdicts if v.case != over.case}
+        return found, accept.exit_code([*records, over], verdicts, plans)
 
     assert said(here, there) == ({"m1": "pass"}, accept.OK)
     assert said(there) == ({"": "not measured"}, accept.UNKNOWN)
     assert said(made.failed("skipped", "full", machine_id="m1"), there) == ({"m1": "not measured"}, accept.UNKNOWN)
     assert said(here, made.record(machine_id="m2", samples=[9.0] * 30))[0] == {"m1": "pass", "m2": "FAIL"}
+
+
+def test_nodes_are_not_measured_where_the_case_that_judges_them_came_to_nothing():
+    here = made.record("sequential", machine_id="m1")
+    left = made.failed("skipped", "left to n1", probe="sequential", machine_id="m2")
+    over = made.record("parallel", device="cpu:nodes")
+    plans = [
+        made.planned(here, hosts="n1", in_turn="n1", target="/x"),
+        made.planned(left, hosts="n[2-4]", in_turn="n1", target="/x", skip="left to n1"),
+        made.planned(over, hosts="n[1-4]", nodes=4, target="/x"),
+    ]
+    others = [made.failed("skipped", "left to n1", probe="sequential", machine_id=f"m{n}") for n in (3, 4)]
+    recorded = [here, left, *others]
+    assert presence.unjudged([*recorded, over], plans) == []
+    assert accept.exit_code([*recorded, over], [], plans) == accept.OK
+    full = made.failed("skipped", "/x has 1 MiB free", probe="parallel", device="cpu:nodes")
+    assert presence.unjudged([*recorded, full], plans) == [
+        "n[2-4]: storage was not measured: no case over all nodes on /x came to a number"
+    ]
+    assert accept.exit_code([*recorded, full], [], plans) == accept.UNKNOWN
 
 
 def test_the_plan_says_what_is_measured_in_turn_and_for_how_long(tmp_path):
