@@ -247,6 +247,16 @@ def worst(codes: Iterable[int]) -> int:
 
 
 @dataclass(frozen=True)
+class _Peer:
+    """What one device reached in a case.  ``alike``: its kind, its class and its ranks, equal among peers."""
+
+    machine_id: str
+    device: str
+    alike: tuple[str, str | None, int]
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class _Judges:
     """Criteria, and what they are held against."""
 
@@ -255,6 +265,8 @@ class _Judges:
     groups: Mapping[Group, list[Record]]
     partly: Mapping[Launch, str]
     """Over which nodes a launch was, where not over all that it was to span (`presence`)."""
+    peers: dict[str, list[_Peer]] = field(default_factory=dict[str, list[_Peer]])
+    """By case, once one of its devices was held against the others: all of them will be."""
 
     def of(self, group: list[Record], launches: int) -> Iterator[Verdict]:
         """The verdicts of one case on one device of one machine.
@@ -376,18 +388,33 @@ class _Judges:
     def _of_peers(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
         """Against the median of all others of its class: devices of this kind, machines with the same parts, as many ranks."""
         kind, classes = kind_of_device(record.device), self.standards.classes
-        values: list[float] = []
-        for (machine_id, case, device), group in self.groups.items():
-            other = (machine_id, device) != (record.machine_id, record.device)
-            alike = kind_of_device(device) == kind and classes.get(machine_id) == classes.get(record.machine_id)
-            alike &= group[0].ranks == record.ranks
-            if case == record.case and other and alike and all(r.status == "ok" for r in group):
-                values += [m.value for m in metrics.derive(deciding(group)) if m.name == metric.name]
+        alike = (kind, classes.get(record.machine_id), record.ranks)
+        own = (record.machine_id, record.device)
+        values = [
+            peer.values[metric.name]
+            for peer in self._peers(record.case)
+            if peer.alike == alike and (peer.machine_id, peer.device) != own and metric.name in peer.values
+        ]
         if len(values) < LEAST_PEERS:
             return f"{len(values)} peers in this run, {LEAST_PEERS} are needed to be held against"
         middle = stats.median(values)
         remark = f"{c.of_peers:.0%} of the {format_rate(middle, metric.unit)} of {len(values)} peers"
         return fraction(c.of_peers, middle, metric, remark)
+
+    def _peers(self, case: str) -> list[_Peer]:
+        """All devices that measured a case well, each with its numbers."""
+        if case not in self.peers:
+            self.peers[case] = [
+                _Peer(
+                    machine_id,
+                    device,
+                    (kind_of_device(device), self.standards.classes.get(machine_id), group[0].ranks),
+                    {m.name: m.value for m in metrics.derive(deciding(group))},
+                )
+                for (machine_id, of, device), group in self.groups.items()
+                if of == case and all(r.status == "ok" for r in group)
+            ]
+        return self.peers[case]
 
 
 def _confirmed(judged: Verdict, before: list[Record]) -> Verdict:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from clustergauge import metrics
 from clustergauge.accept import Standards, exit_code, idle, judge
 from clustergauge.ceilings import Ceiling
 from clustergauge.criteria import unmatched
@@ -351,6 +352,14 @@ def test_a_device_below_its_peers_is_named_and_the_peers_are_not():
     found = judge(records, [part(of_peers=0.95)])
     assert [v.verdict for v in found] == ["pass"] * 3 + ["FAIL"] + ["pass"] * 4
     assert found[3].remark == "95% of the 2.00 TFLOP/s of 7 peers"
+
+
+def test_the_numbers_of_peers_are_worked_out_once_however_many_are_held_against_them(monkeypatch):
+    derived = []
+    monkeypatch.setattr(metrics, "derive", lambda records, own=metrics.derive: derived.append(1) or own(records))
+    records = [made.record(device=f"cuda:{n}") for n in range(20)]
+    assert {v.verdict for v in judge(records, [part(of_peers=0.95)])} == {"pass"}
+    assert len(derived) == 2 * len(records)  # of each as a device that is judged, and as a peer
 
 
 def test_two_cannot_tell_which_of_them_is_bad():

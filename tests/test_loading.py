@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 
 import msgspec
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from clustergauge import folder, loading
+from clustergauge import folder, loading, sums
 from clustergauge.errors import UsageError
 from clustergauge.model import Place, Run
 from clustergauge.store import RunFolder, load, reopen, verify
@@ -534,3 +535,11 @@ def test_a_long_text_is_one_between_any_two_quotes(raw, most):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading.valid, "TEXT_LENGTH", most)
         assert loading._has_long_text(raw) == (len(raw) > most and max(map(len, raw.split(b'"'))) > most)
+
+
+@given(st.lists(st.sampled_from([b"},\n", b"}", b"a\n", b"\r\n", b"\r", b"b" * 5000, b'"x": 1,\n']), max_size=12).map(b"".join))
+def test_marks_are_those_of_the_lines_whatever_blocks_they_are_read_in(content):
+    with in_memory() as where:
+        (where / "run.json").write_bytes(content)
+        plain = "".join(f" {zlib.crc32(line):08x}" for line in content.splitlines(keepends=True))
+        assert sums._marks(where, "run.json") == plain
