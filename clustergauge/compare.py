@@ -52,6 +52,7 @@ class Report:
     """Two runs, compared.  ``differences``: between their machines, each once.  ``pairs``: the largest slowdown last.
 
     ``only_a``, ``only_b``: cases that the other run did not plan.  ``anyway``: compared in spite of differences that forbid it.
+    ``paired``: launch by launch, as they were measured together.
     ``notes``: what else a reader should know.
     """
 
@@ -62,6 +63,7 @@ class Report:
     only_a: list[str] = field(default_factory=list[str])
     only_b: list[str] = field(default_factory=list[str])
     anyway: bool = False
+    paired: bool = False
     notes: list[str] = field(default_factory=list[str])
 
     def having(self, word: Word) -> list[Pair]:
@@ -100,6 +102,7 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
         only_a=_cases(g for g in left if (partners.get(g[0], ""), g[1], g[2]) not in right),
         only_b=_cases(g for g in right if g not in seen),
         anyway=anyway,
+        paired=paired,
     )
 
 

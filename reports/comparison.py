@@ -24,6 +24,7 @@ WORDS = ("broken", "slower", "faster", "same", "not slower", "inconclusive", "in
 QUIET = ("same", "not slower")
 STYLES = {"broken": "bold red", "slower": "bold red", "faster": "green", "inconclusive": "yellow", "incomparable": "yellow"}
 WEAK = "a weak word: below 4 launches a side the spread between launches is assumed; measure both with --launches 5"
+WEAK_PAIRS = "a weak word: fewer than 6 launches of both sides together say nothing beyond doubt"
 LEAST_NAME = 16
 
 
@@ -45,6 +46,12 @@ def keep(report: Report, folder: Path) -> None:
     """The comparison as files, ``report.json`` and ``report.md``, in an existing folder."""
     (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+
+
+def weakness(report: Report) -> str:
+    """What words that lean on too few launches are worth; empty where there are none."""
+    weak = any(pair.shift and pair.shift.weak for pair in report.pairs)
+    return "" if not weak else WEAK_PAIRS if report.paired else WEAK
 
 
 def word_of(pair: Pair) -> str:
@@ -77,8 +84,8 @@ def page_of(report: Report, width: int) -> Page:
     for letter, cases in (("A", report.only_a), ("B", report.only_b)):
         if cases:
             page.add((f"only in {letter}  {len(cases)}: ", ""), (listed([printable(c) for c in cases], width - 16), "dim"))
-    if any(p.shift and p.shift.weak for p in compared):
-        page.wrap(WEAK, "note: ", "dim")
+    if weak := weakness(report):
+        page.wrap(weak, "note: ", "dim")
     for note in report.notes:
         page.wrap(note, "note: ", "dim")
     page.gap()
@@ -183,8 +190,8 @@ def markdown(report: Report) -> str:
     lines += [f"- {cell(names[key_of(p)])}: {cell(p.word)}: {cell(p.why)}" for p in report.having("incomparable")]
     for letter, cases in (("A", report.only_a), ("B", report.only_b)):
         lines += [f"- only in {letter}: {', '.join(f'{cell(c)}' for c in cases)}"] if cases else []
-    if any(p.shift and p.shift.weak for p in report.pairs):
-        lines += ["", f"_{WEAK}_"]
+    if weak := weakness(report):
+        lines += ["", f"_{weak}_"]
     if report.notes:
         lines += ["", *(f"_{cell(note)}_  " for note in report.notes)]
     return "\n".join(lines).rstrip("\n") + "\n"

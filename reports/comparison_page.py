@@ -9,7 +9,7 @@ from clustergauge.loading import LoadedRun
 from clustergauge.units import format_rate
 from reports import charts, comparison
 from reports.charts import Bar
-from reports.comparison import WEAK, word_of
+from reports.comparison import weakness, word_of
 from reports.layout import short_names
 from reports.table import percent
 from reports.web import banner, counted, document, paragraph, section, table
@@ -32,7 +32,7 @@ def html_of(report: Report) -> str:
         *section("The same", _table(quiet, names, "no change beyond what matters")),
         *section("Not compared", _left_out(report, names)),
         *section("What differs between the runs", _differences(report)),
-        *section("Methods", _methods(pairs)),
+        *section("Methods", _methods(report)),
     ]
     return document(f"ClusterGauge: {report.run_b} against {report.run_a}", parts)
 
@@ -94,14 +94,15 @@ def _differences(report: Report) -> Iterator[str]:
         yield table(counted(len(told), "difference"), ["what", "kind", "A", "B", "comparable"], told, styles, word="comparable")
 
 
-def _methods(pairs: Sequence[Pair]) -> Iterator[str]:
+def _methods(report: Report) -> Iterator[str]:
+    unit = "fresh processes of both sides that measured by turns" if report.paired else "medians of fresh processes on both sides"
     yield paragraph(
-        "The launch is the unit: medians of fresh processes on both sides, and the interval of the ratio of their times with the "
+        f"The launch is the unit: {unit}, and the interval of the ratio of their times with the "
         "spread between launches in it. Same: surely within the smallest change that matters. Changed: surely outside it. "
         "Inconclusive: neither."
     )
-    if any(p.shift and p.shift.weak for p in pairs):
-        yield paragraph(WEAK, "doubt")
+    if weak := weakness(report):
+        yield paragraph(weak, "doubt")
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -179,6 +179,7 @@ def test_the_end_of_the_time_leaves_the_undecided_undecided():
     early = Made(planted(0.2))
     report = conduct(early, over=lambda: len(early.calls) >= 2)
     assert set(words(report).values()) == {"inconclusive"}
+    assert "fewer than 6 launches of both sides together say nothing" in comparison.page_of(report, 120).text()
     assert compare.exit_code(conduct(Made(), over=lambda: True)) == 4
 
 
