@@ -1,14 +1,15 @@
 """A tree against another one, as a gate: who got slower, for certain, by more than a threshold.  Decides; others measure.
 
-Both are launched in turn, A B B A, so that what drifts meets both alike.  A case is *slower* where the whole interval of its
-shift (`stats.compare_launches`: the launch is the unit) lies beyond the threshold, and *same* or *not slower* where none of it
-does.  What these first launches do not settle, and all that looks changed, is launched afresh and judged on the new launches
-alone, in rounds until it is settled: of many cases some look slower by chance.
+Both are launched at once and measure by turns (`turnstile`), so that what disturbs the machine meets both and cancels; where
+that cannot be, one after the other, A B B A.  A case is *slower* where the whole interval of its shift (`stats.compare_pairs`:
+a launch of both is the unit) lies beyond the threshold, and *same* or *not slower* where none of it does.  What these first
+launches do not settle, and all that looks changed, is launched afresh and judged on the new launches alone, in rounds until it
+is settled: of many cases some look slower by chance.
 
-Six launches a side, and up to five rounds of six at 2.5 %, were chosen by simulation (3000 cases each; launches that spread by
-0.5 to 3 %, drift, or have outliers): none was called slower that is not.  5 % more time was found always where launches spread
-by 1.5 %, .996 of the time at 2 %, .90 at 3 %; the rest was inconclusive, as were .001 and .07 of the equal cases at 2 and 3 %.
-Exactly at the threshold .06 are called slower: five looks at 95 %.
+Six launches, and up to five rounds of six at 2.5 %, were chosen by simulation (1000 to 2000 cases each; differences between the
+sides of a launch that spread by 0.5 to 3 %, with one in twenty off by 10 % or without): of equal cases none was called slower up
+to 2 %, .001 at 3 %.  5 % more time was found always up to 2 % (.999 with such outliers), .98 at 3 % (.97); the rest was
+inconclusive, as were .005 (.03) of the equal cases at 3 %.  Exactly at the threshold .07 are called slower: five looks at 95 %.
 """
 
 from __future__ import annotations
