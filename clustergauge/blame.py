@@ -133,8 +133,10 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         )
     cases: list[CaseFinding] = []
     slow_racks: list[RackFinding] = []
+    of_machines = [racks[machine] for machine in units.machine]
+    rack_names, rack_numbers = sorted({*of_machines} - {""}), _numbers(of_machines)
     for rows in _groups(units, classes):
-        finding, found_racks = _judge_case(units, rows, racks, classes, reasons, cleared)
+        finding, found_racks = _judge_case(units, rows, rack_names, rack_numbers, classes, reasons, cleared)
         cases += [finding] if finding else []
         slow_racks += found_racks
     recorded = ~(np.isnan(table["y"]) & np.isnan(table["fresh"]) & (table["trouble"] == 0) & (table["missing"] > 0))
@@ -336,27 +338,26 @@ def _numbers(names: Sequence[str]) -> peers.Index:
 def _judge_case(
     units: Units,
     rows: Index,
-    racks: Mapping[str, str],
+    rack_names: Sequence[str],
+    rack_numbers: peers.Index,
     classes: Mapping[str, str],
     reasons: dict[str, list[Reason]],
     cleared: Counter[str],
 ) -> tuple[CaseFinding | None, list[RackFinding]]:
-    """One case in one class: its reasons go to the machines."""
+    """One case in one class: its reasons go to the machines.  ``rack_numbers``: of each machine, the place of its rack's name."""
     table = units.table()[rows]
-    rack_of = [racks[machine] for machine in units.machine]
-    group = peers.Group(
-        table["y"], table["tail"], table["fresh"], table["fresh_tail"], _numbers(rack_of)[table["machine"]], table["device"]
-    )
+    machines = table["machine"]
+    group = peers.Group(table["y"], table["tail"], table["fresh"], table["fresh_tail"], rack_numbers[machines], table["device"])
     found = peers.judge(group)
     first = units.unit(int(rows[0]))
-    slow: dict[str, list[Reason]] = {}
+    slow: dict[int, list[Reason]] = {}
     for one in found.slow:
         unit = units.unit(int(rows[one.row]))
         reason = Reason(kind=one.kind, device=unit.device, case=unit.case, ratio=one.ratio, confirmed=one.confirmed)  # pyright: ignore[reportArgumentType]
-        slow.setdefault(unit.machine, []).append(reason)
-    for machine_id, several in slow.items():
-        devices = int(np.count_nonzero(table["machine"] == units.machine.index(machine_id)))
-        reasons[machine_id] += _of_node(several, devices)
+        slow.setdefault(int(machines[one.row]), []).append(reason)
+    devices = np.bincount(machines) if slow else machines
+    for machine, several in slow.items():
+        reasons[units.machine[machine]] += _of_node(several, int(devices[machine]))
     for row in found.cleared:
         cleared[units.unit(int(rows[row])).machine] += 1
     for row in peers.minority(table["digest"].tolist()):
@@ -377,8 +378,7 @@ def _judge_case(
         smallest=found.smallest,
         weak=found.weak,
     )
-    names = sorted({*rack_of} - {""})
-    slow_racks = [RackFinding(rack=names[r.rack], case=first.case, ratio=r.ratio, devices=r.devices) for r in found.racks]
+    slow_racks = [RackFinding(rack=rack_names[r.rack], case=first.case, ratio=r.ratio, devices=r.devices) for r in found.racks]
     return finding, slow_racks
 
 

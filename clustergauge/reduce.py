@@ -230,7 +230,7 @@ def _unit(key: Key, records: list[Record], began: str, missing: int) -> Unit:
     fresh_y = fresh_tail = math.nan
     if len(ordinary) < len(records) - 1:  # one launch does not confirm
         fresh_y, fresh_tail = _places([r for r in records if r.confirms])
-    digests = {r.measurement.digest for r in records if r.measurement} - {""}
+    digests = {r.measurement.digest for r in records if r.measurement and r.measurement.digest}
     digest = digests.pop() if len(digests) == 1 else "-" if digests else ""
     work = Work(first.workload, first.ranks)
     return Unit(case, device, machine, began, work, y, tail, fresh_y, fresh_tail, digest, "", missing, not ordinary)

@@ -28,7 +28,7 @@ def text(path: Path) -> bytes:
     """`folder.SUMS` for the files as they are now.  Raises `UsageError` and ``OSError``."""
     names = [*_always(path), *judged(path)]
     entries = [f"{folder.digest(path / name)}  {name}\n" for name in names]
-    marks = [f"# {name}{_marks(path, name)}\n" for name in names if name not in _BY_LINE]
+    marks = [f"# {name}{_marks(folder.content_of(path / name))}\n" for name in names if name not in _BY_LINE]
     return "".join([*entries, *marks]).encode()
 
 
@@ -67,8 +67,12 @@ def changed(path: Path) -> dict[str, str]:
             problems[name] = f"{folder.located(path / name)}: missing, though {folder.SUMS} line {number} has its checksum"
             continue
         marked, before = marks.get(name, (0, ""))
-        at = _first_changed(before, _marks(path, name)) if marked else 0
-        if folder.digest(path / name) != checksum:
+        if marked:  # such files are small: read once for both
+            content = folder.content_of(path / name)
+            at, digest = _first_changed(before, _marks(content)), hashlib.sha256(content).hexdigest()
+        else:
+            at, digest = 0, folder.digest(path / name)
+        if digest != checksum:
             problems[name] = f"{folder.located(path / name, at)}: does not match its checksum ({folder.SUMS} line {number})"
         elif at:
             problems.setdefault(folder.SUMS, f"{where} line {marked}: not what {name} holds in its line {at}")
@@ -89,9 +93,9 @@ def _always(path: Path) -> list[str]:
     return [folder.RUN, *(f"{folder.MACHINES}/{file.name}" for file in folder.machine_files(path)), *_BY_LINE]
 
 
-def _marks(path: Path, name: str) -> str:
+def _marks(content: bytes) -> str:
     """The marks of all lines, a blank before each."""
-    *blocks, rest = folder.content_of(path / name).split(_BLOCK)
+    *blocks, rest = content.split(_BLOCK)
     of_blocks = [_known(block) if len(block) < _SHORT else _of_lines(block + _BLOCK) for block in blocks]
     return "".join([*of_blocks, _of_lines(rest)])
 
