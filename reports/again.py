@@ -13,7 +13,7 @@ from clustergauge.valid import printable
 _NODES = ("hosts", "hostfile", "remote", "remote-root", "address")
 _KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", *_NODES, "target", "topology", "probes", "output")
 """Flags that decide which cases there are and how they run, in the order in which they are given again."""
-_OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "ceilings", "format")
+_OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "ceilings", "format", "turns")
 _SWITCHES = ("dry-run", "confirming", "cross-check")
 _DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}
 

@@ -21,7 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_is_garbage() -> None:
     """Measuring collects garbage before it begins: what libraries and tests hold for good is not looked through each time."""
     gc.collect()
     gc.freeze()
