@@ -430,6 +430,11 @@ def do_accept(options: argparse.Namespace) -> int:
         "What a good run reached, for others to be held against: edit what you know better.",
         f"From run {loaded.run.run_id}.",
     ]
+    if remarks := draft.remarks(loaded, acceptance):
+        remarks.append("better: the same from a run on an idle machine, with --launches 5")
+        lines += remarks
+        for remark in remarks:
+            _say(f"note: {remark}")
     print(criteria.to_toml(acceptance, lines), end="")
     return OK
 

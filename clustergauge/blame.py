@@ -94,13 +94,17 @@ class CaseFinding(Data, frozen=True, kw_only=True):
 
 
 class Fleet(Data, frozen=True, kw_only=True):
-    """The judgement on a fleet, worst nodes first.  ``joint``: cases over nodes that no single node is to blame for."""
+    """The judgement on a fleet, worst nodes first.
+
+    ``joint``: cases over nodes that no single node is to blame for.  ``alone``: good nodes that no case held against others.
+    """
 
     nodes: list[Node]
     cases: list[CaseFinding]
     racks: list[RackFinding]
     notes: list[str]
     joint: list[Joint] = msgspec.field(default_factory=list[Joint])
+    alone: list[str] = msgspec.field(default_factory=list[str])
 
     def of(self, state: State) -> list[Node]:
         """The nodes in this state."""
@@ -135,9 +139,11 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     slow_racks: list[RackFinding] = []
     of_machines = [racks[machine] for machine in units.machine]
     rack_names, rack_numbers = sorted({*of_machines} - {""}), _numbers(of_machines)
+    held: set[str] = set()
     for rows in _groups(units, classes):
         finding, found_racks = _judge_case(units, rows, rack_names, rack_numbers, classes, reasons, cleared)
         cases += [finding] if finding else []
+        held |= {units.machine[n] for n in np.unique(table["machine"][rows]).tolist()} if finding else set()
         slow_racks += found_racks
     recorded = ~(np.isnan(table["y"]) & np.isnan(table["fresh"]) & (table["trouble"] == 0) & (table["missing"] > 0))
     numbers: list[int] = np.unique(table["machine"][recorded]).tolist()
@@ -149,6 +155,8 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         if why := _unmeasured(part, machine_id, machine_id in measured, count, reasons[machine_id]):
             reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
+    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held | part.spanned.keys()]
+    notes += _of_alone(alone)
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     unreached = "no run that can be read is of it" if part.unreadable else "it was never reached"
     lost = dict.fromkeys(missing, unreached) | part.left_out
@@ -163,7 +171,7 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     ]
     order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
     nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.name))
-    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=part.joint)
+    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=part.joint, alone=alone)
 
 
 class Share(Data, frozen=True, array_like=True):
@@ -229,6 +237,14 @@ def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> N
     return Node(
         host=machine.host, machine_id=machine.machine_id, state=state, rack=rack, parts=parts, reasons=ordered, cleared=cleared
     )
+
+
+def _of_alone(names: Sequence[str]) -> list[str]:
+    """What a reader should know of good nodes that no case held against others."""
+    if not names:
+        return []
+    told = ", ".join(names[:3]) + (f", … +{len(names) - 3}" if len(names) > 3 else "")
+    return [f"good means here that nothing failed: no case has enough peers to show whether these are slow: {told}"]
 
 
 def _over_nodes(failed: Failed) -> Reason:

@@ -151,6 +151,20 @@ def _problem_of_unit(c: Criterion, kind: str, value: float) -> tuple[str, str] |
         return "unit", str(error)
     if bare not in metrics.UNITS[c.metric]:
         return "unit", f"{c.metric} is not measured in {c.unit} (but in {' or '.join(metrics.UNITS[c.metric])})"
+    return _wrong_way(c, kind, bare)
+
+
+def _wrong_way(c: Criterion, kind: str, bare: str) -> tuple[str, str] | None:
+    """A bound that the worst machine meets: a time or an energy that must not be less, a rate that must not be more."""
+    if bare == "1":
+        return None  # a fraction may be asked for either way
+    less = bare == "s" or bare.startswith("J/")
+    right, side = ("limit", "upper") if less else ("floor", "lower")
+    if kind in ("floor", "limit") and kind != right:
+        return kind, f"less {c.metric} is better: say limit" if less else f"more {c.metric} is better: say floor"
+    if kind == "reference" and getattr(c, side) is None:
+        worse = "more" if less else "less"
+        return kind, f"lets any machine pass: {side} says how much {worse} {c.metric} is well"
     return None
 
 

@@ -6,6 +6,7 @@ the ratio of their rates is the metric ``over_peer``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,15 +31,16 @@ class Turns:
         self.own_s: list[float] = []
         self.peer_s: list[float] = []
 
-    def take(self, pairs: int = PAIRS) -> None:
+    def take(self, pairs: int = PAIRS, *, between: Callable[[], None] = lambda: None) -> None:
         """Who begins alternates; first one turn of the peer that does not count, for it makes its files in it.
 
-        Raises ``OSError`` where the peer fails.
+        ``between``: called before each pair of turns.  Raises ``OSError`` where the peer fails.
         """
         began = self._clock.now()
         self._peer.seconds(self._turn_s)
         for pair in range(pairs):
             first, second = (self._theirs, self._ours) if pair % 2 else (self._ours, self._theirs)
+            between()
             first()
             second()
             if (self._clock.now() - began) * (pair + 2) / (pair + 1) > ALLOWED_S:

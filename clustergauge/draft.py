@@ -10,22 +10,67 @@ from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Criterion, Machine, Metric, Record
 from clustergauge.units import format_rate
+from clustergauge.valid import printable
 
 TOLERANCE = 0.05
 """What a case may fall short of its reference, at least."""
 WIDTHS = 2.0
 """Half-widths of its interval that the tolerance holds, at least: a case that cannot be measured well is not asked for more."""
+WIDE = 0.2
+"""A tolerance from which a case asks for little."""
+NAMED = 8
+"""Cases that a remark names."""
 
 
 def acceptance_of(loaded: LoadedRun) -> Acceptance:
     """References for all cases with a number; of several devices of one kind their median, with room for how they differ."""
+    criteria = [c for key, devices in _groups(loaded).items() if (c := _criterion(loaded, *key, devices.values()))]
+    machines = list(loaded.machines.values())
+    return Acceptance(criteria=criteria, expect=_expect(machines[0]) if machines else None, title=f"as run {loaded.run.run_id}")
+
+
+def remarks(loaded: LoadedRun, acceptance: Acceptance) -> list[str]:
+    """What such a file does not ask for, or hardly, because of the run that it was made from; a line each, fit to print."""
+    asked = {(c.case, c.device): c for c in acceptance.criteria}
+    broken: list[str] = []
+    restless: list[str] = []
+    wide: list[str] = []
+    loose: list[str] = []
+    for (case, kind), devices in _groups(loaded).items():
+        chosen = [accept.deciding(records) for records in devices.values()]
+        statuses = {record.status for records in chosen for record in records}
+        if (criterion := asked.get((case, kind))) is None:
+            if statuses & {"wrong", "error"}:
+                broken.append(case)
+            elif "ok" in statuses:
+                restless.append(case)
+            continue
+        room = max(abs(criterion.lower or 0.0), criterion.upper or 0.0)
+        if room >= WIDE:
+            wide.append(f"{case} ({room:.0%} worse)")
+        if any((head := metrics.headline(records)) and head.low is None for records in chosen):
+            loose.append(case)
+    told = {
+        "not asked for, wrong or an error in this run": broken,
+        "not asked for, too restless in this run to say anything": restless,
+        "lets through what is far worse, for this run was restless": wide,
+        "from too few samples for an interval": loose,
+    }
+    return [f"{what}: {_some(cases)}" for what, cases in told.items() if cases]
+
+
+def _some(cases: list[str]) -> str:
+    more = len(cases) - NAMED
+    return printable(", ".join(cases[:NAMED])) + (f", … +{more}" if more > 0 else "")
+
+
+def _groups(loaded: LoadedRun) -> dict[tuple[str, str], dict[tuple[str, str], list[Record]]]:
+    """Records by case and kind of device; within, by device."""
     groups: dict[tuple[str, str], dict[tuple[str, str], list[Record]]] = {}
     for record in loaded.records:
         kind = accept.kind_of_device(record.device)
         groups.setdefault((record.case, kind), {}).setdefault((record.machine_id, record.device), []).append(record)
-    criteria = [c for key, devices in groups.items() if (c := _criterion(loaded, *key, devices.values()))]
-    machines = list(loaded.machines.values())
-    return Acceptance(criteria=criteria, expect=_expect(machines[0]) if machines else None, title=f"as run {loaded.run.run_id}")
+    return groups
 
 
 def _criterion(loaded: LoadedRun, case: str, kind: str, devices: Iterable[list[Record]]) -> Criterion | None:

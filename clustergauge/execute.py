@@ -7,6 +7,7 @@ must not leave the others waiting in a collective.
 from __future__ import annotations
 
 import contextlib
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -41,6 +42,10 @@ class Said:
     reason: str = ""
     detail: str = ""
     broken: bool = False
+
+
+GLANCE_S = 1.0
+"""The least time between two looks at who else is at work in a target."""
 
 
 class Ended(Exception):
@@ -120,10 +125,12 @@ class _Live:
         self.sampled: tuple[float, float] | None = None
         self.runs = 0
         self._others: dict[str, int] = {}
+        self._looked = 0.0
 
     def run(self, job: Job, probe: Probe) -> Outcome:
         self._look_around()
         self.agree("prepare", lambda: self._prepare(job, probe))
+        self._glance()
         work = self.work
         assert work
         if job.interpret or job.check_only:
@@ -133,7 +140,9 @@ class _Live:
         self.context.set("clock_tick_s", clock.tick_s)
         with clock.owned():
             pass_on = self.turns.pass_on if self.turns else None
-            sampler = Sampler(work, clock, self.world, Plan(budget_s=job.budget_s), self.phase, self._so_far, pass_on)
+            sampler = Sampler(
+                work, clock, self.world, Plan(budget_s=job.budget_s), self.phase, self._so_far, pass_on, self._glance
+            )
             waits = Waits()
             measurement = sampler.measure()
             waited = waits.share()
@@ -186,13 +195,19 @@ class _Live:
         self._look_around()
 
     def _look_around(self) -> None:
-        """Record which other runs are at work in the target: looked for before the case and after it."""
+        """Record which other runs are at work in the target: looked for before the case, between samples, and after it."""
+        self._looked = time.monotonic()
         if self.world.rank == 0 and self.context.target:
             with contextlib.suppress(OSError):
                 self._others |= at_work.others(self.context.target)
         if self._others:
             of_user = Counter(self._others.values())
             self.context.set("other_runs", ", ".join(f"{count} of user {user}" for user, count in sorted(of_user.items())))
+
+    def _glance(self) -> None:
+        """Look around where that was some time ago: another run may come and go while this one measures."""
+        if time.monotonic() - self._looked >= GLANCE_S:
+            self._look_around()
 
     def _prepare(self, job: Job, probe: Probe) -> None:
         _make_current(job.device)
@@ -223,7 +238,7 @@ class _Live:
         self.context.set("cross_check", name)
         moved = dict(self.context.device_bytes)
         try:
-            turns.take()
+            turns.take(between=self._glance)
         except OSError as error:
             self.context.set("cross_check", f"{name} failed: {error}"[:500])
         else:

@@ -85,6 +85,8 @@ class Sampler:
     """Told, on rank 0 and between batches, what work that runs for its whole budget has measured since it was told last."""
     pass_on: Callable[[], None] | None = None
     """Lets another run measure meanwhile, on rank 0 and between batches: such a case is measured for its whole budget."""
+    between: Callable[[], None] = lambda: None
+    """Called on rank 0 between batches, after the first."""
     iterations: int = 1
     position: int = 0
     mine: list[float] = field(default_factory=list[float])
@@ -245,6 +247,8 @@ class Sampler:
         decision = None
         if self.world.rank == 0:
             self._let_pass()
+            if self.merged:
+                self.between()
             batch, reason, *_ = self._next(look, at_a_look, cost, self.clock.now() - began - self._away_s)
             lead = self._lead(cost)
             if self.work.whole_budget and self.merged:

@@ -417,7 +417,7 @@ def _retried(record: Record, _samples: list[float]) -> Seen | None:
 
 
 def _disturbed(record: Record, _samples: list[float]) -> Seen | None:
-    """Other runs that were seen at work in the target just before the case or just after it."""
+    """Other runs that were seen at work in the target just before the case, meanwhile, or just after it."""
     said = record.settings.get("other_runs")
     return Seen(1.0, f"other runs of ClusterGauge were at work in the target: {said}") if said else None
 

@@ -67,6 +67,9 @@ def _lead(fleet: Fleet) -> tuple[str, str, str]:
         lead, style = "No node is known to be bad, but cases over several of them failed", "bad"
     elif unsure or fleet.racks or not fleet.nodes or code:
         lead, style = "No node is known to be bad, but not all are known to be good", "doubt"
+    elif fleet.alone:
+        some = "no node was" if len(fleet.alone) == len(fleet.nodes) else "not all nodes were"
+        lead, style = f"Nothing failed, but {some} held against others", "doubt"
     else:
         lead, style = "Nobody stands out", "good"
     return style, lead, told

@@ -10,7 +10,7 @@ import pytest
 from clustergauge import blame, confirm, judgement, reduce, sweeps, verdicts
 from clustergauge.loading import LoadedRun
 from clustergauge.model import GPUS_UNUSABLE, Counters, Finding, Gpu, Measurement, Nic, Place, Workload
-from reports import fleet as page
+from reports import fleet as page, fleet_page
 from tests import made
 from tests.swept import flat, swept
 from tests.test_verdicts import loaded
@@ -41,6 +41,21 @@ def test_a_slow_node_is_a_suspect_and_comes_first():
     (reason,) = fleet.nodes[0].reasons
     assert (reason.kind, reason.case) == ("slow", "matmul")
     assert reason.ratio == pytest.approx(1 / 1.2, abs=0.01)
+
+
+def test_a_good_node_that_was_held_against_nobody_is_said_to_be_so():
+    fleet = judge(*(node(n) for n in range(10)), node(10, case="other"))
+    assert states(fleet) == {}
+    assert fleet.notes == [
+        "good means here that nothing failed: no case has enough peers to show whether these are slow: node-10"
+    ]
+    assert "Nothing failed, but not all nodes were held against others" in fleet_page.html_of(fleet)
+    lonely = judge(*(node(n, case=f"case-{n}") for n in range(5)))
+    assert lonely.notes[0].endswith("slow: node-00, node-01, node-02, … +2")
+    assert "Nothing failed, but no node was held against others" in fleet_page.html_of(lonely)
+    well = judge(*(node(n) for n in range(10)))
+    assert (well.notes, well.alone) == ([], [])
+    assert "Nobody stands out" in fleet_page.html_of(well)
 
 
 def confirmed_by(time: float):

@@ -73,6 +73,12 @@ def test_the_source_of_the_file_serves_criteria_without_one():
             "a.toml:19: criteria[1].lower: 0.1: a fraction of the reference, from -1",
         ),
         ("floor = 700", "reference = 700\nupper = -0.1", "a.toml:19: criteria[1].upper: -0.1: a fraction of the reference, 0 or"),
+        ("floor = 700", "limit = 700", "a.toml:18: criteria[1].limit: more compute is better: say floor"),
+        (
+            "floor = 700",
+            "reference = 700\nupper = 0.1",
+            "a.toml:18: criteria[1].reference: lets any machine pass: lower says how much less compute is well",
+        ),
         ('case = "matmul/*"', 'case = ""', "a.toml:16: criteria[1].case: an empty glob"),
         ("schema = 1", "schema = 2", "a.toml:1: schema: 2 is not known"),
         ("gpus = 8", "gpus = -8", "a.toml:5: expect.gpus: -8: must be 0 or more"),
@@ -166,3 +172,20 @@ def test_an_energy_is_asked_for_in_its_own_units():
     assert parse(text.format("flop"), "a.toml").criteria[0].limit == 1.5
     with pytest.raises(UsageError, match="energy_per_byte is not measured in pJ/FLOP"):
         parse(text.format("byte"), "a.toml")
+
+
+@pytest.mark.parametrize(("metric", "unit"), [("time", "ms"), ("latency_p99", "us"), ("energy_per_flop", "pJ/FLOP")])
+def test_what_is_better_the_less_there_is_of_it_has_no_floor(metric, unit):
+    text = f'[[criteria]]\ncase = "*"\nmetric = "{metric}"\nunit = "{unit}"\n'
+    with pytest.raises(UsageError, match=rf"criteria\[0\]\.floor: less {metric} is better: say limit"):
+        parse(text + "floor = 3", "a.toml")
+    with pytest.raises(UsageError, match=r"criteria\[0\]\.reference: lets any machine pass: upper says how much more"):
+        parse(text + "reference = 3\nlower = -0.1", "a.toml")
+    for well in ("limit = 3", "reference = 3\nupper = 0.1", "reference = 3\nupper = 0.1\nlower = -0.1"):
+        assert parse(text + well, "a.toml").criteria
+
+
+@pytest.mark.parametrize("kind", ["floor", "limit"])
+def test_a_fraction_may_be_bound_on_either_side(kind):
+    text = f'[[criteria]]\ncase = "*"\nmetric = "device_fraction"\nunit = "1"\n{kind} = 0.5'
+    assert parse(text, "a.toml").criteria

@@ -224,6 +224,31 @@ def test_devices_that_differ_get_the_room_they_need():
     }
 
 
+def test_what_a_draft_hardly_asks_for_is_said():
+    quiet, wide, wild = ([1.0 + by * (n * 7 % 10) for n in range(12)] for by in (0.001, 0.1, 30.0))
+    records = [
+        made.record(samples=quiet, shape="1"),
+        made.record(samples=wide, shape="2"),
+        made.record(samples=wild, shape="3"),
+        made.record(samples=[1.0, 1.1, 1.2], shape="4"),
+        made.failed("wrong", "off by one", shape="5"),
+        made.failed("skipped", "no GPU", shape="6"),
+    ]
+    run = loaded(records)
+    assert draft.remarks(run, draft.acceptance_of(run)) == [
+        "not asked for, wrong or an error in this run: matmul/shape=5",
+        "not asked for, too restless in this run to say anything: matmul/shape=3",
+        "lets through what is far worse, for this run was restless: matmul/shape=2 (65% worse)",
+        "from too few samples for an interval: matmul/shape=4",
+    ]
+    assert criteria.parse(criteria.to_toml(draft.acceptance_of(run), draft.remarks(run, draft.acceptance_of(run))), "a.toml")
+    hostile = loaded([records[0], made.record(samples=wide, shape="2\n[expect]\ngpus = 9")])
+    (remark,) = draft.remarks(hostile, draft.acceptance_of(hostile))
+    assert "shape=2 [expect] gpus = 9" in remark
+    good = loaded(records[:1])
+    assert draft.remarks(good, draft.acceptance_of(good)) == []
+
+
 def test_latencies_get_an_upper_side():
     record = made.record(samples=[1e-6] * 30, work=made.Workload(bound="latency"))
     (criterion,) = draft.acceptance_of(loaded([record])).criteria

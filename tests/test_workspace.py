@@ -1,5 +1,6 @@
 """Run folders: refused where space is short, removed, swept when their owner is gone, and nobody else's touched."""
 
+import functools
 import os
 import socket
 import subprocess
@@ -11,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from clustergauge import at_work, warnings
+from clustergauge import at_work, execute as executing, warnings
+from clustergauge.cross_check import Turns
 from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip
 from clustergauge.worker import load_probe
 from clustergauge.world import Serial
-from storage_io import workspace
+from storage_io import fio, workspace
 from storage_io.errors import StorageError
 from storage_io.workspace import FOREIGN_AGE_S, SPARE_BYTES, Workspace, require_space, sweep
 from tests import made
@@ -236,6 +238,26 @@ def test_a_folder_of_another_user_counts_while_it_is_fresh():
         os.utime(space.path, (old, old))
         assert look() == "{}"
         space.close()
+
+
+NEEDS_FIO = pytest.mark.skipif(not fio.installed(), reason="fio is not installed")
+
+
+@pytest.mark.parametrize("beside", [False, pytest.param(True, marks=NEEDS_FIO)])
+def test_a_run_that_comes_and_goes_while_a_case_measures_is_recorded(tmp_path, monkeypatch, beside):
+    """The other is there in the middle alone: gone before the case ends (and, ``beside``, only while a peer has its turns)."""
+    now = [""]
+    monkeypatch.setattr(workspace, "require_space", lambda *_, **__: None)
+    monkeypatch.setattr(executing, "GLANCE_S", 0.0)
+    monkeypatch.setattr(Turns, "__init__", functools.partialmethod(Turns.__init__, turn_s=0.01))
+    meanwhile = "cross-check" if beside else "measure"
+    monkeypatch.setattr(at_work, "others", lambda _: {"another": 7} if now[0] == meanwhile else {})
+    params = {"op": "write", "depth": 1, "size": 1 << 20}
+    job = Job("x", "storage_io.sequential", "sequential", params, "cpu", 0.1, seed=1, target=str(tmp_path), cross_check=beside)
+    probe = load_probe(job.module, job.probe)
+    outcome = execute(job, probe, Serial(), tmp_path, lambda phase: now.__setitem__(0, phase))
+    assert outcome.status == "ok", outcome
+    assert outcome.settings.get("other_runs") == "1 of user 7"
 
 
 def test_a_record_says_which_runs_were_at_work_meanwhile(tmp_path, monkeypatch):
