@@ -171,11 +171,13 @@ def _notes(cases: Sequence[str], first: _Launches, pairs: Sequence[Pair], rules:
     notes = [
         f"slower: by more than {percent} beyond doubt (95 %); what looked changed was launched afresh and judged on that alone"
     ]
-    if unsure := [pair.shift for pair in pairs if pair.word == "inconclusive" and pair.shift]:
+    if over and len(first.b) < rules.launches:
+        notes.append(f"the time was over after {len(first.b)} of the first {rules.launches} launches of both: more --max-time")
+    elif unsure := [pair.shift for pair in pairs if pair.word == "inconclusive" and pair.shift]:
         widest = max((shift.high - shift.low) / 2 for shift in unsure)
         remedy = "more --max-time" if over else f"more --launches, a quieter machine, or a --threshold above {percent}"
         notes.append(f"inconclusive: launches differ too much here to tell (up to ± {100 * widest:.2g} %): {remedy}")
-    if untimed := [case for case in cases if case not in {pair.case for pair in pairs}]:
+    if first.b and (untimed := [case for case in cases if case not in {pair.case for pair in pairs}]):
         some = ", ".join(untimed[:3]) + (f" and {len(untimed) - 3} more" if len(untimed) > 3 else "")
         notes.append(f"skipped, or checked only: {some}")
     if first.b and len({(loaded.run.code, loaded.run.settings.get("probes")) for loaded in (first.a[0], first.b[0])}) == 1:

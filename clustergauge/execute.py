@@ -24,7 +24,7 @@ from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
 from clustergauge.model import Measurement, Series
 from clustergauge.probe import Context, Probe, Skip, Work, Wrong
-from clustergauge.turnstile import Turnstile
+from clustergauge.turnstile import WAITING, Turnstile
 from clustergauge.waits import SERIES, Waits
 from clustergauge.world import Serial
 
@@ -89,7 +89,7 @@ def execute(
     try:
         with contextlib.ExitStack() as stack:
             if turns:
-                phase("wait for its turn")
+                phase(WAITING)
                 if world.rank == 0:
                     stack.enter_context(turns.turn())
                 world.from_root(None)

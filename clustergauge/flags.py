@@ -27,12 +27,24 @@ exit codes: 0 all well · 1 a criterion failed, or slower · 2 wrong usage or in
 """
 
 
+class _Store(argparse.Action):
+    """Keeps a value that is one: of a flag, an empty text is a script's variable that nobody set, and no wish to do without."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option_string: str | None = None
+    ) -> None:
+        if option_string and values == "":
+            parser.error(f"argument {option_string}: nothing is given (a variable that is not set?); to do without, leave it out")
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """Errors are one line, exit code 2.  Flags are written out: part of one is more often a slip than meant."""
 
     def __init__(self, **options: Any) -> None:
         """``options``: as argparse has them."""
         super().__init__(allow_abbrev=False, **options)
+        self.register("action", None, _Store)
 
     def error(self, message: str) -> NoReturn:
         """What was wrong, and where to look."""

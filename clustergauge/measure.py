@@ -264,7 +264,9 @@ class Sampler:
         """The turn of another run, if there is one; what it takes is not our time."""
         if self.pass_on and self.merged:
             began = self.clock.now()
+            self.phase(turnstile.WAITING)
             self.pass_on()
+            self.phase("measure")
             self.turn += 1
             self._away_s += self.clock.now() - began
 

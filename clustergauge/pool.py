@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from clustergauge import code, hosts, messages as m, so_far
+from clustergauge import code, hosts, messages as m, so_far, turnstile
 from clustergauge.conversation import Conversation, Died, NoWorld
 from clustergauge.launch import PoolKey
 from clustergauge.model import Place
@@ -93,8 +93,9 @@ class Pool:
     def run(self, job: m.Job, limit_s: float, grace_s: float, stop_at: float | None = None) -> m.Outcome:
         """Give the job to every rank and wait for all their outcomes: the first that is not good, or rank 0's.
 
-        ``limit_s``: for all of them; ``grace_s``: for the others once one ended early.  ``stop_at`` (``time.monotonic``): work
-        that has said what it measured so far is cut short then (`TimeUp`).  Raises `Died` when a rank is gone, stopped or late.
+        ``limit_s``: for all of them, what they wait for their turn left out; ``grace_s``: for the others once one ended early.
+        ``stop_at`` (``time.monotonic``): work that has said what it measured so far is cut short then (`TimeUp`).  Raises `Died`
+        when a rank is gone, stopped or late.
         """
         self.job, self.early, self.so_far = job.number, None, None
         for rank in self.ranks.values():
@@ -103,13 +104,15 @@ class Pool:
             device = self.where[rank.rank].device
             self.node.send(m.To(rank.pid, msgspec.structs.replace(job, device="cpu" if device.startswith("cpu") else device)))
         until = time.monotonic() + limit_s
+        first, away = self.in_order()[0], turnstile.Away(turnstile.MOST_TIMES * limit_s)
         while any(r.outcome is None for r in self.ranks.values()):
             cut = stop_at if self.so_far and so_far.stands(self.so_far) and not self.early else None
             heard = self.hear(until if cut is None else min(until, cut))
+            until += away.spent(first.phase, now := time.monotonic())
             if cut is not None and time.monotonic() >= cut:
                 raise TimeUp
             match heard:
-                case None:
+                case None if now >= until:
                     raise Died(f"no end after {limit_s:.0f} s")
                 case m.From(pid, m.Outcome() as outcome) if pid in self.ranks and outcome.job == job.number:
                     self.ranks[pid].outcome = outcome

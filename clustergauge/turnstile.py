@@ -11,10 +11,15 @@ import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 SERIES = "turn"
 """Of a measurement: in which turn each sample was taken, from 0."""
+WAITING = "wait for its turn"
+"""The phase of a worker meanwhile."""
+MOST_TIMES = 10
+"""How many times its own limit a case waits at most: who holds the turn may be past ending."""
 VARIABLE = "CLUSTERGAUGE_TURNS"
 """Names the folder to the workers of a run."""
 
@@ -48,6 +53,24 @@ class Turnstile:
             yield
         finally:
             self.give()
+
+
+@dataclass
+class Away:
+    """What a case waits for its turn, as its phase tells: it is the other run's time, and none of the limit of the case.
+
+    ``left_s``: how much of it may still be.
+    """
+
+    left_s: float
+    _since: float | None = None
+
+    def spent(self, phase: str, now: float) -> float:
+        """Seconds waited since this was asked last, by a worker that is in ``phase`` now."""
+        began, self._since = self._since, now if phase == WAITING else None
+        spent = 0.0 if began is None else min(now - began, self.left_s)
+        self.left_s -= spent
+        return spent
 
 
 def asked_for() -> Turnstile | None:

@@ -241,3 +241,14 @@ def test_a_suite_of_given_cases_is_read_back_as_these(tmp_path_factory, given_ca
     assert [(s.probe, s.axes, s.budget_s) for s in read] == [
         (c.probe, {k: [v] for k, v in c.params.items()}, 0.5) for c in listed
     ]
+
+
+@pytest.mark.parametrize("done", [0, 1, 5])
+def test_where_the_time_was_over_too_soon_that_is_said_and_no_other_reason(done):
+    launch = Made()
+    report = conduct(launch, over=lambda: len(launch.calls) >= done)
+    assert len(report.pairs) == (len(CASES) if done else 0)
+    assert compare.exit_code(report) == 4
+    said = [note for note in report.notes if "the time was over" in note]
+    assert said == [f"the time was over after {done} of the first 6 launches of both: more --max-time"]
+    assert not [note for note in report.notes if "skipped" in note or "differ too much" in note]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import run_suite
 from tests.command_line import called
 
 ROOT = Path(__file__).parent.parent
@@ -180,6 +181,20 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(words, said):
     assert done.stdout == ""
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag"),
+    [("run", flag) for flag in ("--accept", "--baseline", "--hosts", "--hostfile", "--topology", "--ceilings", "--max-time")]
+    + [("run", "--launcher"), ("run", "--resume"), ("run", "-o"), ("list", "--hosts"), ("report", "--accept")]
+    + [("fleet", "--expect"), ("fleet", "--lists"), ("compare", "--threshold"), ("compare", "--against")],
+)
+def test_a_variable_that_nobody_set_is_no_wish_to_do_without(verb, flag, capsys):
+    more = {"run": ["--dry-run"], "report": ["latest"], "fleet": ["latest"]}.get(verb, [])
+    assert run_suite.main([verb, *more, flag, ""]) == 2
+    assert f"argument {flag}: nothing is given" in capsys.readouterr().err
+    if flag.startswith("--"):
+        assert run_suite.main([verb, *more, f"{flag}="]) == 2
 
 
 def test_faults_are_survived_named_and_counted(tmp_path, faulty):

@@ -178,3 +178,42 @@ def test_a_mistake_is_one_line(words, said, capsys, monkeypatch):
     assert run_suite.main(words) == 2
     assert said in capsys.readouterr().err
     assert turnstile.VARIABLE not in os.environ
+
+
+def test_what_a_case_waits_is_none_of_its_limit_as_long_as_there_is_an_end_to_it():
+    away = turnstile.Away(left_s=10.0)
+    assert [away.spent("prepare", 0.0), away.spent(turnstile.WAITING, 1.0)] == [0.0, 0.0]
+    assert [away.spent(turnstile.WAITING, 3.0), away.spent("measure", 4.0), away.spent("measure", 9.0)] == [2.0, 1.0, 0.0]
+    assert [away.spent(turnstile.WAITING, 10.0), away.spent(turnstile.WAITING, 99.0)] == [0.0, 7.0]
+    assert away.spent(turnstile.WAITING, 100.0) == 0.0
+
+
+@pytest.mark.timeout(200)
+def test_while_another_run_holds_its_turn_a_case_is_not_late(tmp_path):
+    (tmp_path / "noted.py").write_text(PROBE)
+    (tmp_path / "s.toml").write_text('title = "t"\nbudget_s = 0.2\ntimeout_s = 2\n[[cases]]\nprobe = "noted"\n')
+    (tmp_path / "turns").mkdir()
+    command = [
+        sys.executable,
+        str(ROOT / "run_suite.py"),
+        "--suite",
+        "s.toml",
+        "--probes",
+        "noted",
+        "--turns",
+        "turns",
+        "-o",
+        "a",
+    ]
+    noted = tmp_path / "a.txt"
+    with Turnstile(tmp_path / "turns").turn():  # as one does whose case hangs
+        run = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"NOTED": str(noted)}, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 100
+        while not list((tmp_path / "a").glob("*/machines/*.json")) and time.monotonic() < until:
+            time.sleep(0.05)
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(8)
+        assert not noted.exists()
+    assert run.wait() == 0
+    (record,) = map(json.loads, next((tmp_path / "a").glob("*/records.jsonl")).read_text().splitlines())
+    assert record["status"] == "ok"
