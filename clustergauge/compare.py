@@ -182,10 +182,11 @@ def _pair(
         return pair("incomparable", apart)
     if paired:
         there = {record.launch: metrics.by_turn(record) for record in right}
-        pairs = [(metrics.by_turn(record), there[record.launch]) for record in left if record.launch in there]
-        if not pairs:
-            return pair("incomparable", "no launch was measured on both sides")
-        shift = stats.compare_pairs([stats.difference(one, other) for one, other in pairs], delta)
+        apart = (stats.difference(metrics.by_turn(r), there[r.launch]) for r in left if r.launch in there)
+        known = [difference for difference in apart if difference is not None]
+        if not known:
+            return pair("incomparable", "no launch was measured on both sides, turn beside turn")
+        shift = stats.compare_pairs(known, delta)
     else:
         shift = stats.compare_launches([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
     return pair(shift.word, _told(d for d in differences if d.kind != "work"), shift)

@@ -37,7 +37,7 @@ LOOPS, LOOP_CALLS, LOOP_SHARE = 5, 1000, 0.2
 """Loops for comparison with peers; the most calls in one; the share of the budget that they take together."""
 OVERHEAD_CALLS, OVERHEAD_LOOPS = 200, 9
 """Calls in a loop, and loops of which the median counts, to time a call with nobody to talk to."""
-STRETCH_S = 0.01
+STRETCH_S = 0.03
 """Of samples between two turns of another run: the shorter, the more of what disturbs the machine meets both alike."""
 COLD_S = 0.005
 """The first sample after another's turn finds cold caches: where it is shorter than this, it is not taken."""
@@ -110,8 +110,9 @@ class Sampler:
     loop_calls: int = 0
     _wrong: tuple[int, str] | None = None
     _checking_s: float = 0.0
-    turn: int = 0
-    _turns: list[int] = field(default_factory=list[int])
+    turn: float = 0.0
+    """When the turn in hand began."""
+    _turns: list[float] = field(default_factory=list[float])
     _away_s: float = 0.0
     _schedules: dict[tuple[int, int], Calls] = field(default_factory=dict[tuple[int, int], Calls])
 
@@ -129,7 +130,7 @@ class Sampler:
                 self.phase("compare clocks")
                 self.arrivals = sync.Arrivals(self.world)
             self.phase("measure")
-            began = self.clock.now()
+            began = self.turn = self.clock.now()
             looks = stats.looks()
             look, at_a_look = next(looks), False
             while True:
@@ -179,8 +180,8 @@ class Sampler:
         }
 
     def _by_turn(self, since: int) -> dict[str, Series]:
-        """In which turn each sample was taken, where there were turns."""
-        return {turnstile.SERIES: Series(unit="1", values=[float(turn) for turn in self._turns[since:]])} if self.pass_on else {}
+        """When the turn began in which each sample was taken, where there were turns."""
+        return {turnstile.SERIES: Series(unit="s", values=self._turns[since:])} if self.pass_on else {}
 
     def loop_mean(self) -> float:
         """Mean seconds of a call in a loop without meeting in between, as OSU and nccl-tests report (outputs unchecked); of
@@ -267,8 +268,8 @@ class Sampler:
             self.phase(turnstile.WAITING)
             self.pass_on()
             self.phase("measure")
-            self.turn += 1
-            self._away_s += self.clock.now() - began
+            self.turn = self.clock.now()
+            self._away_s += self.turn - began
 
     def _lead(self, cost: float) -> int:
         """Samples that are not taken, by what was done before.  None of a sweep, whose samples stand for pairs in their order."""

@@ -101,15 +101,15 @@ def samples(record: Record) -> list[float]:
     return measurement.samples_s[measurement.warmup_cut :] if measurement else []
 
 
-def by_turn(record: Record) -> dict[int, list[float]]:
-    """Seconds of one iteration by the turns in which they were taken (`turnstile`), or all as of turn 0."""
+def by_turn(record: Record) -> dict[float, list[float]]:
+    """Seconds of one iteration, by the beginning of the turn in which each was taken (`turnstile`); all at 0 without turns."""
     measurement = record.measurement
     kept = measurement.series.get(turnstile.SERIES) if measurement else None
     if not measurement or not kept:
-        return {0: samples(record)}
-    found: dict[int, list[float]] = {}
+        return {0.0: samples(record)}
+    found: dict[float, list[float]] = {}
     for turn, seconds in zip(kept.values, measurement.samples_s, strict=False):
-        found.setdefault(int(turn), []).append(seconds)
+        found.setdefault(turn, []).append(seconds)
     return found
 
 

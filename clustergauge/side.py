@@ -108,9 +108,11 @@ class Side:
             yield call
 
     def measured(self, call: Call) -> LoadedRun:
-        """Wait for a run that was launched, and read what it left.  Raises `UsageError` and `Unable`."""
+        """Wait for a run that was launched, and read what it left.  Raises `Unable`."""
         before = call.before
         code, _, complaint = call.wait()
+        if code == 2:  # of words that are ours, and cases that it listed
+            raise Unable(f"{self}: its run_suite.py refused to measure: {_last(complaint)}")
         self._refuse(code, complaint, (0, 1, 3, 4))
         new = [path for path in self._runs() if path not in before]
         if len(new) != 1:

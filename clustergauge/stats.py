@@ -32,6 +32,9 @@ FEWEST = 6
 RUN_SPREAD = 0.005
 """Spread between launches (relative standard deviation) assumed where none was measured."""
 
+NEIGHBOURS = 3
+"""Of two launches that took turns, the fewest turns beside each other that say something."""
+
 ALPHA = 0.05
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 _Z_POWER = 1.281552  # one-sided 90 %
@@ -255,14 +258,21 @@ def compare_launches(
     return _comparison(middle, low, high, differs, delta, not depth, p)
 
 
-def difference(a: Mapping[int, Sequence[float]], b: Mapping[int, Sequence[float]]) -> float:
-    """By how much longer B took (the logarithm) in a launch of each, by samples of the turns that they took.
+def difference(a: Mapping[float, Sequence[float]], b: Mapping[float, Sequence[float]]) -> float | None:
+    """By how much longer B took (the logarithm) in a launch of each, by the samples of their turns and when these began.
 
-    The median over turns of the differences between the medians of a turn of A and the next one of B: what lasts longer than a
-    turn is in both.  Raises ``ValueError`` without a turn in common, or with a time of 0.
+    The median over neighbours, a turn of A and one of B with none between, of the difference between their medians: what lasts
+    longer than a turn is in both, and what drifts is in as many with either sign.  ``None`` where fewer than `NEIGHBOURS` turns
+    (of few, all) lay beside each other.  Raises ``ValueError`` without samples or with a time of 0.
     """
-    common = sorted(a.keys() & b.keys())
-    return median((_log_medians([b[turn] for turn in common]) - _log_medians([a[turn] for turn in common])).tolist())
+    turns = sorted([(began, -1, samples) for began, samples in a.items()] + [(began, 1, samples) for began, samples in b.items()])
+    logs = _log_medians([samples for _, _, samples in turns]).tolist()
+    steps = [
+        side * (log - before)
+        for (_, side, _), log, (_, other, _), before in zip(turns[1:], logs[1:], turns, logs, strict=False)
+        if side != other
+    ]
+    return median(steps) if len(steps) >= min(NEIGHBOURS, len(a), len(b)) else None
 
 
 def compare_pairs(differences: Sequence[float], delta: float = 0.01) -> Comparison:

@@ -162,6 +162,9 @@ def words(reason: Reason) -> str:
     return printable(f"{reason.kind}{ratio}{at}{of}{sure}" + (f": {reason.detail}" if reason.detail else ""))
 
 
+ALONE = "nothing failed, but it was held against nobody: too few like it were measured"
+
+
 def lists_of(fleet: Fleet) -> dict[str, bytes]:
     """``nodes.json`` and the compressed host lists of bad, suspect and unmeasured nodes, by file name: for scripts that drain.
 
@@ -173,7 +176,7 @@ def lists_of(fleet: Fleet) -> dict[str, bytes]:
             "machine_id": node.machine_id,
             "state": node.state,
             "rack": node.rack,
-            "reason": words(node.reasons[0]) if node.reasons else "",
+            "reason": words(node.reasons[0]) if node.reasons else ALONE if node.name in fleet.alone else "",
             "parts": node.parts,
         }
         | ({"run": node.run} if node.run else {})

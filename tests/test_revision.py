@@ -231,7 +231,7 @@ def test_a_side_that_cannot_say_what_it_has_is_named(tmp_path, body, error, said
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("body", ["", "sys.exit(3)", "sys.exit(4)", "sys.exit(130)", "1 / 0"])
+@pytest.mark.parametrize("body", ["", "sys.exit(2)", "sys.exit(3)", "sys.exit(4)", "sys.exit(130)", "1 / 0"])
 def test_a_launch_that_leaves_no_run_is_no_launch(tmp_path, body):
     one = made_side(tmp_path / "a", body)
     with pytest.raises(side.Unable, match="A = old"), one.launched(Path("/dev/null")) as call:

@@ -291,10 +291,22 @@ def test_what_disturbs_both_of_a_pair_is_gone():
 
 def test_what_lasts_half_a_launch_is_gone_from_its_turns():
     slow = [1.0] * 10 + [1.7] * 9
-    a, b = {k: [x, 1.1 * x, x] for k, x in enumerate(slow)}, {k: [1.05 * x] for k, x in enumerate([*slow[1:], 1.7, 9.0, 9.0])}
+    a = {float(k): [x, 1.1 * x, x] for k, x in enumerate(slow)}
+    b = {k + 0.5: [1.05 * x] for k, x in enumerate([*slow[1:], 1.7])} | {30.0 + k: [9.0] for k in range(9)}  # then B was alone
     assert stats.difference(a, b) == pytest.approx(math.log(1.05))
-    with pytest.raises(ValueError, match="at least one launch"):
-        stats.difference({0: [1.0]}, {1: [1.0]})
+    assert stats.difference(b, a) == pytest.approx(-math.log(1.05))
+    with pytest.raises(ValueError, match="times above 0"):
+        stats.difference({0.0: [0.0]}, {1.0: [1.0]})
+
+
+def test_a_drift_within_a_launch_is_in_as_many_steps_with_either_sign():
+    a, b = {2.0 * k: [1.01**k] for k in range(20)}, {2.0 * k + 1: [1.05 * 1.01 ** (k + 0.5)] for k in range(19)}
+    assert stats.difference(a, b) == pytest.approx(math.log(1.05))
+
+
+def test_turns_that_do_not_lie_beside_each_other_say_nothing():
+    assert stats.difference({k: [1.0] for k in (0.0, 1.0, 2.0, 3.0)}, {k: [1.0] for k in (4.0, 5.0, 6.0)}) is None
+    assert stats.difference({0.0: [1.0]}, {0.0: [2.0]}) == pytest.approx(math.log(2))  # without turns: launch against launch
 
 
 def test_five_pairs_are_weak_and_none_no_comparison():
