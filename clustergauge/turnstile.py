@@ -22,7 +22,7 @@ WAITING = "wait for its turn"
 MOST_TIMES = 10
 """How many times its own limit a case waits at most: who holds the turn may be past ending."""
 SETTLE_S = 0.01
-"""Before a turn ends: threads of a library go on turning for some milliseconds when their work is done (libgomp: 300 000 rounds)."""
+"""Before a turn ends: threads of a library go on turning for some milliseconds when their work is done (libgomp does)."""
 VARIABLE = "CLUSTERGAUGE_TURNS"
 """Names the folder to the workers of a run."""
 
@@ -40,12 +40,12 @@ class Turnstile:
         fcntl.flock(self._door, fcntl.LOCK_UN)
 
     def give(self) -> None:
-        """End the turn."""
+        """End the turn, once our threads are at rest."""
+        time.sleep(SETTLE_S)
         fcntl.flock(self._inside, fcntl.LOCK_UN)
 
     def pass_on(self) -> None:
-        """End the turn, once our threads are at rest, and wait for the next, behind whoever waits already."""
-        time.sleep(SETTLE_S)
+        """End the turn and wait for the next, behind whoever waits already."""
         self.give()
         self.take()
 
