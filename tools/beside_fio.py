@@ -2,11 +2,13 @@
 
     .venv/bin/python -m tools.beside_fio TARGET [PAIRS [SECONDS]]
 
-What ``--cross-check`` does of a case, for a table of patterns, and what it leaves out: checkpoints without a library (fio
-overwrites a file that is there, ours makes a new one) and small files (by fio: threads that open, read and close one after the
-other).  After the ratio of our rate to fio's (a flush being one operation; median over PAIRS, 9 and no fewer for a figure to be
-told, the smallest and the largest) stands that of fio to itself, which says what the disk's own unrest makes of a ratio.  Our
-writes end every sample with a sync, fio's the job.  Needs fio; files are made in TARGET and removed.
+What ``--cross-check`` does of a case, for a table of patterns, and what it leaves out: checkpoints without a library (a save
+makes a new file on both sides) and small files (by fio: threads that open, read and close one after the other).  After the ratio
+of our rate to fio's (a flush being one operation; median over PAIRS, 9 and no fewer for a figure to be told, the smallest and the
+largest) stands that of fio to itself, which says what the disk's own unrest makes of a ratio.  Our writes end every sample with a
+sync, fio's the job.  fio's memory lies on huge pages; that of our random transfers is shared by processes, and most kernels keep
+such on small ones: on a disk that takes few segments at a time blocks of 128 KiB suffer by it.  Needs fio; files are made in
+TARGET and removed.
 """
 
 from __future__ import annotations
@@ -43,13 +45,33 @@ def patterns() -> Iterator[tuple[str, Make]]:
 
 
 def shard(ctx: Context, op: str) -> Work:
-    """A checkpoint without a library; beside it the same bytes in one file, as many pieces in flight."""
+    """A checkpoint without a library; beside it the same bytes in one file, as many pieces in flight.  Both write a new file."""
     work = checkpoint.prepare(ctx, "llama3-8b", "raw", op, SHARD)
     size = work.workload.bytes_read + work.workload.bytes_written
     whole = size // PIECE_BYTES * PIECE_BYTES
-    pattern = fio.Pattern("write" if op == "save" else "read", PIECE_BYTES, RAW_DEPTH, whole, "end" if op == "save" else "")
-    work.peer = Peer(fio.version(), lambda seconds: size / fio.run(pattern, ctx.scratch / "shard", seconds))
+    path = ctx.scratch / "shard"
+    if op == "restore":
+        pattern = fio.Pattern("read", PIECE_BYTES, RAW_DEPTH, whole)
+        work.peer = Peer(fio.version(), lambda seconds: size / fio.run(pattern, path, seconds))
+        return work
+    timed = ("--overwrite=", "--time_based=", "--runtime=")
+    words = [w for w in fio.Pattern("write", PIECE_BYTES, RAW_DEPTH, whole, "end").words(path, 1) if not w.startswith(timed)]
+
+    def theirs(seconds: float) -> float:
+        path.unlink(missing_ok=True)
+        return size / told(words, seconds)
+
+    work.peer = Peer(fio.version(), theirs)
     return work
+
+
+def told(words: list[str], seconds: float) -> float:
+    """Bytes a second as fio tells them, run with these words.  Raises ``OSError`` where it fails."""
+    command = [fio.installed(), *words]
+    done = subprocess.run(command, capture_output=True, timeout=seconds + fio.GRACE_S, env=fio.environment(), check=False)
+    if done.returncode:
+        raise OSError(done.stderr.decode(errors="replace").strip()[:200])
+    return fio.bytes_per_second(done.stdout)
 
 
 def small(ctx: Context) -> Work:
@@ -73,14 +95,10 @@ def small(ctx: Context) -> Work:
         "time_based": 1,
         "output-format": "json",
     }
-    words = [fio.installed(), "--thread", "--group_reporting", *(f"--{name}={value}" for name, value in given.items())]
+    words = ["--thread", "--group_reporting", *(f"--{name}={value}" for name, value in given.items())]
 
     def theirs(seconds: float) -> float:
-        timed = [*words, f"--runtime={max(1, round(seconds))}"]
-        done = subprocess.run(timed, capture_output=True, timeout=seconds + fio.GRACE_S, env=fio.environment())
-        if done.returncode:
-            raise OSError(done.stderr.decode(errors="replace").strip()[:200])
-        return SMALL / fio.bytes_per_second(done.stdout)
+        return SMALL / told([*words, f"--runtime={max(1, round(seconds))}"], seconds)
 
     work.peer = Peer(fio.version(), theirs)
     return work
