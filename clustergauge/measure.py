@@ -141,7 +141,7 @@ class Sampler:
                 at_a_look = len(self.mine) >= look  # looking in between makes the interval lie
                 if at_a_look:
                     look = next(looks)
-                cost = (self.clock.now() - began - self._away_s) / len(self.mine)
+                cost = self._spent(began) / len(self.mine)
             self.window = (began + self.starts[0], self.clock.now())
             self.exposed = self.clock.exposed - exposed
             if self.arrivals:
@@ -250,7 +250,7 @@ class Sampler:
             self._let_pass()
             if self.merged:
                 self.between()
-            batch, reason, *_ = self._next(look, at_a_look, cost, self.clock.now() - began - self._away_s)
+            batch, reason, *_ = self._next(look, at_a_look, cost, self._spent(began))
             lead = self._lead(cost)
             if self.work.whole_budget and self.merged:
                 lead = max(lead, self._between(batch))
@@ -262,14 +262,18 @@ class Sampler:
         return decided
 
     def _let_pass(self) -> None:
-        """The turn of another run, if there is one; what it takes is not our time."""
-        if self.pass_on and self.merged:
+        """The turn of another run, if there is one; the first when all is prepared, so that both then begin to measure."""
+        if self.pass_on:
             began = self.clock.now()
             self.phase(turnstile.WAITING)
             self.pass_on()
             self.phase("measure")
             self.turn = self.clock.now()
             self._away_s += self.turn - began
+
+    def _spent(self, began: float) -> float:
+        """Seconds of the budget: not those of another's turns, and by turns those of checks neither, or a long one is the end."""
+        return self.clock.now() - began - self._away_s - (self._checking_s if self.pass_on else 0.0)
 
     def _lead(self, cost: float) -> int:
         """Samples that are not taken, by what was done before.  None of a sweep, whose samples stand for pairs in their order."""
