@@ -354,7 +354,7 @@ def do_fleet(options: argparse.Namespace) -> int:
     if options.lists:
         for path in page.write_lists(found, Path(options.lists)):
             _say(f"written: {path}")
-    return stopped or blame.exit_code(found)
+    return stopped or blame.exit_code(found, held=True)
 
 
 def _confirm(

@@ -208,9 +208,10 @@ def of_run(loaded: LoadedRun, topology: Topology | None = None) -> Fleet | None:
     return judge(reduce.part_of(loaded), racks(topology))
 
 
-def exit_code(fleet: Fleet) -> int:
-    """3 where a result was wrong or its bits differ · 1 where a node is bad · 4 where one is suspect, unmeasured or alone · 0.
+def exit_code(fleet: Fleet, *, held: bool = False) -> int:
+    """3 where a result was wrong or its bits differ · 1 where a node is bad · 4 where one is suspect or unmeasured · 0.
 
+    ``held``: nodes are to be held against each other, and who is held against nobody is not known to be good either: 4.
     Cases over nodes count as they do where their run is judged.  Of one run: see `judgement.exit_code_of`.
     """
     if any(r.kind in ("corrupting", "failed") for node in fleet.nodes for r in node.reasons):
@@ -218,7 +219,7 @@ def exit_code(fleet: Fleet) -> int:
     of_nodes = accept.OK
     if fleet.of("bad"):
         of_nodes = accept.FAILED
-    elif fleet.of("suspect") or fleet.of("unmeasured") or fleet.racks or fleet.alone or not fleet.nodes:
+    elif fleet.of("suspect") or fleet.of("unmeasured") or fleet.racks or (held and fleet.alone) or not fleet.nodes:
         of_nodes = accept.UNKNOWN
     return accept.worst([of_nodes, accept.code_of(one.word for one in fleet.joint)])
 

@@ -20,11 +20,12 @@ PROBE: Probe = load_probes([MODULE])["misbehave"]
 @contextlib.contextmanager
 def supervised():
     """A supervisor with its agent; nothing of them lives on."""
+    before = {p.pid for p in processes.descendants(os.getpid())}  # libraries that other tests use keep a process for good
     owner = Supervisor(patience=Patience(start_s=30, peer_grace_s=1))
     owner.start()
     yield owner
     owner.close()
-    assert processes.descendants(os.getpid()) == []
+    assert {p.pid for p in processes.descendants(os.getpid())} <= before
 
 
 def run(

@@ -27,11 +27,12 @@ PROBE = load_probes([MODULE])["steady"]
 
 @pytest.fixture(scope="module")
 def supervisor():
+    before = {p.pid for p in processes.descendants(os.getpid())}  # libraries that other tests use keep a process for good
     owner = Supervisor(patience=Patience(start_s=30, peer_grace_s=1))
     owner.start()
     yield owner
     owner.close()
-    assert processes.descendants(os.getpid()) == []
+    assert {p.pid for p in processes.descendants(os.getpid())} <= before
 
 
 def plan(how: str, world: str = "serial", budget_s: float = 60.0) -> Planned:
