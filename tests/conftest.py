@@ -26,3 +26,14 @@ def nothing_old_is_garbage() -> None:
     """Measuring collects garbage before it begins: what libraries and tests hold for good is not looked through each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads that wait for each other make tiny work slow where others have the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

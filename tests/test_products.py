@@ -22,13 +22,7 @@ TYPES = {
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other make tiny work slow where others have the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generator(seed=1):

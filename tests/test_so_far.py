@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 
 import pytest
 
-from clustergauge import accept, messages as m, metrics, processes, run as runs, so_far, warnings
+from clustergauge import accept, messages as m, metrics, run as runs, so_far, warnings
 from clustergauge.messages import Outcome
 from clustergauge.model import Criterion, Measurement, Place, Planned, Series
 from clustergauge.plan import load_probes
 from clustergauge.pool import Pool, Rank
-from clustergauge.supervise import Patience, Supervisor
 from reports.export import reason_of
-from tests import made
+from tests import made, misbehaved
 from tests.made_up import loaded
 from tests.shown import shown
 from tests.test_cli import living, only_run, records, start, suite, wait_for
@@ -27,12 +25,8 @@ PROBE = load_probes([MODULE])["steady"]
 
 @pytest.fixture(scope="module")
 def supervisor():
-    before = {p.pid for p in processes.descendants(os.getpid())}  # libraries that other tests use keep a process for good
-    owner = Supervisor(patience=Patience(start_s=30, peer_grace_s=1))
-    owner.start()
-    yield owner
-    owner.close()
-    assert {p.pid for p in processes.descendants(os.getpid())} <= before
+    with misbehaved.supervised() as owner:
+        yield owner
 
 
 def plan(how: str, world: str = "serial", budget_s: float = 60.0) -> Planned:
