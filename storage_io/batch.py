@@ -1,10 +1,12 @@
-"""Many transfers of one block each, in memory that helper processes share: where they go, what they carry, how long they took."""
+"""Many transfers of one block each, in memory that helper processes can share: where they go, what they carry, how long they took."""
 
 from __future__ import annotations
 
 import mmap
 import os
 from typing import TYPE_CHECKING, Any
+
+from storage_io.pattern import aligned
 
 if TYPE_CHECKING:
     from storage_io.pattern import Words
@@ -19,24 +21,31 @@ class Batch:
 
     ``offsets``: bytes into the file.  ``kinds``: `READ` or `WRITE`.  ``latencies``: nanoseconds from submitting to reaping, set
     by the engine.  ``content``: the buffers, one after the other, as 64-bit words; each transfer has memory of its own, so
-    that all of a run can be verified after it.  ``descriptor``: the memory, for a `Batch` of the same size in another process.
+    that all of a run can be verified after it.
+
+    ``shared``: the memory can be given to other processes, by its ``descriptor``, for a `Batch` of the same size there.  Most
+    kernels keep such memory on small pages; other memory lies on huge ones, which large blocks need (`aligned`).
     """
 
-    def __init__(self, most: int, block: int, descriptor: int = -1) -> None:
+    def __init__(self, most: int, block: int, descriptor: int = -1, *, shared: bool = True) -> None:
         import numpy as np
 
         self.most = most
         self.block = block
-        head = -(-_FIELDS * 8 * most // mmap.PAGESIZE) * mmap.PAGESIZE  # buffers begin on a page, as direct I/O needs it
-        size = head + most * block
         self.descriptor = descriptor
-        if descriptor < 0:
-            self.descriptor = os.memfd_create("clustergauge")
-            os.truncate(self.descriptor, size)
-        self._memory = mmap.mmap(self.descriptor, size)
-        fields: Any = np.frombuffer(self._memory, np.int64, _FIELDS * most).reshape(_FIELDS, most)
+        if not shared:
+            fields: Any = np.zeros((_FIELDS, most), np.int64)
+            self.content: Words = aligned(most * block)
+        else:
+            head = -(-_FIELDS * 8 * most // mmap.PAGESIZE) * mmap.PAGESIZE  # buffers begin on a page, as direct I/O needs it
+            size = head + most * block
+            if descriptor < 0:
+                self.descriptor = os.memfd_create("clustergauge")
+                os.truncate(self.descriptor, size)
+            memory = mmap.mmap(self.descriptor, size)
+            fields = np.frombuffer(memory, np.int64, _FIELDS * most).reshape(_FIELDS, most)
+            self.content = np.frombuffer(memory, np.uint64, most * block // 8, head)
         self.offsets, self.kinds, self.latencies = fields
-        self.content: Words = np.frombuffer(self._memory, np.uint64, most * block // 8, head)
         self.address = int(self.content.ctypes.data)
 
     def view(self, index: int) -> memoryview:

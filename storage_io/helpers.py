@@ -1,4 +1,4 @@
-"""Transfers of a batch by helper processes side by side: one interpreter submits about 200 000 a second and no more.
+"""Transfers of a batch by this process, or by helpers side by side: one interpreter submits about 200 000 a second and no more.
 
 Helpers are started and made ready outside the timed region; a run is one line to each and one back from each.  They are the
 worker's: the kernel kills them when the thread that started them is gone (``PR_SET_PDEATHSIG``), they leave when their input
@@ -23,20 +23,23 @@ from storage_io.errors import StorageError
 
 PER_HELPER = 16
 """Transfers in flight that one helper is worth starting for."""
+LARGE = 64 << 10
+PER_HELPER_LARGE = 64
+"""The same of blocks of `LARGE` bytes and more: 200 000 of them a second are 13 GB/s, and large blocks lie better in one process."""
 END_S = 10.0
 """How long the end of a killed helper is waited for: it may hang in the kernel."""
 _GO, _LOAD, _FINISH = "go", "load", "finish"
 
 
 class Alone:
-    """The engine for one transfer at a time: in this process, in this thread."""
+    """``depth`` transfers in flight by this process: one by the thread that asks, more by Linux AIO or by threads (`_engine`)."""
 
-    def __init__(self, file: DataFile, batch: Batch) -> None:
+    def __init__(self, file: DataFile, batch: Batch, depth: int) -> None:
         self.pids: list[int] = []
         self._file = file
         self._batch = batch
-        self._engine = Threads(file.descriptor, batch, 1)
-        self.name = f"{self._engine.name}, 1 thread"
+        self._engine = _engine(file.descriptor, batch, depth, direct=file.direct)
+        self.name = f"{self._engine.name}, {'1 thread' if depth == 1 else f'1 process × {depth}'}"
 
     def load(self, count: int) -> None:
         """Make the first ``count`` transfers of the batch ready, untimed."""
@@ -59,17 +62,17 @@ class Alone:
 
 
 class Helpers:
-    """``depth`` transfers in flight, shared between helper processes.  Same steps as `Alone`.
+    """``depth`` transfers in flight, shared between so many ``helpers``, processes.  Same steps as `Alone`.
 
-    ``pids``: for what the kernel counts of them.  ``direct`` files are served by Linux AIO where the system has it, others by
-    threads.  Raises `StorageError` or ``RuntimeError`` where helpers don't start.
+    ``batch``: in shared memory.  ``pids``: for what the kernel counts of them.  Raises `StorageError` or ``RuntimeError`` where
+    helpers don't start.
     """
 
-    def __init__(self, file: DataFile, batch: Batch, depth: int) -> None:
+    def __init__(self, file: DataFile, batch: Batch, depth: int, helpers: int) -> None:
         self._file = file
         self._batch = batch
         self._helpers: list[subprocess.Popen[str]] = []
-        shares = share(depth, helpers_for(depth, len(os.sched_getaffinity(0))))
+        shares = share(depth, helpers)
         try:
             self._helpers += [_start(file, batch, part) for part in shares]
             engines = sorted({self._answer(helper) for helper in self._helpers})
@@ -77,8 +80,7 @@ class Helpers:
             self.close()
             raise
         self.pids = [helper.pid for helper in self._helpers]
-        several = len(shares) > 1
-        self.name = f"{' and '.join(engines)}, {len(shares)} process{'es' * several} × {shares[0]}"
+        self.name = f"{' and '.join(engines)}, {helpers} processes × {shares[0]}"
 
     def load(self, count: int) -> None:
         """See `Alone`."""
@@ -132,9 +134,9 @@ class Helpers:
         raise RuntimeError(f"a helper process {how if ended is None or ended >= 0 else f'was {how}'}")
 
 
-def helpers_for(depth: int, processors: int) -> int:
-    """How many helpers serve so many transfers in flight."""
-    return max(1, min(processors, depth // PER_HELPER))
+def helpers_for(depth: int, block: int, processors: int) -> int:
+    """How many helpers serve so many transfers in flight, each of ``block`` bytes; 1: this process can do it `Alone`."""
+    return max(1, min(processors, depth // (PER_HELPER if block < LARGE else PER_HELPER_LARGE)))
 
 
 def share(depth: int, helpers: int) -> list[int]:
@@ -197,8 +199,8 @@ def main() -> int:
 
 
 def _engine(descriptor: int, batch: Batch, depth: int, *, direct: bool) -> Engine:
-    """AIO, or threads where there is none of it or nothing that it could do (buffered, it submits and waits)."""
-    if direct:
+    """AIO, or threads for one at a time, where there is no AIO, or nothing that it could do (buffered, it submits and waits)."""
+    if direct and depth > 1:
         with contextlib.suppress(OSError):
             return Aio(descriptor, batch, depth)
     return Threads(descriptor, batch, depth)

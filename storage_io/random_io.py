@@ -12,6 +12,7 @@ and all of the last one.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +25,7 @@ from storage_io import cold, fio, memory
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
-from storage_io.helpers import Alone, Helpers
+from storage_io.helpers import Alone, Helpers, helpers_for
 from storage_io.latencies import Latencies
 from storage_io.layout import READ_TO_PROVE, lay_out
 from storage_io.mounts import describe
@@ -145,10 +146,11 @@ class Scattered:
         self._pattern = pattern
         self._depth = depth
         self._blocks = file.size // block
-        self._batch = Batch(min(self._blocks, BUFFER_BYTES // block), block)
+        helpers = helpers_for(depth, block, len(os.sched_getaffinity(0)))
+        self._batch = Batch(min(self._blocks, BUFFER_BYTES // block), block, shared=helpers > 1)
         self._count = 0
         try:
-            self._engine = Alone(file, self._batch) if depth == 1 else Helpers(file, self._batch, depth)
+            self._engine = Helpers(file, self._batch, depth, helpers) if helpers > 1 else Alone(file, self._batch, depth)
         except BaseException:
             self._batch.close()
             raise

@@ -327,8 +327,9 @@ def test_without_aio_helpers_use_threads(tmp_path, monkeypatch):
 
 
 def test_helpers_share_exactly_the_depth():
-    assert [helpers_for(depth, 64) for depth in (2, 8, 32, 64, 256)] == [1, 1, 2, 4, 16]
-    assert helpers_for(256, 2) == 2
+    assert [helpers_for(depth, BLOCK, 64) for depth in (2, 8, 32, 64, 256)] == [1, 1, 2, 4, 16]
+    assert [helpers_for(depth, 64 << 10, 64) for depth in (2, 8, 32, 64, 256)] == [1, 1, 1, 1, 4]
+    assert helpers_for(256, BLOCK, 2) == 2
     for depth in (2, 7, 32, 257):
         for count in range(1, 8):
             parts = share(depth, count)
@@ -418,26 +419,29 @@ def test_a_disk_too_slow_to_begin_with_is_refused_early_in_words(tmp_path, monke
     assert names(tmp_path) == []
 
 
-def test_a_killed_helper_is_named_and_its_worker_goes_on(tmp_path):
-    with prepared(tmp_path, "read", 8) as (work, _):
+def test_a_killed_helper_is_named_and_its_worker_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with prepared(tmp_path, "read", 40) as (work, ctx):
+        assert ctx.settings["engine"].endswith(", 2 processes × 20")
         work.reset()
-        (pid,) = work.run.__self__._engine.pids
+        _, pid = work.run.__self__._engine.pids
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(RuntimeError, match=r"^a helper process was killed by SIGKILL$"):
             work.run()
 
 
 def test_helpers_that_cannot_start_are_named_and_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(RuntimeError, match=r"^a helper process exited with 1$"):
-        prepare(context(tmp_path), "read", BLOCK, 8, SIZE, spare=0)
+        prepare(context(tmp_path), "read", BLOCK, 64, SIZE, spare=0)
     assert names(tmp_path) == []
 
 
 def test_a_helper_leaves_when_it_is_spoken_to_no_more(tmp_path):
     file = DataFile(tmp_path / "data", SIZE)
     batch = Batch(16, BLOCK)
-    both = Helpers(file, batch, 2)
+    both = Helpers(file, batch, 2, 1)
     (helper,) = both._helpers
     helper.stdin.close()
     assert helper.wait(30) == 0
