@@ -377,7 +377,7 @@ def _judge_case(
         reasons[units.machine[machine]] += _of_node(several, int(devices[machine]))
     for row in found.cleared:
         cleared[units.unit(int(rows[row])).machine] += 1
-    for row in peers.minority(table["digest"].tolist()):
+    for row in peers.minority(table["digest"].tolist(), columns.DISAGREE):
         unit = units.unit(int(rows[row]))
         words = "its result differs from what most others of its kind computed, bit for bit"
         reasons[unit.machine].append(Reason(kind="corrupting", device=unit.device, case=unit.case, confirmed=True, detail=words))

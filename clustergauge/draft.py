@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from clustergauge import accept, metrics, stats
+from clustergauge import metrics, stats
+from clustergauge.believed import deciding
 from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Criterion, Machine, Metric, Record
+from clustergauge.reached import kind_of_device
 from clustergauge.units import format_rate
 from clustergauge.valid import printable
 
@@ -37,7 +39,7 @@ def remarks(loaded: LoadedRun, acceptance: Acceptance) -> list[str]:
     wide: list[str] = []
     loose: list[str] = []
     for (case, kind), devices in _groups(loaded).items():
-        chosen = [accept.deciding(records) for records in devices.values()]
+        chosen = [deciding(records) for records in devices.values()]
         statuses = {record.status for records in chosen for record in records}
         if (criterion := asked.get((case, kind))) is None:
             if statuses & {"wrong", "error"}:
@@ -68,7 +70,7 @@ def _groups(loaded: LoadedRun) -> dict[tuple[str, str], dict[tuple[str, str], li
     """Records by case and kind of device; within, by device."""
     groups: dict[tuple[str, str], dict[tuple[str, str], list[Record]]] = {}
     for record in loaded.records:
-        kind = accept.kind_of_device(record.device)
+        kind = kind_of_device(record.device)
         groups.setdefault((record.case, kind), {}).setdefault((record.machine_id, record.device), []).append(record)
     return groups
 
@@ -76,7 +78,7 @@ def _groups(loaded: LoadedRun) -> dict[tuple[str, str], dict[tuple[str, str], li
 def _criterion(loaded: LoadedRun, case: str, kind: str, devices: Iterable[list[Record]]) -> Criterion | None:
     heads: list[Metric] = []
     for records in devices:
-        chosen = accept.deciding(records)
+        chosen = deciding(records)
         head = metrics.headline(chosen) if all(r.status == "ok" for r in chosen) else None
         heads += [head] if head else []
     if not heads or any(h.name != heads[0].name or h.unit != heads[0].unit for h in heads):

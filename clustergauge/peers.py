@@ -154,9 +154,9 @@ def _effect(u: Array, labels: Index, least: int) -> tuple[Array, dict[int, float
     names, sizes = np.unique(labels[labels >= 0], return_counts=True)
     if len(names) < 2:
         return effect, found
-    for name, size in zip(names.tolist(), sizes.tolist(), strict=True):
-        if size >= least:
-            rows = labels == name
+    order = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]  # so no label asks all rows
+    for name, rows in zip(names.tolist(), np.split(order, np.cumsum(sizes)[:-1]), strict=True):
+        if len(rows) >= least:
             found[name] = float(np.median(u[rows]))
             effect[rows] = found[name]
     return effect, found
@@ -170,8 +170,9 @@ def _slow_racks(group: Group, effects: dict[int, float], s: float) -> list[SlowR
     spread = _MAD * float(np.median(np.abs(values - middle)))
     k = 4 + 24 / len(values)
     found: list[SlowRack] = []
+    sizes = np.bincount(group.rack[group.rack >= 0])
     for rack, effect in effects.items():
-        devices = int(np.count_nonzero(group.rack == rack))
+        devices = int(sizes[rack])
         cut = max(-math.log1p(-LEAST_RACK_SLOWDOWN), k * max(spread, 1.25 * s / math.sqrt(devices)))
         if effect - middle > cut:
             found.append(SlowRack(rack, math.exp(middle - effect), devices))
@@ -192,10 +193,11 @@ def _intermittent(group: Group, known: set[int], slow: list[Slow], cleared: list
             _hold(row, float(r[n]), float(again[n] - (tail[n] - r[n])), cut, "intermittent", slow, cleared)
 
 
-def minority(digests: Sequence[str] | Sequence[int]) -> list[int]:
+def minority(digests: Sequence[str] | Sequence[int], torn: str | int = "-") -> list[int]:
     """Rows whose digest (empty or 0: none) is not what most have; none where no digest has more than half of three votes or more.
 
-    Deterministic work on identical devices gives identical bits, whoever is right (a vote of two decides nothing).
+    Deterministic work on identical devices gives identical bits, whoever is right (a vote of two decides nothing).  ``torn``: the
+    digest of devices whose own launches disagree; it is nobody's result, and where most have it, the work is not deterministic.
     """
     if len(set(digests)) < 2:
         return []
@@ -206,4 +208,4 @@ def minority(digests: Sequence[str] | Sequence[int]) -> list[int]:
     for n in voters:
         votes[digests[n]] = votes.get(digests[n], 0) + 1
     best = max(votes, key=lambda d: votes[d])
-    return [n for n in voters if digests[n] != best] if 2 * votes[best] > len(voters) else []
+    return [n for n in voters if digests[n] != best] if best != torn and 2 * votes[best] > len(voters) else []

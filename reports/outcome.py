@@ -13,7 +13,7 @@ from clustergauge.model import PairFindings, Run, Scalar, Verdict
 from reports import fleet as nodes
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
     from clustergauge.blame import Fleet
     from clustergauge.catalogue import Catalogue
     from clustergauge.loading import LoadedRun

@@ -20,7 +20,7 @@ from reports.table import amount, percent, sign_of
 from reports.web import banner, counted, document, paragraph, section, table
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
 
 MOST_ROWS, MOST_MACHINES, MOST_WARNINGS = 2000, 50, 200
 """What a page holds, so that it stays small; it says what it leaves out."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from clustergauge import accept, ceilings, hosts, metrics, presence
+from clustergauge import believed, ceilings, hosts, metrics, presence
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, Record, Scalar, Verdict
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
 
 Word = Literal[
     "error", "wrong", "invalid", "FAIL", "not measured", "inconclusive", "pass", "unreferenced", "verified", "skipped"
@@ -54,7 +54,7 @@ class Row:
     @property
     def measured(self) -> list[Record]:
         """The launches with a believed number: those that the verdict comes from."""
-        return [r for r in accept.deciding(self.records) if r.status == "ok"]
+        return [r for r in believed.deciding(self.records) if r.status == "ok"]
 
     def metric(self, name: str) -> Metric | None:
         """The metric of this name."""

@@ -30,7 +30,7 @@ from reports.rows import BAD, Row, rows_of
 from reports.table import Table, amount, percent, sign_of, style_of
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
 
 MANY = 3
 """More cases than this share one line of a warning."""

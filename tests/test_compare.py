@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import compare, differ
+from clustergauge import compare, differ, path
 from clustergauge.execute import execute
 from clustergauge.loading import LoadedRun
 from clustergauge.messages import Job
-from clustergauge.model import Gpu, Measurement, Workload
+from clustergauge.model import Counters, Gpu, Measurement, Place, Workload
 from clustergauge.worker import load_probe
 from clustergauge.world import Serial
 from reports import comparison
@@ -198,6 +198,68 @@ def test_skipped_cases_say_nothing_and_two_empty_runs_are_unknown():
     assert compare.exit_code(report) == 4
 
 
+@pytest.mark.parametrize(("side", "code"), [("A", 4), ("B", 4)])
+def test_what_both_planned_and_one_skipped_does_not_read_as_unchanged(side, code):
+    gone = [made.failed("skipped", "no GPU", shape="2")]
+    whole = [*launches(1.0, shape="1"), *launches(1.0, shape="2")]
+    sides = {"A": whole, "B": whole} | {side: [*launches(1.0, seed=1, shape="1"), *gone]}
+    report = compare.compare(loaded(sides["A"]), loaded(sides["B"]))
+    assert sorted(words(report)) == ["incomparable", "same"]
+    left = report.pairs[0]
+    assert (left.why, left.launches) == (f"in {side}: skipped: no GPU", (0, 5) if side == "A" else (5, 0))
+    assert (left.a is None, left.b is None) == (side == "A", side == "B")
+    assert (report.only_a, report.only_b) == ([], [])
+    assert compare.exit_code(report) == code
+    assert "in both runs" not in comparison.markdown(report)
+
+
+def test_a_case_that_moved_from_the_gpu_to_the_processor_is_not_the_same_case():
+    on_gpu, both = launches(1.0, device="cuda:0"), launches(1.0, shape="1")
+    report = compare.compare(loaded([*on_gpu, *both]), loaded([*launches(1.0), *both]))
+    assert words(report) == ["incomparable", "same"]
+    assert report.pairs[0].why == "in B: only on cpu:0"
+    assert report.only_b == ["matmul/shape=1024"]
+    assert compare.exit_code(report) == 4
+
+
+def test_a_case_that_a_run_did_not_get_to_is_incomparable():
+    a = loaded([*launches(1.0, shape="1"), *launches(1.0, shape="2")])
+    b = loaded(launches(1.0, seed=1, shape="1"), planned=a.run.planned)
+    report = compare.compare(a, b)
+    assert [(p.word, p.why) for p in report.pairs] == [("incomparable", "in B: it has no record"), ("same", "")]
+    back = compare.compare(b, a)
+    assert [(p.word, p.why) for p in back.pairs] == [("incomparable", "in A: it has no record"), ("same", "")]
+
+
+def test_what_broke_in_b_and_was_skipped_in_a_is_broken():
+    skipped, broken = made.failed("skipped", "no GPU", shape="1"), made.failed("error", "it died", shape="1")
+    report = compare.compare(loaded([skipped, *launches(1.0)]), loaded([broken, *launches(1.0, seed=1)]))
+    assert sorted(words(report)) == ["broken", "same"]
+    assert report.pairs[-1].why == "in B: error: it died; in A: skipped: no GPU"
+    assert compare.exit_code(report) == 3
+
+
+def test_fresh_launches_speak_for_their_case_as_in_the_report_of_their_run():
+    fresh = [msgspec.structs.replace(r, launch=r.launch + 1, confirms=True) for r in launches(1.0, 4)]
+    report = compare.compare(loaded([*launches(9.0, 1), *fresh]), loaded(launches(1.0, seed=1)))
+    assert words(report) == ["same"]
+    assert report.pairs[0].launches == (4, 5)
+
+
+def test_bytes_that_went_another_way_are_not_compared():
+    """NVLink was meant, and the ports moved the bytes: as invalid here as in the report of the run."""
+    machine = made.machine()
+    moved = {"runs": 10, "node-1/lo.tx_bytes": 1 << 31, "node-1/lo.rx_bytes": 1 << 31}
+    work = Workload(message_bytes=1 << 26, collective="all_reduce", dtype="fp32", bound="network")
+    more = {"ranks": 2, "work": work, "placement": [Place(rank=n, host="node-1") for n in range(2)]}
+    right = launches(1.0, backend="mpi", **more)
+    astray = launches(0.5, backend="mpi", counters=Counters(path=moved), **more)
+    assert path.proof(astray[0], [machine]).state == "contradicted"
+    report = compare.compare(loaded(right, machine), loaded(astray, machine))
+    assert words(report) == ["broken"]
+    assert "another path" in report.pairs[0].why
+
+
 def test_the_largest_slowdown_comes_last_and_first_in_markdown():
     a = loaded([*launches(1.0, shape="1"), *launches(1.0, shape="2"), *launches(1.0, shape="3")])
     b = loaded([*launches(1.2, seed=1, shape="1"), *launches(0.8, seed=1, shape="2"), *launches(1.1, seed=1, shape="3")])
@@ -288,5 +350,6 @@ def test_a_machine_is_no_partner_of_two():
         return LoadedRun(made.run(records, run_id=name), machines, records, Path("x"), [])
 
     report = compare.compare(run("a", old="n1", other="n2"), run("b", new="n3", other="n1"))
-    assert [pair.hosts for pair in report.pairs] == [("n2", "n1")]
-    assert (len(report.only_a), len(report.only_b)) == (1, 1)
+    assert [pair.hosts for pair in report.pairs] == [("n1", ""), ("n2", "n1")]
+    assert (report.pairs[0].word, report.pairs[0].why) == ("incomparable", "in B: this machine is not there")
+    assert (report.only_a, report.only_b) == ([], ["matmul"])
