@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import criteria, draft, inventory, retry, verdicts
+from clustergauge import criteria, differ, draft, inventory, retry, verdicts
 from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Criterion, Finding, Nic, Verdict
@@ -183,6 +183,21 @@ def test_a_baseline_of_another_machine_cannot_serve():
     acceptance = Acceptance(criteria=[Criterion(case="*", of_baseline=0.5)])
     (found,) = verdicts.judge([made.record()], [], {"m1": made.machine()}, Asked(acceptance, baseline))
     assert (found.verdict, found.reason) == ("not measured", "the baseline cannot serve: library torch: 1 there, – here")
+
+
+def test_a_fleet_is_held_against_a_baseline_of_as_many_kind_by_kind(monkeypatch):
+    compared = []
+    own = differ.of_machines
+    monkeypatch.setattr(differ, "of_machines", lambda a, b: compared.append(1) or own(a, b))
+    there = {f"b{n}": made.machine(machine_id=f"b{n}", versions={"torch": str(n % 2)}) for n in range(30)}
+    here = {f"m{n}": made.machine(machine_id=f"m{n}", versions={"torch": str(n % 3)}) for n in range(30)}
+    records = [made.record(machine_id=name) for name in there]
+    baseline = LoadedRun(made.run(records), there, records, Path("x"), [])
+    found = verdicts.judge([made.record(machine_id=name) for name in here], [], here, Asked(baseline=baseline))
+    assert len(compared) == 2  # machines of the third kind against both that there are
+    assert len(found) == 20
+    (why,) = verdicts._barred([made.machine(versions={"torch": "2"})], baseline).values()
+    assert why == "library torch: 0 there, 2 here"
 
 
 def test_another_machine_of_the_same_parts_can():
