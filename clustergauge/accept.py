@@ -22,7 +22,7 @@ from clustergauge.globs import matches
 from clustergauge.model import GPUS_UNUSABLE, Criterion, Machine, Metric, Planned, Record, Verdict
 from clustergauge.presence import Launch, launch_of
 from clustergauge.reached import Baseline, Devices, Group, Peers, grouped, kind_of_device
-from clustergauge.units import format_rate
+from clustergauge.units import counted, format_rate
 
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
@@ -361,7 +361,7 @@ class _Judges:
         """Against the median of all others of its class: devices of this kind, machines with the same parts, as many ranks."""
         count, middle = self.peers.others(record, metric.name)
         if count < LEAST_PEERS:
-            return f"{count} peers in this run, {LEAST_PEERS} are needed to be held against"
+            return f"{counted(count, 'peer')} in this run, {LEAST_PEERS} are needed to be held against"
         remark = f"{c.of_peers:.0%} of the {format_rate(middle, metric.unit)} of {count} peers"
         return fraction(c.of_peers, middle, metric, remark)
 

@@ -25,6 +25,7 @@ from clustergauge.compare import Pair, Report, Word
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, Record
 from clustergauge.side import LETTERS, Letter
+from clustergauge.units import counted
 
 LAUNCHES = 6
 THRESHOLD = 0.025
@@ -111,7 +112,7 @@ class _Launches:
         for number, first in enumerate(order(count), 1):
             if over():
                 return
-            say(f"{how}launch {number} of {count} of both: {_count(cases)}")
+            say(f"{how}launch {number} of {count} of both: {counted(len(cases), 'case')}")
             launched = launch(first, cases)
             self.a.append(launched["A"])
             self.b.append(launched["B"])
@@ -168,7 +169,3 @@ def _notes(cases: Sequence[str], first: _Launches, pairs: Sequence[Pair], rules:
     if first.b and len({(loaded.run.code, loaded.run.settings.get("probes")) for loaded in (first.a[0], first.b[0])}) == 1:
         notes.append("both sides have the same code of the suite: what differs is noise")
     return notes
-
-
-def _count(cases: Sequence[str]) -> str:
-    return f"{len(cases)} case{'s' if len(cases) != 1 else ''}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clustergauge import path, searched
+from clustergauge import metrics, path, searched
 from clustergauge.model import Machine, Metric, Record
 from clustergauge.units import format_rate
 
@@ -76,6 +76,19 @@ def contradiction(records: Sequence[Record], found: Sequence[Metric], limits: Li
                 return f"{words} ({limit.source})", ""
             doubt = words
     return "", doubt
+
+
+def number(records: Sequence[Record], limits: Limits) -> tuple[str, Metric | None]:
+    """Why the launches of one case have no number to believe, empty where they have; and the headline."""
+    for record in records:
+        if record.status != "ok":
+            return f"{record.status}: {record.reason}", None
+        if not metrics.samples(record):
+            return "no samples", None
+    chosen = deciding(records)
+    found = metrics.derive(chosen)
+    lie, _ = contradiction(chosen, found, limits)
+    return (f"invalid: {lie}", None) if lie else ("", found[0])
 
 
 def is_bad(record: Record) -> bool:

@@ -23,6 +23,7 @@ from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
 from clustergauge.reduce import Part
 from clustergauge.topology import Topology, racks
+from clustergauge.units import counted
 
 LARGE_CLASS = 8
 """A class of so many members makes smaller ones deviants of it."""
@@ -276,7 +277,7 @@ def _unmeasured(part: Part, machine_id: str, measured: bool, count: int, reasons
     if cut and not any(r.confirmed or hosts.spans(r.device) for r in reasons):
         return cut
     if count:
-        return f"{count} planned cases have no record"
+        return counted(count, "planned case has no record", "planned cases have no record")
     return "" if measured or cut else "no case was measured"
 
 

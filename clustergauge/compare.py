@@ -7,7 +7,7 @@ them skipped, lost or did on another device: it never reads as unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -117,9 +117,20 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
     )
 
 
-def between(a: LoadedRun, b: LoadedRun) -> list[Difference]:
-    """What is not the same on the machines of two runs, each once, and whether other code measured."""
-    return _each_once(a, b, _apart(a.machines, b.machines))
+@dataclass(frozen=True)
+class Before:
+    """What stands between a run and an earlier one, ``run_id``: each difference once.  ``machines``: how many were held against
+    one of that run; of none nothing is known."""
+
+    run_id: str
+    differences: list[Difference]
+    machines: int
+
+
+def before(a: LoadedRun, b: LoadedRun) -> Before:
+    """What is not the same on the machines of run ``b`` as it was in ``a``, and whether other code measured."""
+    apart = _apart(a.machines, b.machines)
+    return Before(a.run.run_id, _each_once(a, b, apart), len(apart))
 
 
 def _each_once(a: LoadedRun, b: LoadedRun, apart: Mapping[tuple[str, str], list[Difference]]) -> list[Difference]:
@@ -189,19 +200,6 @@ class _Side:
         return f"in {self.name}: " + (f"skipped: {devices[device]}" if devices[device] else "it has no record")
 
 
-def number(records: Sequence[Record], limits: Limits) -> tuple[str, Metric | None]:
-    """Why the launches of one case have no number to believe, empty where they have; and the headline."""
-    for record in records:
-        if record.status != "ok":
-            return f"{record.status}: {record.reason}", None
-        if not metrics.samples(record):
-            return "no samples", None
-    chosen = believed.deciding(records)
-    found = metrics.derive(chosen)
-    lie, _ = believed.contradiction(chosen, found, limits)
-    return (f"invalid: {lie}", None) if lie else ("", found[0])
-
-
 def _side(name: str, loaded: LoadedRun) -> _Side:
     timed = [r for r in loaded.records if r.status not in ("skipped", "verified")]
     untimed = {(r.machine_id, r.case, r.device): r for r in loaded.records if r.status in ("skipped", "verified")}
@@ -215,7 +213,7 @@ def _side(name: str, loaded: LoadedRun) -> _Side:
 def _unpaired(own: _Side, other: _Side, records: list[Record], machine: str, why: str) -> Pair:
     """A case that both runs set out to measure and one alone did.  ``machine``: of the other run.  ``why``: it did not."""
     first = records[0]
-    trouble, found = number(records, own.limits)
+    trouble, found = believed.number(records, own.limits)
     ends = own.host(first.machine_id), other.host(machine)
     launches = 0 if trouble else len(believed.deciding(records))
     pair = Pair(first.case, first.device, first.params, ends, "incomparable", found, launches=(launches, 0), why=why)
@@ -233,7 +231,7 @@ def _pair(
     """One case on both sides."""
     first = left[0]
     hosts = (a.host(first.machine_id), b.host(right[0].machine_id))
-    (one, number_a), (two, number_b) = number(left, a.limits), number(right, b.limits)
+    (one, number_a), (two, number_b) = believed.number(left, a.limits), believed.number(right, b.limits)
     left, right = believed.deciding(left), believed.deciding(right)
 
     def pair(word: Word, why: str, shift: stats.Comparison | None = None) -> Pair:

@@ -110,6 +110,11 @@ def parse_rate(value: float, unit: str) -> tuple[float, str]:
     raise ValueError(f"unknown unit {unit!r} (write TFLOP/s, GB/s, TOP/s, kIO/s, ms, pJ/FLOP)")
 
 
+def counted(count: int, what: str, many: str = "") -> str:
+    """``1 case``, ``2 cases``; ``many``: the plural, where an s does not make it."""
+    return f"{count} {what}" if count == 1 else f"{count} {many or f'{what}s'}"
+
+
 def _three(value: float) -> str:
     """Three significant digits; an exponent only below 0.0001."""
     magnitude = abs(value)

@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge import metrics
+from clustergauge import believed, ceilings
 from clustergauge.compare import Pair, Report
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, Scalar
+from clustergauge.reached import grouped, kind_of_device
 from clustergauge.units import format_rate
 from clustergauge.valid import printable
 from reports.layout import Page, Part, listed, pad, put, short_names, squeezed, width_of
@@ -170,7 +171,7 @@ def names_of(pairs: Sequence[Pair]) -> dict[Key, str]:
 
 def _place(pair: Pair, places: set[tuple[tuple[str, str], str]]) -> str:
     hosts = {hosts for hosts, _ in places}
-    return printable(f"{pair.hosts[1]} {pair.device}" if len(hosts) > 1 else pair.device)
+    return printable(f"{pair.hosts[1] or pair.hosts[0]} {pair.device}" if len(hosts) > 1 else pair.device)
 
 
 def markdown(report: Report) -> str:
@@ -242,19 +243,23 @@ class Line:
 
 
 def lines_of(runs: Sequence[LoadedRun]) -> list[Line]:
-    """One line for each case and device kind; of the machines and devices of one run the median one speaks for it."""
+    """One line for each case and device kind; of the machines and devices of one run the median one speaks for it.
+
+    Whose number cannot be believed (wrong, an error, invalid) has none here either.
+    """
     found: dict[tuple[str, str], list[Metric | None]] = {}
     params: dict[str, dict[str, Scalar]] = {}
     for index, loaded in enumerate(runs):
-        groups: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
-        for number, record in enumerate(loaded.records):
-            kind = (record.case, record.device.partition(":")[0])
-            groups.setdefault(kind, {}).setdefault((record.machine_id, record.device), []).append(number)
-            params[record.case] = record.params
-        for kind, members in groups.items():
-            heads = [metrics.headline([loaded.records[n] for n in numbers]) for numbers in members.values()]
-            known = sorted((m for m in heads if m), key=lambda m: m.value)
-            found.setdefault(kind, [None] * len(runs))[index] = known[len(known) // 2] if known else None
+        limits = ceilings.limits(loaded.machines)
+        heads: dict[tuple[str, str], list[Metric]] = {}
+        timed = (r for r in loaded.records if r.status not in ("skipped", "verified"))
+        for (_, case, device), records in grouped(timed).items():
+            params[case] = records[0].params
+            _, head = believed.number(records, limits)
+            heads.setdefault((case, kind_of_device(device)), []).extend([head] if head else [])
+        for kind, known in heads.items():
+            middle = sorted(known, key=lambda metric: metric.value)[len(known) // 2 :][:1]
+            found.setdefault(kind, [None] * len(runs))[index] = middle[0] if middle else None
     return [Line(case, params[case], device, values) for (case, device), values in found.items() if any(values)]
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from clustergauge.compare import Pair, Report
 from clustergauge.loading import LoadedRun
-from clustergauge.units import format_rate
+from clustergauge.units import counted, format_rate
 from reports import charts, comparison
 from reports.charts import Bar
 from reports.comparison import weakness, word_of
 from reports.layout import short_names
 from reports.table import percent
-from reports.web import banner, counted, document, paragraph, section, table
+from reports.web import banner, document, paragraph, section, table
 
 MOST_BARS, MOST_ROWS, MOST_RUNS = 60, 2000, 40
 """What a page holds, so that it stays small; it says what it leaves out."""
@@ -43,9 +43,9 @@ def _banner(report: Report) -> Iterator[str]:
     if not report.pairs:
         lead, style = "Nothing to compare: no case was measured in both runs", "doubt"
     elif bad:
-        lead, style = f"{len(bad)} of {len(report.pairs)} cases got slower or broke", "bad"
+        lead, style = f"{len(bad)} of {counted(len(report.pairs), 'case')} got slower or broke", "bad"
     elif unsure:
-        lead, style = f"{len(unsure)} of {len(report.pairs)} cases can't be told; none is known to be slower", "doubt"
+        lead, style = f"{len(unsure)} of {counted(len(report.pairs), 'case')} can't be told; none is known to be slower", "doubt"
     else:
         lead, style = "Nothing got slower", "good"
     yield banner(style, lead, f"B {report.run_b} against A {report.run_a}: {comparison.summary(report.pairs)}")

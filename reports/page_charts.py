@@ -34,7 +34,7 @@ def sizes(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
     groups: dict[tuple[str, str, str, str], dict[str, list[Point]]] = {}
     limits: dict[tuple[str, str, str, str], dict[str, float]] = {}
     for row in rows:
-        size, metric = row.params.get("size"), row.headline
+        size, metric = row.params.get("size"), next(iter(row.believable), None)
         if isinstance(size, bool) or not isinstance(size, int) or size <= 0 or not metric or metric.value <= 0:
             continue
         rest = " ".join(str(v) for k, v in row.params.items() if k != "size")
@@ -72,13 +72,15 @@ def _size(value: float) -> str:
 def rooflines(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
     """Rates of computing over the operations per byte that must cross memory (Williams et al., CACM 52(4), 2009).
 
-    One chart for each device and unit.  The roof is the data sheet's where it is known; else the best that this run measured
-    there, and says so.
+    One chart for each device and unit that has several points.  The roof is the data sheet's where it is known; else the best
+    that this run measured there, and says so.
     """
+    rows = [row for row in rows if row.believable]
     places: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if (rate := row.metric("compute")) and rate.value > 0 and _intensity(row) > 0:
             places.setdefault((row.machine_id, row.device, rate.unit), []).append(row)
+    places = {place: members for place, members in places.items() if len(set(map(_intensity, members))) > 1}
     for (machine_id, device, unit), members in list(places.items())[:MOST_ROOFS]:
         here = [row for row in rows if (row.machine_id, row.device) == (machine_id, device)]
         yield _roofline(_where(loaded, members[0]), unit, members, _slope(loaded, here))

@@ -56,6 +56,11 @@ class Row:
         """The launches with a believed number: those that the verdict comes from."""
         return [r for r in believed.deciding(self.records) if r.status == "ok"]
 
+    @property
+    def believable(self) -> list[Metric]:
+        """Its metrics, where they can be true: what is *invalid* is shown beside that word alone, and drawn nowhere."""
+        return [] if self.word == "invalid" else self.metrics
+
     def metric(self, name: str) -> Metric | None:
         """The metric of this name."""
         return next((m for m in self.metrics if m.name == name), None)

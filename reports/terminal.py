@@ -24,7 +24,7 @@ from clustergauge.valid import printable
 from reports import grouped, heading, pairs, storage
 from reports.again import again
 from reports.details import details
-from reports.export import owed, unanswered
+from reports.export import lacking, owed, unanswered
 from reports.layout import Page, Part, fit_end, listed, parts_of, put, short_names, width_of
 from reports.rows import BAD, Row, rows_of
 from reports.table import Table, amount, percent, sign_of, style_of
@@ -237,7 +237,7 @@ class _View:
             self.page.wrap(printable(why), f"node {printable(name)}: ", "yellow")
         if missing := len(unanswered(self.loaded)):
             lead = "interrupted: " if self.run.interrupted else "" if self.run.finished else "the run did not end: "
-            words = f"{missing} of {owed(self.run)} planned cases have no record; run_suite.py run --resume"
+            words = f"{lacking(missing, owed(self.run))}; run_suite.py run --resume"
             self.page.wrap(f"{words} {self.run.run_id} goes on", lead, "yellow")
         parts: list[Part] = []
         for part in [*self._counts(), *self._time()]:

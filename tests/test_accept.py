@@ -10,7 +10,7 @@ from clustergauge import metrics, stats
 from clustergauge.accept import Standards, exit_code, gpus_unmeasured, idle, judge
 from clustergauge.ceilings import Ceiling
 from clustergauge.criteria import unmatched
-from clustergauge.model import Counters, Criterion, Gpu, Measurement, Verdict, Workload
+from clustergauge.model import Counters, Criterion, Measurement, Verdict, Workload
 from clustergauge.reached import Devices, Peers, grouped
 from tests import made
 
@@ -252,8 +252,7 @@ def test_what_was_cut_short_is_inconclusive_though_all_that_is_asked_of_it_is_op
 
 
 def test_every_machine_says_for_itself_why_its_gpus_were_not_measured():
-    gpu = Gpu(index=0, name="H100", uuid="GPU-0")
-    machines = [made.machine(machine_id=f"m{n}", host=f"h{n}", node=f"h{n}", gpus=[gpu]) for n in range(3)]
+    machines = [made.machine(1, machine_id=f"m{n}", host=f"h{n}", node=f"h{n}") for n in range(3)]
     plans = [
         made.planned(made.record(device="cuda:0"), hosts="h[0-1]", skip="no driver"),
         made.planned(made.record(shape="2"), hosts="h2", instead="no CUDA in torch"),
@@ -411,7 +410,7 @@ def test_a_number_that_cannot_be_true_is_no_peer():
     ]
     found = judge(records, [Criterion(case="*", of_peers=0.95)])
     assert [v.verdict for v in found] == ["not measured"] * 2 + ["invalid"] * 2
-    assert found[0].reason == "1 peers in this run, 3 are needed to be held against"
+    assert found[0].reason == "1 peer in this run, 3 are needed to be held against"
 
 
 @given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=1, max_size=9))

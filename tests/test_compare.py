@@ -315,6 +315,18 @@ def test_many_runs_mark_the_best_and_say_how_much_of_it_the_others_reach():
     assert "**4.00 TFLOP/s**" in comparison.many_markdown(runs)
 
 
+@pytest.mark.parametrize("kind", ["wrong", "invalid"])
+def test_what_cannot_be_believed_is_best_of_nothing(kind):
+    fast = launches(0.1)
+    if kind == "wrong":
+        fast[0] = made.failed("wrong", "element 3", shape="1024")
+    else:
+        fast = launches(0.1, device_bytes={"read": 1, "asked_read": 100})
+    (line,) = comparison.lines_of([loaded(launches(1.0)), loaded(fast), loaded(launches(2.0))])
+    assert line.values[1] is None
+    assert line.best == 0
+
+
 def test_a_run_that_lacks_a_case_shows_none():
     runs = [loaded(launches(1.0)), loaded(launches(1.0, shape="2"))]
     assert [line.values.count(None) for line in comparison.lines_of(runs)] == [1, 1]

@@ -125,6 +125,19 @@ def test_pytest_benchmark_compares_the_export(tmp_path):
     assert done.stdout.count(f"{run.records[0].case} [") == 2
 
 
+def test_a_number_that_cannot_be_true_is_no_series_and_no_benchmark():
+    good, lie = record("matmul", MATMUL), record("memory", COPY)
+    run = loaded(good, lie)
+    rows = rows_of(run, [verdict(lie, "invalid", "", 0.0, "", reason="cached")])
+    lines = export.to_prometheus(run, rows).splitlines()
+    of_lie = [line for line in lines if f'case="{lie.case}"' in line]
+    assert [line.partition("{")[0] for line in of_lie] == ["clustergauge_case"]
+    assert 'verdict="invalid"' in of_lie[0]
+    assert [b["group"] for b in json.loads(export.to_pytest_benchmark(run, rows))["benchmarks"]] == [good.case]
+    line = list(csv.reader(io.StringIO(export.to_csv(run, rows))))[2]
+    assert line[export.COLUMNS.index("verdict")] == "invalid"
+
+
 def test_every_unit_has_a_suffix_in_prometheus():
     assert {unit for units in metrics.UNITS.values() for unit in units} == export._SUFFIX.keys()
 

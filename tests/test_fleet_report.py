@@ -24,7 +24,7 @@ def a_fleet():
 def test_the_page_ends_with_the_worst():
     text = report.page_of(a_fleet(), 100).text()
     assert text == (
-        "11 nodes · 1 cases\n"
+        "11 nodes · 1 case\n"
         "\n"
         "case    devices  median  slowest over fastest  loss it would show\n"
         "matmul       10  1.00 s                  25 %               3.3 %\n"
@@ -59,6 +59,12 @@ def test_the_lists_are_compressed_and_hold_only_names_of_hosts(tmp_path):
     nodes = json.loads((tmp_path / "lists" / "nodes.json").read_text())["nodes"]
     assert len(nodes) == 23
     assert {n["state"] for n in nodes if n["host"] == "$(reboot) x"} == {"suspect"}
+
+
+def test_names_without_leading_zeros_are_listed_by_their_numbers():
+    hosts = [f"n{number}" for number in (1, 2, 10, 9, 11, 100)]
+    fleet = judge(node(0), missing=hosts)
+    assert report.lists_of(fleet)[folder.UNMEASURED] == b"n[1-2,9],n[10-11],n100\n"
 
 
 def test_json_is_one_document(capsysbinary):

@@ -130,7 +130,7 @@ def test_a_forgery_with_checksums_to_match_contradicts_itself(tmp_path, name):
     status, said = verified(path)
     assert status == 3, said
     assert told in said
-    assert "they were altered" in said
+    assert "the folder was altered" in said
 
 
 def test_a_verdict_left_out_is_told(tmp_path):

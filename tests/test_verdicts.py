@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, strategies as st
 
-from clustergauge import criteria, differ, draft, inventory, retry, verdicts
+from clustergauge import criteria, differ, draft, inventory, metrics, retry, verdicts
 from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Criterion, Finding, Nic, Verdict
@@ -248,20 +249,49 @@ def test_what_a_draft_hardly_asks_for_is_said():
         made.record(samples=[1.0, 1.1, 1.2], shape="4"),
         made.failed("wrong", "off by one", shape="5"),
         made.failed("skipped", "no GPU", shape="6"),
+        made.record(samples=[1.0], shape="7"),
+        made.record(samples=quiet, shape="8", device_bytes={"read": 1, "asked_read": 9}),
     ]
     run = loaded(records)
+    assumed = "how far fresh launches lie apart is assumed (0.5 %): no case has 3 launches"
     assert draft.remarks(run, draft.acceptance_of(run)) == [
-        "not asked for, wrong or an error in this run: matmul/shape=5",
+        "not asked for, wrong, an error or invalid in this run: matmul/shape=5, matmul/shape=8",
         "not asked for, too restless in this run to say anything: matmul/shape=3",
+        "not asked for, a single sample does not tell how far others would lie from it: matmul/shape=7",
         "lets through what is far worse, for this run was restless: matmul/shape=2 (65% worse)",
-        "from too few samples for an interval: matmul/shape=4",
+        "from too few samples for an interval, with room for how far these lie apart: matmul/shape=4",
+        assumed,
     ]
     assert criteria.parse(criteria.to_toml(draft.acceptance_of(run), draft.remarks(run, draft.acceptance_of(run))), "a.toml")
     hostile = loaded([records[0], made.record(samples=wide, shape="2\n[expect]\ngpus = 9")])
-    (remark,) = draft.remarks(hostile, draft.acceptance_of(hostile))
+    remark, _ = draft.remarks(hostile, draft.acceptance_of(hostile))
     assert "shape=2 [expect] gpus = 9" in remark
     good = loaded(records[:1])
-    assert draft.remarks(good, draft.acceptance_of(good)) == []
+    assert draft.remarks(good, draft.acceptance_of(good)) == [assumed]
+    better = loaded([msgspec.structs.replace(records[0], launch=n) for n in range(3)])
+    assert draft.remarks(better, draft.acceptance_of(better)) == []
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=2, max_size=30), st.integers(1, 4))
+def test_no_drafted_tolerance_is_narrower_than_what_was_measured_is_sure_of(samples, count):
+    """Else the very run that it was made from would be inconclusive, as would any other as good."""
+    records = [made.record(samples=samples, launch=n) for n in range(count)]
+    run = loaded(records)
+    criteria_ = draft.acceptance_of(run).criteria
+    if criteria_ and metrics.half_width(metrics.headline(records)) is not None:
+        (verdict, _) = verdicts.judge(records, [], run.machines, Asked(draft.acceptance_of(run)))
+        assert verdict.verdict == "pass"
+
+
+def test_few_samples_that_lie_apart_get_room_and_one_sample_is_no_reference():
+    (criterion,) = draft.acceptance_of(loaded([made.record(samples=[1.0, 1.1, 1.2])])).criteria
+    assert criterion.lower == -0.19  # twice 0.1 of 1.1
+    assert draft.acceptance_of(loaded([made.record(samples=[1.0])])).criteria == []
+
+
+def test_a_reference_is_not_rounded_away_from_what_was_reached():
+    (criterion,) = draft.acceptance_of(loaded([made.record(samples=[2 / 1.0049] * 30)])).criteria
+    assert (criterion.reference, criterion.unit) == (1.005, "TFLOP/s")
 
 
 def test_latencies_get_an_upper_side():
