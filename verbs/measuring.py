@@ -127,12 +127,33 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
     if not todo and run.finished and not fleet:
         say(f"nothing is missing in {run.run_id}")
         return show_again(loaded, options, output)
+    asked = _asked_before(loaded, output, asked)
     folder = store.reopen(path)
     if folder.repaired:
         say(f"repaired: {folder.repaired}")
     settings = run.settings | catalogue.remembered(asked.catalogue)
     run = msgspec.structs.replace(run, finished="", interrupted=False, left_out={}, settings=settings)
     return _measure(folder, run, todo, options, asked, loaded, fleet)
+
+
+def _asked_before(loaded: LoadedRun, output: Path, given: Asked) -> Asked:
+    """What a run that goes on is held against: what it was begun with, but for what is ``given`` now.
+
+    Raises `UsageError` where that is not to be had, for a run that is held against less passes more.
+    """
+    from clustergauge import judgement
+
+    recalled = judgement.recall(loaded, output, given)
+    asked, command = recalled.asked, loaded.run.command
+    there = {"--accept": asked.name, "--baseline": asked.baseline, "--ceilings": asked.catalogue}
+    begun = [flag for flag in there if any(word == flag or word.startswith(f"{flag}=") for word in command)]
+    if missing := [flag for flag in begun if not there[flag]]:
+        raise UsageError(
+            f"run {loaded.run.run_id} was begun with {' and '.join(missing)}, of which nothing is kept: say it again"
+        )
+    for note in recalled.notes:
+        say(note)
+    return asked
 
 
 def _measure(
@@ -184,8 +205,8 @@ def _measure(
         left = fleet or len(came.records) < sum(not p.skip for p in todo)  # a burn-in that was cut short has its record
         say(f"interrupted: what was measured is kept{f'; run_suite.py run --resume {run.run_id} goes on' if left else ''}")
     if came.not_reached:
-        left = counted(len(came.not_reached), "case")
-        say(f"{left} not reached in the time given; run_suite.py run --resume {run.run_id} goes on")
+        missed = counted(len(came.not_reached), "case")
+        say(f"{missed} not reached in the time given; run_suite.py run --resume {run.run_id} goes on")
     if came.problem:
         say(f"run_suite.py: {came.problem}")
     try:
