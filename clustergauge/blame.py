@@ -23,7 +23,7 @@ from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
 from clustergauge.reduce import Part
 from clustergauge.topology import Topology, racks
-from clustergauge.units import counted
+from clustergauge.units import counted, installed
 
 LARGE_CLASS = 8
 """A class of so many members makes smaller ones deviants of it."""
@@ -327,7 +327,7 @@ def _parts(machine: Machine) -> str:
     if machine.peer_class:
         return machine.peer_class
     cpu = machine.cpu
-    return repr((cpu.model, cpu.cores, cpu.threads, machine.memory_bytes >> 30, [gpu.name for gpu in machine.gpus]))
+    return repr((cpu.model, cpu.cores, cpu.threads, installed(machine.memory_bytes), [gpu.name for gpu in machine.gpus]))
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Literal
 
 from clustergauge.model import Gpu, Machine, Record, Scalar
 from clustergauge.pins import PREFIX
+from clustergauge.units import installed
 
 Kind = Literal["device", "driver", "library", "clock", "setting", "work", "code"]
 
@@ -91,7 +92,7 @@ def _described(machine: Machine) -> dict[str, Scalar]:
     cpu = machine.cpu
     gpus = {f"gpu {gpu.index}": _gpu(gpu) for gpu in machine.gpus}
     processor = f"{cpu.model}, {cpu.cores} cores, {cpu.threads} threads" + (f", {cpu.vector}" if cpu.vector else "")
-    memory = f"{machine.memory_bytes / 2**30:.0f} GiB"
+    memory = f"{installed(machine.memory_bytes) / 2**30:.4g} GiB"
     return {"processor": processor, "memory": memory, "virtual": machine.virtual, **_same_as_one(gpus)}
 
 

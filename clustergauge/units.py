@@ -22,6 +22,13 @@ def format_size(size: int) -> str:
     return f"{size}{_BINARY[unit]}"
 
 
+def installed(memory_bytes: int) -> int:
+    """The memory of a machine whose kernel shows so much of it: up to a sixteenth of its power of two, for the kernel keeps some
+    to itself, and not always as much."""
+    step = 1 << max(0, memory_bytes.bit_length() - 5)
+    return -(-memory_bytes // step) * step
+
+
 def parse_size(text: str) -> int:
     """Bytes of ``64MiB``, ``1G``, ``4k``, ``512``.  Every unit is binary.  Raises ``ValueError`` with an example."""
     match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*(?:([KMGTP])I?)?B?\s*", text, re.IGNORECASE | re.ASCII)

@@ -212,7 +212,7 @@ def test_each_node_of_a_run_over_nodes_owes_its_own_cases():
     fleet = judge(loaded_run)
     assert states(fleet) == {"node-2": "unmeasured", "node-3": "unmeasured"}
     details = {n.host: n.reasons[0].detail for n in fleet.nodes if n.reasons}
-    assert details == {"node-2": "1 planned cases have no record", "node-3": "it did not answer"}
+    assert details == {"node-2": "1 planned case has no record", "node-3": "it did not answer"}
 
 
 @pytest.mark.parametrize(("time", "code"), [(1.0, 0), (1.2, 4)])

@@ -90,6 +90,15 @@ def test_machines_that_differ_are_not_compared_unless_somebody_insists(machine, 
     assert "compared anyway" in comparison.page_of(anyway, 120).text()
 
 
+def test_what_the_kernel_keeps_of_the_memory_makes_no_other_machine():
+    """Around 251.5 GiB, and a GiB less: as much as another kernel, or a dump of one, takes."""
+    sizes = [int(gib * 2**30) for gib in (251.4999, 251.5001, 250.6)]
+    machines = [made.machine(memory_bytes=size) for size in sizes]
+    assert [differ.of_machines(machines[0], other) for other in machines] == [[], [], []]
+    (lost,) = differ.of_machines(machines[0], made.machine(memory_bytes=int(219.9 * 2**30)))
+    assert (lost.name, lost.a, lost.b) == ("memory", "256 GiB", "224 GiB")
+
+
 def test_gpus_that_run_at_another_clock_or_power_limit_are_other_machines():
     gpu = Gpu(index=0, name="H100", uuid="GPU-0", sm_clock_max_mhz=1980, power_limit_w=700, ecc=True)
     one = made.machine(gpus=0)
