@@ -82,7 +82,9 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row], fleet: Fleet | None, code: i
         lead += "; nodes: " + ", ".join(f"{n} {state}" for state, n in unwell.items() if n)
         style = "bad" if unwell["bad"] else "doubt" if style == "good" else style
     if code != accept.OK and style == "good":
-        lead, style = "What was measured is as asked, but not all of it was measured", "doubt"
+        lead, style = "Nothing failed, but not all is known to be good", "doubt"
+        if code != accept.UNKNOWN:
+            lead, style = f"No case failed, but the run came to exit code {code}", "bad"
     words = " · ".join(f"{n} {_word(word)}" for word, n in count.most_common()) or "no case was measured"
     yield banner(style, lead, words)
     if missing:

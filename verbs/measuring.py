@@ -127,11 +127,11 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
     if not todo and run.finished and not fleet:
         say(f"nothing is missing in {run.run_id}")
         return show_again(loaded, options, output)
+    settings = run.settings | catalogue.remembered(asked.catalogue)
     asked = _asked_before(loaded, output, asked)
     folder = store.reopen(path)
     if folder.repaired:
         say(f"repaired: {folder.repaired}")
-    settings = run.settings | catalogue.remembered(asked.catalogue)
     run = msgspec.structs.replace(run, finished="", interrupted=False, left_out={}, settings=settings)
     return _measure(folder, run, todo, options, asked, loaded, fleet)
 
