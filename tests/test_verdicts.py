@@ -21,6 +21,16 @@ def answers(expect: Expect, machine=None):
     return [(v.metric, v.verdict) for v in found]
 
 
+@pytest.mark.parametrize(
+    "expect", [Expect(gpu="H100"), Expect(ecc=True), Expect(mig=False), Expect(gpu_memory="80GiB"), Expect(power_limit_w=700)]
+)
+def test_of_no_gpu_nothing_is_as_expected(expect):
+    (name,) = [name for name in inventory.OF_GPUS if getattr(expect, name) not in ("", None)]
+    (verdict,) = inventory.judge([made.machine()], expect)
+    assert (verdict.verdict, verdict.reason) == ("FAIL", f"no GPU, expected some ({name})")
+    assert answers(Expect(gpus=0, gpu="H100"), made.machine()) == [("", "pass")]  # somebody means it
+
+
 def gpus(count: int = 8, **more):
     machine = made.machine(gpus=count)
     return msgspec.structs.replace(machine, gpus=[msgspec.structs.replace(g, **more) for g in machine.gpus])
@@ -40,6 +50,7 @@ def test_a_machine_that_is_as_expected_passes_once():
         (Expect(settings={"governor": "performance"}), "setting governor", "not measured"),
         (Expect(nics=1), "nics", "FAIL"),
         (Expect(ready=["memlock"]), "preflight memlock", "not measured"),
+        (Expect(ready=["*"]), "preflight", "not measured"),
     ],
 )
 def test_what_is_missing_fails_and_what_is_unknown_is_not_measured(expect, metric, word):
@@ -88,6 +99,7 @@ def test_preflight_is_asked_by_name_or_as_a_whole():
     )
     assert answers(Expect(ready=["shm"]), machine) == [("", "pass")]
     assert answers(Expect(ready=["*"]), machine) == [("preflight memlock", "FAIL"), ("preflight persistence", "not measured")]
+    assert answers(Expect(ready=["*", "fans"]), machine)[2:] == [("preflight fans", "not measured")]
 
 
 # -- measured again
@@ -292,6 +304,13 @@ def test_few_samples_that_lie_apart_get_room_and_one_sample_is_no_reference():
 def test_a_reference_is_not_rounded_away_from_what_was_reached():
     (criterion,) = draft.acceptance_of(loaded([made.record(samples=[2 / 1.0049] * 30)])).criteria
     assert (criterion.reference, criterion.unit) == (1.005, "TFLOP/s")
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cuda:3", "cpu:nodes", "cuda:nodes", "cpu:group1", "cuda:group2"])
+def test_what_is_drafted_of_any_kind_of_device_is_read_back(device):
+    run = loaded([made.record(device=device)])
+    acceptance = criteria.parse(criteria.to_toml(draft.acceptance_of(run)), "a.toml")
+    assert [v.verdict for v in verdicts.judge(run.records, [], run.machines, Asked(acceptance))][:1] == ["pass"]
 
 
 def test_latencies_get_an_upper_side():
