@@ -215,6 +215,7 @@ def squeezed(names: Iterable[str], width: int) -> dict[str, str]:
 
 def _with_whole_numbers(name: str, width: int, head: float) -> str:
     """As `fit`, without what the cut leaves of a number; empty where that is all that was left behind the cut."""
+    name = name[:LONGEST]
     short = fit(name, width, head)
     if short == name or not short:
         return short
