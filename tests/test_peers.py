@@ -123,16 +123,6 @@ def test_what_it_could_have_shown_is_what_it_finds():
     assert np.mean(half) <= 0.5
 
 
-def test_a_known_spread_helps_a_small_group():
-    rng = np.random.default_rng(11)
-    trials = 200
-    groups = [fleet(8, rng, {3: 0.93}) for _ in range(trials)]
-    with_prior = sum(3 in confirmed(peers.judge(g, SPREAD)) for g in groups)
-    without = sum(3 in confirmed(peers.judge(g)) for g in groups)
-    assert with_prior > without
-    assert sum(len(confirmed(peers.judge(fleet(8, rng), SPREAD))) for _ in range(trials)) <= 0.05 * trials
-
-
 @pytest.mark.parametrize(
     ("digests", "rows"),
     [
