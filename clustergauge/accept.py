@@ -53,11 +53,6 @@ class Standards:
     classes: Mapping[str, str] = field(default_factory=dict[str, str])
     machines: Sequence[Machine] = ()
 
-    @property
-    def limits(self) -> Limits:
-        """What the numbers of this run are held against before they are believed."""
-        return Limits(self.ceiling, self.machines)
-
 
 def judge(
     records: Sequence[Record],
@@ -75,11 +70,13 @@ def judge(
     groups = grouped(records)
     launches = _launches(planned, standards.machines)
     left = {key for key in _left(planned, standards.machines) if all(r.status == "skipped" for r in groups.get(key, ()))}
+    limits = Limits(standards.ceiling, standards.machines)
     judges = _Judges(
         criteria,
         standards,
+        limits,
         presence.partly(records, planned, standards.machines),
-        Peers(Devices(groups, standards.limits), standards.classes),
+        Peers(Devices(groups, limits), standards.classes),
         Baseline(Devices(grouped(standards.baseline), standards.baseline_limits)),
     )
     verdicts = [
@@ -239,6 +236,7 @@ class _Judges:
 
     criteria: Sequence[Criterion]
     standards: Standards
+    limits: Limits
     partly: Mapping[Launch, str]
     """Over which nodes a launch was, where not over all that it was to span (`presence`)."""
     peers: Peers
@@ -269,7 +267,7 @@ class _Judges:
             yield from _not_measured(replace(verdict, reason=f"{bad.status}: {bad.reason}"), asked)
             return
         found = metrics.derive(measured)
-        lie, doubt = contradiction(measured, found, self.standards.limits)
+        lie, doubt = contradiction(measured, found, self.limits)
         if lie:
             yield replace(verdict, verdict="invalid", reason=lie)
             return

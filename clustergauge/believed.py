@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from clustergauge import metrics, path, searched
@@ -47,6 +48,15 @@ class Limits:
     ceiling: CeilingOf | None = None
     machines: Sequence[Machine] = ()
 
+    @cached_property
+    def _by_host(self) -> dict[str, Machine]:
+        return {machine.host: machine for machine in self.machines}
+
+    def around(self, record: Record) -> list[Machine]:
+        """The machines that the ranks of a record were on: of ten thousand a few."""
+        hosts = dict.fromkeys(place.host for place in record.placement)
+        return [self._by_host[host] for host in hosts if host in self._by_host]
+
 
 def deciding(records: Sequence[Record]) -> list[Record]:
     """Of the launches of one case those that its verdict and its numbers come from: the fresh ones, where there are such."""
@@ -61,7 +71,7 @@ def contradiction(records: Sequence[Record], found: Sequence[Metric], limits: Li
     if faults := sorted({f"{name} {change}" for r in records for name, change in r.counters.health.items() if _is_fault(name)}):
         return f"the hardware failed meanwhile: {', '.join(faults)}", ""
     for record in records:
-        proof = path.proof(record, limits.machines)
+        proof = path.proof(record, limits.around(record))
         if proof and proof.state == "contradicted":
             return f"another path: meant for {proof.path}, but {proof.reason}", ""
     if less := searched.refuted(records, found):

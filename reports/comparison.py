@@ -164,14 +164,12 @@ def key_of(pair: Pair) -> Key:
 def names_of(pairs: Sequence[Pair]) -> dict[Key, str]:
     """What tables call each pair: host and device where there are several."""
     short = short_names({p.case: p.params for p in pairs})
-    places = {(p.hosts, p.device) for p in pairs}
-    several = len(places) > 1
-    return {key_of(p): short[p.case] + (f" {_place(p, places)}" if several else "") for p in pairs}
-
-
-def _place(pair: Pair, places: set[tuple[tuple[str, str], str]]) -> str:
-    hosts = {hosts for hosts, _ in places}
-    return printable(f"{pair.hosts[1] or pair.hosts[0]} {pair.device}" if len(hosts) > 1 else pair.device)
+    of_hosts, of_devices = len({p.hosts for p in pairs}) > 1, len({(p.hosts, p.device) for p in pairs}) > 1
+    names: dict[Key, str] = {}
+    for pair in pairs:
+        place = [pair.hosts[1] or pair.hosts[0]] * of_hosts + [pair.device] * of_devices
+        names[key_of(pair)] = " ".join([short[pair.case], *map(printable, place)])
+    return names
 
 
 def markdown(report: Report) -> str:
