@@ -98,7 +98,7 @@ def number(records: Sequence[Record], limits: Limits) -> tuple[str, Metric | Non
     chosen = deciding(records)
     found = metrics.derive(chosen)
     lie, _ = contradiction(chosen, found, limits)
-    return (f"invalid: {lie}", None) if lie else ("", found[0])
+    return (f"invalid: {lie}", None) if lie else ("", found[0] if found else None)
 
 
 def is_bad(record: Record) -> bool:

@@ -164,6 +164,13 @@ def test_launches_of_one_side_that_did_different_work_are_not_compared_by_their_
     assert report.pairs[0].a.name == "compute"
 
 
+def test_launches_that_have_nothing_in_common_have_no_number():
+    apart = [*launches(1.0, 2, ranks=2), *(msgspec.structs.replace(r, launch=r.launch + 2) for r in launches(1.0, 2, ranks=3))]
+    (pair,) = compare.compare(loaded(apart), loaded(launches(1.0, seed=1)), anyway=True).pairs
+    assert (pair.word, pair.a) == ("incomparable", None)
+    assert [line.values for line in comparison.lines_of([loaded(apart)])] == []
+
+
 def test_another_cache_policy_is_other_work():
     hot = Measurement(clock="wall", cache="hot", samples_s=[1.0] * 30)
     report = compare.compare(loaded(launches(1.0)), loaded(launches(1.0, measurement=hot)), anyway=True)
