@@ -53,6 +53,7 @@ class Part(Data, frozen=True):
     ``spanned``: in how many launches over nodes that have a number each machine was; ``failed``: what such cases say of one;
     ``cut``: why it was not in all that were planned with it (lost, or kept out).  ``joint``: what such cases say of nobody alone.
     ``fell``: the links that trained down while a case ran, in words, by machine; ``unusable``: why its GPUs could not be used.
+    ``topologies``: what runs remember of the leaves that hosts hang on, each once.
     """
 
     machines: dict[str, Machine]
@@ -68,6 +69,7 @@ class Part(Data, frozen=True):
     joint: list[Joint] = msgspec.field(default_factory=list[Joint])
     fell: dict[str, list[str]] = msgspec.field(default_factory=dict[str, list[str]])
     unusable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    topologies: list[str] = msgspec.field(default_factory=list[str])
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -122,6 +124,7 @@ def joined(parts: Iterable[Part]) -> Part:
     joint: list[Joint] = []
     fell: dict[str, list[str]] = {}
     unusable: dict[str, str] = {}
+    topologies = list(dict.fromkeys(text for part in parts for text in part.topologies))
     for part in parts:
         for machine_id, machine in part.machines.items():
             own = part.folders.get(machine_id, {})
@@ -142,7 +145,9 @@ def joined(parts: Iterable[Part]) -> Part:
     units, outdone = columns.joined([part.units for part in parts])
     notes += _outdone(outdone, machines)
     folders = {machine_id: of_machine for machine_id, of_machine in folders.items() if of_machine}
-    return Part(machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell, unusable)
+    return Part(
+        machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell, unusable, topologies
+    )
 
 
 def _outdone(units: Iterable[Unit], machines: Mapping[str, Machine]) -> list[str]:
@@ -186,6 +191,7 @@ def part_of(loaded: LoadedRun) -> Part:
         joint=between.joint(loaded, together),
         fell=between.fell(loaded),
         unusable=between.unusable(loaded),
+        topologies=[str(text)] if (text := loaded.run.settings.get("topology")) else [],
     )
 
 

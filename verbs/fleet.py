@@ -28,8 +28,12 @@ def do_fleet(options: argparse.Namespace) -> int:
     output = Path(options.output).absolute()
     paths = list(dict.fromkeys(path for word in options.runs for path in folder.find_runs(word, output)))
     expected = hosts.expand(options.expect) if options.expect else []
-    rack_of = topology.racks(topology.of_text(leaves_in(options.topology)) if options.topology else None)
-    part = reduce.read(paths)
+    leaves, part = leaves_in(options.topology), reduce.read(paths)
+    if not leaves and len(part.topologies) == 1:
+        leaves = part.topologies[0]
+    elif not leaves and part.topologies:
+        say("the runs remember several topologies, of which none is taken: name one with --topology")
+    rack_of = topology.racks(topology.of_text(leaves) if leaves else None)
     known = {machine.host for machine in part.machines.values()}
     missing = [host for host in expected if host not in known]
     found, told, stopped = blame.judge(part, rack_of, missing), [], OK

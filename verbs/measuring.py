@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from clustergauge import __version__, flags
 from clustergauge.errors import UsageError
 from clustergauge.units import counted
-from verbs.asked import asked_of, leaves_in
+from verbs.asked import asked_of, check_baseline, given_by, leaves_in
 from verbs.cases import check_trust, failed_cases, planned_for, python_path, reach_objects, show_plan, way_of
 from verbs.judging import show_again
 from verbs.nodes import SWEEP, fleet_of
@@ -31,7 +31,7 @@ def do_run(options: argparse.Namespace) -> int:
     from clustergauge import retry
 
     output = Path(options.output).absolute()
-    asked = asked_of(options, output)
+    asked = given_by(options, output) if options.resume else asked_of(options, output)
     flags.duration("--max-time", options.max_time)
     if options.confirming:
         options.launches = max(options.launches, retry.CONFIRMING)
@@ -151,6 +151,7 @@ def _asked_before(loaded: LoadedRun, output: Path, given: Asked) -> Asked:
         raise UsageError(
             f"run {loaded.run.run_id} was begun with {' and '.join(missing)}, of which nothing is kept: say it again"
         )
+    check_baseline(given.name, asked)
     for note in recalled.notes:
         say(note)
     return asked
