@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from clustergauge.compare import Pair, Report
 from clustergauge.loading import LoadedRun
 from clustergauge.units import counted, format_rate
-from reports import charts, comparison
+from reports import charts, comparison, side_by_side
 from reports.charts import Bar
 from reports.comparison import weakness, word_of
 from reports.layout import short_names
@@ -116,14 +116,14 @@ def html_of_many(runs: Sequence[LoadedRun]) -> str:
 
 def _many(runs: Sequence[LoadedRun]) -> Iterator[str]:
     shown = runs[:MOST_RUNS]
-    letters = [comparison.letter_of(number) for number in range(len(shown))]
+    letters = [side_by_side.letter_of(number) for number in range(len(shown))]
     told = [
         [letter, r.run.run_id, ", ".join(m.host for m in r.machines.values())] for letter, r in zip(letters, shown, strict=True)
     ]
     yield table("Runs", ["", "run", "machines"], told)
     if len(runs) > MOST_RUNS:
         yield paragraph(f"{len(runs) - MOST_RUNS} more runs are left out of this page.")
-    lines = comparison.lines_of(shown)
+    lines = side_by_side.lines_of(shown)
     names = short_names({line.case: line.params for line in lines})
     rows: list[list[str]] = []
     for line in lines[:MOST_ROWS]:

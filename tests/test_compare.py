@@ -15,7 +15,7 @@ from clustergauge.messages import Job
 from clustergauge.model import Counters, Gpu, Measurement, Place, Workload
 from clustergauge.worker import load_probe
 from clustergauge.world import Serial
-from reports import comparison
+from reports import comparison, side_by_side
 from reports.markdown import cell
 from tests import made
 
@@ -168,7 +168,7 @@ def test_launches_that_have_nothing_in_common_have_no_number():
     apart = [*launches(1.0, 2, ranks=2), *(msgspec.structs.replace(r, launch=r.launch + 2) for r in launches(1.0, 2, ranks=3))]
     (pair,) = compare.compare(loaded(apart), loaded(launches(1.0, seed=1)), anyway=True).pairs
     assert (pair.word, pair.a) == ("incomparable", None)
-    assert [line.values for line in comparison.lines_of([loaded(apart)])] == []
+    assert [line.values for line in side_by_side.lines_of([loaded(apart)])] == []
 
 
 def test_another_cache_policy_is_other_work():
@@ -322,13 +322,13 @@ def test_the_table_of_two_runs_as_it_is_printed():
 
 def test_many_runs_mark_the_best_and_say_how_much_of_it_the_others_reach():
     runs = [loaded(launches(t, spread=0.0), run_id=f"r{i}") for i, t in enumerate((1.0, 0.5, 2.0))]
-    (line,) = comparison.lines_of(runs)
+    (line,) = side_by_side.lines_of(runs)
     assert line.best == 1
     assert [line.ratio(i) for i in range(3)] == pytest.approx([0.5, 1.0, 0.25])
-    text = comparison.many_page(runs, 120).text()
+    text = side_by_side.page_of(runs, 120).text()
     assert "4.00 TFLOP/s    *" in text
     assert "1.00 TFLOP/s 25 %" in text
-    assert "**4.00 TFLOP/s**" in comparison.many_markdown(runs)
+    assert "**4.00 TFLOP/s**" in side_by_side.markdown(runs)
 
 
 @pytest.mark.parametrize("kind", ["wrong", "invalid"])
@@ -338,15 +338,15 @@ def test_what_cannot_be_believed_is_best_of_nothing(kind):
         fast[0] = made.failed("wrong", "element 3", shape="1024")
     else:
         fast = launches(0.1, device_bytes={"read": 1, "asked_read": 100})
-    (line,) = comparison.lines_of([loaded(launches(1.0)), loaded(fast), loaded(launches(2.0))])
+    (line,) = side_by_side.lines_of([loaded(launches(1.0)), loaded(fast), loaded(launches(2.0))])
     assert line.values[1] is None
     assert line.best == 0
 
 
 def test_a_run_that_lacks_a_case_shows_none():
     runs = [loaded(launches(1.0)), loaded(launches(1.0, shape="2"))]
-    assert [line.values.count(None) for line in comparison.lines_of(runs)] == [1, 1]
-    assert all(line.best is None for line in comparison.lines_of(runs))
+    assert [line.values.count(None) for line in side_by_side.lines_of(runs)] == [1, 1]
+    assert all(line.best is None for line in side_by_side.lines_of(runs))
 
 
 def test_names_from_a_foreign_run_are_no_markup():

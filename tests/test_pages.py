@@ -10,7 +10,7 @@ import pytest
 
 from clustergauge import blame, compare, gauged, reduce
 from clustergauge.selftest import Known, Selftest
-from reports import charts, comparison, comparison_page, fleet_page, page
+from reports import charts, comparison, comparison_page, fleet_page, page, side_by_side
 from reports.rows import rows_of
 from tests import made
 from tests.made_up import COPY, CPU, MATMUL, loaded, record, verdict
@@ -63,7 +63,7 @@ def test_comparisons_are_printed_as_pages(capsysbinary):
     report = compare.compare(compared(launches(1.0), run_id="a"), compared(launches(1.0, seed=1), run_id="b"))
     comparison.show(report, "html")
     assert b"Nothing got slower" in capsysbinary.readouterr().out
-    comparison.show_many([compared(launches(1.0))] * 3, "html")
+    side_by_side.show([compared(launches(1.0))] * 3, "html")
     assert b"3 runs side by side" in capsysbinary.readouterr().out
 
 

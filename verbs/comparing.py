@@ -16,7 +16,7 @@ from verbs.said import BROKEN, OK, ROOT, heed_signals, say
 def do_compare(options: argparse.Namespace) -> int:
     """Two runs: what changed.  More: a column each.  Or this tree against a revision."""
     from clustergauge import compare, store
-    from reports import comparison
+    from reports import comparison, side_by_side
 
     output = Path(options.output).absolute()
     if options.against is not None:
@@ -30,7 +30,7 @@ def do_compare(options: argparse.Namespace) -> int:
         raise UsageError("compare: the same run is named twice")
     runs = [store.load(path) for path in paths]
     if len(runs) > 2:
-        comparison.show_many(runs, options.format)
+        side_by_side.show(runs, options.format)
         return OK
     report = compare.compare(*runs, anyway=options.anyway)
     comparison.show(report, options.format)
