@@ -27,7 +27,8 @@ def classes_of(machines: Mapping[str, Machine]) -> tuple[dict[str, str], dict[st
     if len(large) > 1:
         notes.append(f"{len(large)} classes of machines (parts, drivers or libraries differ): each is judged by itself")
     first = {own[m]: machine for m, machine in reversed(list(machines.items()))}
-    why = {name: _deviation(machine, [first[big] for big in large]) for name, machine in first.items() if name not in large}
+    usual = [first[name] for name in large]
+    why = {name: _deviation(machine, usual) for name, machine in first.items() if sizes[name] < LARGE_CLASS}
     peers = {m: name for m, name in own.items() if name not in why}
     return peers, {m: why[name] for m, name in own.items() if name in why}, notes
 
