@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from clustergauge import ceilings, metrics, stats, sweeps
+from clustergauge.believed import deciding
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, PairFindings
@@ -167,13 +168,12 @@ def between_pairs(loaded: LoadedRun, found: Sequence[PairFindings]) -> Iterator[
     for one in found[:MOST_CHARTS]:
         key = (one.machine_id, one.case, one.device)
         records = [r for r in loaded.records if (r.machine_id, r.case, r.device) == key and sweeps.is_sweep(r)]
-        fresh = [r for r in records if r.confirms] or records
         for suspect in one.suspects:
             yield paragraph(sweeps.sentence(suspect), "bad" if suspect.confirmed else "doubt")
         if not 1 < len(one.endpoints) <= MOST_ENDPOINTS:
             yield paragraph(f"{one.case}: {len(one.endpoints)} endpoints, not drawn.")
             continue
-        middle = _median_pass(sweeps.sweep_of(fresh).bandwidth)
+        middle = _median_pass(sweeps.sweep_of(deciding(records)).bandwidth)
         known = [value for line in middle for value in line if value is not None]
         if not known:
             continue

@@ -11,6 +11,7 @@ from clustergauge import believed, ceilings, hosts, metrics, presence
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, Record, Scalar, Verdict
+from clustergauge.reached import grouped
 
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
@@ -77,9 +78,7 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf |
     ``ceiling``: what physics allows a metric, if it is not as we know it.
     """
     ceiling = ceiling or ceilings.of_machines(loaded.machines)
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in loaded.records:
-        groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
+    groups = grouped(loaded.records)
     judged: dict[tuple[str, str, str], list[Verdict]] = {}
     for verdict in verdicts:
         judged.setdefault((verdict.machine_id, verdict.case, verdict.device), []).append(verdict)
