@@ -12,7 +12,7 @@ from clustergauge.catalogue import remembered
 from clustergauge.model import PairFindings, Run, Scalar, Verdict
 from reports import fleet as nodes
 from reports.redact import Names
-from reports.rows import rows_of
+from reports.rows import of_nodes, of_run, rows_of
 
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
@@ -81,6 +81,8 @@ def show(
             code = accept.BROKEN
     page = form == "html"
     unsaid = accept.gpus_unmeasured(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned)
+    if accept.idle(loaded.records, planned, device):
+        unsaid.insert(0, f"nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
     held = [*_held_against(loaded.run, asked.catalogue), *notes, *(unsaid if page else ())]  # a page is read by itself
     if page or form == "text" or redact:
         loaded, held = replace(loaded, notes=[*loaded.notes, *held]), []
@@ -95,8 +97,6 @@ def show(
     )
     shown = shown.redacted() if redact else shown
     _print(shown, form, ceilings.of_machines(shown.loaded.machines, asked.catalogue), code)
-    if accept.idle(loaded.records, planned, device):
-        say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
     for words in [*held, *(f"run_suite.py: {words}" for words in shown.unsaid)]:
         say(words)
     return code
@@ -126,7 +126,9 @@ def _print(shown: _Shown, form: str, ceiling: CeilingOf, code: int) -> None:
     else:
         from reports import export
 
-        content = export.WRITERS[form](loaded, rows_of(loaded, found, ceiling)).encode(errors="replace")
+        rows = rows_of(loaded, found, ceiling)
+        rows += [*(of_nodes(fleet) if fleet else ()), *of_run(rows, shown.unsaid)]
+        content = export.WRITERS[form](loaded, rows).encode(errors="replace")
     sys.stdout.buffer.write(content)
 
 
