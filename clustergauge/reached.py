@@ -168,11 +168,15 @@ class _OfCase:
             return _number([own], name)
         key = (kind_of_device(record.device), record.ranks, name)
         if key not in self._middles:
-            alike = [r for r in self.reached if (kind_of_device(r.record.device), r.record.ranks) == key[:2]]
-            same = any(r.record.ranks == record.ranks for r in self.reached)
-            other = f"the baseline measured it on {self.reached[0].record.ranks} ranks, here are {record.ranks}"
-            self._middles[key] = other if self.reached and not same else _number(alike, name)
+            self._middles[key] = self._middle(kind_of_device(record.device), record.ranks, name)
         return self._middles[key]
+
+    def _middle(self, kind: str, ranks: int, name: str) -> Number | str:
+        there = [one.record.ranks for one in self.reached]
+        if there and ranks not in there:
+            return f"the baseline measured it on {there[0]} ranks, here are {ranks}"
+        alike = [r for r in self.reached if (kind_of_device(r.record.device), r.record.ranks) == (kind, ranks)]
+        return _number(alike, name)
 
 
 def _number(reached: Sequence[Reached], name: str) -> Number | str:
