@@ -6,20 +6,18 @@ cache answered in the device's place, or it lies above what physics allows.  It 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from clustergauge import metrics, path, searched
+from clustergauge import ceilings, metrics, path, searched
+from clustergauge.catalogue import Catalogue
+from clustergauge.ceilings import Ceiling
 from clustergauge.model import Machine, Metric, Record
 from clustergauge.units import format_rate
 
-if TYPE_CHECKING:
-    from clustergauge.ceilings import Ceiling
-
-    CeilingOf = Callable[[Record, Metric], Ceiling | None]
-
+CeilingOf = Callable[[Record, Metric], Ceiling | None]
+"""What physics allows a metric, by the record that it is of; ``None`` where unknown."""
 LEAST_DEVICE_FRACTION = 0.95
 """Below it a cache answered in the device's place."""
 REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "fuse", "9p", "virtiofs", "afs", "pvfs", "wekafs", "s3")
@@ -56,6 +54,11 @@ class Limits:
         """The machines that the ranks of a record were on: of ten thousand a few."""
         hosts = dict.fromkeys(place.host for place in record.placement)
         return [self._by_host[host] for host in hosts if host in self._by_host]
+
+
+def limits_of(machines: Mapping[str, Machine], catalogue: Catalogue | None = None) -> Limits:
+    """What the numbers of a run on these machines are held against.  ``catalogue``: of ceilings, if not ours."""
+    return Limits(ceilings.of_machines(machines, catalogue), tuple(machines.values()))
 
 
 def deciding(records: Sequence[Record]) -> list[Record]:

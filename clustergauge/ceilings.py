@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from clustergauge.believed import Limits
 from clustergauge.catalogue import Catalogue, Figure, Part, known, part_of, part_of_cpu
 from clustergauge.model import DTYPES, Cpu, Gpu, Machine, Metric, Record
 
@@ -89,11 +88,6 @@ def of_machines(
         return ceiling(record, machine, metric, catalogue) if machine else None
 
     return limit
-
-
-def limits(machines: Mapping[str, Machine], catalogue: Catalogue | None = None) -> Limits:
-    """What the numbers of a run on these machines are held against before they are believed."""
-    return Limits(of_machines(machines, catalogue), tuple(machines.values()))
 
 
 def observed_mhz(record: Record) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from clustergauge import accept, believed, ceilings, differ, metrics, stats
+from clustergauge import accept, believed, differ, metrics, stats
 from clustergauge.believed import Limits
 from clustergauge.differ import Difference
 from clustergauge.loading import LoadedRun
@@ -207,7 +207,7 @@ def _side(name: str, loaded: LoadedRun) -> _Side:
     for plan in loaded.run.planned:
         devices = planned.setdefault(plan.case, {})
         devices[plan.device] = plan.skip and devices.get(plan.device, plan.skip)  # skipped by all nodes, or not at all
-    return _Side(name, loaded, grouped(timed), untimed, planned, ceilings.limits(loaded.machines))
+    return _Side(name, loaded, grouped(timed), untimed, planned, believed.limits_of(loaded.machines))
 
 
 def _unpaired(own: _Side, other: _Side, records: list[Record], machine: str, why: str) -> Pair:

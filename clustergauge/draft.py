@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from clustergauge import ceilings, metrics, stats
-from clustergauge.believed import Limits, deciding, number
+from clustergauge import metrics, stats
+from clustergauge.believed import Limits, deciding, limits_of, number
 from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Criterion, Machine, Metric, Record
@@ -28,7 +28,7 @@ NAMED = 8
 
 def acceptance_of(loaded: LoadedRun) -> Acceptance:
     """References for all cases with a number; of several devices of one kind their median, with room for how they differ."""
-    limits = ceilings.limits(loaded.machines)
+    limits = limits_of(loaded.machines)
     criteria = [c for key, devices in _groups(loaded).items() if (c := _criterion(loaded, limits, *key, devices.values()))]
     machines = list(loaded.machines.values())
     return Acceptance(criteria=criteria, expect=_expect(machines[0]) if machines else None, title=f"as run {loaded.run.run_id}")
@@ -42,7 +42,7 @@ def remarks(loaded: LoadedRun, acceptance: Acceptance) -> list[str]:
     wide: list[str] = []
     loose: list[str] = []
     single: list[str] = []
-    few, limits = bool(asked), ceilings.limits(loaded.machines)
+    few, limits = bool(asked), limits_of(loaded.machines)
     for (case, kind), devices in _groups(loaded).items():
         chosen = [deciding(records) for records in devices.values()]
         statuses = {record.status for records in chosen for record in records}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clustergauge import accept, ceilings, differ, groups, inventory, sweeps
-from clustergauge.believed import Limits
+from clustergauge.believed import Limits, limits_of
 from clustergauge.catalogue import Catalogue
 from clustergauge.criteria import NOTHING, Acceptance
 from clustergauge.loading import LoadedRun
@@ -47,7 +47,7 @@ def judge(
     standards = accept.Standards(
         ceiling=ceilings.of_machines(machines, asked.catalogue),
         baseline=baseline.records if baseline else (),
-        baseline_limits=ceilings.limits(baseline.machines, asked.catalogue) if baseline else Limits(),
+        baseline_limits=limits_of(baseline.machines, asked.catalogue) if baseline else Limits(),
         barred=_barred(machines.values(), baseline),
         classes={m.machine_id: m.peer_class for m in machines.values()},
         machines=tuple(machines.values()),

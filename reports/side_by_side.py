@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge import believed, ceilings
+from clustergauge import believed
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, Scalar
 from clustergauge.reached import grouped, kind_of_device
@@ -54,7 +54,7 @@ def lines_of(runs: Sequence[LoadedRun]) -> list[Line]:
     found: dict[tuple[str, str], list[Metric | None]] = {}
     params: dict[str, dict[str, Scalar]] = {}
     for index, loaded in enumerate(runs):
-        limits = ceilings.limits(loaded.machines)
+        limits = believed.limits_of(loaded.machines)
         heads: dict[tuple[str, str], list[Metric]] = {}
         timed = (r for r in loaded.records if r.status not in ("skipped", "verified"))
         for (_, case, device), records in grouped(timed).items():

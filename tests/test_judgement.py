@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import accept, catalogue, code, criteria, judgement, store, sums, verdicts
+from clustergauge import accept, catalogue, code, criteria, judgement, stats, store, sums, verdicts
 from clustergauge.errors import UsageError
 from clustergauge.verdicts import Asked
 from tests.command_line import called
