@@ -234,7 +234,7 @@ def test_report_and_verify_show_the_run_again(tmp_path, well):
     copied(folder, tmp_path)
     path = str(only_run(tmp_path))
     said = suite("verify", path)
-    assert (said.returncode, "verdicts and exit code 0 follow from the records" in said.stdout) == (0, True), said
+    assert (said.returncode, "its only verdict and exit code 0 follow from the records" in said.stdout) == (0, True), said
     file = only_run(tmp_path) / "records.jsonl"
     file.write_text(file.read_text().replace('"launch":0', '"launch":1'))
     done = called("verify", path)
