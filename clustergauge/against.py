@@ -25,6 +25,7 @@ from clustergauge.compare import Pair, Report, Word
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, Record
 from clustergauge.side import LETTERS, Letter
+from clustergauge.units import counted
 
 LAUNCHES = 6
 THRESHOLD = 0.025
@@ -111,7 +112,7 @@ class _Launches:
         for number, first in enumerate(order(count), 1):
             if over():
                 return
-            say(f"{how}launch {number} of {count} of both: {_count(cases)}")
+            say(f"{how}launch {number} of {count} of both: {counted(len(cases), 'case')}")
             launched = launch(first, cases)
             self.a.append(launched["A"])
             self.b.append(launched["B"])
@@ -120,11 +121,9 @@ class _Launches:
         """All launches so far, compared: each side as one run, whose launches they are."""
         if not self.a or not self.b:
             return Report("", "", [], [])
-        a, b = _one(self.a), _one(self.b)
-        report = compare.compare(a, b, anyway=True, delta=rules.threshold, paired=True)
+        report = compare.compare(_one(self.a), _one(self.b), anyway=True, delta=rules.threshold, paired=True)
         pairs = [replace(p, word=word_of(p.shift, rules.threshold)) if p.shift else p for p in report.pairs]
-        pairs += [_one_sided(case, a, b) for case in (*report.only_a, *report.only_b)]
-        return replace(report, pairs=pairs, only_a=[], only_b=[], anyway=False)
+        return replace(report, pairs=pairs, anyway=False)
 
 
 def _one(runs: Sequence[LoadedRun]) -> LoadedRun:
@@ -135,19 +134,6 @@ def _one(runs: Sequence[LoadedRun]) -> LoadedRun:
         machines = loaded.machines | machines
         records += [msgspec.structs.replace(record, launch=number) for record in loaded.records]
     return replace(runs[0], machines=machines, records=records, path=Path())
-
-
-def _one_sided(case: str, a: LoadedRun, b: LoadedRun) -> Pair:
-    """A case that was planned on both sides and came to something on one alone: skipped on the other, or checked, not timed."""
-    left, right = ([record for record in loaded.records if record.case == case] for loaded in (a, b))
-    some = (left or right)[0]
-    host = next((m.host for m in b.machines.values()), "")
-    pair = Pair(case, some.device, some.params, (host, host), "incomparable")
-    for record in right:
-        if record.status in ("wrong", "error"):
-            return replace(pair, word="broken", why=f"{record.status}: {record.reason}")
-    untimed = (f"in {side}: {r.status}: {r.reason}" for side, rs in (("A", left), ("B", right)) for r in rs if r.status != "ok")
-    return replace(pair, why=next(untimed, "not measured on both sides").rstrip(": "))
 
 
 Key = tuple[str, str, tuple[str, str]]
@@ -183,7 +169,3 @@ def _notes(cases: Sequence[str], first: _Launches, pairs: Sequence[Pair], rules:
     if first.b and len({(loaded.run.code, loaded.run.settings.get("probes")) for loaded in (first.a[0], first.b[0])}) == 1:
         notes.append("both sides have the same code of the suite: what differs is noise")
     return notes
-
-
-def _count(cases: Sequence[str]) -> str:
-    return f"{len(cases)} case{'s' if len(cases) != 1 else ''}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clustergauge import accept, hosts, links, presence, topology, verdicts
+from clustergauge import accept, believed, hosts, links, presence, topology, verdicts
 from clustergauge.loading import LoadedRun
 from clustergauge.model import GPUS_UNUSABLE, Data, Record
 from clustergauge.presence import launch_of
@@ -36,7 +36,7 @@ def joint(loaded: LoadedRun, together: Sequence[Record]) -> list[Joint]:
     found += [Joint(v.case, v.device, v.verdict, v.reason) for v in judged if v.device and accept.code_of([v.verdict])]
     found += [Joint(case, device, "not measured", f"over {words}") for (case, device, *_), words in partly.items()]
     found += [Joint(p.case, p.device, "not measured", "it has no record") for p in planned if launch_of(p) not in recorded]
-    found += [Joint(r.case, r.device, "not measured", r.reason) for r in together if r.status == "ok" and accept.is_cut(r)]
+    found += [Joint(r.case, r.device, "not measured", r.reason) for r in together if r.status == "ok" and believed.is_cut(r)]
     return list(dict.fromkeys(found))
 
 

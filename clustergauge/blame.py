@@ -6,7 +6,6 @@ it must not become a class of its own.  What a class says of a case is in `peers
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +14,17 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from clustergauge import accept, columns, differ, hosts, inventory, peers, reduce
+from clustergauge import accept, columns, hosts, inventory, peers, reduce
 from clustergauge.between import Joint
+from clustergauge.classes import classes_of
 from clustergauge.columns import Index, Units, grouped
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
 from clustergauge.reduce import Part
 from clustergauge.topology import Topology, racks
+from clustergauge.units import counted
 
-LARGE_CLASS = 8
-"""A class of so many members makes smaller ones deviants of it."""
 SHARE = 0.5
 """Of a machine's devices: when as many are slow in a case, the machine is."""
 
@@ -117,7 +116,7 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     ``rack_of``: the rack of a host, empty where unknown.  ``missing``: hosts that should have been measured and said nothing.
     """
     racks = {m: (rack_of(machine.host) if rack_of else "") for m, machine in part.machines.items()}
-    classes, deviants, notes = _classes(part.machines)
+    classes, deviants, notes = classes_of(part.machines)
     reasons: dict[str, list[Reason]] = {m: [] for m in part.machines}
     cleared: Counter[str] = Counter()
     for machine_id, why in deviants.items():
@@ -184,7 +183,7 @@ class Share(Data, frozen=True, array_like=True):
 
 def shares(part: Part, cases: Sequence[CaseFinding]) -> list[list[Share]]:
     """For each of ``cases``, findings of `judge` on the same part, what every device of its class reached."""
-    classes, _, _ = _classes(part.machines)
+    classes, _, _ = classes_of(part.machines)
     wanted = {(c.case, c.device, c.peer_class): n for n, c in enumerate(cases)}
     found: list[list[Share]] = [[] for _ in cases]
     units, table = part.units, part.units.table()
@@ -276,57 +275,12 @@ def _unmeasured(part: Part, machine_id: str, measured: bool, count: int, reasons
     if cut and not any(r.confirmed or hosts.spans(r.device) for r in reasons):
         return cut
     if count:
-        return f"{count} planned cases have no record"
+        return counted(count, "planned case has no record", "planned cases have no record")
     return "" if measured or cut else "no case was measured"
 
 
 def _worst(node: Node) -> float:
     return min((r.ratio for r in node.reasons if r.ratio is not None), default=0.0 if node.reasons else 1.0)
-
-
-# --------------------------------------------------------------------------------------------------------------------------
-# classes
-
-
-def _classes(machines: dict[str, Machine]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """The class of every machine that has peers, why the others have none, and what a reader should know."""
-    own = {m: _class_of(machine) for m, machine in machines.items()}
-    sizes = Counter(own.values())
-    large = [name for name, size in sizes.most_common() if size >= LARGE_CLASS]
-    notes: list[str] = []
-    if not large:
-        if len(sizes) > 1:
-            notes.append(f"{len(sizes)} kinds of machines, none with {LARGE_CLASS} members: each is judged by itself")
-        return own, {}, notes
-    if len(large) > 1:
-        notes.append(f"{len(large)} classes of machines (parts, drivers or libraries differ): each is judged by itself")
-    example = {name: next(machines[m] for m in machines if own[m] == name) for name in large}
-    deviants: dict[str, str] = {}
-    for machine_id, name in own.items():
-        if name not in example:
-            diffs = {
-                big: [d for d in differ.of_machines(machine, machines[machine_id]) if d.bars] for big, machine in example.items()
-            }
-            nearest = min(diffs, key=lambda big: (len(diffs[big]), -sizes[big]))
-            told = [f"{d.name}: {d.b}, the others {d.a}" for d in diffs[nearest][:3]]
-            deviants[machine_id] = "; ".join(told) or "other parts than the others"
-    return {m: name for m, name in own.items() if m not in deviants}, deviants, notes
-
-
-def _class_of(machine: Machine) -> str:
-    """Parts, drivers, libraries and switches: what must be equal for devices to perform alike."""
-    switches = [(gpu.ecc, gpu.mig, gpu.power_limit_w, gpu.sm_clock_max_mhz) for gpu in machine.gpus]
-    settings = sorted(machine.settings.items())
-    versions = sorted(machine.versions.items())
-    text = repr((_parts(machine), machine.kernel, switches, settings, versions))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _parts(machine: Machine) -> str:
-    if machine.peer_class:
-        return machine.peer_class
-    cpu = machine.cpu
-    return repr((cpu.model, cpu.cores, cpu.threads, machine.memory_bytes >> 30, [gpu.name for gpu in machine.gpus]))
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -377,7 +331,7 @@ def _judge_case(
         reasons[units.machine[machine]] += _of_node(several, int(devices[machine]))
     for row in found.cleared:
         cleared[units.unit(int(rows[row])).machine] += 1
-    for row in peers.minority(table["digest"].tolist()):
+    for row in peers.minority(table["digest"].tolist(), columns.DISAGREE):
         unit = units.unit(int(rows[row]))
         words = "its result differs from what most others of its kind computed, bit for bit"
         reasons[unit.machine].append(Reason(kind="corrupting", device=unit.device, case=unit.case, confirmed=True, detail=words))

@@ -354,8 +354,9 @@ class Criterion(Data, frozen=True, kw_only=True):
     """
 
     case: str
-    device: Literal["", "cpu", "cuda", "cpu:nodes", "cuda:nodes"] = ""
-    """Only on devices of this kind, of one machine or over all nodes together (``cuda:nodes``); empty: on all."""
+    device: Literal["", "cpu", "cuda", "cpu:nodes", "cuda:nodes", "cpu:groups", "cuda:groups"] = ""
+    """Only on devices of this kind: of one machine, over all nodes together (``cuda:nodes``), over groups of them
+    (``cuda:groups``); empty: on all."""
     metric: str = ""
     unit: str = ""
     floor: float | None = None

@@ -50,7 +50,7 @@ def unjudged(records: Iterable[Record], planned: Iterable[Planned]) -> list[str]
         elif plan.nodes > 1 and launch_of(plan) in measured:
             judged.add(plan.target)
     return [
-        f"{hosts.compress(sorted(names))}: storage was not measured: no case over all nodes on {target} came to a number"
+        f"{hosts.compress(hosts.ordered(names))}: storage was not measured: no case over all nodes on {target} came to a number"
         for target, names in left.items()
         if target not in judged
     ]

@@ -22,7 +22,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from clustergauge import accept, between, columns, folder, groups, hosts, loading, metrics, sweeps, topology
+from clustergauge import believed, between, columns, folder, groups, hosts, loading, metrics, sweeps, topology
+from clustergauge.believed import Limits
 from clustergauge.between import Joint
 from clustergauge.columns import Unit, Units, Work
 from clustergauge.errors import UsageError
@@ -52,6 +53,7 @@ class Part(Data, frozen=True):
     ``spanned``: in how many launches over nodes that have a number each machine was; ``failed``: what such cases say of one;
     ``cut``: why it was not in all that were planned with it (lost, or kept out).  ``joint``: what such cases say of nobody alone.
     ``fell``: the links that trained down while a case ran, in words, by machine; ``unusable``: why its GPUs could not be used.
+    ``topologies``: what runs remember of the leaves that hosts hang on, each once.
     """
 
     machines: dict[str, Machine]
@@ -67,6 +69,7 @@ class Part(Data, frozen=True):
     joint: list[Joint] = msgspec.field(default_factory=list[Joint])
     fell: dict[str, list[str]] = msgspec.field(default_factory=dict[str, list[str]])
     unusable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    topologies: list[str] = msgspec.field(default_factory=list[str])
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -121,6 +124,7 @@ def joined(parts: Iterable[Part]) -> Part:
     joint: list[Joint] = []
     fell: dict[str, list[str]] = {}
     unusable: dict[str, str] = {}
+    topologies = list(dict.fromkeys(text for part in parts for text in part.topologies))
     for part in parts:
         for machine_id, machine in part.machines.items():
             own = part.folders.get(machine_id, {})
@@ -141,7 +145,9 @@ def joined(parts: Iterable[Part]) -> Part:
     units, outdone = columns.joined([part.units for part in parts])
     notes += _outdone(outdone, machines)
     folders = {machine_id: of_machine for machine_id, of_machine in folders.items() if of_machine}
-    return Part(machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell, unusable)
+    return Part(
+        machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell, unusable, topologies
+    )
 
 
 def _outdone(units: Iterable[Unit], machines: Mapping[str, Machine]) -> list[str]:
@@ -167,23 +173,25 @@ def part_of(loaded: LoadedRun) -> Part:
     for record, middle, tail in zip(alone, *_middles_and_tails(alone), strict=True):
         own.setdefault((record.machine_id, record.case, record.device), []).append(_Launch(record, middle, tail))
     began, missing = loaded.run.started, _missing(loaded)
-    units = [_unit(key, launches, began, missing.pop(key, 0)) for key, launches in own.items()]
+    there = loaded.machines
+    units = [_unit(key, launches, began, missing.pop(key, 0), there.get(key[0])) for key, launches in own.items()]
     units += [Unit(case, device, machine, began, missing=count) for (machine, case, device), count in missing.items()]
     notes = [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
     first = {r.machine_id for r in loaded.records if not r.confirms}
-    there = _there(loaded, together)
+    spanned = _there(loaded, together)
     return Part(
         machines=loaded.machines,
         units=columns.of(units),
         left_out=dict(loaded.run.left_out),
         notes=notes,
         folders={machine: {began: str(loaded.path)} for machine in loaded.machines if machine in first},
-        spanned=dict(Counter(machine_id for _, machine_id in there)),
+        spanned=dict(Counter(machine_id for _, machine_id in spanned)),
         failed=_failed(loaded),
-        cut=_cut(loaded, there),
+        cut=_cut(loaded, spanned),
         joint=between.joint(loaded, together),
         fell=between.fell(loaded),
         unusable=between.unusable(loaded),
+        topologies=[str(text)] if (text := loaded.run.settings.get("topology")) else [],
     )
 
 
@@ -233,11 +241,12 @@ class _Launch(NamedTuple):
     tail: float
 
 
-def _unit(key: Key, launches: list[_Launch], began: str, missing: int) -> Unit:
+def _unit(key: Key, launches: list[_Launch], began: str, missing: int, there: Machine | None) -> Unit:
+    """``there``: the machine, whose links say what path its cases were meant to take."""
     machine, case, device = key
     records = [launch.record for launch in launches]
     ordinary = [launch for launch in launches if not launch.record.confirms]
-    if trouble := _trouble(records):
+    if trouble := _trouble(records, there):
         return Unit(case, device, machine, began, trouble=trouble, missing=missing, confirms=not ordinary)
     first = (ordinary or launches)[0].record
     assert first.workload
@@ -284,15 +293,16 @@ def _means(launches: Sequence[_Launch]) -> tuple[float, float]:
     return _mean([launch.middle for launch in launches]), _mean(tails)
 
 
-def _trouble(records: Sequence[Record]) -> str:
-    """Why these launches have no number to believe: wrong, an error, or invalid."""
+def _trouble(records: Sequence[Record], there: Machine | None) -> str:
+    """Why these launches have no number to believe: wrong, an error, or invalid by what was counted meanwhile."""
     counted = False
     for record in records:
         if record.status != "ok":
             return f"{record.status}: {record.reason[:200]}"
-        counted = counted or bool(record.counters.health or record.counters.device_bytes)
-    if counted:  # else nothing says so, and judging takes long
-        return next((f"invalid: {v.reason}" for v in accept.judge(records) if v.verdict == "invalid"), "")
+        counters = record.counters
+        counted = counted or bool(counters.health or counters.device_bytes or counters.path)
+    if counted:  # else nothing says so, and working out all numbers takes long
+        return believed.number(records, Limits(machines=(there,) if there else ()))[0]
     return ""
 
 

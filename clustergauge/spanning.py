@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clustergauge import accept, groups, hosts
+from clustergauge import believed, groups, hosts
 from clustergauge.conversation import Conversation, Died
 from clustergauge.errors import unexpected
 from clustergauge.model import Machine, Planned, Record
@@ -189,7 +189,7 @@ class Spanning:
     def _failed(self) -> dict[str, str]:
         """Nodes that failed a node-local case, and how.  What failed on all of them alike says nothing of one."""
         names = {machine.machine_id: name for name, machine in self._left.fleet.machines.items()}
-        bad = [r for r in self._left.recorded if r.machine_id in names and accept.is_bad(r) and not hosts.spans(r.device)]
+        bad = [r for r in self._left.recorded if r.machine_id in names and believed.is_bad(r) and not hosts.spans(r.device)]
         where: dict[tuple[str, str], set[str]] = {}
         for record in bad:
             where.setdefault((record.case, record.status), set()).add(record.machine_id)

@@ -142,6 +142,22 @@ def test_what_broke_or_cannot_be_true_is_bad():
     assert details["node-02"].startswith("invalid: the hardware failed meanwhile")
 
 
+def test_bytes_that_went_another_way_are_as_invalid_as_in_the_report_of_their_run():
+    def reduced(number: int, moved: dict[str, int]):
+        host = f"node-{number:02}"
+        counters = Counters(path={"runs": 10} | {f"{host}/lo.{way}_bytes": size for way, size in moved.items()})
+        work = Workload(message_bytes=1 << 26, collective="all_reduce", bound="network")
+        ranks = [Place(rank=rank, host=host) for rank in range(2)]
+        return node(number, work=work, ranks=2, placement=ranks, counters=counters, backend="mpi")
+
+    astray = reduced(1, {"tx": 20 << 26, "rx": 20 << 26})
+    (invalid,) = [v.reason for v in verdicts.judge(astray.records, [], astray.machines) if v.verdict == "invalid"]
+    fleet = judge(astray, *(reduced(n, {"tx": 0, "rx": 0}) for n in range(2, 9)))
+    assert states(fleet) == {"node-01": "bad"}
+    assert fleet.nodes[0].reasons[0].detail == f"invalid: {invalid}"
+    assert "another path" in invalid
+
+
 def test_unmeasured_is_neither_good_nor_bad():
     silent = loaded([made.failed("skipped", "no GPU", machine_id="m01")], node(1).machines["m01"], run_id="r1")
     fleet = judge(silent, *(node(n) for n in range(2, 8)), missing=["node-99"])
@@ -155,7 +171,7 @@ def test_a_run_that_did_not_end_leaves_its_machine_unmeasured():
     cut = type(cut)(msgspec.structs.replace(cut.run, planned=[*cut.run.planned, more]), cut.machines, cut.records, cut.path, [])
     fleet = judge(cut, *(node(n) for n in range(2, 8)))
     assert states(fleet) == {"node-01": "unmeasured"}
-    assert fleet.nodes[0].reasons[0].detail == "1 planned cases have no record"
+    assert fleet.nodes[0].reasons[0].detail == "1 planned case has no record"
 
 
 def test_other_work_is_never_held_against():
@@ -196,7 +212,7 @@ def test_each_node_of_a_run_over_nodes_owes_its_own_cases():
     fleet = judge(loaded_run)
     assert states(fleet) == {"node-2": "unmeasured", "node-3": "unmeasured"}
     details = {n.host: n.reasons[0].detail for n in fleet.nodes if n.reasons}
-    assert details == {"node-2": "1 planned cases have no record", "node-3": "it did not answer"}
+    assert details == {"node-2": "1 planned case has no record", "node-3": "it did not answer"}
 
 
 @pytest.mark.parametrize(("time", "code"), [(1.0, 0), (1.2, 4)])

@@ -234,7 +234,7 @@ def test_report_and_verify_show_the_run_again(tmp_path, well):
     copied(folder, tmp_path)
     path = str(only_run(tmp_path))
     said = suite("verify", path)
-    assert (said.returncode, "verdicts and exit code 0 follow from the records" in said.stdout) == (0, True), said
+    assert (said.returncode, "its only verdict and exit code 0 follow from the records" in said.stdout) == (0, True), said
     file = only_run(tmp_path) / "records.jsonl"
     file.write_text(file.read_text().replace('"launch":0', '"launch":1'))
     done = called("verify", path)
@@ -344,6 +344,24 @@ def test_max_time_starts_no_more_cases_and_says_how_to_go_on(tmp_path, faulty):
     done = suite("--resume", "latest", *AGAIN, "-o", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     assert len(records(tmp_path)) == 2
+
+
+def test_a_run_that_goes_on_is_judged_by_what_it_was_begun_with(tmp_path, faulty):
+    """The line that says how to go on names no --accept: without it all would be well."""
+    asked = tmp_path / "asked.toml"
+    asked.write_text('[[criteria]]\ncase = "misbehave"\nmetric = "time"\nunit = "ns"\nlimit = 1e-3\nsource = "planted"\n')
+    done = suite(*faulty("well"), "--max-time", "1ms", "--accept", str(asked))
+    assert done.returncode == 4, done.stderr
+    path, results = only_run(tmp_path), ("-o", str(tmp_path / "results"))
+    shutil.copytree(path, tmp_path / "killed")
+    done = suite("--resume", "latest", *AGAIN, *results)
+    assert done.returncode == 1, done
+    assert "source: planted" in done.stdout
+    assert (path / "acceptance.toml").read_text() == asked.read_text()
+    for name in ("verdicts.json", "acceptance.toml", "SHA256SUMS"):
+        (tmp_path / "killed" / name).unlink()
+    done = called("--resume", str(tmp_path / "killed"), *AGAIN, *results)
+    assert (done.returncode, "was begun with --accept, of which nothing is kept: say it again" in done.stderr) == (2, True), done
 
 
 def test_a_run_folder_does_not_choose_what_is_executed_imported_or_written_to(tmp_path, stopped):

@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import run_suite
 from clustergauge import accept, criteria, machine, nvml, preflight_gpus
 from clustergauge.loading import LoadedRun
 from clustergauge.model import GPUS_UNUSABLE, Finding, Machine, Planned, Record
@@ -17,6 +16,7 @@ from reports import outcome as outcomes
 from tests import fake_nvml, made
 from tests.fake_nvml import Card
 from tests.trees import write
+from verbs.said import say
 
 ROOT = Path(__file__).parent.parent
 PROBES = load_probes(["kernels.matmul", "kernels.launch"])
@@ -123,5 +123,5 @@ def test_the_last_line_says_so_and_report_says_it_again(monkeypatch, tmp_path, c
     done = made.record()
     run = made.run([done], planned=[made.planned(done, instead=CPU_TORCH)])
     loaded = LoadedRun(run, {of.machine_id: of}, [done], tmp_path, [])
-    assert outcomes.show(loaded, Asked(criteria.NOTHING), "text", run_suite._say) == 4
+    assert outcomes.show(loaded, Asked(criteria.NOTHING), "text", say) == 4
     assert capfd.readouterr().err.splitlines()[-1] == f"run_suite.py: node-1: a GPU is here and not measured: {CPU_TORCH}"
