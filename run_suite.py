@@ -618,7 +618,7 @@ def _targets(options: argparse.Namespace, output: Path | None) -> tuple[str, ...
     from clustergauge import targets
 
     if not options.targets:
-        return (str(output),) if output else ()
+        return (targets.plain(output),) if output else ()
     return targets.parse(options.targets, local=output is not None)
 
 

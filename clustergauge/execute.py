@@ -211,6 +211,8 @@ class _Live:
 
     def _prepare(self, job: Job, probe: Probe) -> None:
         _make_current(job.device)
+        if self.context.target and (folder := targets.real(self.context.target)):
+            self.context.set("folder", folder)
         returned: object = probe.function(self.context, **targets.own_params(job.params))
         if not isinstance(returned, Work):  # pyright: ignore[reportUnnecessaryIsInstance] (what a user's probe returns)
             raise TypeError(f"probe {probe.name!r} returned {type(returned).__name__}, not a Work: is a return missing?")
