@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from clustergauge.fleet import Fleet
     from clustergauge.model import Machine, Planned, Record, Run
     from clustergauge.plan import Wish
+    from clustergauge.probe import Probe
     from clustergauge.store import LoadedRun, RunFolder
     from clustergauge.verdicts import Asked
 
@@ -141,6 +142,7 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
     from clustergauge import catalogue, code, criteria, store
     from clustergauge.model import Run
     from clustergauge.run import now_text
+    from storage_io import room
 
     topology = _topology(options.topology)
     planned = _failed_cases(options, output, fleet) if options.rerun_failed else _planned(options, output, fleet)
@@ -148,8 +150,9 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
     for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
-        return _show_plan(planned, options.format)
+        return _show_plan(planned, options, fleet)
     if not fleet:
+        planned = room.promised(planned, _probes(options))
         _reach_objects(planned)
     if options.cross_check and not fleet:
         from storage_io import fio
@@ -207,7 +210,7 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
     done = {(r.case, r.device, r.launch) for r in loaded.records}
     todo = [p for p in run.planned if (p.case, p.device, p.launch) not in done]
     if options.dry_run:
-        return _show_plan(todo, options.format)
+        return _show_plan(todo, options, fleet)
     if not todo and run.finished and not fleet:
         _say(f"nothing is missing in {run.run_id}")
         return _show_again(loaded, options, output)
@@ -222,7 +225,7 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
 def do_list(options: argparse.Namespace) -> int:
     """What would run here."""
     with _fleet(options) as fleet:
-        return _show_plan(_planned(options, Path(options.output).absolute(), fleet), options.format)
+        return _show_plan(_planned(options, Path(options.output).absolute(), fleet), options, fleet)
 
 
 def do_report(options: argparse.Namespace) -> int:
@@ -582,7 +585,7 @@ def _planned(options: argparse.Namespace, output: Path, fleet: Fleet | None) -> 
     from clustergauge import machine, plan, plan_nodes
 
     sys.path.extend(_python_path(options))
-    probes = plan.load_probes([*_own_probe_modules(), *options.probes])
+    probes = _probes(options)
     suite, wish = plan.load_suite(_suite_path(options.suite)), _wish(options, None if fleet else output)
     if fleet:
         fleet.meet(wish.targets)
@@ -655,11 +658,20 @@ def _trust(run: Run, planned: Sequence[Planned], options: argparse.Namespace, ou
     trust.check(run, planned, said)
 
 
-def _show_plan(planned: list[Planned], form: str) -> int:
+def _show_plan(planned: list[Planned], options: argparse.Namespace, fleet: Fleet | None) -> int:
+    """Show what would be measured.  What nodes have free is not asked."""
     from reports import listing
+    from storage_io import room
 
-    listing.show(planned, form)
+    listing.show(planned if fleet else room.foreseen(planned, _probes(options)), options.format)
     return OK
+
+
+def _probes(options: argparse.Namespace) -> dict[str, Probe]:
+    """All that there are, by name."""
+    from clustergauge import plan
+
+    return plan.load_probes([*_own_probe_modules(), *options.probes])
 
 
 def _own_probe_modules() -> list[str]:

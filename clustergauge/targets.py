@@ -5,6 +5,7 @@ A target is a text all the way (plan, record, channel): the absolute path of a f
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ def parse(given: Sequence[str], local: bool = True) -> tuple[str, ...]:
     """The targets in the order given.  ``local``: on this machine, where they must be there; else each node has its own.
 
     Folders go by the names that they were given (`plain`): ids compare between nodes on which a symbolic link leads elsewhere.
-    Where it leads is in records (`real`).  Raises `UsageError` for what is no folder to write to and no object store, or the same one twice.
+    Where it leads is in records (`real`).  Raises `UsageError` for what is no folder to write to and no object store, or the same
+    one twice.
     """
     found: dict[object, str] = {}
     for text in given:
@@ -87,7 +89,13 @@ def _identity(text: str, path: str) -> tuple[int, int]:
         raise UsageError(f"--target {text}: {(error.strerror or str(error)).lower()}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise UsageError(f"--target {text}: not a folder")
-    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
-        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
-        raise UsageError(f"--target {text}: {'its file system is read-only' if read_only else 'not writable'}")
+    if number := refusal(Path(path)):
+        raise UsageError(f"--target {text}: {'its file system is read-only' if number == errno.EROFS else 'not writable'}")
     return found.st_dev, found.st_ino
+
+
+def refusal(folder: Path) -> int:
+    """The number of the error that making a file in it would meet, as far as that shows without one; 0 if nothing forbids it."""
+    if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return 0
+    return errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
