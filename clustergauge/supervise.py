@@ -166,6 +166,7 @@ class Supervisor:
             planned.check_only,
             self.pins.known() if planned.tunes else {},
             planned.cross_check,
+            planned.room,
         )
         began = time.monotonic()
         self._unswept = planned.target

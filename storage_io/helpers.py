@@ -25,7 +25,7 @@ PER_HELPER = 16
 """Transfers in flight that one helper is worth starting for."""
 LARGE = 64 << 10
 PER_HELPER_LARGE = 64
-"""The same of blocks of `LARGE` bytes and more: 200 000 of them a second are 13 GB/s, and large blocks lie better in one process."""
+"""The same of blocks of `LARGE` bytes and more: 200 000 a second are 13 GB/s, and large blocks lie better in one process."""
 END_S = 10.0
 """How long the end of a killed helper is waited for: it may hang in the kernel."""
 _GO, _LOAD, _FINISH = "go", "load", "finish"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, probe
 from clustergauge.units import format_size
 from storage_io import cold
 from storage_io.errors import StorageError
@@ -45,7 +45,12 @@ def needs(op: str, size: int, **_axes: object) -> Needs:
     """A folder."""
     least = LEAST * size * (1 if op == "read" else 2)
     moves = Moves(before=PROBE_BYTES + TOTAL_BYTES + 3 * least, sample=least, names=TOTAL_BYTES // max(1, size))
-    return Needs(target=True, moves=moves)
+    return Needs(target=True, moves=moves, room=room(size))
+
+
+def room(size: int, total: int = TOTAL_BYTES) -> Room:
+    """All files, and the one that shows whether there is direct I/O."""
+    return Room(max(total, PROBE_BYTES), total // max(1, size) + 1)
 
 
 @probe("small_files", needs=needs, op=("write", "read"), depth=(1, 8), size=(16 << 10, 64 << 10, 128 << 10))
@@ -60,7 +65,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYT
     if size < STAMP_EVERY or size % STAMP_EVERY or size * LEAST > total:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(total // LEAST)}")
     with contextlib.ExitStack() as stack:
-        space = Workspace(target, max(total, PROBE_BYTES), total // size + 1, spare=spare)
+        space = Workspace(target, *room(size, total).of(), spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
         files = _Files(ctx, workspace, op, depth, size, total // size)
         stack.callback(files.close)
