@@ -118,7 +118,7 @@ def _say(text: str) -> None:
 
 def do_run(options: argparse.Namespace) -> int:
     """Measure, keep, judge, report."""
-    from clustergauge import retry
+    from clustergauge import hosts, retry
 
     output = Path(options.output).absolute()
     asked = _asked(options, output)
@@ -127,6 +127,8 @@ def do_run(options: argparse.Namespace) -> int:
         options.launches = max(options.launches, retry.CONFIRMING)
     if options.turns:
         _take_turns(options)
+    if not options.resume:
+        _topology(options.topology, _names(options) or [hosts.own()])
     _heed_signals()
     with _fleet(options) as fleet:
         if options.resume:
@@ -138,11 +140,11 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
     """A new run."""
     import msgspec
 
-    from clustergauge import catalogue, code, criteria, store
+    from clustergauge import catalogue, code, criteria, hosts, store
     from clustergauge.model import Run
     from clustergauge.run import now_text
 
-    topology = _topology(options.topology)
+    topology = _topology(options.topology, fleet.desk.names if fleet else [hosts.own()])
     planned = _failed_cases(options, output, fleet) if options.rerun_failed else _planned(options, output, fleet)
     planned = [msgspec.structs.replace(p, confirms=True) for p in planned] if options.confirming else planned
     for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
@@ -229,9 +231,9 @@ def do_report(options: argparse.Namespace) -> int:
     """Show a run again."""
     from clustergauge import store
 
-    topology, output = _topology(options.topology), Path(options.output).absolute()
+    output = Path(options.output).absolute()
     loaded = store.load(store.find_run(options.run, output))
-    if topology:
+    if topology := _topology(options.topology, [machine.host for machine in loaded.machines.values()]):
         loaded.run.settings["topology"] = topology
     return _show_again(loaded, options, output, options.redact)
 
@@ -339,10 +341,14 @@ def do_fleet(options: argparse.Namespace) -> int:
     output = Path(options.output).absolute()
     paths = list(dict.fromkeys(path for word in options.runs for path in folder.find_runs(word, output)))
     expected = hosts.expand(options.expect) if options.expect else []
-    rack_of = topology.racks(topology.of_text(_topology(options.topology)) if options.topology else None)
+    leaves = topology.of_text(text) if (text := _topology(options.topology)) else None
+    rack_of = topology.racks(leaves)
     part = reduce.read(paths)
     known = {machine.host for machine in part.machines.values()}
     missing = [host for host in expected if host not in known]
+    if leaves:
+        topology.check_fits(leaves, options.topology, sorted(known))
+        part.notes.extend(topology.notes(leaves, sorted(known)))
     found, told, stopped = blame.judge(part, rack_of, missing), [], OK
     if options.confirm:
         again, new, stopped = _confirm(options, output, confirm.by_run(confirm.suspects(found), part))
@@ -540,10 +546,9 @@ def _measure(
 @contextlib.contextmanager
 def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
     """The nodes that the flags name, with their agents, and the end of these; ``None`` for this machine alone."""
-    from clustergauge import fleet, hosts, launch, remote, spread, supervise, targets
+    from clustergauge import fleet, launch, remote, spread, supervise, targets
 
-    way = remote.way(options.remote, options.launcher)
-    names = hosts.wanted(options.hosts, options.hostfile, remote.is_srun(way), os.environ)
+    way, names = remote.way(options.remote, options.launcher), _names(options)
     spread.check_launcher(options.launcher, len(names))
     if not names:
         yield None
@@ -563,6 +568,14 @@ def _fleet(options: argparse.Namespace) -> Generator[Fleet | None]:
         yield nodes
     finally:
         nodes.close()
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    """The nodes that the flags name; empty for this machine alone."""
+    from clustergauge import hosts, remote
+
+    way = remote.way(options.remote, options.launcher)
+    return hosts.wanted(options.hosts, options.hostfile, remote.is_srun(way), os.environ)
 
 
 def _way(fleet: Fleet | None) -> dict[str, str]:
@@ -713,8 +726,8 @@ def _given(options: argparse.Namespace, output: Path) -> Asked:
     return Asked(acceptance, baseline, parts, name=options.accept, text=text)
 
 
-def _topology(path: str | None) -> str:
-    """The leaves of a topology file as a run remembers them; empty without one."""
+def _topology(path: str | None, hosts: Sequence[str] = ()) -> str:
+    """The leaves of a topology file as a run remembers them; empty without one.  ``hosts``: some of which it must place."""
     if not path:
         return ""
     from clustergauge import topology
@@ -723,7 +736,9 @@ def _topology(path: str | None) -> str:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    return topology.parse(text, path).text()
+    found = topology.parse(text, path)
+    topology.check_fits(found, path, hosts)
+    return found.text()
 
 
 def _accept_path(name: str) -> Path:

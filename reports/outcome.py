@@ -39,7 +39,8 @@ def show(
     there = loaded.machines.values()
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
     pairs = sweeps.findings(loaded.records, asked.topology, there)
-    held = [*_held_against(loaded.run, asked.catalogue), *notes]
+    unplaced = topology.notes(asked.topology, [machine.host for machine in there])
+    held = [*_held_against(loaded.run, asked.catalogue), *unplaced, *notes]
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
     idle, unused = accept.idle(loaded.records, planned, device), accept.gpus_unmeasured(loaded.records, planned, there, device)
     fleet = blame.of_run(loaded, asked.topology)
