@@ -30,14 +30,15 @@ SHARE = 0.5
 """Of a machine's devices: when as many are slow in a case, the machine is."""
 
 State = Literal["good", "suspect", "bad", "unmeasured"]
-Kind = Literal["slow", "intermittent", "corrupting", "deviates", "link", "failed", "unmeasured", "unreadable"]
+Kind = Literal["slow", "intermittent", "corrupting", "deviates", "link", "failed", "lost", "unmeasured", "unreadable"]
 
 
 class Reason(Data, frozen=True, kw_only=True):
     """Why a machine is not good.
 
-    ``device``: empty for the machine as a whole.  ``ratio``: its speed over what is usual in its class.  ``confirmed``: fresh
-    launches agree, or it needs no confirming (wrong bits, a missing part).
+    ``kind``: *lost*: its agent was, in a case in which nothing had failed before.  ``device``: empty for the machine as a whole.
+    ``ratio``: its speed over what is usual in its class.  ``confirmed``: fresh launches agree, or it needs no confirming (wrong
+    bits, a missing part).
     """
 
     kind: Kind
@@ -132,8 +133,15 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     table = units.table()
     for row in np.flatnonzero(table["trouble"]).tolist():
         unit = units.unit(row)
+        lost = unit.trouble.startswith(columns.LOST)
         reasons[unit.machine].append(
-            Reason(kind="failed", device=unit.device, case=unit.case, confirmed=True, detail=unit.trouble)
+            Reason(
+                kind="lost" if lost else "failed",
+                device=unit.device,
+                case=unit.case,
+                confirmed=not lost,
+                detail=unit.trouble.removeprefix(columns.LOST),
+            )
         )
     cases: list[CaseFinding] = []
     slow_racks: list[RackFinding] = []
@@ -214,7 +222,7 @@ def exit_code(fleet: Fleet, *, held: bool = False) -> int:
     ``held``: nodes are to be held against each other, and who is held against nobody is not known to be good either: 4.
     Cases over nodes count as they do where their run is judged.  Of one run: see `judgement.exit_code_of`.
     """
-    if any(r.kind in ("corrupting", "failed") for node in fleet.nodes for r in node.reasons):
+    if any(r.kind in ("corrupting", "failed", "lost") for node in fleet.nodes for r in node.reasons):
         return accept.BROKEN
     of_nodes = accept.OK
     if fleet.of("bad"):
@@ -228,12 +236,12 @@ def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> N
     state: State = "good"
     if any(r.confirmed for r in reasons):
         state = "bad"
-    elif any(r.kind == "unmeasured" for r in reasons):
+    elif any(r.kind in ("unmeasured", "lost") for r in reasons):
         state = "unmeasured"
     elif reasons:
         state = "suspect"
     parts = [gpu.uuid for gpu in machine.gpus if gpu.uuid]
-    order = ("corrupting", "failed", "link", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
+    order = ("corrupting", "failed", "lost", "link", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
     ordered = sorted(reasons, key=lambda r: (not r.confirmed, order.index(r.kind), r.ratio if r.ratio is not None else 0.0))
     return Node(
         host=machine.host, machine_id=machine.machine_id, state=state, rack=rack, parts=parts, reasons=ordered, cleared=cleared
@@ -273,7 +281,7 @@ def _unmeasured(part: Part, machine_id: str, measured: bool, count: int, reasons
     ``count``: launches without a record.
     """
     cut = part.cut.get(machine_id, "")
-    if cut and not any(r.confirmed or hosts.spans(r.device) for r in reasons):
+    if cut and not any(r.confirmed or r.kind == "lost" or hosts.spans(r.device) for r in reasons):
         return cut
     if count:
         return f"{count} planned cases have no record"

@@ -270,6 +270,8 @@ class Left:
                 came.notes.append(f"{name}: {unexpected(error)}")
 
         self.all_of(measure, list(todo))
+        gone = {name: why for name in todo if (why := self.fleet.supervisors[name].given_up)}
+        self.fleet.left_out = gone | self.fleet.left_out
         came.case_seconds += max((progress.case_seconds for progress in own.values()), default=0.0)
         came.not_reached += [p for progress in own.values() for p in progress.not_reached]
 

@@ -167,7 +167,8 @@ def part_of(loaded: LoadedRun) -> Part:
     for record, middle, tail in zip(alone, *_middles_and_tails(alone), strict=True):
         own.setdefault((record.machine_id, record.case, record.device), []).append(_Launch(record, middle, tail))
     began, missing = loaded.run.started, _missing(loaded)
-    units = [_unit(key, launches, began, missing.pop(key, 0)) for key, launches in own.items()]
+    names = {machine_id: machine.node for machine_id, machine in loaded.machines.items()}
+    units = [_unit(key, launches, began, missing.pop(key, 0), names.get(key[0], "")) for key, launches in own.items()]
     units += [Unit(case, device, machine, began, missing=count) for (machine, case, device), count in missing.items()]
     notes = [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
     first = {r.machine_id for r in loaded.records if not r.confirms}
@@ -233,11 +234,12 @@ class _Launch(NamedTuple):
     tail: float
 
 
-def _unit(key: Key, launches: list[_Launch], began: str, missing: int) -> Unit:
+def _unit(key: Key, launches: list[_Launch], began: str, missing: int, name: str) -> Unit:
+    """``name``: of the node in its run."""
     machine, case, device = key
     records = [launch.record for launch in launches]
     ordinary = [launch for launch in launches if not launch.record.confirms]
-    if trouble := _trouble(records):
+    if trouble := _trouble(records, name):
         return Unit(case, device, machine, began, trouble=trouble, missing=missing, confirms=not ordinary)
     first = (ordinary or launches)[0].record
     assert first.workload
@@ -284,16 +286,18 @@ def _means(launches: Sequence[_Launch]) -> tuple[float, float]:
     return _mean([launch.middle for launch in launches]), _mean(tails)
 
 
-def _trouble(records: Sequence[Record]) -> str:
-    """Why these launches have no number to believe: wrong, an error, or invalid."""
-    counted = False
+def _trouble(records: Sequence[Record], name: str) -> str:
+    """Why these launches have no number to believe: wrong, an error, or invalid; and lost, where the node called ``name`` was."""
+    counted, lost = False, ""
     for record in records:
-        if record.status != "ok":
+        if record.status == "error" and hosts.went_with(record.reason, name):
+            lost = f"{columns.LOST}{record.reason[:200]}"
+        elif record.status != "ok":
             return f"{record.status}: {record.reason[:200]}"
         counted = counted or bool(record.counters.health or record.counters.device_bytes)
     if counted:  # else nothing says so, and judging takes long
-        return next((f"invalid: {v.reason}" for v in accept.judge(records) if v.verdict == "invalid"), "")
-    return ""
+        return next((f"invalid: {v.reason}" for v in accept.judge(records) if v.verdict == "invalid"), lost)
+    return lost
 
 
 def _mean(values: Sequence[float]) -> float:

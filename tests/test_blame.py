@@ -334,6 +334,33 @@ def test_a_node_that_was_lost_is_never_good():
     assert alone.nodes[0].reasons[0].detail == LOST
 
 
+@pytest.mark.parametrize(
+    ("reasons", "state"),
+    [
+        ([f"error: node node-002 is lost: {LOST}"], "unmeasured"),
+        ([f"error: node node-002 is lost: {LOST}; not tried again", "ok: "], "unmeasured"),
+        ([f"error: RuntimeError: planned; then node node-002 is lost: {LOST}"], "bad"),
+        (["wrong: element 3", f"error: node node-002 is lost: {LOST}"], "bad"),
+        ([f"error: node node-002 is lost: {LOST}", "wrong: element 3"], "bad"),
+        ([f"error: node node-001 is lost: {LOST}"], "bad"),  # another's loss is none of its own
+    ],
+)
+def test_a_node_that_was_lost_in_a_case_of_its_own_is_bad_only_if_something_had_failed(reasons, state):
+    run = over_nodes(out={"node-002": LOST})
+    own = []
+    for number, told in enumerate(reasons):
+        status, _, why = told.partition(": ")
+        found = made.record(samples=[1.0] * 20, machine_id="m2", launch=number + 1)
+        own.append(found if status == "ok" else msgspec.structs.replace(found, status=status, reason=why, measurement=None))
+    fleet = judge(LoadedRun(run.run, run.machines, [*run.records, *own], run.path, []))
+    assert states(fleet) == {"node-002": state}
+    assert blame.exit_code(fleet) == 3  # a case broke, as the run says
+    if state == "unmeasured":
+        (reason,) = fleet.nodes[0].reasons
+        assert (reason.kind, reason.detail.startswith(f"node node-002 is lost: {LOST}")) == ("lost", True)
+        assert page.lists_of(fleet)["bad.txt"] == b""
+
+
 def test_a_node_kept_out_of_what_nobody_planned_is_whole():
     assert states(judge(over_nodes(out={"node-002": "other versions than most nodes"}))) == {}
     fleet = judge(over_nodes(all_reduce(*HOSTS[3:]), out={"node-002": "other versions than most nodes"}))
