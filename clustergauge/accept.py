@@ -172,30 +172,42 @@ def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = ""
 def gpus_unmeasured(
     records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
 ) -> list[str]:
-    """Of each machine none of whose GPUs was measured though cases were meant for them: that, and why, in words.
+    """Of each machine none of whose GPUs was measured though cases were meant for them: that, and why, in words."""
+    machines = list(machines)
+    told = of_gpus(records, planned, machines, device)
+    return [f"{machine.host}: {words}" for machine in machines for words in told.get(machine.machine_id, ())]
 
-    Not so where the processor was asked for (``device``), where all asked for has its place there (storage, MPI), and where
-    ``CUDA_VISIBLE_DEVICES`` hides them, which `preflight` says.
+
+def of_gpus(
+    records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
+) -> dict[str, list[str]]:
+    """What a run says of the GPUs of each machine, by its id: why they were not measured; nothing where they were, or are none.
+
+    Of machines on which none was meant to be measured it says nothing, and they are left out: where the processor was asked for
+    (``device``), and where all asked for has its place there (storage, MPI).  Where ``CUDA_VISIBLE_DEVICES`` hides GPUs, there
+    are none: `preflight` says so.
     """
     if device == "cpu":
-        return []
+        return {}
     records, planned = list(records), list(planned)
-    tried = {r.machine_id for r in records if r.device.startswith("cuda") and r.status != "skipped"}
-    spanned = any(r.device.startswith("cuda") and hosts.spans(r.device) and r.status != "skipped" for r in records)
+    on_gpus = [r for r in records if r.device.startswith("cuda")]
+    tried = {r.machine_id for r in on_gpus if r.status != "skipped"}
+    spanned = {place.host for r in on_gpus if r.status != "skipped" for place in r.placement if hosts.spans(r.device)}
     named = {where: set(hosts.expand(where)) for where in {p.hosts for p in planned} if where}  # the same few for many machines
-    found: list[str] = []
+    found: dict[str, list[str]] = {}
     for machine in machines:
-        unusable = next((f for f in machine.findings if f.name == GPUS_UNUSABLE), None)
-        if unusable:
-            found.append(f"{machine.host}: {unusable.detail}; {unusable.remedy}")
-        if not machine.gpus or spanned or machine.machine_id in tried:
+        why = [f"{f.detail}; {f.remedy}" for f in machine.findings if f.name == GPUS_UNUSABLE]
+        if not machine.gpus or machine.machine_id in tried or machine.host in spanned:
+            found[machine.machine_id] = why
             continue
         own = [p for p in planned if not p.hosts or not machine.node or machine.node in named[p.hosts]]
-        late = [r.reason for r in records if r.machine_id == machine.machine_id and r.device.startswith("cuda") and r.reason]
+        late = [r.reason for r in on_gpus if r.machine_id == machine.machine_id and r.reason]
         reasons = [p.instead or p.skip for p in own if p.instead or (p.device.startswith("cuda") and p.skip)] or late
         if reasons:
             count = f"{len(machine.gpus)} GPUs are" if len(machine.gpus) > 1 else "a GPU is"
-            found.append(f"{machine.host}: {count} here and not measured: {Counter(reasons).most_common(1)[0][0]}")
+            why.append(f"{count} here and not measured: {Counter(reasons).most_common(1)[0][0]}")
+        if why:
+            found[machine.machine_id] = why
     return found
 
 

@@ -1,5 +1,5 @@
 """What is wrong in a run beside the times of its nodes' own cases: cases over several nodes, whoever is to blame, links that
-trained down, GPUs that cannot be used.  Pure."""
+trained down, GPUs that were not measured.  Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from clustergauge import accept, hosts, links, presence, topology, verdicts
 from clustergauge.loading import LoadedRun
-from clustergauge.model import GPUS_UNUSABLE, Data, Record
+from clustergauge.model import Data, Record
 from clustergauge.presence import launch_of
 from clustergauge.verdicts import Asked
 
@@ -51,9 +51,12 @@ def fell(loaded: LoadedRun) -> dict[str, list[str]]:
     return {machine_id: list(words) for machine_id, words in found.items()}
 
 
-def unusable(loaded: LoadedRun) -> dict[str, str]:
-    """Why the GPUs of a machine could not be used, by machine; of none where the processor was asked for (`accept`)."""
-    if loaded.run.settings.get("device") == "cpu":
-        return {}
-    found = ((machine_id, f) for machine_id, machine in loaded.machines.items() for f in machine.findings)
-    return {machine_id: f"{f.detail}; {f.remedy}" for machine_id, f in found if f.name == GPUS_UNUSABLE}
+def gpus(loaded: LoadedRun) -> dict[str, str]:
+    """Why the GPUs of each machine were not measured, empty where they were; without those of which the run says nothing
+    (`accept.of_gpus`).  Asked for on GPUs, and all of it skipped, is not measured on any machine (`accept.idle`)."""
+    planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
+    told = accept.of_gpus(loaded.records, planned, loaded.machines.values(), device)
+    found = {machine_id: "; ".join(words) for machine_id, words in told.items()}
+    if device and accept.idle(loaded.records, planned, device):
+        found |= {machine_id: f"nothing was measured on {device}" for machine_id in loaded.machines if not found.get(machine_id)}
+    return found

@@ -127,8 +127,8 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         reasons[verdict.machine_id].append(Reason(kind="link", confirmed=True, detail=verdict.reason))
     for machine_id, fell in part.fell.items():
         reasons[machine_id].append(Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {', '.join(fell)}"))
-    for machine_id, why in part.unusable.items():
-        reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
+    for machine_id, (_, why) in part.gpus.items():
+        reasons[machine_id] += [Reason(kind="unmeasured", detail=why)] if why else []
     units = columns.confirmed(part.units)
     table = units.table()
     for row in np.flatnonzero(table["trouble"]).tolist():

@@ -51,7 +51,8 @@ class Part(Data, frozen=True):
     that could not be read, and why.
     ``spanned``: in how many launches over nodes that have a number each machine was; ``failed``: what such cases say of one;
     ``cut``: why it was not in all that were planned with it (lost, or kept out).  ``joint``: what such cases say of nobody alone.
-    ``fell``: the links that trained down while a case ran, in words, by machine; ``unusable``: why its GPUs could not be used.
+    ``fell``: the links that trained down while a case ran, in words, by machine; ``gpus``: when the newest run began that says
+    something of its GPUs, and what (`between.gpus`).
     """
 
     machines: dict[str, Machine]
@@ -66,7 +67,7 @@ class Part(Data, frozen=True):
     cut: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     joint: list[Joint] = msgspec.field(default_factory=list[Joint])
     fell: dict[str, list[str]] = msgspec.field(default_factory=dict[str, list[str]])
-    unusable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    gpus: dict[str, tuple[str, str]] = msgspec.field(default_factory=dict[str, tuple[str, str]])
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -120,7 +121,7 @@ def joined(parts: Iterable[Part]) -> Part:
     cut: dict[str, str] = {}
     joint: list[Joint] = []
     fell: dict[str, list[str]] = {}
-    unusable: dict[str, str] = {}
+    gpus: dict[str, tuple[str, str]] = {}
     for part in parts:
         for machine_id, machine in part.machines.items():
             own = part.folders.get(machine_id, {})
@@ -137,11 +138,11 @@ def joined(parts: Iterable[Part]) -> Part:
             failed.setdefault(machine_id, []).extend(found)
         for machine_id, words in part.fell.items():
             fell.setdefault(machine_id, []).extend(words)
-        unusable = {m: why for m, why in unusable.items() if m not in part.machines} | part.unusable
+        gpus |= {m: said for m, said in part.gpus.items() if m not in gpus or said[0] >= gpus[m][0]}
     units, outdone = columns.joined([part.units for part in parts])
     notes += _outdone(outdone, machines)
     folders = {machine_id: of_machine for machine_id, of_machine in folders.items() if of_machine}
-    return Part(machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell, unusable)
+    return Part(machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell, gpus)
 
 
 def _outdone(units: Iterable[Unit], machines: Mapping[str, Machine]) -> list[str]:
@@ -184,7 +185,7 @@ def part_of(loaded: LoadedRun) -> Part:
         cut=_cut(loaded, there),
         joint=between.joint(loaded, together),
         fell=between.fell(loaded),
-        unusable=between.unusable(loaded),
+        gpus={machine_id: (began, why) for machine_id, why in between.gpus(loaded).items()},
     )
 
 
