@@ -24,7 +24,7 @@ from clustergauge.errors import UsageError
 from clustergauge.fleet import odd_ones
 from clustergauge.launch import Install, Means, PoolKey, passed_on
 from clustergauge.plan import Wish, load_probes, load_suite
-from clustergauge.plan_nodes import plan_nodes
+from clustergauge.plan_nodes import plan_nodes, short_of_gpus
 from clustergauge.remote import Desk, remote_words
 from clustergauge.spread import orders, over_nodes, reach, seats
 from clustergauge.team import _extremes
@@ -530,3 +530,23 @@ def test_each_node_of_many_brings_its_own_gpus_for_its_own_ranks(tmp_path):
     assert {(p.device, p.ranks, p.skip) for p in together} == {("cuda:nodes", 16, "")}
     few = [p for p in plan_nodes(suite, probes, machines, list(machines), Wish(ranks=9)) if p.nodes > 1]
     assert {p.skip for p in few} == {"9 ranks need a GPU each, here are 8"}
+
+
+def test_one_node_that_lost_its_gpus_does_not_take_them_from_what_spans_the_others(tmp_path):
+    """It was the least of all, and no collective of GPUs was planned, and none missed."""
+    (tmp_path / "one.toml").write_text('title = "t"\n[[cases]]\nprobe = "all_reduce"\nbackend = ["nccl", "gloo"]\nsize = "8B"\n')
+    suite, probes = load_suite(tmp_path / "one.toml"), load_probes(["collectives.operations"])
+    machines = {f"n{n}": made.machine(gpus=8 if n else 0, machine_id=f"m{n}") for n in range(4)}
+    together = [p for p in plan_nodes(suite, probes, machines, list(machines), Wish()) if p.nodes > 1]
+    assert {(p.params["backend"], p.device, p.ranks, p.hosts, p.skip) for p in together if p.device == "cuda:nodes"} == {
+        ("nccl", "cuda:nodes", 32, "n[0-3]", "")
+    }
+    short = short_of_gpus(machines, together)
+    assert short == {"n0": "what spans nodes takes 8 GPUs of each, here 0 can be used"}
+    plain = machines | {"n0": made.machine(gpus=8, versions={"torch": "2.13.0+cpu"})}
+    assert list(short_of_gpus(plain, together)) == ["n0"]
+    few = {f"n{n}": made.machine(gpus=8 if n == 3 else 0, machine_id=f"m{n}") for n in range(4)}
+    assert not [p for p in plan_nodes(suite, probes, few, list(few), Wish()) if p.device == "cuda:nodes" and not p.skip]
+    on_cpu = plan_nodes(suite, probes, machines, list(machines), Wish(device="cpu"))
+    assert short_of_gpus(machines, on_cpu) == {}
+    assert {p.device for p in on_cpu if p.nodes > 1} == {"cpu:nodes"}
