@@ -155,15 +155,17 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         slow_racks += found_racks
     recorded = ~(np.isnan(table["y"]) & np.isnan(table["fresh"]) & (table["trouble"] == 0) & (table["missing"] > 0))
     numbers: list[int] = np.unique(table["machine"][recorded]).tolist()
-    measured = {units.machine[n] for n in numbers} | part.spanned.keys()
+    measured = {units.machine[n] for n in numbers} | set(part.spanned)
     missing_of = _missing(units)
+    for since, failed in part.failed:
+        reasons[since.machines[0]].append(_over_nodes(failed))
+    cut = {since.machines[0]: why for since, why in part.cut}
     for machine_id in part.machines:
-        reasons[machine_id] += map(_over_nodes, part.failed.get(machine_id, ()))
         count = missing_of.get(machine_id, 0)
-        if why := _unmeasured(part, machine_id, machine_id in measured, count, reasons[machine_id]):
+        if why := _unmeasured(cut.get(machine_id, ""), machine_id in measured, count, reasons[machine_id]):
             reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
-    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held | part.spanned.keys()]
+    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held.union(part.spanned)]
     notes += _of_alone(alone)
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     unreached = "no run that can be read is of it" if part.unreadable else "it was never reached"
@@ -177,9 +179,10 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         Node(host="", run=run, machine_id="", state="unmeasured", reasons=[Reason(kind="unreadable", detail=why)])
         for run, why in part.unreadable.items()
     ]
+    joint = list(dict.fromkeys(one for _, one in part.joint))
     order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
     nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.name))
-    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=part.joint, alone=alone)
+    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=joint, alone=alone)
 
 
 class Share(Data, frozen=True, array_like=True):
@@ -275,12 +278,11 @@ def _missing(units: Units) -> dict[str, int]:
     return {units.machine[n]: int(counts[n]) for n in np.flatnonzero(counts).tolist()}
 
 
-def _unmeasured(part: Part, machine_id: str, measured: bool, count: int, reasons: Sequence[Reason]) -> str:
+def _unmeasured(cut: str, measured: bool, count: int, reasons: Sequence[Reason]) -> str:
     """Why a machine was not measured, or not in all that it was to be in; empty where it was, or ``reasons`` say why.
 
-    ``count``: launches without a record.
+    ``cut``: why it was not in a case over nodes.  ``count``: launches without a record.
     """
-    cut = part.cut.get(machine_id, "")
     if cut and not any(r.confirmed or r.kind == "lost" or hosts.spans(r.device) for r in reasons):
         return cut
     if count:

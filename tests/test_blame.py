@@ -371,3 +371,48 @@ def test_cases_over_nodes_are_measured_for_the_nodes_in_them():
     fleet = judge(over_nodes(all_reduce(*HOSTS[:7]), local=False))
     assert states(fleet) == {"node-007": "unmeasured"}
     assert fleet.nodes[0].reasons[0].detail == "no case was measured"
+
+
+def later(run: LoadedRun, *records, started="2026-11-24T06:30:00Z", out=None) -> LoadedRun:
+    """The same machines measured again, a day later: ``records`` over all of them."""
+    again = over_nodes(*records, out=out)
+    return LoadedRun(msgspec.structs.replace(again.run, started=started), run.machines, again.records, run.path, [])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_over_nodes_too_the_newest_run_counts_and_what_was_wrong_before_is_told(turned):
+    pairs = swept(flat(8, sends_2=0.21), device="cpu:nodes", machine_id="m0")
+    lost = all_reduce(*HOSTS, status="error", reason=f"node node-005 is lost: {LOST}", measurement=None)
+    first = over_nodes(pairs, lost, out={"node-005": LOST})
+    assert states(judge(first)) == {"node-002": "bad", "node-005": "unmeasured"}
+    well = swept(flat(8), device="cpu:nodes", machine_id="m0")
+    second = later(first, well, all_reduce(*HOSTS))
+    fleet = judge(*((second, first) if turned else (first, second)))
+    assert (states(fleet), fleet.joint, blame.exit_code(fleet)) == ({}, [], 0)
+    told = [note for note in fleet.notes if "in a run before its newest, " in note]
+    assert any(note.startswith("node-002: ") and "node-002 sends at 21 % of its peers" in note for note in told)
+    assert any("all_reduce on cpu:nodes: error: node node-005 is lost" in note for note in told)
+    some = later(first, all_reduce(*HOSTS[:7]))  # without the pairs, and without one node
+    fleet = judge(*((some, first) if turned else (first, some)))
+    assert states(fleet) == {"node-002": "bad"}
+    assert {one.word for one in fleet.joint} == {"error", "not measured", "FAIL"}
+    assert blame.exit_code(fleet) == 3
+
+
+def test_of_pairs_within_one_machine_the_newest_counts_too():
+    places = [Place(rank=r, host="node-00", device=f"cuda:{r}") for r in range(8)]
+    machine = made.machine(machine_id="m00", host="node-00", gpus=8)
+    runs = []
+    for number, slow in enumerate(({"sends_2": 0.21}, {})):
+        record = swept(flat(8, **slow), places, device="cuda:all", machine_id="m00", run_id=f"r{number}")
+        run = loaded([record], machine, run_id=f"r{number}")
+        runs.append(
+            LoadedRun(
+                msgspec.structs.replace(run.run, started=f"2026-11-2{number}T06:30:00Z"), run.machines, [record], run.path, []
+            )
+        )
+    assert states(judge(runs[0])) == {"node-00": "bad"}
+    assert states(judge(*runs)) == states(judge(*runs[::-1])) == {}
+    (well,) = judge(*runs).nodes
+    assert judge(*runs).alone == ["node-00"]  # nobody else was there
+    assert well.state == "good"
