@@ -37,10 +37,20 @@ class _Method(ctypes.Structure):
 
 
 def handle(of: Any) -> int:
-    """A communicator, datatype, operation or request as C knows it."""
+    """A communicator, datatype, operation or request as C knows it: a pointer, or an ``int``."""
     from mpi4py import MPI
 
-    return MPI._handleof(of)
+    number = MPI._handleof(of)
+    return number - 2**64 if number >= 2**63 else number
+
+
+def array(requests: Sequence[Any]) -> ctypes.Array[ctypes.c_char]:
+    """Persistent requests as an array in C: they stay the same however often they are started."""
+    from mpi4py import MPI
+
+    size = MPI._sizeof(requests[0])
+    numbers = (handle(request) % 2 ** (8 * size) for request in requests)
+    return ctypes.create_string_buffer(b"".join(number.to_bytes(size, sys.byteorder) for number in numbers))
 
 
 def function(calls: Sequence[Call], keep: object) -> Callable[[], object] | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -136,7 +135,7 @@ def _over_mpi(
         requests += [comm.Send_init(spec(send), peer, 1) for _ in range(window)]
     start, wait = MPI.Prequest.Startall, MPI.Request.Waitall
     last, told = (comm.Recv if first else comm.Send), spec(answer)
-    handles = ctypes.create_string_buffer(b"".join(map(_handle, requests)))
+    handles = bare.array(requests)
     several = (len(requests), ctypes.addressof(handles))
     calls = [bare.Call("MPI_Startall", several), bare.Call("MPI_Waitall", (*several, ignored)), *one(told, not first)]
     if len(calls) == 3 and (as_in_c := bare.function(calls, (requests, handles, told, statuses))):
@@ -148,13 +147,6 @@ def _over_mpi(
         last(told, peer)
 
     return windowed
-
-
-def _handle(request: Any) -> bytes:
-    """A persistent request as it lies in an array in C: it stays the same."""
-    from mpi4py import MPI
-
-    return bare.handle(request).to_bytes(MPI._sizeof(request), sys.byteorder)
 
 
 def _over_torch(mode: str, first: bool, peer: int, send: Any, slots: list[Any], window: int, answer: Any) -> Callable[[], object]:
