@@ -125,8 +125,9 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         reasons[machine_id].append(Reason(kind="deviates", confirmed=True, detail=why))
     for verdict in inventory.trained_down(part.machines.values()):
         reasons[verdict.machine_id].append(Reason(kind="link", confirmed=True, detail=verdict.reason))
-    for machine_id, fell in part.fell.items():
-        reasons[machine_id].append(Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {', '.join(fell)}"))
+    for machine_id, told in part.fell.items():
+        fell = ", ".join(dict.fromkeys(words for _, words in told))
+        reasons[machine_id] += [Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {fell}")] if fell else []
     for machine_id, (_, why) in part.gpus.items():
         reasons[machine_id] += [Reason(kind="unmeasured", detail=why)] if why else []
     units = columns.confirmed(part.units)

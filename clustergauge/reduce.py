@@ -53,8 +53,8 @@ class Part(Data, frozen=True):
     ``spanned``: the machines that were in a case over nodes that has a number; ``failed``: what such cases say of one, and pairs
     within one; ``cut``: why one was not in all that were planned with it (lost, or kept out); ``joint``: what such cases say of
     nobody alone.  ``newest``: when the last run began in which a machine has a number in such a case, by machine and case.
-    ``fell``: the links that trained down while a case ran, in words, by machine; ``gpus``: when the newest run began that says
-    something of its GPUs, and what (`between.gpus`).
+    ``fell``: the links that trained down while a case ran, by machine, each when its run began and in words (a later run finds
+    them so at its start).  ``gpus``: when the newest run began that says something of its GPUs, and what (`between.gpus`).
     """
 
     machines: dict[str, Machine]
@@ -69,7 +69,7 @@ class Part(Data, frozen=True):
     failed: list[tuple[Since, Failed]] = msgspec.field(default_factory=list[tuple[Since, Failed]])
     cut: list[tuple[Since, str]] = msgspec.field(default_factory=list[tuple[Since, str]])
     joint: list[tuple[Since, Joint]] = msgspec.field(default_factory=list[tuple[Since, Joint]])
-    fell: dict[str, list[str]] = msgspec.field(default_factory=dict[str, list[str]])
+    fell: dict[str, list[tuple[str, str]]] = msgspec.field(default_factory=dict[str, list[tuple[str, str]]])
     gpus: dict[str, tuple[str, str]] = msgspec.field(default_factory=dict[str, tuple[str, str]])
 
 
@@ -125,7 +125,7 @@ def joined(parts: Iterable[Part]) -> Part:
     failed: list[tuple[Since, Failed]] = []
     cut: list[tuple[Since, str]] = []
     joint: list[tuple[Since, Joint]] = []
-    fell: dict[str, list[str]] = {}
+    fell: dict[str, list[tuple[str, str]]] = {}
     gpus: dict[str, tuple[str, str]] = {}
     for part in parts:
         for machine_id, machine in part.machines.items():
@@ -156,6 +156,7 @@ def joined(parts: Iterable[Part]) -> Part:
     joint = [(since, one) for since, one in joint if not since.outdone(newest)]
     cut = [(since, why) for since, why in cut if not since.outdone(newest)]
     folders = {machine_id: of_machine for machine_id, of_machine in folders.items() if of_machine}
+    fell = {m: [one for one in told if one[0] >= max(folders.get(m, ()), default="")] for m, told in fell.items()}
     return Part(machines, units, left_out, notes, folders, unreadable, list(spanned), newest, failed, cut, joint, fell, gpus)
 
 
@@ -198,7 +199,7 @@ def part_of(loaded: LoadedRun) -> Part:
         failed=between.failed(loaded),
         cut=between.cut(loaded, there),
         joint=between.joint(loaded, together),
-        fell=between.fell(loaded),
+        fell={machine_id: [(began, words) for words in told] for machine_id, told in between.fell(loaded).items()},
         gpus={machine_id: (began, why) for machine_id, why in between.gpus(loaded).items()},
     )
 

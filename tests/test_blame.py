@@ -416,3 +416,16 @@ def test_of_pairs_within_one_machine_the_newest_counts_too():
     (well,) = judge(*runs).nodes
     assert judge(*runs).alone == ["node-00"]  # nobody else was there
     assert well.state == "good"
+
+
+def test_a_link_that_trained_down_in_a_run_is_judged_by_how_the_next_finds_it():
+    meanwhile = node(4, counters=Counters(health={"mlx5_0:1.rate": "400 Gb/sec (4X NDR) → 200 Gb/sec (2X NDR)"}))
+    assert states(judge(meanwhile)) == {"node-04": "bad"}
+    well = node(4)
+    well = LoadedRun(
+        msgspec.structs.replace(well.run, started="2026-11-24T06:30:00Z"), well.machines, well.records, well.path, []
+    )
+    assert states(judge(meanwhile, well)) == states(judge(well, meanwhile)) == {}
+    found = Finding(name="infiniband", state="warning", detail="mlx5_0 runs at 2X", remedy="seat it anew", fails=True)
+    still = {"m04": msgspec.structs.replace(well.machines["m04"], findings=[found])}
+    assert states(judge(meanwhile, LoadedRun(well.run, still, well.records, well.path, []))) == {"node-04": "bad"}
