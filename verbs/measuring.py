@@ -16,7 +16,7 @@ from clustergauge.units import counted
 from verbs.asked import asked_of, check_baseline, given_by, leaves_in
 from verbs.cases import check_trust, failed_cases, planned_for, probes_of, python_path, reach_objects, show_plan, way_of
 from verbs.judging import show_again
-from verbs.nodes import SWEEP, fleet_of
+from verbs.nodes import SWEEP, fleet_of, names_in
 from verbs.said import BROKEN, INTERRUPTED, heed_signals, say
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def do_run(options: argparse.Namespace) -> int:
     """Measure, keep, judge, report."""
-    from clustergauge import retry
+    from clustergauge import hosts, retry
 
     output = Path(options.output).absolute()
     asked = given_by(options, output) if options.resume else asked_of(options, output)
@@ -37,6 +37,8 @@ def do_run(options: argparse.Namespace) -> int:
         options.launches = max(options.launches, retry.CONFIRMING)
     if options.turns:
         _take_turns(options)
+    if not options.resume:
+        leaves_in(options.topology, names_in(options) or [hosts.own()])
     heed_signals()
     with fleet_of(options) as fleet:
         if options.resume:
@@ -54,12 +56,12 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
     """A new run."""
     import msgspec
 
-    from clustergauge import catalogue, code, criteria, store
+    from clustergauge import catalogue, code, criteria, hosts, store
     from clustergauge.model import Run
     from clustergauge.run import now_text
     from storage_io import room
 
-    topology = leaves_in(options.topology)
+    topology = leaves_in(options.topology, fleet.desk.names if fleet else [hosts.own()])
     planned = failed_cases(options, output, fleet) if options.rerun_failed else planned_for(options, output, fleet)
     planned = [msgspec.structs.replace(p, confirms=True) for p in planned] if options.confirming else planned
     for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
