@@ -14,7 +14,7 @@ inconclusive, as were .005 (.03) of the equal cases at 3 %.  Exactly at the thre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,7 +123,7 @@ class _Launches:
         a, b = _one(self.a), _one(self.b)
         report = compare.compare(a, b, anyway=True, delta=rules.threshold, paired=True)
         pairs = [replace(p, word=word_of(p.shift, rules.threshold)) if p.shift else p for p in report.pairs]
-        pairs += [_one_sided(case, a, b) for case in (*report.only_a, *report.only_b)]
+        pairs += _one_sided(a, b, {(pair.case, pair.device) for pair in pairs})
         return replace(report, pairs=pairs, only_a=[], only_b=[], anyway=False)
 
 
@@ -137,12 +137,23 @@ def _one(runs: Sequence[LoadedRun]) -> LoadedRun:
     return replace(runs[0], machines=machines, records=records, path=Path())
 
 
-def _one_sided(case: str, a: LoadedRun, b: LoadedRun) -> Pair:
-    """A case that was planned on both sides and came to something on one alone: skipped on the other, or checked, not timed."""
-    left, right = ([record for record in loaded.records if record.case == case] for loaded in (a, b))
-    some = (left or right)[0]
-    host = next((m.host for m in b.machines.values()), "")
-    pair = Pair(case, some.device, some.params, (host, host), "incomparable")
+def _one_sided(a: LoadedRun, b: LoadedRun, both: Collection[tuple[str, str]]) -> list[Pair]:
+    """What came to something on one side alone, on each device: it was skipped on the other, or checked, not timed.
+
+    ``both``: cases and devices that came to something on both sides.
+    """
+    found: dict[tuple[str, str], Pair] = {}
+    for record in (*a.records, *b.records):
+        key = (record.case, record.device)
+        if compare.to_be_timed(record) and key not in both and key not in found:
+            left, right = ([r for r in loaded.records if (r.case, r.device) == key] for loaded in (a, b))
+            host = next((m.host for m in b.machines.values()), "")
+            found[key] = _explained(Pair(*key, record.params, (host, host), "incomparable"), left, right)
+    return list(found.values())
+
+
+def _explained(pair: Pair, left: Sequence[Record], right: Sequence[Record]) -> Pair:
+    """Why it came to nothing on one side, by its records on both; broken where it is wrong or an error in B."""
     for record in right:
         if record.status in ("wrong", "error"):
             return replace(pair, word="broken", why=f"{record.status}: {record.reason}")

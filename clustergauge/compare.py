@@ -142,10 +142,15 @@ def _matched(a: dict[str, Machine], b: dict[str, Machine]) -> list[tuple[str, st
     return [(one, two) for one, two in pairs if two]
 
 
+def to_be_timed(record: Record) -> bool:
+    """Whether the case should have come to a number."""
+    return record.status not in ("skipped", "verified")
+
+
 def _groups(records: Iterable[Record]) -> dict[Group, list[Record]]:
     groups: dict[Group, list[Record]] = {}
     for record in records:
-        if record.status not in ("skipped", "verified"):  # nothing was to be timed
+        if to_be_timed(record):
             groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
     return groups
 

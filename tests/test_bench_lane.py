@@ -39,6 +39,11 @@ def suite(tmp_path_factory):
     return path
 
 
+def environment():
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # it is no worker of our xdist
+    return own | {"PYTHONPATH": str(ROOT)}
+
+
 def lane(suite, *words):
     """Outcome by case (``right``: ``PASSED``), and the output."""
     options = [f"--bench-suite={suite}", "--bench-probes=tests.faults.bench_probe"]
@@ -54,9 +59,7 @@ def lane(suite, *words):
         *options,
         *words,
     ]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # it is no worker of our xdist
-    environment = own | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=suite.parent, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=suite.parent, env=environment(), capture_output=True, text=True, timeout=110)
     output = done.stdout + done.stderr
     found = re.findall(r"how=(\w+)@cpu:0\](?: (PASSED|FAILED|SKIPPED|ERROR)|)", output)
     found += [(how, word) for word, how in re.findall(r"\] (PASSED|FAILED|SKIPPED|ERROR) \S*how=(\w+)@cpu:0\]", output)]
@@ -173,10 +176,7 @@ def test_a_mistake_is_one_line(suite):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (
-            {"bench_launcher": "/opt/nope/mpirun"},
-            "--bench-launcher '/opt/nope/mpirun': there is no program /opt/nope/mpirun here",
-        ),
+        ({"bench_launcher": "/opt/nope/mpirun"}, "--bench-launcher '/opt/nope/mpirun': there is no program"),
         ({"bench_target": ""}, "--bench-target: an empty name"),
         ({"bench_duration": "-1"}, "--bench-duration: not a duration: '-1'"),
         ({"bench_suite": "nothing"}, "--bench-suite 'nothing': there are accept, "),
@@ -199,13 +199,13 @@ def test_mistakes_are_named_by_the_flags_of_the_lane(option, said, monkeypatch):
 def test_probes_of_the_folder_that_pytest_was_called_in_are_found(tmp_path):
     own = (ROOT / "tests/faults/bench_probe.py").read_text().replace('"benched"', '"own"')
     (tmp_path / "own_probe_of_mine.py").write_text(own)
-    (tmp_path / "own.toml").write_text(SUITE.replace('"benched"', '"own"', 2).replace('title = "own"', 'title = "t"'))
+    (tmp_path / "own.toml").write_text(SUITE.replace('probe = "benched"', 'probe = "own"'))
     _, output = lane(tmp_path / "own.toml", "--bench-probes=own_probe_of_mine", "--collect-only")
     assert "test_case[own/how=right@cpu:0]" in output
 
 
 @pytest.mark.parametrize(
-    ("environment", "known"),
+    ("told", "known"),
     [
         ({}, (0, 1)),
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, (1, 2)),
@@ -216,26 +216,14 @@ def test_probes_of_the_folder_that_pytest_was_called_in_are_found(tmp_path):
         ({"PMI_RANK": "", "PMI_SIZE": "two"}, (0, 1)),
     ],
 )
-def test_what_a_launcher_tells(environment, known):
-    assert launched_as(environment) == known
+def test_what_a_launcher_tells(told, known):
+    assert launched_as(told) == known
 
 
-def test_started_by_mpiexec_it_ends_at_once_in_one_line_and_nobody_writes(suite, tmp_path):
-    command = [
-        str(Path(sysconfig.get_path("scripts")) / "mpiexec"),
-        "-n",
-        "2",
-        sys.executable,
-        "-P",
-        "-m",
-        "pytest",
-        ROOT / "tests/bench",
-    ]
-    words = ["-p", "no:cacheprovider", "-k", "all_reduce", f"--benchmark-json={tmp_path / 'out.json'}"]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(
-        [*command, *words], cwd=tmp_path, env=own | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=110
-    )
+def test_started_by_mpiexec_it_ends_at_once_in_one_line_and_nobody_writes(tmp_path):
+    command = [str(Path(sysconfig.get_path("scripts")) / "mpiexec"), "-n", "2", sys.executable, "-P", "-m", "pytest"]
+    command += [str(ROOT / "tests/bench"), "-p", "no:cacheprovider", "-k", "all_reduce", "--benchmark-json=out.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=110)
     assert done.returncode == 4
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]
     assert said == [
