@@ -203,7 +203,7 @@ class Bench:
         if not self.in_turns:
             return {side: self._alone(side, path) for side in order}
         with contextlib.ExitStack() as stack:
-            turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="turns-"))
+            turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="clustergauge-turns-"))
             calls: dict[Letter, Call] = {}
             for side in order:
                 calls[side] = stack.enter_context(self.sides[side].launched(path, "--turns", turns))

@@ -121,7 +121,7 @@ def await_turns(temporary: Path) -> None:
     """Until one side measures and the other waits for its turn."""
     until = time.monotonic() + 200
     while time.monotonic() < until:
-        if all(any(locked(path) for path in temporary.glob(f"turns-*/{name}")) for name in ("door", "inside")):
+        if all(any(locked(path) for path in temporary.glob(f"clustergauge-turns-*/{name}")) for name in ("door", "inside")):
             return
         time.sleep(0.05)
     raise AssertionError("nobody takes turns")
