@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from pytest_benchmark.logger import PytestBenchmarkWarning
 
-from clustergauge import flags, machine, plan, spread, targets
+from clustergauge import flags, machine, plan, processes, spread, targets
 from clustergauge.errors import UsageError
 from tests.bench import lane as lanes
 from tests.bench.lane import Lane, Tape
@@ -48,6 +51,7 @@ def pytest_cmdline_main() -> int | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Our own tests take warnings for errors; what pytest-benchmark remarks (nothing to save, say) is for a person to read."""
+    warnings.filterwarnings("default", category=PytestBenchmarkWarning)  # for what is not within one of pytest's own contexts
     config.addinivalue_line("filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning")
 
 
@@ -131,10 +135,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(scope="session")
 def lane(request: pytest.FixtureRequest) -> Generator[Lane]:
-    """The supervisor of the session; all its processes end with it."""
+    """The supervisor of the session; all its processes end with it, also where the session is told to end."""
     lane = _lane(request.config)
-    yield lane
-    lane.close()
+    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup means it
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+    try:
+        yield lane
+    finally:
+        with processes.undisturbed():
+            lane.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture
