@@ -47,7 +47,7 @@ class Wrong(Exception):
     """
 
     def __init__(self, text: str, rank: int | None = None) -> None:
-        super().__init__(text)
+        super().__init__(text or "the output is wrong")  # without a word of what is wrong nothing would seem to be
         self.rank = rank
 
 
