@@ -150,36 +150,47 @@ def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = ""
 def gpus_unmeasured(
     records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
 ) -> list[str]:
-    """Of each machine none of whose GPUs was measured though cases were meant for them: that, and why, in words.
+    """Of each machine none of whose GPUs was measured though cases were meant for them: that, and why, in words."""
+    machines = list(machines)
+    told = of_gpus(records, planned, machines, device)
+    return [f"{machine.host}: {words}" for machine in machines for words in told.get(machine.machine_id, ())]
 
-    Not so where the processor was asked for (``device``), where all asked for has its place there (storage, MPI), and where
-    ``CUDA_VISIBLE_DEVICES`` hides them, which `preflight` says.
+
+def of_gpus(
+    records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
+) -> dict[str, list[str]]:
+    """What a run says of the GPUs of each machine, by its id: why they were not measured; nothing where they were, or are none.
+
+    Of machines on which none was meant to be measured it says nothing, and they are left out: where the processor was asked for
+    (``device``), and where all asked for has its place there (storage, MPI).  Where ``CUDA_VISIBLE_DEVICES`` hides GPUs, there
+    are none: `preflight` says so.
     """
     if device == "cpu":
-        return []
+        return {}
     on_gpus = [r for r in records if r.device.startswith("cuda")]
     tried = {r.machine_id for r in on_gpus if r.status != "skipped"}
-    spanned = any(hosts.spans(r.device) and r.status != "skipped" for r in on_gpus)
+    spanned = {place.host for r in on_gpus if r.status != "skipped" for place in r.placement if hosts.spans(r.device)}
     late: dict[str, list[str]] = {}
     for record in on_gpus:
         if record.reason:
             late.setdefault(record.machine_id, []).append(record.reason)
     reasons_of: dict[str, list[str]] = {}  # by the nodes that a case was planned for: the same few for many machines
     for p in planned:
-        if why := p.instead or (p.skip if p.device.startswith("cuda") else ""):
-            reasons_of.setdefault(p.hosts, []).append(why)
+        if reason := p.instead or (p.skip if p.device.startswith("cuda") else ""):
+            reasons_of.setdefault(p.hosts, []).append(reason)
     named = {where: set(hosts.expand(where)) for where in reasons_of if where}
-    found: list[str] = []
+    found: dict[str, list[str]] = {}
     for machine in machines:
-        unusable = next((f for f in machine.findings if f.name == GPUS_UNUSABLE), None)
-        if unusable:
-            found.append(f"{machine.host}: {unusable.detail}; {unusable.remedy}")
-        if not machine.gpus or spanned or machine.machine_id in tried:
+        why = [f"{f.detail}; {f.remedy}" for f in machine.findings if f.name == GPUS_UNUSABLE]
+        if not machine.gpus or machine.machine_id in tried or machine.host in spanned:
+            found[machine.machine_id] = why
             continue
-        meant = (whys for where, whys in reasons_of.items() if not where or not machine.node or machine.node in named[where])
-        if reasons := [why for whys in meant for why in whys] or late.get(machine.machine_id):
+        meant = (told for where, told in reasons_of.items() if not where or not machine.node or machine.node in named[where])
+        if reasons := [reason for told in meant for reason in told] or late.get(machine.machine_id):
             count = f"{len(machine.gpus)} GPUs are" if len(machine.gpus) > 1 else "a GPU is"
-            found.append(f"{machine.host}: {count} here and not measured: {Counter(reasons).most_common(1)[0][0]}")
+            why.append(f"{count} here and not measured: {Counter(reasons).most_common(1)[0][0]}")
+        if why:
+            found[machine.machine_id] = why
     return found
 
 

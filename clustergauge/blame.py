@@ -29,14 +29,15 @@ SHARE = 0.5
 """Of a machine's devices: when as many are slow in a case, the machine is."""
 
 State = Literal["good", "suspect", "bad", "unmeasured"]
-Kind = Literal["slow", "intermittent", "corrupting", "deviates", "link", "failed", "unmeasured", "unreadable"]
+Kind = Literal["slow", "intermittent", "corrupting", "deviates", "link", "failed", "lost", "unmeasured", "unreadable"]
 
 
 class Reason(Data, frozen=True, kw_only=True):
     """Why a machine is not good.
 
-    ``device``: empty for the machine as a whole.  ``ratio``: its speed over what is usual in its class.  ``confirmed``: fresh
-    launches agree, or it needs no confirming (wrong bits, a missing part).
+    ``kind``: *lost*: its agent was, in a case in which nothing had failed before.  ``device``: empty for the machine as a whole.
+    ``ratio``: its speed over what is usual in its class.  ``confirmed``: fresh launches agree, or it needs no confirming (wrong
+    bits, a missing part).
     """
 
     kind: Kind
@@ -123,16 +124,24 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         reasons[machine_id].append(Reason(kind="deviates", confirmed=True, detail=why))
     for verdict in inventory.trained_down(part.machines.values()):
         reasons[verdict.machine_id].append(Reason(kind="link", confirmed=True, detail=verdict.reason))
-    for machine_id, fell in part.fell.items():
-        reasons[machine_id].append(Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {', '.join(fell)}"))
-    for machine_id, why in part.unusable.items():
-        reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
+    for machine_id, told in part.fell.items():
+        fell = ", ".join(dict.fromkeys(words for _, words in told))
+        reasons[machine_id] += [Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {fell}")] if fell else []
+    for machine_id, (_, why) in part.gpus.items():
+        reasons[machine_id] += [Reason(kind="unmeasured", detail=why)] if why else []
     units = columns.confirmed(part.units)
     table = units.table()
     for row in np.flatnonzero(table["trouble"]).tolist():
         unit = units.unit(row)
+        lost = unit.trouble.startswith(columns.LOST)
         reasons[unit.machine].append(
-            Reason(kind="failed", device=unit.device, case=unit.case, confirmed=True, detail=unit.trouble)
+            Reason(
+                kind="lost" if lost else "failed",
+                device=unit.device,
+                case=unit.case,
+                confirmed=not lost,
+                detail=unit.trouble.removeprefix(columns.LOST),
+            )
         )
     cases: list[CaseFinding] = []
     slow_racks: list[RackFinding] = []
@@ -146,15 +155,17 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         slow_racks += found_racks
     recorded = ~(np.isnan(table["y"]) & np.isnan(table["fresh"]) & (table["trouble"] == 0) & (table["missing"] > 0))
     numbers: list[int] = np.unique(table["machine"][recorded]).tolist()
-    measured = {units.machine[n] for n in numbers} | part.spanned.keys()
+    measured = {units.machine[n] for n in numbers} | set(part.spanned)
     missing_of = _missing(units)
+    for since, failed in part.failed:
+        reasons[since.machines[0]].append(_over_nodes(failed))
+    cut = {since.machines[0]: why for since, why in part.cut}
     for machine_id in part.machines:
-        reasons[machine_id] += map(_over_nodes, part.failed.get(machine_id, ()))
         count = missing_of.get(machine_id, 0)
-        if why := _unmeasured(part, machine_id, machine_id in measured, count, reasons[machine_id]):
+        if why := _unmeasured(cut.get(machine_id, ""), machine_id in measured, count, reasons[machine_id]):
             reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
-    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held | part.spanned.keys()]
+    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held.union(part.spanned)]
     notes += _of_alone(alone)
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     unreached = "no run that can be read is of it" if part.unreadable else "it was never reached"
@@ -168,9 +179,10 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         Node(host="", run=run, machine_id="", state="unmeasured", reasons=[Reason(kind="unreadable", detail=why)])
         for run, why in part.unreadable.items()
     ]
+    joint = list(dict.fromkeys(one for _, one in part.joint))
     order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
     nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.name))
-    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=part.joint, alone=alone)
+    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=joint, alone=alone)
 
 
 class Share(Data, frozen=True, array_like=True):
@@ -213,7 +225,7 @@ def exit_code(fleet: Fleet, *, held: bool = False) -> int:
     ``held``: nodes are to be held against each other, and who is held against nobody is not known to be good either: 4.
     Cases over nodes count as they do where their run is judged.  Of one run: see `judgement.exit_code_of`.
     """
-    if any(r.kind in ("corrupting", "failed") for node in fleet.nodes for r in node.reasons):
+    if any(r.kind in ("corrupting", "failed", "lost") for node in fleet.nodes for r in node.reasons):
         return accept.BROKEN
     of_nodes = accept.OK
     if fleet.of("bad"):
@@ -227,12 +239,12 @@ def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> N
     state: State = "good"
     if any(r.confirmed for r in reasons):
         state = "bad"
-    elif any(r.kind == "unmeasured" for r in reasons):
+    elif any(r.kind in ("unmeasured", "lost") for r in reasons):
         state = "unmeasured"
     elif reasons:
         state = "suspect"
     parts = [gpu.uuid for gpu in machine.gpus if gpu.uuid]
-    order = ("corrupting", "failed", "link", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
+    order = ("corrupting", "failed", "lost", "link", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
     ordered = sorted(reasons, key=lambda r: (not r.confirmed, order.index(r.kind), r.ratio if r.ratio is not None else 0.0))
     return Node(
         host=machine.host, machine_id=machine.machine_id, state=state, rack=rack, parts=parts, reasons=ordered, cleared=cleared
@@ -266,13 +278,12 @@ def _missing(units: Units) -> dict[str, int]:
     return {units.machine[n]: int(counts[n]) for n in np.flatnonzero(counts).tolist()}
 
 
-def _unmeasured(part: Part, machine_id: str, measured: bool, count: int, reasons: Sequence[Reason]) -> str:
+def _unmeasured(cut: str, measured: bool, count: int, reasons: Sequence[Reason]) -> str:
     """Why a machine was not measured, or not in all that it was to be in; empty where it was, or ``reasons`` say why.
 
-    ``count``: launches without a record.
+    ``cut``: why it was not in a case over nodes.  ``count``: launches without a record.
     """
-    cut = part.cut.get(machine_id, "")
-    if cut and not any(r.confirmed or hosts.spans(r.device) for r in reasons):
+    if cut and not any(r.confirmed or r.kind == "lost" or hosts.spans(r.device) for r in reasons):
         return cut
     if count:
         return counted(count, "planned case has no record", "planned cases have no record")

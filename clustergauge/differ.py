@@ -33,6 +33,7 @@ OBSERVED = (
     "cross_check",
     "other_runs",
     "free_bytes",
+    "folder",
     "direct_reason",
     "latencies",
     "latency_every",

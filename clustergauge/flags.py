@@ -114,7 +114,7 @@ def make_parser() -> Parser:
     _case_flags(compare, "ci")
     _ground_flags(compare)
     compare.add_argument(
-        "--launches", type=_count, metavar="N", help="of both sides, and as many again of what looks changed (default 6)"
+        "--launches", type=count, metavar="N", help="of both sides, and as many again of what looks changed (default 6)"
     )
     compare.add_argument("--threshold", metavar="PERCENT", help="what slows down by less is not slower (default 2.5%%)")
     compare.add_argument("--max-time", metavar="TIME", help="start no launch after this time: 90s, 10m, 1h")
@@ -172,12 +172,12 @@ def _case_flags(parser: argparse.ArgumentParser, suite: str) -> None:
         "--set", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", dest="values", help="replace the values of an axis"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--ranks", type=_count, metavar="N", help="ranks of collective cases (default: all cores or GPUs)")
+    parser.add_argument("--ranks", type=count, metavar="N", help="ranks of collective cases (default: all cores or GPUs)")
 
 
 def _effort_flags(parser: argparse.ArgumentParser) -> None:
     """How much of each case."""
-    parser.add_argument("--launches", type=_count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
+    parser.add_argument("--launches", type=count, default=1, metavar="N", help="fresh process sets for every case (default 1)")
     parser.add_argument("--duration", metavar="TIME", help="measure each case for so long (burn-in), not as the suite says")
     parser.add_argument(
         "--cross-check", action="store_true", help="hold storage cases against fio doing the same, by turns (20 s more for each)"
@@ -223,7 +223,8 @@ def _node_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number of something, as a parser's ``type``."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100_000):
         raise argparse.ArgumentTypeError(f"must be a number from 1 to 100000, not {text!r}")
     return int(text)

@@ -69,6 +69,11 @@ def lost(name: str) -> str:
     return f"node {name} is lost"
 
 
+def went_with(reason: str, name: str) -> bool:
+    """Whether a case failed because this node was lost, and nothing in it had failed before."""
+    return bool(name) and reason.startswith(f"{lost(name)}: ")
+
+
 def tells_of_lost(reason: str, names: Iterable[str]) -> bool:
     """Whether a case failed because one of these nodes was lost: no fault of the others'."""
     return any(lost(name) in reason for name in names)

@@ -7,16 +7,18 @@ def test_product(gauge):
 ```
 
 The test fails if the output is wrong, or if the whole interval lies on the wrong side of the threshold.  If the threshold lies
-inside the interval the test passes with a `GaugeWarning`: nothing was shown either way.  Under pytest-xdist, whose other workers
-would be measured along, and with ``--gauge-check-only`` the kernel runs once and is checked, and nothing is timed.
+inside the interval the test passes with a `GaugeWarning`: nothing was shown either way; so does one that never called its gauge.
+Under pytest-xdist, whose other workers would be measured along, and with ``--gauge-check-only`` the kernel runs once and is
+checked, and nothing is timed.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,10 +32,11 @@ FIELDS = ("flops", "ops", "bytes", "dtype", "floor", "limit", "device", "budget_
 """What the marker knows."""
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(\S+)\s*")
 _KEPT = "gauge"
+_GAUGE = pytest.StashKey["Gauge"]()
 
 
 class GaugeWarning(UserWarning):
-    """A threshold lies inside the interval of what was measured."""
+    """Nothing was shown: a threshold lies inside the interval of what was measured, or nothing was measured at all."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def gauge(request: pytest.FixtureRequest) -> Gauge:
     """Measures a function, checks it, and holds it against the threshold of ``@pytest.mark.gauge(…)``."""
     node = cast("pytest.Item", request.node)  # pyright: ignore[reportUnknownMemberType]
-    return Gauge(node)
+    node.stash[_GAUGE] = made = Gauge(node)
+    return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A test that asks for a gauge and never calls it does not pass in silence."""
+    result = yield  # raises where the test failed or was skipped
+    made = pyfuncitem.stash.get(_GAUGE, None)
+    if not made.called if made else any(marker.name == _KEPT for marker in pyfuncitem.own_markers):
+        warnings.warn(GaugeWarning(f"{pyfuncitem.nodeid}: gauge was never called: nothing was measured"), stacklevel=1)
+    return result
 
 
 class Gauge:
     """The fixture's value: call it once."""
 
     def __init__(self, node: pytest.Item) -> None:
+        self.called = False
         self._node = node
 
     def __call__(
@@ -85,17 +100,21 @@ class Gauge:
     ) -> Gauged:
         """Measure ``run``: the work and nothing else.
 
-        ``check`` looks at the output of the last run, and raises or returns ``False`` if it is wrong.  ``reset``, untimed before
-        each sample, should spoil the output, so that a run that did nothing is caught.  Fails the test as the module says;
-        raises ``pytest.UsageError`` for a marker that makes no sense.
+        ``check`` looks at the output of the last run; if it is wrong it raises, or returns something false that is not ``None``.
+        ``reset``, untimed before each sample, should spoil the output, so that a run that did nothing is caught.  Fails the test
+        as the module says, and for a marker that makes no sense.
         """
         __tracebackhide__ = True
         from clustergauge.probe import Work, Wrong
 
-        asked = _marker(self._node)
+        self.called = True
+        try:
+            asked = _marker(self._node)
+        except pytest.UsageError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         work = Work(run=run, check=lambda: _checked(check), reset=reset, workload=asked.workload, clock="device")
         try:
-            gauged = self._checked_only(work) if _only_check(self._node.config) else _measured(work, asked)
+            gauged = _checked_only(work) if _only_check(self._node.config) else _untraced(work, asked)
         except Wrong as wrong:
             self._keep(f"wrong: {wrong}")
             raise pytest.fail.Exception(f"wrong: {wrong}", pytrace=False) from wrong
@@ -105,14 +124,6 @@ class Gauge:
         if gauged.verdict == "inconclusive":
             warnings.warn(GaugeWarning(gauged.text), stacklevel=2)
         return gauged
-
-    def _checked_only(self, work: Work) -> Gauged:
-        if work.reset:
-            work.reset()
-        work.runs[0]()
-        assert work.check
-        work.check()
-        return Gauged("not measured", "checked once, not timed")
 
     def _keep(self, text: str) -> None:
         """For the summary and JUnit's properties; with the report it also comes from the workers of pytest-xdist."""
@@ -148,17 +159,14 @@ class _Asked:
 
 
 def _marker(node: pytest.Item) -> _Asked:
-    """The marker of a test, read strictly."""
+    """The marker of a test, read strictly.  Raises ``pytest.UsageError``."""
     from clustergauge.model import DTYPES, Workload
 
     marker = node.get_closest_marker("gauge")
     given = dict(marker.kwargs) if marker else {}
     if marker and (marker.args or set(given) - set(FIELDS)):
         raise pytest.UsageError(f"{node.nodeid}: gauge takes {', '.join(FIELDS)}, each by name")
-    counts = {name: given.get(name, 0) for name in ("flops", "ops", "bytes")}
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < 0:
-            raise pytest.UsageError(f"{node.nodeid}: gauge: {name}={count!r} must be a whole number: the work of one call")
+    counts = {name: _count(node.nodeid, name, given.get(name, 0)) for name in ("flops", "ops", "bytes")}
     if given.get("dtype", "") not in ("", *DTYPES):
         raise pytest.UsageError(f"{node.nodeid}: gauge: dtype={given['dtype']!r} (there are {', '.join(DTYPES)})")
     if counts["flops"] and counts["ops"]:
@@ -172,6 +180,17 @@ def _marker(node: pytest.Item) -> _Asked:
         raise pytest.UsageError(f"{node.nodeid}: gauge: budget_s={budget!r} must be seconds")
     metric, value, unit, text = _threshold(node.nodeid, given, counts)
     return _Asked(workload, metric, value, unit, text, _device(node.nodeid, given.get("device")), float(budget))
+
+
+def _count(where: str, name: str, given: Any) -> int:
+    """Work of one call; numpy's whole numbers are such too."""
+    try:
+        count = operator.index(given)
+    except TypeError:
+        count = -1
+    if count < 0:
+        raise pytest.UsageError(f"{where}: gauge: {name}={given!r} must be a whole number: the work of one call")
+    return count
 
 
 def _threshold(where: str, given: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, float | None, str, str]:
@@ -223,8 +242,31 @@ def _checked(check: Callable[[], object]) -> None:
         fine = check()
     except AssertionError as error:
         raise Wrong(" ".join(str(error).split())[:500] or "the check failed") from error
-    if fine is False:
-        raise Wrong("the check returned False")
+    if fine is not None and not fine:  # numpy's and torch's False are not the one False
+        raise Wrong(f"the check returned {' '.join(repr(fine).split())[:100]}")
+
+
+def _checked_only(work: Work) -> Gauged:
+    if work.reset:
+        work.reset()
+    work.runs[0]()
+    assert work.check
+    work.check()
+    return Gauged("not measured", "checked once, not timed")
+
+
+def _untraced(work: Work, asked: _Asked) -> Gauged:
+    """Measure without coverage, a debugger or a profiler of this thread: they would be part of every time."""
+    tracer, profiler = sys.gettrace(), sys.getprofile()
+    if tracer:
+        _checked_only(work)  # for coverage to see it
+    sys.settrace(None)
+    sys.setprofile(None)
+    try:
+        return _measured(work, asked)
+    finally:
+        sys.setprofile(profiler)
+        sys.settrace(tracer)
 
 
 def _measured(work: Work, asked: _Asked) -> Gauged:

@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
@@ -202,11 +203,12 @@ class Bench:
         if not self.in_turns:
             return {side: self._alone(side, path) for side in order}
         with contextlib.ExitStack() as stack:
-            turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="turns-"))
+            turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="clustergauge-turns-"))
             calls: dict[Letter, Call] = {}
             for side in order:
                 calls[side] = stack.enter_context(self.sides[side].launched(path, "--turns", turns))
-            return {side: self._measured(side, call) for side, call in calls.items()}
+            loaded = {side: self._measured(side, calls[side]) for side in _as_they_end(calls)}
+        return {side: loaded[side] for side in order}
 
     def _alone(self, letter: Letter, suite: Path) -> LoadedRun:
         with self.sides[letter].launched(suite) as call:
@@ -250,6 +252,22 @@ def suite_of(cases: Iterable[Listed]) -> str:
         lines += [f"budget_s = {float(case.budget_s)}", f"timeout_s = {float(case.timeout_s)}"]
         lines += [f"{_toml(axis)} = {_toml(value)}" for axis, value in case.params.items()]
     return "\n".join([*lines, ""])
+
+
+def _as_they_end(calls: Mapping[Letter, Call]) -> Iterator[Letter]:
+    """The sides in the order in which their runs end: of one that failed we hear at once, not when the other is through."""
+    with contextlib.ExitStack() as stack:
+        ends: dict[int, Letter] = {}
+        try:
+            for side, call in calls.items():
+                ends[handle := os.pidfd_open(call.process.pid)] = side
+                stack.callback(os.close, handle)
+        except (AttributeError, OSError):  # before Linux 5.3
+            yield from calls
+            return
+        while ends:
+            for handle in select.select([*ends], [], [])[0]:
+                yield ends.pop(handle)
 
 
 def _toml(value: Scalar) -> str:

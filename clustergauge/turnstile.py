@@ -36,8 +36,10 @@ class Turnstile:
     def take(self) -> None:
         """Wait for the turn."""
         fcntl.flock(self._door, fcntl.LOCK_EX)
-        fcntl.flock(self._inside, fcntl.LOCK_EX)
-        fcntl.flock(self._door, fcntl.LOCK_UN)
+        try:
+            fcntl.flock(self._inside, fcntl.LOCK_EX)
+        finally:  # told to leave meanwhile, a process cleans up first: the other needs not wait for that
+            fcntl.flock(self._door, fcntl.LOCK_UN)
 
     def give(self) -> None:
         """End the turn, once our threads are at rest."""

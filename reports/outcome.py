@@ -83,7 +83,8 @@ def show(
     unsaid = accept.gpus_unmeasured(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned)
     if accept.idle(loaded.records, planned, device):
         unsaid.insert(0, f"nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
-    held = [*_held_against(loaded.run, asked.catalogue), *notes, *(unsaid if page else ())]  # a page is read by itself
+    unplaced = topology.notes(asked.topology, [machine.host for machine in there])
+    held = [*_held_against(loaded.run, asked.catalogue), *unplaced, *notes, *(unsaid if page else ())]  # a page is read by itself
     if page or form == "text" or redact:
         loaded, held = replace(loaded, notes=[*loaded.notes, *held]), []
     shown = _Shown(

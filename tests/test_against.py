@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -155,6 +156,23 @@ def test_what_was_skipped_on_one_side_is_not_passed_over(side, other):
     assert words(report)[CASES[0]] == "incomparable"
     assert next(p.why for p in report.pairs if p.case == CASES[0]) == f"in {side}: skipped: no room"
     assert compare.exit_code(report) == 4
+
+
+def test_what_one_device_skips_on_one_side_hides_nothing_of_another_device():
+    class TwoDevices(Made):
+        def launch(self, letter, cases, number):
+            loaded = super().launch(letter, cases, number)
+            other = [msgspec.structs.replace(record, device="cuda:1") for record in loaded.records]
+            if letter == "A":
+                other = [msgspec.structs.replace(r, status="skipped", reason="no room", measurement=None) for r in other]
+            plans = [msgspec.structs.replace(plan, device="cuda:1") for plan in loaded.run.planned]
+            run = msgspec.structs.replace(loaded.run, planned=[*loaded.run.planned, *plans])
+            return replace(loaded, run=run, records=[*loaded.records, *other])
+
+    report = conduct(TwoDevices(planted(0.05)), CASES[3:4])
+    assert [(pair.device, comparison.word_of(pair)) for pair in report.pairs] == [("cuda:1", "incomparable"), ("cpu:0", "slower")]
+    assert report.pairs[0].why == "in A: skipped: no room"
+    assert compare.exit_code(report) == 1
 
 
 def test_what_was_only_checked_before_and_is_wrong_now_is_broken():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import run_suite
+from clustergauge import loading
 from tests.command_line import called
 from verbs import comparing
 
@@ -88,18 +90,49 @@ def worktrees(root: Path) -> list[str]:
     return subprocess.run(["git", "-C", root, "worktree", "list"], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def left_by(root: Path, temporary: Path) -> list[str]:
-    """What it left behind: worktrees, temporary folders of its own, processes (known by their temporary folder)."""
-    found = worktrees(root)[1:] + [path.name for path in temporary.glob("clustergauge-against-*")]
+def processes_of(temporary: Path) -> dict[int, list[str]]:
+    """The commands of all processes that have this temporary folder, or one inside it."""
+    found: dict[int, list[str]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+                environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_text(errors="replace")
             except OSError:
                 continue
             if f"TMPDIR={temporary}".encode() in environment and command:
-                found.append(command.decode(errors="replace"))
+                found[int(entry.name)] = command.split("\0")
     return found
+
+
+def left_by(root: Path, temporary: Path) -> list[object]:
+    """What it left behind: worktrees, temporary files and folders, processes."""
+    return [*worktrees(root)[1:], *(path.name for path in temporary.iterdir()), *processes_of(temporary).values()]
+
+
+def locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def await_turns(temporary: Path) -> None:
+    """Until one side measures and the other waits for its turn."""
+    until = time.monotonic() + 200
+    while time.monotonic() < until:
+        if all(any(locked(path) for path in temporary.glob(f"clustergauge-turns-*/{name}")) for name in ("door", "inside")):
+            return
+        time.sleep(0.05)
+    raise AssertionError("nobody takes turns")
+
+
+def await_line(process: subprocess.Popen[str], start: str) -> None:
+    for line in process.stderr:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"it ended before it said {start!r}")
 
 
 @pytest.mark.timeout(420)
@@ -124,22 +157,60 @@ def test_a_planted_slow_down_turns_red_and_names_its_case_and_no_other(repositor
 
 
 @pytest.mark.timeout(420)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "measuring"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True)])
 @pytest.mark.slow
-def test_an_interrupt_leaves_no_worktree_and_no_process(repository, tmp_path, number):
-    (repository / "pace.toml").write_text(SUITE.replace("0.1", "60"))
+def test_an_interrupt_leaves_no_worktree_and_no_process(repository, tmp_path, number, measuring):
+    (repository / "pace.toml").write_text(SUITE.replace("0.1", "600"))
     process = start(repository, tmp_path / "t", "--against", "HEAD", *MEASURE)
-    for line in process.stderr:
-        if line.startswith("launch 1 of 6"):
-            break
-    until = time.monotonic() + 200
-    while not any((repository / "results").glob("*/a/*/machines/*.json")) and time.monotonic() < until:
-        time.sleep(0.05)  # until it measures
+    await_line(process, "launch 1 of 6")
+    if measuring:
+        await_turns(tmp_path / "t")
     assert len(worktrees(repository)) == 2
     process.send_signal(number)
     _, err = process.communicate(timeout=200)
     assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted")
     assert left_by(repository, tmp_path / "t") == []
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.slow
+def test_what_was_measured_before_an_interrupt_stays(repository, tmp_path):
+    process = start(repository, tmp_path / "t", "--against", "HEAD", *MEASURE)
+    await_line(process, "launch 2 of 6")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=200)
+    assert process.returncode == 130
+    for side in "ab":
+        run, *_ = sorted((repository / "results").glob(f"*/{side}/*/run.json"))
+        measured = loading.load(run.parent)
+        assert measured.run.finished
+        assert [record.status for record in measured.records] == ["ok", "ok"]
+    assert left_by(repository, tmp_path / "t") == []
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("letter", ["A", "B"])
+@pytest.mark.slow
+def test_a_side_that_is_killed_is_named_and_the_other_does_not_go_on(repository, tmp_path, letter):
+    (repository / "pace.toml").write_text(SUITE.replace("0.1", "600"))
+    process = start(repository, tmp_path / "t", "--against", "HEAD", *MEASURE)
+    await_line(process, "launch 1 of 6")
+    await_turns(tmp_path / "t")
+    (killed,) = [
+        pid
+        for pid, (_, script, *words) in processes_of(tmp_path / "t").items()
+        if script.endswith("run_suite.py") and "-o" in words and words[words.index("-o") + 1].endswith(f"/{letter.lower()}")
+    ]
+    os.kill(killed, signal.SIGKILL)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 3
+    assert err.splitlines()[-1].startswith(f"run_suite.py: {letter} = ")
+    assert "its run_suite.py killed by SIGKILL" in err.splitlines()[-1]
+    assert worktrees(repository)[1:] == []
+    until = time.monotonic() + 60
+    while (left := processes_of(tmp_path / "t")) and time.monotonic() < until:  # its agent ends what it had started
+        time.sleep(0.05)
+    assert left == {}
 
 
 @pytest.mark.timeout(420)

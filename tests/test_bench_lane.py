@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
+import sysconfig
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from clustergauge import machine, plan
+from clustergauge import machine, plan, processes
+from clustergauge.conversation import Died
 from clustergauge.model import Gpu, Workload
 from tests import made
-from tests.bench.lane import Lane, Tape, describe
+from tests.bench import conftest
+from tests.bench.lane import Lane, Tape, describe, launched_as
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = """
@@ -35,6 +41,11 @@ def suite(tmp_path_factory):
     return path
 
 
+def environment():
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # it is no worker of our xdist
+    return own | {"PYTHONPATH": str(ROOT)}
+
+
 def lane(suite, *words):
     """Outcome by case (``right``: ``PASSED``), and the output."""
     options = [f"--bench-suite={suite}", "--bench-probes=tests.faults.bench_probe"]
@@ -47,14 +58,10 @@ def lane(suite, *words):
         "-v",
         "-p",
         "no:cacheprovider",
-        "-W",
-        "default",
         *options,
         *words,
     ]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # it is no worker of our xdist
-    environment = own | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=suite.parent, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=suite.parent, env=environment(), capture_output=True, text=True, timeout=110)
     output = done.stdout + done.stderr
     found = re.findall(r"how=(\w+)@cpu:0\](?: (PASSED|FAILED|SKIPPED|ERROR)|)", output)
     found += [(how, word) for word, how in re.findall(r"\] (PASSED|FAILED|SKIPPED|ERROR) \S*how=(\w+)@cpu:0\]", output)]
@@ -83,8 +90,11 @@ def measured(suite):
 
 def test_our_samples_are_in_the_books_with_what_they_mean_and_bad_cases_are_not(measured):
     found, output, document = measured
-    assert found == {"right": "PASSED", "wrong": "FAILED", "crash": "FAILED", "skip": "SKIPPED", "target": "SKIPPED"}
+    bad = dict.fromkeys(("wrong", "mute", "crash", "absurd"), "FAILED")
+    assert found == {"right": "PASSED", **bad, "skip": "SKIPPED", "target": "SKIPPED"}
     assert "wrong: element 3 is 4, not 5" in output
+    assert "error: the case returned what no record can hold: workload.bytes_read is -1" in output
+    assert "Traceback" not in output
     assert "exited with 7" in output
     assert "no meaning here" in output
     assert "no target folder" in output
@@ -122,7 +132,7 @@ def test_disabled_each_case_runs_once_and_is_checked(suite, tmp_path):
 
 def test_a_case_that_is_only_checked_runs_once_and_has_no_time(suite):
     planned = plan.plan(plan.load_suite(suite), plan.load_probes(["tests.faults.bench_probe"]), machine.describe(), plan.Wish())
-    only = Lane(planned)
+    only = Lane(planned, machine.describe())
     try:
         record, _ = only.measure("benched/how=right@cpu:0", check_only=True)
     finally:
@@ -130,6 +140,24 @@ def test_a_case_that_is_only_checked_runs_once_and_has_no_time(suite):
     assert (record.status, record.reason) == ("verified", "checked once, not timed")
     assert record.measurement is None
     assert record.settings["runs"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
+def test_told_to_end_it_leaves_no_process_and_no_file(suite, tmp_path, number):
+    (tmp_path / "t").mkdir()
+    command = [sys.executable, "-P", "-m", "pytest", str(ROOT / "tests/bench"), "-p", "no:cacheprovider", "-k", "right"]
+    command += [f"--bench-suite={suite}", "--bench-probes=tests.faults.bench_probe", "--bench-duration=100s"]
+    session = subprocess.Popen(
+        command, cwd=suite.parent, env=environment() | {"TMPDIR": str(tmp_path / "t")}, stdout=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 60
+    while not any(b"measure" in path.read_bytes() for path in tmp_path.glob("t/*/phase.*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    session.send_signal(number)
+    assert session.wait(60) == pytest.ExitCode.INTERRUPTED
+    assert list((tmp_path / "t").iterdir()) == []
+    assert processes.bearing(f"TMPDIR={tmp_path / 't'}") == []
 
 
 def test_skipped_nothing_is_started(suite):
@@ -151,17 +179,110 @@ def test_under_xdist_cases_are_checked_only(suite):
     assert "Rounds" not in output
 
 
-def test_a_launcher_that_can_start_nothing_is_a_usage_error(suite):
-    found, output = lane(suite, "--bench-launcher=/opt/nope/mpirun", "--collect-only")
-    assert found == {}
-    assert "there is no program /opt/nope/mpirun here" in output
+def test_what_pytest_benchmark_remarks_is_no_error(suite, tmp_path):
+    found, output = lane(suite, f"--benchmark-json={tmp_path / 'out.json'}", "-k", "target")
+    assert found == {"target": "SKIPPED"}
+    assert "Not saving anything, no benchmarks have been run!" in output
+    assert "Traceback" not in output
 
 
-@pytest.mark.slow
-def test_an_unknown_suite_is_a_usage_error(tmp_path):
-    found, output = lane(tmp_path / "nosuch.toml")
+def test_a_mistake_is_one_line(suite):
+    found, output = lane(suite, "--bench-target=/no/such")
     assert found == {}
-    assert "no suite file" in output
+    assert output.splitlines()[-2:] == ["ERROR: --bench-target /no/such: no such folder", ""]
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"bench_launcher": "/opt/nope/mpirun"}, "--bench-launcher '/opt/nope/mpirun': there is no program"),
+        ({"bench_target": ""}, "--bench-target: an empty name"),
+        ({"bench_duration": "-1"}, "--bench-duration: not a duration: '-1'"),
+        ({"bench_suite": "nothing"}, "--bench-suite 'nothing': there are accept, "),
+        ({"bench_suite": "no/such"}, "no suite file no/such"),
+        ({"bench_case": ["nothing"]}, "no case matches 'nothing'"),
+        ({"bench_probes": ["nosuch"]}, "cannot import probe module 'nosuch'"),
+    ],
+)
+def test_mistakes_are_named_by_the_flags_of_the_lane(option, said, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    none = {"bench_suite": "quick", "bench_case": [], "bench_device": "cpu", "bench_duration": "", "bench_ranks": None}
+    none |= {"bench_launcher": "", "bench_target": None, "bench_probes": []}
+    given = SimpleNamespace(**none | option)
+    config = SimpleNamespace(stash=pytest.Stash(), option=given, invocation_params=SimpleNamespace(dir=ROOT))
+    with pytest.raises(pytest.UsageError) as told:
+        conftest._lane(config)
+    assert str(told.value).startswith(said)
+
+
+def test_probes_of_the_folder_that_pytest_was_called_in_are_found(tmp_path):
+    own = (ROOT / "tests/faults/bench_probe.py").read_text().replace('"benched"', '"own"')
+    (tmp_path / "own_probe_of_mine.py").write_text(own)
+    (tmp_path / "own.toml").write_text(SUITE.replace('probe = "benched"', 'probe = "own"'))
+    _, output = lane(tmp_path / "own.toml", "--bench-probes=own_probe_of_mine", "--collect-only")
+    assert "test_case[own/how=right@cpu:0]" in output
+
+
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [
+        ({}, (0, 1)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, (1, 2)),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"}, (0, 4)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}, (3, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1)),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, (1, 2)),
+        ({"PMI_RANK": "", "PMI_SIZE": "two"}, (0, 1)),
+    ],
+)
+def test_what_a_launcher_tells(told, known):
+    assert launched_as(told) == known
+
+
+def test_started_by_mpiexec_it_ends_at_once_in_one_line_and_nobody_writes(tmp_path):
+    command = [str(Path(sysconfig.get_path("scripts")) / "mpiexec"), "-n", "2", sys.executable, "-P", "-m", "pytest"]
+    command += [str(ROOT / "tests/bench"), "-p", "no:cacheprovider", "-k", "all_reduce", "--benchmark-json=out.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=110)
+    assert done.returncode == 4
+    said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]
+    assert said == [
+        "ERROR: pytest was started 2 times at once (by mpiexec, srun, …): start it once, by itself; "
+        "cases of several ranks start their own (--bench-ranks 2, --bench-launcher CMD)"
+    ]
+    assert "collected" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+class Dead:
+    """A node that does not come up."""
+
+    def start(self, targets):
+        raise Died("the node agent did not start: no room")
+
+    def close(self, ask):
+        return []
+
+
+def test_where_no_worker_can_be_started_a_case_is_an_error_and_says_so(suite):
+    planned = plan.plan(plan.load_suite(suite), plan.load_probes(["tests.faults.bench_probe"]), machine.describe(), plan.Wish())
+    dead = Lane(planned, machine.describe())
+    dead._supervisor._make = Dead
+    record, _ = dead.measure("benched/how=right@cpu:0", check_only=False)
+    assert (record.status, record.reason) == ("error", "the node agent did not start: no room")
+    dead.close()
+
+
+def test_what_the_supervisor_notes_is_told_at_the_end():
+    lines: list[str] = []
+    reporter = SimpleNamespace(section=lines.append, write_line=lines.append)
+    stash = pytest.Stash()
+    conftest.pytest_terminal_summary(reporter, SimpleNamespace(stash=stash))
+    assert lines == []
+    stash[conftest._LANE] = noted = Lane([], made.machine())
+    noted.notes.append("could not be ended: pid 7 python, state D")
+    conftest.pytest_terminal_summary(reporter, SimpleNamespace(stash=stash))
+    assert lines == ["clustergauge", "could not be ended: pid 7 python, state D"]
 
 
 def test_plain_pytest_leaves_the_lane_alone():

@@ -44,6 +44,17 @@ def test_of_a_single_node_no_others_are_asked(tmp_path):
     assert (asked.hosts, asked.remote, asked.accept, asked.suite) == ("", "", None, "mine.toml")
 
 
+def test_before_the_time_is_over_the_run_is_asked_to_end_and_not_the_shell_before_it(tmp_path):
+    assert "\n#SBATCH --signal=B:TERM@" in (DOCS / "slurm.sbatch").read_text()
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!{sys.executable}\nimport os\nprint(os.getpid())\n")
+    python.chmod(0o755)
+    known = {"PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(tmp_path)}
+    script = subprocess.Popen(["bash", DOCS / "slurm.sbatch"], env=known, stdout=subprocess.PIPE, text=True)
+    assert int(script.communicate(timeout=60)[0]) == script.pid
+
+
 def test_outside_an_allocation_the_batch_script_says_what_to_do(tmp_path):
     done = subprocess.run(["bash", DOCS / "slurm.sbatch"], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
     assert done.returncode

@@ -446,7 +446,7 @@ def wait_for(what, within_s: float) -> None:
 
 def test_a_run_remembers_its_topology_and_a_broken_one_stops_it_at_once(tmp_path, faulty):
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
-    good.write_text("[[leaf]]\nname = 'l1'\nhosts = ['node[1-4]']\n")
+    good.write_text("[[leaf]]\nname = 'l1'\nhosts = ['*', 'node[1-4]']\n")
     bad.write_text("[[leaf]]\nname = 'l1'\nhosts = ['node[4-1]']\n")
     done = called(*faulty("well"), "--topology", str(good))
     assert done.returncode == 0, done.stderr
@@ -461,3 +461,23 @@ def test_a_run_remembers_its_topology_and_a_broken_one_stops_it_at_once(tmp_path
     done = called("--resume", "latest", *AGAIN, "--topology", str(good), "-o", str(tmp_path / "results"))
     assert done.returncode == 2
     assert "--resume takes the topology from the run" in done.stderr
+
+
+def test_a_topology_of_other_hosts_is_the_users_mistake_and_said_before_anything_is_measured(tmp_path, faulty):
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text("[[leaf]]\nname = 'l1'\nhosts = ['other[1-4]', 'spare*']\n[[leaf]]\nname = 'l2'\nhosts = ['last']\n")
+    here = os.uname().nodename
+    said = f"{elsewhere}: none of the hosts that it names is measured: it has other[1-4], spare*, last; measured are"
+    for words, measured in (
+        (faulty("well"), here),
+        ([*faulty("well"), "--remote", "false {host}", "--hosts", "na,nb,nc"], "na, nb, nc"),
+    ):
+        done = called(*words, "--topology", str(elsewhere))
+        assert done.returncode == 2
+        assert done.stderr == f"run_suite.py: {said} {measured} (write them there as they are called here)\n"
+        assert not (tmp_path / "results").exists()
+    assert called(*faulty("well")).returncode == 0
+    for words in (("report", "latest"), ("fleet", "latest")):
+        done = called(*words, "-o", str(tmp_path / "results"), "--topology", str(elsewhere))
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"run_suite.py: {said} {here}")

@@ -113,6 +113,10 @@ def test_the_command_reads_a_folder_of_runs(tmp_path):
     assert done.returncode == 4, done
     assert "3 good · 1 unmeasured" in done.stdout
     assert (tmp_path / "l" / "unmeasured.txt").read_text() == "node-03\n"
+    leaves = tmp_path / "leaves.toml"
+    leaves.write_text("[[leaf]]\nname = 'l1'\nrack = 'r1'\nhosts = ['node-0[0-1]']\n")
+    done = called("fleet", str(tmp_path / "runs"), "--topology", str(leaves), cwd=tmp_path)
+    assert "note: in no leaf of the topology: node-02: which leaf" in " ".join(done.stdout.split())
 
 
 def folder_of(parent: Path, run, number: int):

@@ -59,6 +59,19 @@ def test_the_planted_case_takes_longer_by_its_share_and_no_other_does(tmp_path, 
     assert seconds(what="other", sets=3 - sets) == pytest.approx(1)
 
 
+def test_cases_are_those_that_the_comparison_measures_however_its_flags_are_written():
+    flags = ["--launches", "4", "-klatency", "--suite=mine.toml", "--set", "size=1GiB", "--threshold", "4%", "--device=cpu"]
+    wanted = ["-k", "latency", "--suite", "mine.toml", "--set", "size=1GiB", "--device", "cpu"]
+    assert gate_trials.choosing(flags) == wanted
+
+
+def test_what_cannot_be_compared_is_said_without_a_traceback(capfd):
+    with pytest.raises(SystemExit) as ended:
+        gate_trials.main(["1", "-k", "nothing"])
+    assert ended.value.code == 2
+    assert capfd.readouterr().err.startswith("run_suite.py: ")
+
+
 @pytest.mark.parametrize(
     ("planted", "code", "slower", "outcome"),
     [

@@ -332,6 +332,14 @@ def test_a_wrong_output_is_found_in_whichever_batch_it_lies():
         sampler(FakeClock(noise), Work(run=run, check=check, workload=Workload()), budget_s=10.0).measure()
 
 
+def test_an_output_is_wrong_even_where_the_check_has_no_word_for_it():
+    def check() -> None:
+        raise Wrong("")
+
+    with pytest.raises(Wrong, match="the output is wrong"):
+        sampler(FakeClock(always(0.001)), Work(run=lambda: None, check=check, workload=Workload())).measure()
+
+
 def test_warming_up_many_slow_sets_ends_with_its_share_of_the_budget():
     order: list[int] = []
     work = Work(run=[lambda i=i: order.append(i) for i in range(100)], workload=Workload())

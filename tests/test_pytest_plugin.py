@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from clustergauge import clocks, pytest_plugin
@@ -53,6 +55,18 @@ def test_without_a_threshold(gauge):
 @pytest.mark.gauge(floor="1 FLOP/s")
 def test_a_floor_without_work(gauge):
     gauge(run, check=right)
+
+@pytest.mark.gauge(ops=100, floor="1 OP/s")
+def test_never_called(gauge):
+    pass
+
+@pytest.mark.gauge(ops=100, floor="1 OP/s")
+def test_without_the_fixture():
+    pass
+
+@pytest.mark.gauge(ops=100, floor="1 OP/s")
+def test_skipped_before(gauge):
+    pytest.skip("no such device")
 
 def test_nothing_heavy_was_imported():
     assert not {"torch", "mpi4py", "kernels"} & set(sys.modules)
@@ -115,7 +129,12 @@ def test_a_kernel_of_another_project_is_measured_checked_and_held_against_its_th
     assert "wrong: not the sum" in found["test_wrong"][0]
     assert found["test_without_a_threshold"] == ("", found["test_without_a_threshold"][1])
     assert found["test_without_a_threshold"][1].startswith("unreferenced: time ")
-    assert "a floor in FLOP/s needs flops=" in found["test_a_floor_without_work"][0]
+    line = r"^test_mine.py::test_a_floor_without_work: gauge: a floor in FLOP/s needs flops=…, the work of one call$"
+    assert re.search(line, output, re.MULTILINE)  # nothing of ours around it
+    assert "pytest_plugin.py" not in output.partition("warnings summary")[0]
+    for name in ("test_never_called", "test_without_the_fixture"):
+        assert f"test_mine.py::{name}: gauge was never called: nothing was measured" in output
+    assert "test_skipped_before: gauge" not in output
     assert found["test_nothing_heavy_was_imported"][0] == ""
     assert "test_mine.py::test_above_its_floor  pass: compute " in output
 
@@ -187,7 +206,7 @@ def node(*args, **given):
     """A test with a marker."""
 
     class Node:
-        nodeid = "t.py::t"
+        nodeid, user_properties, config = "t.py::t", [], SimpleNamespace(getoption=lambda name: False)
 
         def get_closest_marker(self, name):
             return SimpleNamespace(args=args, kwargs=given)
@@ -200,6 +219,7 @@ def node(*args, **given):
     [
         ({"flop": 1}, "gauge takes flops"),
         ({"flops": 1.5}, "whole number"),
+        ({"bytes": np.int64(-1)}, "whole number"),
         ({"flops": 1, "ops": 1}, "flops or ops"),
         ({"flops": 1, "floor": 7}, "write '700 TFLOP/s'"),
         ({"flops": 1, "floor": "7 GHz"}, "unknown unit"),
@@ -219,7 +239,7 @@ def test_a_marker_that_makes_no_sense_is_refused(given, words):
 
 
 def test_a_marker_is_read_in_bare_units():
-    asked = pytest_plugin._marker(node(flops=2, bytes=3, floor="700 TFLOP/s", device="cuda:1"))
+    asked = pytest_plugin._marker(node(flops=np.prod([1, 2]), bytes=3, floor="700 TFLOP/s", device="cuda:1"))
     assert (asked.metric, asked.bound, asked.unit, asked.device) == ("compute", 7e14, "FLOP/s", "cuda:1")
     assert asked.workload == Workload(flops=2, bytes_read=3, bound="compute")
 
@@ -245,3 +265,43 @@ def test_a_warning_says_that_nothing_was_shown(monkeypatch):
     monkeypatch.setattr(pytest_plugin, "_measured", lambda work, asked: said)
     with pytest.warns(pytest_plugin.GaugeWarning, match="the bound lies inside"):
         assert pytest_plugin.Gauge(Node())(lambda: None, check=lambda: None) is said
+
+
+@pytest.mark.parametrize("said", [False, np.False_, np.array(False), 0, []])
+def test_a_check_that_returns_what_is_false_in_whichever_way_fails(said):
+    with pytest.raises(pytest.fail.Exception, match="wrong: the check returned "):
+        pytest_plugin.Gauge(node(budget_s=0.02))(lambda: None, check=lambda: said)
+
+
+@pytest.mark.parametrize("said", [None, True, np.True_, 5])
+def test_a_check_that_returns_nothing_or_what_is_true_is_content(said):
+    assert pytest_plugin.Gauge(node(budget_s=0.02))(lambda: None, check=lambda: said).verdict == "unreferenced"
+
+
+def test_a_tracer_sees_the_kernel_once_and_is_in_none_of_its_times():
+    """As coverage is one, or a debugger: it would be called for every line of a kernel that is timed."""
+    tracers, profilers = [], []
+
+    def run():
+        tracers.append(sys.gettrace())
+        profilers.append(sys.getprofile())
+
+    def tracer(frame, event, arg):
+        return None
+
+    def profiler(frame, event, arg):
+        return None
+
+    before = sys.gettrace(), sys.getprofile()
+    sys.settrace(tracer)
+    sys.setprofile(profiler)
+    try:
+        pytest_plugin.Gauge(node(budget_s=0.02))(run, check=lambda: None)
+        after = sys.gettrace(), sys.getprofile()
+    finally:
+        sys.settrace(before[0])
+        sys.setprofile(before[1])
+    assert after == (tracer, profiler)
+    assert len(tracers) > 10
+    assert (tracers[0], profilers[0]) == (tracer, profiler)
+    assert {*tracers[1:], *profilers[1:]} == {None}

@@ -244,6 +244,17 @@ def test_a_launch_that_is_left_before_its_end_is_ended(tmp_path):
     assert call.process.returncode == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("first", side.LETTERS)
+def test_of_two_that_measure_by_turns_one_that_dies_is_named_at_once_and_the_other_is_ended(tmp_path, first):
+    lives = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
+    dies = "import os, time\nwhile not os.path.exists('../a/pid'): time.sleep(0.01)\nos.kill(os.getpid(), 9)"
+    a, b = made_side(tmp_path / "a", lives, "A"), made_side(tmp_path / "b", dies, "B")
+    bench = side.Bench({"A": a, "B": b}, {case.case: case for case in LISTED}, [], [], tmp_path, in_turns=True)
+    with pytest.raises(side.Unable, match=r"B = old \(0+\): its run_suite.py killed by SIGKILL"):
+        bench.launch(first, ["p/x=two"])
+    assert not Path(f"/proc/{(tmp_path / 'a/pid').read_text()}").exists()
+
+
 def test_a_tree_that_changes_while_it_is_measured_is_refused(tmp_path):
     class Changing:
         def __init__(self, letter, *codes):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import fcntl
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -68,6 +70,28 @@ def test_who_is_killed_within_its_turn_lets_go(tmp_path):
     holder.stdout.close()
     with Turnstile(tmp_path).turn():
         pass
+
+
+def test_who_is_told_to_leave_while_it_waits_holds_nobody_up(tmp_path):
+    class Told(Exception):
+        pass
+
+    def leave(number, frame):
+        raise Told
+
+    before = signal.signal(signal.SIGUSR1, leave)
+    teller = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+    try:
+        with Turnstile(tmp_path).turn():
+            waiting = Turnstile(tmp_path)
+            teller.start()
+            with pytest.raises(Told):
+                waiting.take()
+        with (tmp_path / "door").open() as door:
+            fcntl.flock(door, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        teller.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_measurement_lets_the_other_pass_between_stretches_and_none_of_its_time_counts():

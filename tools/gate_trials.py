@@ -14,7 +14,6 @@ half-width of its intervals), then the counts.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import subprocess
@@ -28,7 +27,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-CHOOSING = ("-k", "--suite", "--set", "--probes", "--target")
+CHOOSING = ("-k", "--suite", "--set", "--device", "--ranks", "--probes", "--target")
 """Flags of ``compare`` that ``list`` has to know too."""
 PLANT = """
 
@@ -122,11 +121,20 @@ def say(text: str) -> None:
 
 def listed(clone: Path, flags: Sequence[str]) -> list[dict[str, object]]:
     """The cases that a comparison with these flags would measure."""
-    choosing = [word for flag, value in itertools.pairwise(flags) if flag in CHOOSING for word in (flag, value)]
-    suite = [] if "--suite" in choosing else ["--suite", "ci"]
-    command = [sys.executable, "run_suite.py", "list", *suite, *choosing, "--format", "json"]
-    done = subprocess.run(command, cwd=clone, stdout=subprocess.PIPE, text=True, check=True)
-    return [case for case in json.loads(done.stdout) if not case["skip"]]
+    command = [sys.executable, "run_suite.py", "list", "--suite", "ci", *choosing(flags), "--format", "json"]
+    done = subprocess.run(command, cwd=clone, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:  # it has said why
+        sys.exit(done.returncode)
+    return [case for case in json.loads(done.stdout) if not case["skip"]] or sys.exit("no case of these can run here")
+
+
+def choosing(flags: Sequence[str]) -> list[str]:
+    """Of flags for ``compare`` those that choose cases, in whichever way they were written."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for flag in CHOOSING:
+        parser.add_argument(flag, dest=flag, action="append", default=[])
+    known = vars(parser.parse_known_args(flags)[0])
+    return [word for flag in CHOOSING for value in known[flag] for word in (flag, value)]
 
 
 def carry_out(clone: Path, case: dict[str, object] | None, effect: float, flags: Sequence[str]) -> Trial:

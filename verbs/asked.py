@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,8 +67,8 @@ def suite_path(name: str) -> Path:
     return path
 
 
-def leaves_in(path: str | None) -> str:
-    """The leaves of a topology file as a run remembers them; empty without one."""
+def leaves_in(path: str | None, hosts: Sequence[str] = ()) -> str:
+    """The leaves of a topology file as a run remembers them; empty without one.  ``hosts``: some of which it must place."""
     if not path:
         return ""
     from clustergauge import topology
@@ -76,4 +77,6 @@ def leaves_in(path: str | None) -> str:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    return topology.parse(text, path).text()
+    found = topology.parse(text, path)
+    topology.check_fits(found, path, hosts)
+    return found.text()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clustergauge.fleet import Fleet
     from clustergauge.model import Planned, Run
     from clustergauge.plan import Wish
+    from clustergauge.probe import Probe
 
 REACH = [sys.executable, "-P", "-m", "storage_io.object_space", "check"]
 FOLDERS = ("kernels", "collectives", "storage_io")
@@ -41,7 +42,7 @@ def planned_for(options: argparse.Namespace, output: Path, fleet: Fleet | None) 
     from clustergauge import machine, plan, plan_nodes
 
     sys.path.extend(python_path(options))
-    probes = plan.load_probes([*probe_modules(), *options.probes])
+    probes = probes_of(options)
     suite, wish = plan.load_suite(suite_path(options.suite)), _wish(options, None if fleet else output)
     if fleet:
         fleet.meet(wish.targets)
@@ -77,7 +78,7 @@ def targets_of(options: argparse.Namespace, output: Path | None) -> tuple[str, .
     from clustergauge import targets
 
     if not options.targets:
-        return (str(output),) if output else ()
+        return (targets.plain(output),) if output else ()
     return targets.parse(options.targets, local=output is not None)
 
 
@@ -115,12 +116,20 @@ def check_trust(run: Run, planned: Sequence[Planned], options: argparse.Namespac
     trust.check(run, planned, said)
 
 
-def show_plan(planned: list[Planned], form: str) -> int:
-    """What would run, on stdout."""
+def show_plan(planned: list[Planned], options: argparse.Namespace, fleet: Fleet | None) -> int:
+    """What would run, on stdout.  What nodes have free is not asked."""
     from reports import listing
+    from storage_io import room
 
-    listing.show(planned, form)
+    listing.show(planned if fleet else room.foreseen(planned, probes_of(options)), options.format)
     return OK
+
+
+def probes_of(options: argparse.Namespace) -> dict[str, Probe]:
+    """All that there are, ours and the caller's, by name."""
+    from clustergauge import plan
+
+    return plan.load_probes([*probe_modules(), *options.probes])
 
 
 def probe_modules() -> list[str]:

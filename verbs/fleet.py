@@ -28,13 +28,17 @@ def do_fleet(options: argparse.Namespace) -> int:
     output = Path(options.output).absolute()
     paths = list(dict.fromkeys(path for word in options.runs for path in folder.find_runs(word, output)))
     expected = hosts.expand(options.expect) if options.expect else []
-    leaves, part = leaves_in(options.topology), reduce.read(paths)
-    if not leaves and len(part.topologies) == 1:
-        leaves = part.topologies[0]
-    elif not leaves and part.topologies:
+    text, part = leaves_in(options.topology), reduce.read(paths)
+    if not text and len(part.topologies) == 1:
+        text = part.topologies[0]
+    elif not text and part.topologies:
         say("the runs remember several topologies, of which none is taken: name one with --topology")
-    rack_of = topology.racks(topology.of_text(leaves) if leaves else None)
+    leaves = topology.of_text(text) if text else None
+    rack_of = topology.racks(leaves)
     known = {machine.host for machine in part.machines.values()}
+    if leaves and options.topology:
+        topology.check_fits(leaves, options.topology, sorted(known))
+    part.notes.extend(topology.notes(leaves, sorted(known)))
     missing = [host for host in expected if host not in known]
     found, told, stopped = blame.judge(part, rack_of, missing), [], OK
     if options.confirm:

@@ -18,9 +18,9 @@ def do_report(options: argparse.Namespace) -> int:
     """Show a run again."""
     from clustergauge import store
 
-    topology, output = leaves_in(options.topology), Path(options.output).absolute()
+    output = Path(options.output).absolute()
     loaded = store.load(store.find_run(options.run, output))
-    if topology:
+    if topology := leaves_in(options.topology, [machine.host for machine in loaded.machines.values()]):
         loaded.run.settings["topology"] = topology
     return show_again(loaded, options, output, options.redact)
 

@@ -14,9 +14,9 @@ from clustergauge import __version__, flags
 from clustergauge.errors import UsageError
 from clustergauge.units import counted
 from verbs.asked import asked_of, check_baseline, given_by, leaves_in
-from verbs.cases import check_trust, failed_cases, planned_for, python_path, reach_objects, show_plan, way_of
+from verbs.cases import check_trust, failed_cases, planned_for, probes_of, python_path, reach_objects, show_plan, way_of
 from verbs.judging import show_again
-from verbs.nodes import SWEEP, fleet_of
+from verbs.nodes import SWEEP, fleet_of, names_in
 from verbs.said import BROKEN, INTERRUPTED, heed_signals, say
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def do_run(options: argparse.Namespace) -> int:
     """Measure, keep, judge, report."""
-    from clustergauge import retry
+    from clustergauge import hosts, retry
 
     output = Path(options.output).absolute()
     asked = given_by(options, output) if options.resume else asked_of(options, output)
@@ -37,6 +37,8 @@ def do_run(options: argparse.Namespace) -> int:
         options.launches = max(options.launches, retry.CONFIRMING)
     if options.turns:
         _take_turns(options)
+    if not options.resume:
+        leaves_in(options.topology, names_in(options) or [hosts.own()])
     heed_signals()
     with fleet_of(options) as fleet:
         if options.resume:
@@ -47,25 +49,27 @@ def do_run(options: argparse.Namespace) -> int:
 def do_list(options: argparse.Namespace) -> int:
     """What would run here."""
     with fleet_of(options) as fleet:
-        return show_plan(planned_for(options, Path(options.output).absolute(), fleet), options.format)
+        return show_plan(planned_for(options, Path(options.output).absolute(), fleet), options, fleet)
 
 
 def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet | None) -> int:
     """A new run."""
     import msgspec
 
-    from clustergauge import catalogue, code, criteria, store
+    from clustergauge import catalogue, code, criteria, hosts, store
     from clustergauge.model import Run
     from clustergauge.run import now_text
+    from storage_io import room
 
-    topology = leaves_in(options.topology)
+    topology = leaves_in(options.topology, fleet.desk.names if fleet else [hosts.own()])
     planned = failed_cases(options, output, fleet) if options.rerun_failed else planned_for(options, output, fleet)
     planned = [msgspec.structs.replace(p, confirms=True) for p in planned] if options.confirming else planned
     for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
-        return show_plan(planned, options.format)
+        return show_plan(planned, options, fleet)
     if not fleet:
+        planned = room.promised(planned, probes_of(options))
         reach_objects(planned)
     if options.cross_check and not fleet:
         from storage_io import fio
@@ -123,7 +127,7 @@ def _resume(options: argparse.Namespace, output: Path, asked: Asked, fleet: Flee
     done = {(r.case, r.device, r.launch) for r in loaded.records}
     todo = [p for p in run.planned if (p.case, p.device, p.launch) not in done]
     if options.dry_run:
-        return show_plan(todo, options.format)
+        return show_plan(todo, options, fleet)
     if not todo and run.finished and not fleet:
         say(f"nothing is missing in {run.run_id}")
         return show_again(loaded, options, output)

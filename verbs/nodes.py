@@ -21,10 +21,9 @@ SWEEP = [sys.executable, "-P", "-m", "storage_io.workspace"]
 @contextlib.contextmanager
 def fleet_of(options: argparse.Namespace) -> Generator[Fleet | None]:
     """The nodes that the flags name, with their agents, and the end of these; ``None`` for this machine alone."""
-    from clustergauge import fleet, hosts, launch, remote, spread, supervise, targets
+    from clustergauge import fleet, launch, remote, spread, supervise, targets
 
-    way = remote.way(options.remote, options.launcher)
-    names = hosts.wanted(options.hosts, options.hostfile, remote.is_srun(way), os.environ)
+    way, names = remote.way(options.remote, options.launcher), names_in(options)
     spread.check_launcher(options.launcher, len(names))
     if not names:
         yield None
@@ -44,3 +43,11 @@ def fleet_of(options: argparse.Namespace) -> Generator[Fleet | None]:
         yield nodes
     finally:
         nodes.close()
+
+
+def names_in(options: argparse.Namespace) -> list[str]:
+    """The nodes that the flags name; empty for this machine alone."""
+    from clustergauge import hosts, remote
+
+    way = remote.way(options.remote, options.launcher)
+    return hosts.wanted(options.hosts, options.hostfile, remote.is_srun(way), os.environ)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import warnings
 from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from pytest_benchmark.logger import PytestBenchmarkWarning
 
-from clustergauge import machine, plan, spread, targets
+from clustergauge import flags, machine, plan, processes, spread, targets
 from clustergauge.errors import UsageError
 from tests.bench import lane as lanes
 from tests.bench.lane import Lane, Tape
@@ -22,16 +28,53 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-suite", default="quick", metavar="NAME|FILE", help="suite name or TOML file (default: quick)")
     group.addoption("--bench-case", action="append", default=[], metavar="GLOB", help="only cases whose id matches")
     group.addoption("--bench-device", choices=("auto", "cpu", "cuda"), default="auto")
-    group.addoption("--bench-duration", type=float, metavar="S", help="seconds of measuring for each case")
-    group.addoption("--bench-ranks", type=int, metavar="N", help="ranks of collective cases")
+    group.addoption("--bench-duration", default="", metavar="TIME", help="measure each case for so long, not as the suite says")
+    group.addoption("--bench-ranks", type=flags.count, metavar="N", help="ranks of collective cases")
     group.addoption("--bench-launcher", default="", metavar="CMD", help="command that starts MPI ranks")
     group.addoption("--bench-target", metavar="DIR", help="folder for storage cases (without it they are skipped)")
     group.addoption("--bench-probes", action="append", default=[], metavar="MODULE", help="also load the probes of this module")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main() -> int | None:
+    """Of processes that a launcher started together none goes on: all would measure at once, and write the same files."""
+    rank, size = lanes.launched_as(os.environ)
+    if size < 2:
+        return None
+    if rank:
+        return 0
+    raise pytest.UsageError(
+        f"pytest was started {size} times at once (by mpiexec, srun, …): start it once, by itself; "
+        f"cases of several ranks start their own (--bench-ranks {size}, --bench-launcher CMD)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Our own tests take warnings for errors; what pytest-benchmark remarks (nothing to save, say) is for a person to read."""
+    warnings.filterwarnings("default", category=PytestBenchmarkWarning)  # for what is not within one of pytest's own contexts
+    config.addinivalue_line("filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Plan before anything is collected: a mistake in our options is told in one line."""
+    _lane(session.config)
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """The user's mistakes as pytest tells them, by the names that flags have here."""
+    try:
+        yield
+    except UsageError as error:
+        text = str(error)
+        raise pytest.UsageError(f"--bench-{text[2:]}" if text.startswith("--") else text) from None
+
+
 def _machine(config: pytest.Config) -> machine.Machine:
     if _MACHINE not in config.stash:
-        config.stash[_MACHINE] = machine.describe_apart()
+        with _told():
+            config.stash[_MACHINE] = machine.describe_apart()
     return config.stash[_MACHINE]
 
 
@@ -39,23 +82,20 @@ def _lane(config: pytest.Config) -> Lane:
     """Planned once, started with the first case."""
     if _LANE not in config.stash:
         option: Any = config.option
-        wish = plan.Wish(
-            globs=option.bench_case,
-            device=option.bench_device,
-            targets=targets.parse([option.bench_target]) if option.bench_target else (),
-            ranks=option.bench_ranks,
-            duration_s=option.bench_duration,
-        )
-        try:
-            spread.check_launcher(option.bench_launcher, 0)
-            here = _machine(config)
-            planned = plan.plan(
-                plan.load_suite(lanes.suite_path(option.bench_suite)), lanes.probes(option.bench_probes), here, wish
-            )
-        except UsageError as error:
-            raise pytest.UsageError(str(error)) from None
         python_path = [str(config.invocation_params.dir)] if option.bench_probes else []
-        config.stash[_LANE] = Lane(planned, option.bench_launcher, python_path)
+        sys.path.extend(python_path)
+        with _told():
+            spread.check_launcher(option.bench_launcher, 0)
+            wish = plan.Wish(
+                globs=option.bench_case,
+                device=option.bench_device,
+                targets=targets.parse([option.bench_target]) if option.bench_target is not None else (),
+                ranks=option.bench_ranks,
+                duration_s=flags.duration("--duration", option.bench_duration),
+            )
+            suite, probes = plan.load_suite(lanes.suite_path(option.bench_suite)), lanes.probes(option.bench_probes)
+            planned = plan.plan(suite, probes, _machine(config), wish)
+        config.stash[_LANE] = Lane(planned, _machine(config), option.bench_launcher, python_path)
     return config.stash[_LANE]
 
 
@@ -85,12 +125,27 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["clustergauge"] = lanes.machine_info(_machine(config))  # asked before collection for --benchmark-compare
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What the supervisor has to say at the end: processes that it could not end, say."""
+    if notes := config.stash[_LANE].notes if _LANE in config.stash else []:
+        terminalreporter.section("clustergauge")
+        for note in notes:
+            terminalreporter.write_line(note)
+
+
 @pytest.fixture(scope="session")
 def lane(request: pytest.FixtureRequest) -> Generator[Lane]:
-    """The supervisor of the session; all its processes end with it."""
+    """The supervisor of the session; all its processes end with it, also where the session is told to end."""
     lane = _lane(request.config)
-    yield lane
-    lane.close()
+    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup means it
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+    try:
+        yield lane
+    finally:
+        with processes.undisturbed():
+            lane.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture

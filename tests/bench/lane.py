@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from clustergauge import accept, ceilings, code, metrics, plan, store, warnings
+from clustergauge.errors import UsageError
 from clustergauge.launch import Means
 from clustergauge.model import Machine, Planned, Record, Run
 from clustergauge.run import Progress, carry_out, now_text
@@ -26,6 +27,13 @@ from clustergauge.valid import check_record, key_of
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("kernels", "collectives", "storage_io")
 SWEEP = ("-P", "-m", "storage_io.workspace")
+LAUNCHERS = (
+    ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, MVAPICH
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # of srun alone: a batch script has SLURM_NTASKS too, and is one process
+    ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),  # torchrun
+)
+"""What launchers tell each of the processes that they start: its rank, and how many there are."""
 
 
 @dataclass
@@ -50,17 +58,36 @@ def probes(more: Sequence[str] = ()) -> Mapping[str, plan.Probe]:
 
 def suite_path(name: str) -> Path:
     """A suite of ours by name, or a file."""
-    return Path(name) if name.endswith(".toml") else ROOT / "suites" / f"{name}.toml"
+    path = ROOT / "suites" / f"{name}.toml"
+    if name.endswith(".toml") or "/" in name:
+        return Path(name)
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.toml")))
+        raise UsageError(f"--suite {name!r}: there are {known}; or name a .toml file")
+    return path
 
 
-class _Nowhere:
-    """Keeps the logs of failed cases for the test report; records go to pytest-benchmark."""
+def launched_as(environment: Mapping[str, str]) -> tuple[int, int]:
+    """The rank of this process among those that a launcher started with it, and how many these are; (0, 1) without one."""
+    for rank, size in LAUNCHERS:
+        told = (environment.get(rank, ""), environment.get(size, ""))
+        if all(text.isdecimal() for text in told):
+            return int(told[0]), int(told[1])
+    return 0, 1
 
-    def __init__(self) -> None:
-        self.logs: dict[str, str] = {}
+
+@dataclass
+class _Keeper:
+    """Believes no record that no run folder would hold; keeps the logs of failed cases for the test report."""
+
+    planned: Planned
+    run_id: str
+    machine_id: str
+    logs: dict[str, str] = field(default_factory=dict[str, str])
 
     def append(self, record: Record) -> None:
-        """Kept in the progress."""
+        """Kept in the progress.  Raises `Invalid`."""
+        check_record(record, self.run_id, {key_of(self.planned): self.planned}, [self.machine_id])
 
     def write_log(self, name: str, text: str) -> str:
         """Keep a text; its name."""
@@ -91,10 +118,10 @@ class _Silent:
 class Lane:
     """One supervisor for all cases of a session, started with the first."""
 
-    def __init__(self, planned: Sequence[Planned], launcher: str = "", python_path: Sequence[str] = ()) -> None:
+    def __init__(self, planned: Sequence[Planned], here: Machine, launcher: str = "", python_path: Sequence[str] = ()) -> None:
         self.planned = {name_of(p): p for p in planned}
         self._supervisor = Supervisor(Means(launcher, tuple(python_path)), sweep=[sys.executable, *SWEEP])
-        self._machine: Machine | None = None
+        self._here = here
         self._run = Run(
             run_id=store.new_run_id(),
             started=now_text(),
@@ -107,18 +134,19 @@ class Lane:
     def measure(self, name: str, check_only: bool) -> tuple[Record, str]:
         """One case, measured or only checked: its record, and the log of one that failed."""
         planned = msgspec.structs.replace(self.planned[name], check_only=check_only)
-        if self._machine is None:
-            self._machine = self._supervisor.start([planned.target] if planned.target else [])
-        keeper, progress = _Nowhere(), Progress()
-        carry_out(keeper, self._run, [planned], self._supervisor, self._machine, _Silent(), progress)
+        keeper, progress = _Keeper(planned, self._run.run_id, self._here.machine_id), Progress()
+        carry_out(keeper, self._run, [planned], self._supervisor, self._here, _Silent(), progress)
         (record,) = progress.records
-        check_record(record, self._run.run_id, {key_of(planned): planned}, [self._machine.machine_id])
         return record, "\n".join(keeper.logs.values())
 
     def describe(self, record: Record) -> tuple[dict[str, Any], str]:
         """What goes into ``extra_info`` of a measured case, and why its number cannot be true (empty: nothing says so)."""
-        assert self._machine
-        return describe(record, self._machine)
+        return describe(record, self._here)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should hear at the end of the session."""
+        return self._supervisor.notes
 
     def close(self) -> None:
         """End every process."""

@@ -17,16 +17,18 @@ def test_case(benchmark: BenchmarkFixture, lane: Lane, tape: Tape, case: str) ->
     record, log = lane.measure(case, check_only=benchmark.disabled)
     if record.status == "skipped":
         pytest.skip(record.reason)
-    problem, samples = record.reason, metrics.samples(record)
-    if record.status == "ok":
-        about, problem = lane.describe(record)
+    problem = "" if record.status in ("ok", "verified") else f"{record.status}: {record.reason}"
+    samples = metrics.samples(record) if record.status == "ok" else []
+    if samples:
+        about, impossible = lane.describe(record)
+        problem = f"invalid: {impossible}" if impossible else ""
         benchmark.extra_info.update(about)
         tape.load(samples)
     if problem or not samples:
         benchmark.disabled = True  # nothing to time: the interpreter's time, or that of a wrong result, means nothing
 
     def settle() -> None:
-        if problem and record.status != "verified":
-            pytest.fail(f"{record.status}: {problem}\n{log}".rstrip(), pytrace=False)
+        if problem:
+            pytest.fail(f"{problem}\n{log}".rstrip(), pytrace=False)
 
     benchmark.pedantic(settle, rounds=max(1, len(samples)))

@@ -1,4 +1,4 @@
-"""Cases for the benchmark lane: right, wrong, crashing, and without a meaning here."""
+"""Cases for the benchmark lane: right, wrong, wrong without a word, crashing, absurd, and without a meaning here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
 
 
 @probe(
-    "benched", needs=lambda how: Needs(device="cpu", target=how == "target"), how=("right", "wrong", "crash", "skip", "target")
+    "benched",
+    needs=lambda how: Needs(device="cpu", target=how == "target"),
+    how=("right", "wrong", "mute", "crash", "absurd", "skip", "target"),
 )
 def benched(ctx: Context, how: str) -> Work:
     """Half a millisecond of nothing.  how: what becomes of it."""
@@ -28,5 +30,8 @@ def benched(ctx: Context, how: str) -> Work:
         ctx.set("runs", len(runs))
         if how == "wrong":
             raise Wrong("element 3 is 4, not 5")
+        if how == "mute":
+            raise Wrong(" ")
 
-    return Work(run=run, check=check, workload=Workload(bytes_read=1000, bound="memory"), cache="none")
+    moved = -1 if how == "absurd" else 1000
+    return Work(run=run, check=check, workload=Workload(bytes_read=moved, bound="memory"), cache="none")
