@@ -13,7 +13,7 @@ from clustergauge.compare import Pair, Report
 from clustergauge.model import Metric
 from clustergauge.units import format_rate
 from clustergauge.valid import printable
-from reports.layout import Page, Part, listed, pad, put, short_names, squeezed, width_of
+from reports.layout import Page, Part, above, listed, pad, put, short_names, squeezed, width_of
 from reports.markdown import cell
 from reports.table import percent
 
@@ -102,9 +102,13 @@ def _table(page: Page, pairs: Sequence[Pair], names: dict[Key, str]) -> None:
         room = page.width - sum(widths) - 2 * len(widths) - 2 - last
     name = min(max(map(cell_len, [*shown, "case"])), max(room, LEAST_NAME))
     short = squeezed(shown, name)
+    alone = above(short, page.width)
     page.add((join("case", labels, name, widths), "bold"))
     for pair, full, row in zip(pairs, shown, cells, strict=True):
-        page.add(join(short[full], row, name, widths), "  ", (word_of(pair), STYLES.get(word_of(pair), "")))
+        if full in alone:
+            page.add(alone[full])
+        word = word_of(pair)
+        page.add(join("" if full in alone else short[full], row, name, widths), "  ", (word, STYLES.get(word, "")))
         if pair.why:
             page.wrap(pair.why, "  ", "dim" if pair.word != "broken" else "red")
 

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
@@ -199,18 +200,36 @@ def squeezed(names: Iterable[str], width: int) -> dict[str, str]:
     First goes what all cases of a probe have in common, then the middle; a number is cut in two only where nothing else tells
     the names apart, for half of one reads as another.
     """
-    names = list(dict.fromkeys(names))
-    families: dict[str, list[list[str]]] = {}
-    for name in names:
-        families.setdefault(name.partition("/")[0], []).append(name.split("/"))
-    lean = {probe: _differing(family) for probe, family in families.items()}
-    leaner = {name: _without_common(name, lean[name.partition("/")[0]]) if cell_len(name) > width else name for name in names}
+    families: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        families.setdefault(name.partition("/")[0], []).append(name)
+    found: dict[str, str] = {}
+    for family in families.values():
+        differs = _differing([name.split("/") for name in family])
+        found |= _told_apart({n: _without_common(n, differs) if cell_len(n) > width else n for n in family}, width)
+    if len(set(found.values())) == len(found):
+        return found
+    together = _told_apart({name: name for family in families.values() for name in family}, width)
+    return max(found, together, key=lambda short: len(set(short.values())))
+
+
+def above(short: Mapping[str, str], width: int) -> dict[str, str]:
+    """The names that are still alike when `squeezed`: what of them stands above their rows, with ``width`` cells of its own."""
+    count = Counter(short.values())
+    return squeezed([name for name, cut in short.items() if count[cut] > 1], width)
+
+
+def _told_apart(names: Mapping[str, str], width: int) -> dict[str, str]:
+    """The names cut so that as many as possible differ.  ``names``: what is left of each already."""
+    best: dict[str, str] = {}
     for cut in (_with_whole_numbers, fit):
         for head in (0.5, 0.3, 0.7, 0.15, 0.85, 0.0, 1.0):
-            found = {name: cut(lean, width, head) for name, lean in leaner.items()}
-            if len(set(found.values())) == len(names) and all(found.values()):
-                return found
-    return {name: fit(lean, width) for name, lean in leaner.items()}
+            found = {name: cut(lean, width, head) for name, lean in names.items()}
+            if all(found.values()) and len(set(found.values())) > len(set(best.values())):
+                best = found
+            if len(set(best.values())) == len(names):
+                return best
+    return best or {name: fit(lean, width) for name, lean in names.items()}
 
 
 def _with_whole_numbers(name: str, width: int, head: float) -> str:

@@ -13,7 +13,7 @@ from clustergauge.model import Planned
 from clustergauge.units import counted, format_duration, format_rate
 from clustergauge.valid import printable
 from reports import grouped
-from reports.layout import Page, fit, pad, parts_of, put, squeezed, width_of
+from reports.layout import Page, above, fit, pad, parts_of, put, squeezed, width_of
 
 LABELS = ("case", "device", "ranks", "budget", "about")
 
@@ -66,8 +66,11 @@ def _table(page: Page, running: Sequence[Planned]) -> None:
     natural = max(map(cell_len, [*names, LABELS[0]]))
     name = min(natural, room)
     short = squeezed(names, name)
+    alone = above(short, page.width)
     for texts, label in [(LABELS, True), *(((n, *c), False) for n, c in zip(names, cells, strict=True))]:
-        case = texts[0] if label else short[texts[0]]
+        if texts[0] in alone:
+            page.add(alone[texts[0]])
+        case = texts[0] if label else "" if texts[0] in alone else short[texts[0]]
         line = [pad(case, name), pad(fit(texts[1], widths[0]), widths[0])]
         line += [pad(text, width, right=True) for text, width in zip(texts[2:], widths[1:], strict=True)]
         page.add(("  ".join(line), "bold" if label else ""))

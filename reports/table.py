@@ -10,7 +10,7 @@ from clustergauge import metrics
 from clustergauge.model import Metric, Verdict
 from clustergauge.units import format_rate, format_width
 from clustergauge.valid import printable
-from reports.layout import Part, pad, squeezed
+from reports.layout import Part, above, pad, squeezed
 from reports.rows import Row
 
 STYLES = {"pass": "green", "unreferenced": "", "inconclusive": "yellow", "not measured": "yellow"}
@@ -20,7 +20,10 @@ LEAST_NAME = 16
 
 
 class Table:
-    """Columns as wide as their cells; the name of the case gives way where there is no room, then the bound of the verdict."""
+    """Columns as wide as their cells; the name of the case gives way where there is no room, then the bound of the verdict.
+
+    ``above``: names by case that would look alike if they were shorter: they go on lines of their own, each above its row.
+    """
 
     def __init__(self, rows: list[Row], names: dict[str, str], width: int) -> None:
         self.full = True
@@ -34,7 +37,10 @@ class Table:
             self.wide = max((cell_len(_verdict(row, False)) for row in rows), default=0)
             room = self._room(width)
         self.name = min(natural, max(room, LEAST_NAME))
-        self.short = dict(zip((row.case for row in rows), map(squeezed(short, self.name).__getitem__, short), strict=True))
+        shorter = squeezed(short, self.name)
+        alike = above(shorter, width)
+        self.above = {row.case: alike[name] for row, name in zip(rows, short, strict=True) if name in alike}
+        self.short = {row.case: "" if name in alike else shorter[name] for row, name in zip(rows, short, strict=True)}
 
     def _room(self, width: int) -> int:
         """Cells left for the name of the case."""

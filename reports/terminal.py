@@ -105,6 +105,8 @@ class _View:
                 self.page.gap()
                 self.page.add((self._place(*place), "bold"))
             for row in members:
+                if row.case in self.table.above:
+                    self.page.add(self.table.above[row.case])
                 self.page.add(*self.table.line(row))
                 for parts in details(row):
                     self.page.add(*parts)

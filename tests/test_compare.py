@@ -306,6 +306,16 @@ def test_no_line_is_wider_than_the_page(width):
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_names_that_would_look_alike_stand_above_their_rows():
+    shapes = [f"{'a' * 15}{x}{'a' * 15}{y}{'a' * 15}" for x in "12" for y in "34"]
+    sides = [loaded([r for shape in shapes for r in launches(1.0, seed=seed, shape=shape)]) for seed in (0, 1)]
+    lines = comparison.page_of(compare.compare(*sides), 80).text().splitlines()
+    for shape in shapes:
+        row = lines[lines.index(f"matmul/{shape}") + 1]
+        assert row.endswith("same")
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_table_of_two_runs_as_it_is_printed():
     flat = [made.record(samples=[1e-3] * 30, launch=n, shape="1") for n in range(5)]
     late = [made.record(samples=[1.1e-3] * 30, launch=n, shape="1") for n in range(5)]

@@ -31,6 +31,16 @@ def test_half_a_number_never_stands_for_another():
             assert set(re.findall(r"\d\w*", short)) <= whole, (width, short)
 
 
+def test_names_of_a_probe_that_cannot_be_told_apart_spoil_no_others():
+    alike = [f"attention/{'a' * 20}{x}{'a' * 20}/{'b' * 20}{y}{'b' * 20}" for x in "12" for y in "34"]
+    names = [*alike, "matmul/torch/bf16/llama3-8b-qkv-m16/forward", "matmul/torch/fp32/llama3-8b-qkv-m16/forward"]
+    shown = layout.squeezed(names, 24)
+    lines = layout.above(shown, 60)
+    assert set(alike) >= set(lines) > set()
+    assert all(cell_len(line) <= 60 for line in lines.values())
+    assert shown[names[-1]] != shown[names[-2]]
+
+
 def test_a_number_is_cut_where_nothing_else_tells_names_apart():
     names = [f"matmul/{n}{'1' * 30}" for n in (1, 2)]
     assert len(set(layout.squeezed(names, 16).values())) == 2

@@ -422,3 +422,15 @@ def test_a_report_loads_no_device_library():
     code = "import sys; from reports import document, listing, progress, selfcheck, terminal; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     assert not set(out) & {"torch", "scipy", "triton", "mpi4py", "pynvml", "cupy", "kernels", "collectives", "storage_io"}
+
+
+def test_names_that_would_look_alike_stand_above_their_rows():
+    shapes, width = [f"{'a' * 25}{x}{'a' * 25}{y}{'a' * 25}" for x in "12" for y in "34"], 96
+    run = loaded(*(record("matmul", {**MATMUL, "shape": shape}) for shape in (*shapes, "8")))
+    lines = terminal.page_of(run, [], width).text().splitlines()
+    assert any(line.startswith("matmul/torch/fp32/8 ") for line in lines)
+    for shape in shapes:
+        row = lines[lines.index(f"matmul/torch/fp32/{shape}") + 1]
+        assert row.split()[:2] == ["1.00", "ms"]
+        assert row.endswith("ok")
+    assert max(map(cell_len, lines)) <= width
