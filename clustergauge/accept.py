@@ -7,7 +7,6 @@ has no number is *not measured*, never a pass.  A number that cannot be true is 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,41 +14,23 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clustergauge import hosts, links, metrics, path, presence, searched, stats
+from clustergauge import hosts, links, metrics, presence
+from clustergauge.believed import Limits, contradiction, deciding, is_cut
 from clustergauge.bounds import Asked, absolute, fraction
 from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
 from clustergauge.model import GPUS_UNUSABLE, Criterion, Machine, Metric, Planned, Record, Verdict
 from clustergauge.presence import Launch, launch_of
-from clustergauge.units import format_rate
+from clustergauge.reached import Baseline, Devices, Group, Peers, grouped, kind_of_device
+from clustergauge.units import counted, format_rate
 
 if TYPE_CHECKING:
-    from clustergauge.ceilings import Ceiling
-
-    CeilingOf = Callable[[Record, Metric], Ceiling | None]
+    from clustergauge.believed import CeilingOf
 
 OK, FAILED, BROKEN, UNKNOWN = 0, 1, 3, 4
 """Exit codes of results; `exit_code` chooses."""
-LEAST_DEVICE_FRACTION = 0.95
-"""Below it a cache answered in the device's place."""
 LEAST_PEERS = 3
 """Fewer others say nothing of what is usual."""
-REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "fuse", "9p", "virtiofs", "afs", "pvfs", "wekafs", "s3")
-"""File systems and stores (by the start of their type) whose device is not ours: the kernel's counters prove nothing there."""
-
-FAULTS = (
-    "ecc_uncorrected",
-    "retired_pages_double_bit",
-    "remapped_rows_uncorrected",
-    "remap_failed",
-    "uncorrected",
-    "machine_checks",
-    "aer_dev_fatal",
-)
-"""Health counters (last word of their names, beside every ``xid_…``): if one moves during a case, its numbers mean nothing."""
-
-Group = tuple[str, str, str]
-"""Machine, case, device: the launches of one group are judged together."""
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -60,13 +41,14 @@ Group = tuple[str, str, str]
 class Standards:
     """What verdicts lean on beside the criteria.
 
-    ``ceiling``: what physics allows a metric (``None`` where unknown).  ``baseline``: the records of a run to be as good as;
-    ``barred``: why it cannot serve, by machine of this run.  ``classes``: the peer class of every machine.  ``machines``: those
-    of the run, whose links say what path a case was meant to take.
+    ``ceiling``, ``machines``: see `Limits`.  ``baseline``: the records of a run to be as good as; ``baseline_limits``: what its
+    own numbers are held against, for one that cannot be true is no baseline; ``barred``: why it cannot serve, by machine of this
+    run.  ``classes``: the peer class of every machine.
     """
 
     ceiling: CeilingOf | None = None
     baseline: Sequence[Record] = ()
+    baseline_limits: Limits = field(default_factory=Limits)
     barred: Mapping[str, str] = field(default_factory=dict[str, str])
     classes: Mapping[str, str] = field(default_factory=dict[str, str])
     machines: Sequence[Machine] = ()
@@ -85,12 +67,18 @@ def judge(
     have no verdict on it: a criterion asks those others.
     """
     standards = standards or Standards()
-    groups: dict[Group, list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
+    groups = grouped(records)
     launches = _launches(planned, standards.machines)
     left = {key for key in _left(planned, standards.machines) if all(r.status == "skipped" for r in groups.get(key, ()))}
-    judges = _Judges(criteria, standards, groups, presence.partly(records, planned, standards.machines))
+    limits = Limits(standards.ceiling, standards.machines)
+    judges = _Judges(
+        criteria,
+        standards,
+        limits,
+        presence.partly(records, planned, standards.machines),
+        Peers(Devices(groups, limits), standards.classes),
+        Baseline(Devices(grouped(standards.baseline), standards.baseline_limits)),
+    )
     verdicts = [
         verdict
         for (machine_id, case, device), group in groups.items()
@@ -105,7 +93,9 @@ def judge(
     for (case, device), plans in missing.items():
         skipped = all(p.skip for p in plans)
         reason = f"skipped: {plans[0].skip}" if skipped else "the run did not get to it"
-        verdicts += _not_measured(Verdict(case=case, device=device, verdict="not measured", reason=reason), criteria)
+        verdicts += _not_measured(
+            Verdict(case=case, device=device, verdict="not measured", reason=reason), judges.asked(case, device)
+        )
     everything = [*recorded, *missing]
     verdicts += [
         Verdict(case=c.case, metric=c.metric, verdict="not measured", reason="no case of this run matches", source=c.source)
@@ -146,18 +136,6 @@ def applies(criterion: Criterion, case: str, device: str) -> bool:
     return criterion.device in ("", kind_of_device(device)) and matches(criterion.case, case)
 
 
-def kind_of_device(device: str) -> str:
-    """``cpu`` or ``cuda`` of one machine, ``cpu:nodes`` over all, ``cpu:groups`` over some: what is alike can be compared."""
-    kind = device.partition(":")[0]
-    return f"{kind}:groups" if hosts.is_group(device) else device if hosts.spans(device) else kind
-
-
-def deciding(records: Sequence[Record]) -> list[Record]:
-    """Of the launches of one case those that its verdict and its numbers come from: the fresh ones, where there are such."""
-    fresh = [record for record in records if record.confirms]
-    return fresh or list(records)
-
-
 def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = "") -> bool:
     """Whether every case that was planned was skipped, when planned or when it was to run; with a ``device`` that was asked for
     (``cuda``), every case on such."""
@@ -172,30 +150,47 @@ def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = ""
 def gpus_unmeasured(
     records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
 ) -> list[str]:
-    """Of each machine none of whose GPUs was measured though cases were meant for them: that, and why, in words.
+    """Of each machine none of whose GPUs was measured though cases were meant for them: that, and why, in words."""
+    machines = list(machines)
+    told = of_gpus(records, planned, machines, device)
+    return [f"{machine.host}: {words}" for machine in machines for words in told.get(machine.machine_id, ())]
 
-    Not so where the processor was asked for (``device``), where all asked for has its place there (storage, MPI), and where
-    ``CUDA_VISIBLE_DEVICES`` hides them, which `preflight` says.
+
+def of_gpus(
+    records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
+) -> dict[str, list[str]]:
+    """What a run says of the GPUs of each machine, by its id: why they were not measured; nothing where they were, or are none.
+
+    Of machines on which none was meant to be measured it says nothing, and they are left out: where the processor was asked for
+    (``device``), and where all asked for has its place there (storage, MPI).  Where ``CUDA_VISIBLE_DEVICES`` hides GPUs, there
+    are none: `preflight` says so.
     """
     if device == "cpu":
-        return []
-    records, planned = list(records), list(planned)
-    tried = {r.machine_id for r in records if r.device.startswith("cuda") and r.status != "skipped"}
-    spanned = any(r.device.startswith("cuda") and hosts.spans(r.device) and r.status != "skipped" for r in records)
-    named = {where: set(hosts.expand(where)) for where in {p.hosts for p in planned} if where}  # the same few for many machines
-    found: list[str] = []
+        return {}
+    on_gpus = [r for r in records if r.device.startswith("cuda")]
+    tried = {r.machine_id for r in on_gpus if r.status != "skipped"}
+    spanned = {place.host for r in on_gpus if r.status != "skipped" for place in r.placement if hosts.spans(r.device)}
+    late: dict[str, list[str]] = {}
+    for record in on_gpus:
+        if record.reason:
+            late.setdefault(record.machine_id, []).append(record.reason)
+    reasons_of: dict[str, list[str]] = {}  # by the nodes that a case was planned for: the same few for many machines
+    for p in planned:
+        if reason := p.instead or (p.skip if p.device.startswith("cuda") else ""):
+            reasons_of.setdefault(p.hosts, []).append(reason)
+    named = {where: set(hosts.expand(where)) for where in reasons_of if where}
+    found: dict[str, list[str]] = {}
     for machine in machines:
-        unusable = next((f for f in machine.findings if f.name == GPUS_UNUSABLE), None)
-        if unusable:
-            found.append(f"{machine.host}: {unusable.detail}; {unusable.remedy}")
-        if not machine.gpus or spanned or machine.machine_id in tried:
+        why = [f"{f.detail}; {f.remedy}" for f in machine.findings if f.name == GPUS_UNUSABLE]
+        if not machine.gpus or machine.machine_id in tried or machine.host in spanned:
+            found[machine.machine_id] = why
             continue
-        own = [p for p in planned if not p.hosts or not machine.node or machine.node in named[p.hosts]]
-        late = [r.reason for r in records if r.machine_id == machine.machine_id and r.device.startswith("cuda") and r.reason]
-        reasons = [p.instead or p.skip for p in own if p.instead or (p.device.startswith("cuda") and p.skip)] or late
-        if reasons:
+        meant = (told for where, told in reasons_of.items() if not where or not machine.node or machine.node in named[where])
+        if reasons := [reason for told in meant for reason in told] or late.get(machine.machine_id):
             count = f"{len(machine.gpus)} GPUs are" if len(machine.gpus) > 1 else "a GPU is"
-            found.append(f"{machine.host}: {count} here and not measured: {Counter(reasons).most_common(1)[0][0]}")
+            why.append(f"{count} here and not measured: {Counter(reasons).most_common(1)[0][0]}")
+        if why:
+            found[machine.machine_id] = why
     return found
 
 
@@ -210,8 +205,8 @@ def exit_code(
 
     Not measured is what was planned and has no record, or one that was cut short (`is_cut`) or was over fewer nodes than it was
     to be, what nodes left to a case over all of them that has no number (`presence`), and a run that is `idle`: nothing in it was
-    seen to be good.  So are GPUs that are there and were not
-    measured (`gpus_unmeasured`).  Of a run over nodes it is not the whole: see `judgement.exit_code_of`.
+    seen to be good.  So are GPUs that are there and were not measured (`gpus_unmeasured`).  Of a run over nodes it is not the
+    whole: see `judgement.exit_code_of`.
     """
     machines = list(machines)
     outcomes: set[str] = {v.verdict for v in verdicts}
@@ -247,26 +242,24 @@ def worst(codes: Iterable[int]) -> int:
 
 
 @dataclass(frozen=True)
-class _Peer:
-    """What one device reached in a case.  ``alike``: its kind, its class and its ranks, equal among peers."""
-
-    machine_id: str
-    device: str
-    alike: tuple[str, str | None, int]
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class _Judges:
     """Criteria, and what they are held against."""
 
     criteria: Sequence[Criterion]
     standards: Standards
-    groups: Mapping[Group, list[Record]]
+    limits: Limits
     partly: Mapping[Launch, str]
     """Over which nodes a launch was, where not over all that it was to span (`presence`)."""
-    peers: dict[str, list[_Peer]] = field(default_factory=dict[str, list[_Peer]])
-    """By case, once one of its devices was held against the others: all of them will be."""
+    peers: Peers
+    baseline: Baseline
+    _asked: dict[tuple[str, str], list[Criterion]] = field(default_factory=dict[tuple[str, str], list[Criterion]])
+
+    def asked(self, case: str, device: str) -> list[Criterion]:
+        """The criteria on this case on such a device: the same for many devices of many nodes."""
+        key = case, kind_of_device(device)
+        if key not in self._asked:
+            self._asked[key] = [c for c in self.criteria if applies(c, case, device)]
+        return self._asked[key]
 
     def of(self, group: list[Record], launches: int) -> Iterator[Verdict]:
         """The verdicts of one case on one device of one machine.
@@ -277,28 +270,29 @@ class _Judges:
         verdict = Verdict(case=first.case, device=first.device, machine_id=first.machine_id, verdict="not measured")
         if fell := dict.fromkeys(words for r in group for words in links.fell(r.counters.health)):
             yield replace(verdict, verdict="FAIL", reason=f"a link trained down meanwhile: {', '.join(fell)}")
+        asked = self.asked(first.case, first.device)
         bad = next((r for r in group if r.status in ("wrong", "error")), None)
         measured = [r for r in deciding(group) if r.status == "ok"]
         if bad or not measured:
             bad = bad or first
-            yield from _not_measured(replace(verdict, reason=f"{bad.status}: {bad.reason}"), self.criteria)
+            yield from _not_measured(replace(verdict, reason=f"{bad.status}: {bad.reason}"), asked)
             return
         found = metrics.derive(measured)
-        lie, doubt = _contradiction(measured, found, self.standards)
+        lie, doubt = contradiction(measured, found, self.limits)
         if lie:
             yield replace(verdict, verdict="invalid", reason=lie)
             return
-        asked = [c for c in self.criteria if applies(c, first.case, first.device)]
         apart = metrics.disagreement(measured)
         cut = next((r.reason for r in measured if is_cut(r)), None)
         over = next((words for r in measured if (words := self.partly.get(launch_of(r)))), "")
+        answered = False
         for criterion in asked:
             judged = self._verdict(replace(verdict, reason=doubt), criterion, measured, found)
             if judged.verdict == "not measured" and not criterion.required:
                 continue
-            if (
-                judged.verdict == "pass" and over
-            ):  # there is a number, and not of what was asked; measuring again brings nobody back
+            answered = True
+            if judged.verdict == "pass" and over:
+                # there is a number, and not of what was asked; measuring again brings nobody back
                 judged = replace(judged, verdict="not measured", reason=f"over {over}")
             if judged.verdict == "pass" and cut is not None:
                 judged = replace(judged, verdict="inconclusive", reason=cut)
@@ -310,7 +304,7 @@ class _Judges:
             yield judged
         if not asked and apart and {m.name for m in found} <= {"device_fraction"}:
             yield replace(verdict, reason=f"nothing in common: {apart}")
-        elif not asked and found:
+        elif found and (not asked or (cut is not None and not answered)):
             told = replace(verdict, metric=found[0].name, unit=found[0].unit, value=found[0].value)
             word = "unreferenced" if cut is None else "inconclusive"  # a burn-in must last as long as it was to
             yield replace(told, verdict=word, reason=doubt if cut is None else cut)
@@ -322,7 +316,7 @@ class _Judges:
         if metric is None:
             apart = metrics.disagreement(measured)
             return replace(verdict, reason=f"this case has no {criterion.metric or 'metric'}{apart and f': {apart}'}")
-        asked = self._asked(criterion, metric, measured)
+        asked = self._bounds(criterion, metric, measured)
         if isinstance(asked, str):
             return replace(verdict, reason=asked)
         if asked.unit != metric.unit:
@@ -340,7 +334,7 @@ class _Judges:
             margin=(metric.value / bound - 1) * (1 if at_least else -1),
         )
 
-    def _asked(self, c: Criterion, metric: Metric, measured: list[Record]) -> Asked | str:
+    def _bounds(self, c: Criterion, metric: Metric, measured: list[Record]) -> Asked | str:
         """The bounds of a criterion for this metric; in words why there are none."""
         match kind_of(c):
             case "floor":
@@ -366,55 +360,19 @@ class _Judges:
     def _of_baseline(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
         if barred := self.standards.barred.get(record.machine_id):
             return f"the baseline cannot serve: {barred}"
-        kind = kind_of_device(record.device)
-        there = [r for r in self.standards.baseline if r.case == record.case and r.status == "ok"]
-        same = [r for r in there if r.ranks == record.ranks]
-        if there and not same:
-            return f"the baseline measured it on {there[0].ranks} ranks, here are {record.ranks}"
-        own = [r for r in same if r.machine_id == record.machine_id and r.device == record.device]
-        groups: dict[Group, list[Record]] = {}
-        for r in own or [r for r in same if kind_of_device(r.device) == kind]:
-            groups.setdefault((r.machine_id, r.case, r.device), []).append(r)
-        values = [m for group in groups.values() for m in metrics.derive(deciding(group)) if m.name == metric.name]
-        if not values:
-            return "the baseline has no number for it"
-        middle = stats.median([m.value for m in values])
-        widths = [(m.high - m.low) / 2 / m.value for m in values if m.low is not None and m.high is not None and m.value > 0]
-        if not widths:
-            return "the baseline has too few samples for an interval"
-        remark = f"{c.of_baseline:.0%} of the baseline's {format_rate(middle, metric.unit)}"
-        return fraction(c.of_baseline, middle, metric, remark, stats.median(widths) / math.sqrt(len(widths)))
+        number = self.baseline.number(record, metric.name)
+        if isinstance(number, str):
+            return number
+        remark = f"{c.of_baseline:.0%} of the baseline's {format_rate(number.value, metric.unit)}"
+        return fraction(c.of_baseline, number.value, metric, remark, number.width)
 
     def _of_peers(self, c: Criterion, metric: Metric, record: Record) -> Asked | str:
         """Against the median of all others of its class: devices of this kind, machines with the same parts, as many ranks."""
-        kind, classes = kind_of_device(record.device), self.standards.classes
-        alike = (kind, classes.get(record.machine_id), record.ranks)
-        own = (record.machine_id, record.device)
-        values = [
-            peer.values[metric.name]
-            for peer in self._peers(record.case)
-            if peer.alike == alike and (peer.machine_id, peer.device) != own and metric.name in peer.values
-        ]
-        if len(values) < LEAST_PEERS:
-            return f"{len(values)} peers in this run, {LEAST_PEERS} are needed to be held against"
-        middle = stats.median(values)
-        remark = f"{c.of_peers:.0%} of the {format_rate(middle, metric.unit)} of {len(values)} peers"
+        count, middle = self.peers.others(record, metric.name)
+        if count < LEAST_PEERS:
+            return f"{counted(count, 'peer')} in this run, {LEAST_PEERS} are needed to be held against"
+        remark = f"{c.of_peers:.0%} of the {format_rate(middle, metric.unit)} of {count} peers"
         return fraction(c.of_peers, middle, metric, remark)
-
-    def _peers(self, case: str) -> list[_Peer]:
-        """All devices that measured a case well, each with its numbers."""
-        if case not in self.peers:
-            self.peers[case] = [
-                _Peer(
-                    machine_id,
-                    device,
-                    (kind_of_device(device), self.standards.classes.get(machine_id), group[0].ranks),
-                    {m.name: m.value for m in metrics.derive(deciding(group))},
-                )
-                for (machine_id, of, device), group in self.groups.items()
-                if of == case and all(r.status == "ok" for r in group)
-            ]
-        return self.peers[case]
 
 
 def _confirmed(judged: Verdict, before: list[Record]) -> Verdict:
@@ -426,56 +384,8 @@ def _confirmed(judged: Verdict, before: list[Record]) -> Verdict:
     return replace(judged, remark="; ".join(filter(None, (judged.remark, words))))
 
 
-def _not_measured(verdict: Verdict, criteria: Iterable[Criterion]) -> Iterator[Verdict]:
-    """The verdict for each criterion that required a number."""
-    for c in criteria:
-        if c.required and applies(c, verdict.case, verdict.device):
+def _not_measured(verdict: Verdict, asked: Iterable[Criterion]) -> Iterator[Verdict]:
+    """The verdict for each criterion on the case that required a number."""
+    for c in asked:
+        if c.required:
             yield replace(verdict, metric=c.metric, source=c.source)
-
-
-def _contradiction(records: list[Record], found: Sequence[Metric], standards: Standards) -> tuple[str, str]:
-    """Why the numbers cannot be true, and why they are hard to believe (above an estimated limit); empty where nothing is."""
-    doubt = ""
-    if faults := sorted({f"{name} {change}" for r in records for name, change in r.counters.health.items() if _is_fault(name)}):
-        return f"the hardware failed meanwhile: {', '.join(faults)}", ""
-    for record in records:
-        proof = path.proof(record, standards.machines)
-        if proof and proof.state == "contradicted":
-            return f"another path: meant for {proof.path}, but {proof.reason}", ""
-    if less := searched.refuted(records, found):
-        return less, ""
-    for metric in found:
-        if metric.name == "device_fraction" and metric.value < LEAST_DEVICE_FRACTION and not is_remote(records[0]):
-            return f"cached: the device moved {metric.value:.0%} of the bytes", ""
-        limit = standards.ceiling(records[0], metric) if standards.ceiling else None
-        if limit and surely_above(metric, limit.value):
-            words = f"above the {'' if limit.firm else 'estimated '}ceiling of {format_rate(limit.value, limit.unit)}"
-            if limit.firm:
-                return f"{words} ({limit.source})", ""
-            doubt = words
-    return "", doubt
-
-
-def is_bad(record: Record) -> bool:
-    """Whether a record speaks against its machine: wrong, an error, or hardware that failed meanwhile."""
-    return record.status in ("wrong", "error") or any(map(_is_fault, record.counters.health))
-
-
-def is_cut(record: Record) -> bool:
-    """Whether work that was to run for its whole budget was cut short: what it holds is measured, and less than was asked."""
-    return record.measurement is not None and record.measurement.stop_reason == "interrupted"
-
-
-def _is_fault(name: str) -> bool:
-    last = name.rpartition(".")[2]
-    return last in FAULTS or last.startswith("xid_")
-
-
-def surely_above(metric: Metric, limit: float) -> bool:
-    """Whether all of the interval lies above; the number alone decides where there is none."""
-    return (metric.value if metric.low is None else metric.low) > limit
-
-
-def is_remote(record: Record) -> bool:
-    """Whether a storage case ran on a file system whose device is not this machine's."""
-    return str(record.settings.get("fs_type", "")).startswith(REMOTE)

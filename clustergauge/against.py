@@ -14,7 +14,7 @@ inconclusive, as were .005 (.03) of the equal cases at 3 %.  Exactly at the thre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from clustergauge.compare import Pair, Report, Word
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, Record
 from clustergauge.side import LETTERS, Letter
+from clustergauge.units import counted
 
 LAUNCHES = 6
 THRESHOLD = 0.025
@@ -111,7 +112,7 @@ class _Launches:
         for number, first in enumerate(order(count), 1):
             if over():
                 return
-            say(f"{how}launch {number} of {count} of both: {_count(cases)}")
+            say(f"{how}launch {number} of {count} of both: {counted(len(cases), 'case')}")
             launched = launch(first, cases)
             self.a.append(launched["A"])
             self.b.append(launched["B"])
@@ -120,11 +121,9 @@ class _Launches:
         """All launches so far, compared: each side as one run, whose launches they are."""
         if not self.a or not self.b:
             return Report("", "", [], [])
-        a, b = _one(self.a), _one(self.b)
-        report = compare.compare(a, b, anyway=True, delta=rules.threshold, paired=True)
+        report = compare.compare(_one(self.a), _one(self.b), anyway=True, delta=rules.threshold, paired=True)
         pairs = [replace(p, word=word_of(p.shift, rules.threshold)) if p.shift else p for p in report.pairs]
-        pairs += _one_sided(a, b, {(pair.case, pair.device) for pair in pairs})
-        return replace(report, pairs=pairs, only_a=[], only_b=[], anyway=False)
+        return replace(report, pairs=pairs, anyway=False)
 
 
 def _one(runs: Sequence[LoadedRun]) -> LoadedRun:
@@ -135,30 +134,6 @@ def _one(runs: Sequence[LoadedRun]) -> LoadedRun:
         machines = loaded.machines | machines
         records += [msgspec.structs.replace(record, launch=number) for record in loaded.records]
     return replace(runs[0], machines=machines, records=records, path=Path())
-
-
-def _one_sided(a: LoadedRun, b: LoadedRun, both: Collection[tuple[str, str]]) -> list[Pair]:
-    """What came to something on one side alone, on each device: it was skipped on the other, or checked, not timed.
-
-    ``both``: cases and devices that came to something on both sides.
-    """
-    found: dict[tuple[str, str], Pair] = {}
-    for record in (*a.records, *b.records):
-        key = (record.case, record.device)
-        if compare.to_be_timed(record) and key not in both and key not in found:
-            left, right = ([r for r in loaded.records if (r.case, r.device) == key] for loaded in (a, b))
-            host = next((m.host for m in b.machines.values()), "")
-            found[key] = _explained(Pair(*key, record.params, (host, host), "incomparable"), left, right)
-    return list(found.values())
-
-
-def _explained(pair: Pair, left: Sequence[Record], right: Sequence[Record]) -> Pair:
-    """Why it came to nothing on one side, by its records on both; broken where it is wrong or an error in B."""
-    for record in right:
-        if record.status in ("wrong", "error"):
-            return replace(pair, word="broken", why=f"{record.status}: {record.reason}")
-    untimed = (f"in {side}: {r.status}: {r.reason}" for side, rs in (("A", left), ("B", right)) for r in rs if r.status != "ok")
-    return replace(pair, why=next(untimed, "not measured on both sides").rstrip(": "))
 
 
 Key = tuple[str, str, tuple[str, str]]
@@ -194,7 +169,3 @@ def _notes(cases: Sequence[str], first: _Launches, pairs: Sequence[Pair], rules:
     if first.b and len({(loaded.run.code, loaded.run.settings.get("probes")) for loaded in (first.a[0], first.b[0])}) == 1:
         notes.append("both sides have the same code of the suite: what differs is noise")
     return notes
-
-
-def _count(cases: Sequence[str]) -> str:
-    return f"{len(cases)} case{'s' if len(cases) != 1 else ''}"

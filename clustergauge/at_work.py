@@ -27,10 +27,15 @@ _ALONE = secrets.token_hex(8)
 """Stands for the run in a process that nobody told of one."""
 
 
-def own() -> str:
-    """What names of folders of this run begin with, on all of its nodes."""
+def of_run() -> str:
+    """Eight hex digits that stand for this run, on all of its nodes."""
     run = os.environ.get("CLUSTERGAUGE_RUN") or _ALONE
-    return PREFIX + hashlib.sha256(run.encode()).hexdigest()[:8]
+    return hashlib.sha256(run.encode()).hexdigest()[:8]
+
+
+def own() -> str:
+    """What names of folders of this run begin with."""
+    return PREFIX + of_run()
 
 
 def others(target: Path) -> dict[str, int]:

@@ -6,7 +6,6 @@ it must not become a class of its own.  What a class says of a case is in `peers
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,29 +14,30 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from clustergauge import accept, columns, differ, hosts, inventory, peers, reduce
+from clustergauge import accept, columns, hosts, inventory, peers, reduce
 from clustergauge.between import Joint
+from clustergauge.classes import classes_of
 from clustergauge.columns import Index, Units, grouped
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine
 from clustergauge.reduce import Part
 from clustergauge.topology import Topology, racks
+from clustergauge.units import counted
 
-LARGE_CLASS = 8
-"""A class of so many members makes smaller ones deviants of it."""
 SHARE = 0.5
 """Of a machine's devices: when as many are slow in a case, the machine is."""
 
 State = Literal["good", "suspect", "bad", "unmeasured"]
-Kind = Literal["slow", "intermittent", "corrupting", "deviates", "link", "failed", "unmeasured", "unreadable"]
+Kind = Literal["slow", "intermittent", "corrupting", "deviates", "link", "failed", "lost", "unmeasured", "unreadable"]
 
 
 class Reason(Data, frozen=True, kw_only=True):
     """Why a machine is not good.
 
-    ``device``: empty for the machine as a whole.  ``ratio``: its speed over what is usual in its class.  ``confirmed``: fresh
-    launches agree, or it needs no confirming (wrong bits, a missing part).
+    ``kind``: *lost*: its agent was, in a case in which nothing had failed before.  ``device``: empty for the machine as a whole.
+    ``ratio``: its speed over what is usual in its class.  ``confirmed``: fresh launches agree, or it needs no confirming (wrong
+    bits, a missing part).
     """
 
     kind: Kind
@@ -117,23 +117,31 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     ``rack_of``: the rack of a host, empty where unknown.  ``missing``: hosts that should have been measured and said nothing.
     """
     racks = {m: (rack_of(machine.host) if rack_of else "") for m, machine in part.machines.items()}
-    classes, deviants, notes = _classes(part.machines)
+    classes, deviants, notes = classes_of(part.machines)
     reasons: dict[str, list[Reason]] = {m: [] for m in part.machines}
     cleared: Counter[str] = Counter()
     for machine_id, why in deviants.items():
         reasons[machine_id].append(Reason(kind="deviates", confirmed=True, detail=why))
     for verdict in inventory.trained_down(part.machines.values()):
         reasons[verdict.machine_id].append(Reason(kind="link", confirmed=True, detail=verdict.reason))
-    for machine_id, fell in part.fell.items():
-        reasons[machine_id].append(Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {', '.join(fell)}"))
-    for machine_id, why in part.unusable.items():
-        reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
+    for machine_id, told in part.fell.items():
+        fell = ", ".join(dict.fromkeys(words for _, words in told))
+        reasons[machine_id] += [Reason(kind="link", confirmed=True, detail=f"trained down meanwhile: {fell}")] if fell else []
+    for machine_id, (_, why) in part.gpus.items():
+        reasons[machine_id] += [Reason(kind="unmeasured", detail=why)] if why else []
     units = columns.confirmed(part.units)
     table = units.table()
     for row in np.flatnonzero(table["trouble"]).tolist():
         unit = units.unit(row)
+        lost = unit.trouble.startswith(columns.LOST)
         reasons[unit.machine].append(
-            Reason(kind="failed", device=unit.device, case=unit.case, confirmed=True, detail=unit.trouble)
+            Reason(
+                kind="lost" if lost else "failed",
+                device=unit.device,
+                case=unit.case,
+                confirmed=not lost,
+                detail=unit.trouble.removeprefix(columns.LOST),
+            )
         )
     cases: list[CaseFinding] = []
     slow_racks: list[RackFinding] = []
@@ -147,15 +155,17 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         slow_racks += found_racks
     recorded = ~(np.isnan(table["y"]) & np.isnan(table["fresh"]) & (table["trouble"] == 0) & (table["missing"] > 0))
     numbers: list[int] = np.unique(table["machine"][recorded]).tolist()
-    measured = {units.machine[n] for n in numbers} | part.spanned.keys()
+    measured = {units.machine[n] for n in numbers} | set(part.spanned)
     missing_of = _missing(units)
+    for since, failed in part.failed:
+        reasons[since.machines[0]].append(_over_nodes(failed))
+    cut = {since.machines[0]: why for since, why in part.cut}
     for machine_id in part.machines:
-        reasons[machine_id] += map(_over_nodes, part.failed.get(machine_id, ()))
         count = missing_of.get(machine_id, 0)
-        if why := _unmeasured(part, machine_id, machine_id in measured, count, reasons[machine_id]):
+        if why := _unmeasured(cut.get(machine_id, ""), machine_id in measured, count, reasons[machine_id]):
             reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
-    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held | part.spanned.keys()]
+    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held.union(part.spanned)]
     notes += _of_alone(alone)
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     unreached = "no run that can be read is of it" if part.unreadable else "it was never reached"
@@ -169,9 +179,10 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         Node(host="", run=run, machine_id="", state="unmeasured", reasons=[Reason(kind="unreadable", detail=why)])
         for run, why in part.unreadable.items()
     ]
+    joint = list(dict.fromkeys(one for _, one in part.joint))
     order: tuple[State, ...] = ("bad", "suspect", "unmeasured", "good")
     nodes.sort(key=lambda n: (order.index(n.state), _worst(n), n.name))
-    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=part.joint, alone=alone)
+    return Fleet(nodes=nodes, cases=cases, racks=slow_racks, notes=[*notes, *part.notes], joint=joint, alone=alone)
 
 
 class Share(Data, frozen=True, array_like=True):
@@ -184,7 +195,7 @@ class Share(Data, frozen=True, array_like=True):
 
 def shares(part: Part, cases: Sequence[CaseFinding]) -> list[list[Share]]:
     """For each of ``cases``, findings of `judge` on the same part, what every device of its class reached."""
-    classes, _, _ = _classes(part.machines)
+    classes, _, _ = classes_of(part.machines)
     wanted = {(c.case, c.device, c.peer_class): n for n, c in enumerate(cases)}
     found: list[list[Share]] = [[] for _ in cases]
     units, table = part.units, part.units.table()
@@ -214,7 +225,7 @@ def exit_code(fleet: Fleet, *, held: bool = False) -> int:
     ``held``: nodes are to be held against each other, and who is held against nobody is not known to be good either: 4.
     Cases over nodes count as they do where their run is judged.  Of one run: see `judgement.exit_code_of`.
     """
-    if any(r.kind in ("corrupting", "failed") for node in fleet.nodes for r in node.reasons):
+    if any(r.kind in ("corrupting", "failed", "lost") for node in fleet.nodes for r in node.reasons):
         return accept.BROKEN
     of_nodes = accept.OK
     if fleet.of("bad"):
@@ -228,12 +239,12 @@ def _node(machine: Machine, rack: str, reasons: list[Reason], cleared: int) -> N
     state: State = "good"
     if any(r.confirmed for r in reasons):
         state = "bad"
-    elif any(r.kind == "unmeasured" for r in reasons):
+    elif any(r.kind in ("unmeasured", "lost") for r in reasons):
         state = "unmeasured"
     elif reasons:
         state = "suspect"
     parts = [gpu.uuid for gpu in machine.gpus if gpu.uuid]
-    order = ("corrupting", "failed", "link", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
+    order = ("corrupting", "failed", "lost", "link", "deviates", "slow", "intermittent", "unmeasured", "unreadable")
     ordered = sorted(reasons, key=lambda r: (not r.confirmed, order.index(r.kind), r.ratio if r.ratio is not None else 0.0))
     return Node(
         host=machine.host, machine_id=machine.machine_id, state=state, rack=rack, parts=parts, reasons=ordered, cleared=cleared
@@ -267,66 +278,20 @@ def _missing(units: Units) -> dict[str, int]:
     return {units.machine[n]: int(counts[n]) for n in np.flatnonzero(counts).tolist()}
 
 
-def _unmeasured(part: Part, machine_id: str, measured: bool, count: int, reasons: Sequence[Reason]) -> str:
+def _unmeasured(cut: str, measured: bool, count: int, reasons: Sequence[Reason]) -> str:
     """Why a machine was not measured, or not in all that it was to be in; empty where it was, or ``reasons`` say why.
 
-    ``count``: launches without a record.
+    ``cut``: why it was not in a case over nodes.  ``count``: launches without a record.
     """
-    cut = part.cut.get(machine_id, "")
-    if cut and not any(r.confirmed or hosts.spans(r.device) for r in reasons):
+    if cut and not any(r.confirmed or r.kind == "lost" or hosts.spans(r.device) for r in reasons):
         return cut
     if count:
-        return f"{count} planned cases have no record"
+        return counted(count, "planned case has no record", "planned cases have no record")
     return "" if measured or cut else "no case was measured"
 
 
 def _worst(node: Node) -> float:
     return min((r.ratio for r in node.reasons if r.ratio is not None), default=0.0 if node.reasons else 1.0)
-
-
-# --------------------------------------------------------------------------------------------------------------------------
-# classes
-
-
-def _classes(machines: dict[str, Machine]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """The class of every machine that has peers, why the others have none, and what a reader should know."""
-    own = {m: _class_of(machine) for m, machine in machines.items()}
-    sizes = Counter(own.values())
-    large = [name for name, size in sizes.most_common() if size >= LARGE_CLASS]
-    notes: list[str] = []
-    if not large:
-        if len(sizes) > 1:
-            notes.append(f"{len(sizes)} kinds of machines, none with {LARGE_CLASS} members: each is judged by itself")
-        return own, {}, notes
-    if len(large) > 1:
-        notes.append(f"{len(large)} classes of machines (parts, drivers or libraries differ): each is judged by itself")
-    example = {name: next(machines[m] for m in machines if own[m] == name) for name in large}
-    deviants: dict[str, str] = {}
-    for machine_id, name in own.items():
-        if name not in example:
-            diffs = {
-                big: [d for d in differ.of_machines(machine, machines[machine_id]) if d.bars] for big, machine in example.items()
-            }
-            nearest = min(diffs, key=lambda big: (len(diffs[big]), -sizes[big]))
-            told = [f"{d.name}: {d.b}, the others {d.a}" for d in diffs[nearest][:3]]
-            deviants[machine_id] = "; ".join(told) or "other parts than the others"
-    return {m: name for m, name in own.items() if m not in deviants}, deviants, notes
-
-
-def _class_of(machine: Machine) -> str:
-    """Parts, drivers, libraries and switches: what must be equal for devices to perform alike."""
-    switches = [(gpu.ecc, gpu.mig, gpu.power_limit_w, gpu.sm_clock_max_mhz) for gpu in machine.gpus]
-    settings = sorted(machine.settings.items())
-    versions = sorted(machine.versions.items())
-    text = repr((_parts(machine), machine.kernel, switches, settings, versions))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _parts(machine: Machine) -> str:
-    if machine.peer_class:
-        return machine.peer_class
-    cpu = machine.cpu
-    return repr((cpu.model, cpu.cores, cpu.threads, machine.memory_bytes >> 30, [gpu.name for gpu in machine.gpus]))
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -377,7 +342,7 @@ def _judge_case(
         reasons[units.machine[machine]] += _of_node(several, int(devices[machine]))
     for row in found.cleared:
         cleared[units.unit(int(rows[row])).machine] += 1
-    for row in peers.minority(table["digest"].tolist()):
+    for row in peers.minority(table["digest"].tolist(), columns.DISAGREE):
         unit = units.unit(int(rows[row]))
         words = "its result differs from what most others of its kind computed, bit for bit"
         reasons[unit.machine].append(Reason(kind="corrupting", device=unit.device, case=unit.case, confirmed=True, detail=words))

@@ -27,6 +27,8 @@ ROW = np.dtype(
 """A `Unit`: names as their index in the lists of `Units`, numbers that are not known as not a number."""
 _KEY = ("case", "device", "machine")
 NAMED = ("case", "device", "machine", "run", "work", "digest", "trouble")
+LOST = "lost: "
+"""How the trouble of a unit begins whose machine was lost: nothing in it had failed before."""
 DISAGREE = 1
 """The digest of launches that do not agree on one."""
 _PACK = struct.Struct("=4d8iq")
@@ -48,7 +50,7 @@ class Unit(NamedTuple):
 
     ``run``: when that run began.  ``y``, ``tail``: ln of the median time (s) and of its 90th percentile, not a number where all
     launches are fresh; ``fresh``, ``fresh_tail``: the mean of both over fresh launches.  ``digest``: of the output, where all
-    launches agree on one; ``-`` where they do not.  ``trouble``: wrong or error, in words.  ``missing``: launches that were
+    launches agree on one; ``-`` where they do not.  ``trouble``: wrong, error or lost, in words.  ``missing``: launches that were
     planned and have no record.  ``confirms``: there are none but fresh launches.
     """
 

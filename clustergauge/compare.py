@@ -1,20 +1,22 @@
 """Run B against run A, case by case: changed, same, inconclusive or incomparable.  Pure: from the records of both.
 
 The launch is the unit (`stats.compare_launches`).  What was not measured well on both sides, with the same work and on machines
-that differ in nothing that matters (`differ`), is incomparable, and says why.
+that differ in nothing that matters (`differ`), is incomparable, and says why; so is what both runs set out to measure and one of
+them skipped, lost or did on another device: it never reads as unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from clustergauge import accept, ceilings, differ, metrics, stats
-from clustergauge.ceilings import Ceiling
+from clustergauge import accept, believed, differ, metrics, stats
+from clustergauge.believed import Limits
 from clustergauge.differ import Difference
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, Metric, Record, Scalar
+from clustergauge.reached import Group, grouped
 
 Word = Literal["changed", "same", "not slower", "inconclusive", "incomparable", "broken"]
 """*broken*: wrong, an error or invalid in B, and a number in A.  *not slower*: whether faster is not known (`against` alone)."""
@@ -51,7 +53,8 @@ class Pair:
 class Report:
     """Two runs, compared.  ``differences``: between their machines, each once.  ``pairs``: the largest slowdown last.
 
-    ``only_a``, ``only_b``: cases that the other run did not plan.  ``anyway``: compared in spite of differences that forbid it.
+    ``only_a``, ``only_b``: cases that the other run never set out to measure; what it planned and has no number for is a pair,
+    *incomparable*.  ``anyway``: compared in spite of differences that forbid it.
     ``paired``: launch by launch, as they were measured together.
     ``notes``: what else a reader should know.
     """
@@ -71,10 +74,6 @@ class Report:
         return [pair for pair in self.pairs if pair.word == word]
 
 
-Group = tuple[str, str, str]
-"""Machine, case, device."""
-
-
 def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DELTA, paired: bool = False) -> Report:
     """B against A.
 
@@ -82,33 +81,56 @@ def compare(a: LoadedRun, b: LoadedRun, anyway: bool = False, delta: float = DEL
     then differ).  ``anyway``: compare in spite of differences between machines, drivers, libraries, clocks or settings.
     ``paired``: launches of the same number were measured together.
     """
+    one, two = _side("A", a), _side("B", b)
     apart = _apart(a.machines, b.machines)
-    left, right = _groups(a.records), _groups(b.records)
+    there, back = dict(apart.keys()), {other: own for own, other in apart}
+    barred = {own: "" if anyway else _barred(found) for (own, _), found in apart.items()}
     pairs: list[Pair] = []
-    partners = dict(list(apart))
-    barred = {one: "" if anyway else _barred(found) for (one, _), found in apart.items()}
+    only: dict[str, list[str]] = {"A": [], "B": []}
     seen: set[Group] = set()
-    for (machine_id, case, device), records in left.items():
-        key = (partners.get(machine_id, ""), case, device)
-        if key in right:
-            seen.add(key)
-            if pair := _pair(a, b, records, right[key], barred[machine_id], anyway, delta, paired):
-                pairs.append(pair)
+    for (machine, case, device), records in one.groups.items():
+        group = (there.get(machine, ""), case, device)
+        if group in two.groups:
+            seen.add(group)
+            pairs.append(_pair(one, two, records, two.groups[group], barred[machine], anyway, delta, paired))
+        elif why := two.lacks(*group):
+            pairs.append(_unpaired(one, two, records, group[0], why))
+        else:
+            only["A"].append(case)
+    for (machine, case, device), records in two.groups.items():
+        if (machine, case, device) in seen:
+            continue
+        before = back.get(machine, "")
+        if before and device in one.planned.get(case, {}):
+            pairs.append(_unpaired(two, one, records, before, one.lacks(before, case, device)))
+        else:
+            only["B"].append(case)
     return Report(
         run_a=a.run.run_id,
         run_b=b.run.run_id,
         differences=_each_once(a, b, apart),
         pairs=sorted(pairs, key=effect),
-        only_a=_cases(g for g in left if (partners.get(g[0], ""), g[1], g[2]) not in right),
-        only_b=_cases(g for g in right if g not in seen),
+        only_a=list(dict.fromkeys(only["A"])),
+        only_b=list(dict.fromkeys(only["B"])),
         anyway=anyway,
         paired=paired,
     )
 
 
-def between(a: LoadedRun, b: LoadedRun) -> list[Difference]:
-    """What is not the same on the machines of two runs, each once, and whether other code measured."""
-    return _each_once(a, b, _apart(a.machines, b.machines))
+@dataclass(frozen=True)
+class Before:
+    """What stands between a run and an earlier one, ``run_id``: each difference once.  ``machines``: how many were held against
+    one of that run; of none nothing is known."""
+
+    run_id: str
+    differences: list[Difference]
+    machines: int
+
+
+def before(a: LoadedRun, b: LoadedRun) -> Before:
+    """What is not the same on the machines of run ``b`` as it was in ``a``, and whether other code measured."""
+    apart = _apart(a.machines, b.machines)
+    return Before(a.run.run_id, _each_once(a, b, apart), len(apart))
 
 
 def _each_once(a: LoadedRun, b: LoadedRun, apart: Mapping[tuple[str, str], list[Difference]]) -> list[Difference]:
@@ -142,40 +164,82 @@ def _matched(a: dict[str, Machine], b: dict[str, Machine]) -> list[tuple[str, st
     return [(one, two) for one, two in pairs if two]
 
 
-def to_be_timed(record: Record) -> bool:
-    """Whether the case should have come to a number."""
-    return record.status not in ("skipped", "verified")
+@dataclass(frozen=True)
+class _Side:
+    """One of the runs, called ``name``.
+
+    ``groups``: what was to be timed.  ``untimed``: a record of what was not, which says why.  ``planned``: the devices that each
+    case was planned on, and why it was to be skipped there.
+    """
+
+    name: str
+    loaded: LoadedRun
+    groups: dict[Group, list[Record]]
+    untimed: dict[Group, Record]
+    planned: dict[str, dict[str, str]]
+    limits: Limits
+
+    def host(self, machine: str) -> str:
+        """What to call a machine; empty where there is none."""
+        return self.loaded.machines[machine].host if machine else ""
+
+    def lacks(self, machine: str, case: str, device: str) -> str:
+        """Why it has nothing to hold against a case of the other run; empty where it never set out to measure that.
+
+        ``machine``: of this run, the one that is compared with the other's; empty where there is none.
+        """
+        devices = self.planned.get(case)
+        if devices is None:
+            return ""
+        if not machine:
+            return f"in {self.name}: this machine is not there"
+        if record := self.untimed.get((machine, case, device)):
+            return f"in {self.name}: {record.status}{record.reason and f': {record.reason}'}"
+        if device not in devices:
+            return f"in {self.name}: only on {', '.join(devices)}"
+        return f"in {self.name}: " + (f"skipped: {devices[device]}" if devices[device] else "it has no record")
 
 
-def _groups(records: Iterable[Record]) -> dict[Group, list[Record]]:
-    groups: dict[Group, list[Record]] = {}
-    for record in records:
-        if to_be_timed(record):
-            groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
-    return groups
+def _side(name: str, loaded: LoadedRun) -> _Side:
+    timed = [r for r in loaded.records if r.status not in ("skipped", "verified")]
+    untimed = {(r.machine_id, r.case, r.device): r for r in loaded.records if r.status in ("skipped", "verified")}
+    planned: dict[str, dict[str, str]] = {}
+    for plan in loaded.run.planned:
+        devices = planned.setdefault(plan.case, {})
+        devices[plan.device] = plan.skip and devices.get(plan.device, plan.skip)  # skipped by all nodes, or not at all
+    return _Side(name, loaded, grouped(timed), untimed, planned, believed.limits_of(loaded.machines))
 
 
-def _cases(groups: Iterable[Group]) -> list[str]:
-    return list(dict.fromkeys(case for _, case, _ in groups))
+def _unpaired(own: _Side, other: _Side, records: list[Record], machine: str, why: str) -> Pair:
+    """A case that both runs set out to measure and one alone did.  ``machine``: of the other run.  ``why``: it did not."""
+    first = records[0]
+    trouble, found = believed.number(records, own.limits)
+    ends = own.host(first.machine_id), other.host(machine)
+    launches = 0 if trouble else len(believed.deciding(records))
+    pair = Pair(first.case, first.device, first.params, ends, "incomparable", found, launches=(launches, 0), why=why)
+    if trouble:
+        pair = replace(pair, why=f"in {own.name}: {trouble}; {why}")
+    if own.name == "A":
+        return pair
+    word: Word = "broken" if trouble else "incomparable"
+    return replace(pair, hosts=(ends[1], ends[0]), word=word, a=None, b=found, launches=(0, launches))
 
 
 def _pair(
-    a: LoadedRun, b: LoadedRun, left: list[Record], right: list[Record], barred: str, anyway: bool, delta: float, paired: bool
-) -> Pair | None:
-    """One case on both sides; ``None`` where neither has a number and so nothing changed."""
-    first, second = left[0], right[0]
-    hosts = (a.machines[first.machine_id].host, b.machines[second.machine_id].host)
-    one, two = _trouble(a, left), _trouble(b, right)
+    a: _Side, b: _Side, left: list[Record], right: list[Record], barred: str, anyway: bool, delta: float, paired: bool
+) -> Pair:
+    """One case on both sides."""
+    first = left[0]
+    hosts = (a.host(first.machine_id), b.host(right[0].machine_id))
+    (one, number_a), (two, number_b) = believed.number(left, a.limits), believed.number(right, b.limits)
+    left, right = believed.deciding(left), believed.deciding(right)
 
-    def pair(word: Word, why: str, shift: stats.Comparison | None = None, launches: tuple[int, int] | None = None) -> Pair:
-        number_a, number_b = None if one else metrics.headline(left), None if two else metrics.headline(right)
-        launches = launches or (0 if one else len(left), 0 if two else len(right))
+    def pair(word: Word, why: str, shift: stats.Comparison | None = None, met: int | None = None) -> Pair:
+        launches = (0 if one else len(left), 0 if two else len(right)) if met is None else (met, met)
         return Pair(first.case, first.device, first.params, hosts, word, number_a, number_b, launches, shift, why)
 
-    if one and two:
-        return pair("broken", f"in both: {two}")
     if two:
-        return pair("broken", two)
+        return pair("broken", f"in both: {two}" if one else two)
     if one:
         return pair("incomparable", f"in A: {one}")
     differences = differ.of_records(left, right)
@@ -198,22 +262,7 @@ def _pair(
         lost = f"{len(both) - len(known)} of {len(both)} launches were not measured turn beside turn: a longer budget_s helps"
         told = "; ".join(filter(None, (told, lost)))
     shift = stats.compare_pairs(known, delta)
-    return pair(shift.word, told, shift, (len(known), len(known)))
-
-
-def _trouble(loaded: LoadedRun, records: Sequence[Record]) -> str:
-    """Why these launches have no number that can be believed; empty where they have."""
-    for record in records:
-        if record.status != "ok":
-            return f"{record.status}: {record.reason}"
-        if not metrics.samples(record):
-            return "no samples"
-
-    def ceiling(record: Record, metric: Metric) -> Ceiling | None:
-        return ceilings.ceiling(record, loaded.machines[record.machine_id], metric)
-
-    verdicts = accept.judge(records, (), accept.Standards(ceiling))
-    return next((f"invalid: {v.reason}" for v in verdicts if v.verdict == "invalid"), "")
+    return pair(shift.word, told, shift, len(known))
 
 
 def _barred(differences: Iterable[Difference]) -> str:

@@ -34,7 +34,11 @@ class NoWorld(Died):
     """Workers are there, and could not make their world."""
 
 
-class Silent(Died):
+class Gone(Died):
+    """An agent is gone, or cannot be had: whatever it is, nobody knows whether its node is bad."""
+
+
+class Silent(Gone):
     """An agent lives and does not answer: stopped, or hung in the kernel or a driver."""
 
 
@@ -147,17 +151,17 @@ class Conversation:
         return list(where)
 
     def send(self, message: m.ToAgent) -> None:
-        """Send a message.  Raises `Died` when the agent is gone."""
+        """Send a message.  Raises `Gone` when the agent is."""
         if self._channel is None:
             raise Died(f"{self.who} was never there")
         self._told_to_quit = self._told_to_quit or isinstance(message, m.Quit)
         try:
             self._channel.send(message)
         except ChannelError as error:
-            raise Died(f"{self.who} is gone: {error}") from None
+            raise Gone(f"{self.who} is gone: {error}") from None
 
     def hear(self, until: float) -> m.FromAgent | None:
-        """The agent's next message, ``None`` at the deadline (``time.monotonic``).  Raises `Died` when the agent is gone."""
+        """The agent's next message, ``None`` at the deadline (``time.monotonic``).  Raises `Gone` when the agent is."""
         if (kept := self.inbox.kept()) is not None:
             return kept
         while (heard := self.inbox.next(until)) is not None:
@@ -165,13 +169,13 @@ class Conversation:
                 return self.site.told(heard.message) if self.site else heard.message
             if heard.channel is self._channel:
                 self._ended = heard.reason
-                raise Died(f"{self.who} died ({heard.reason}): {self._agent_words()}")
+                raise Gone(f"{self.who} died ({heard.reason}): {self._agent_words()}")
         return None
 
     def ask(self, message: m.Question, kind: type[_T], within_s: float) -> _T:
         """Send a request and wait for its answer; what else is heard is kept for `hear`, but not the late answers to others.
 
-        Raises `Silent` if there is none in time, `Died` when the agent is gone.
+        Raises `Silent` if there is none in time, `Gone` when the agent is.
         """
         number = next(REQUESTS)
         self.send(msgspec.structs.replace(message, number=number))

@@ -173,6 +173,9 @@ def _problem_of_expect(expect: Expect) -> tuple[str, str] | None:
         value = getattr(expect, field)
         if value is not None and not (math.isfinite(value) and 0 <= value < 1e9):
             return field, f"{value}: must be 0 or more, and believable"
+    for field in ("nic_kind", "nic_rate_gbit_s"):
+        if getattr(expect, field) and expect.nics is None:
+            return field, "says which ports are meant: say how many of them with nics"
     for field in ("gpu_memory", "memory"):
         try:
             _ = getattr(expect, field) and parse_size(getattr(expect, field))

@@ -12,6 +12,7 @@ from typing import Literal
 
 from clustergauge.model import Gpu, Machine, Record, Scalar
 from clustergauge.pins import PREFIX
+from clustergauge.units import installed
 
 Kind = Literal["device", "driver", "library", "clock", "setting", "work", "code"]
 
@@ -32,6 +33,7 @@ OBSERVED = (
     "cross_check",
     "other_runs",
     "free_bytes",
+    "folder",
     "direct_reason",
     "latencies",
     "latency_every",
@@ -61,16 +63,21 @@ class Difference:
 
 def of_machines(a: Machine, b: Machine) -> list[Difference]:
     """What differs between two machines, or between one machine then and now."""
-    found = [
-        *_parts(a, b),
-        *_mapped("driver", {"kernel": a.kernel}, {"kernel": b.kernel}),
-        *_mapped("driver", *({n: v for n, v in m.versions.items() if n in DRIVERS} for m in (a, b))),
-        *_mapped("library", *({n: v for n, v in m.versions.items() if n not in DRIVERS} for m in (a, b))),
-        *_mapped("clock", _clocks(a), _clocks(b)),
-        *_mapped("setting", a.settings, b.settings),
-        *_mapped("setting", _switches(a), _switches(b)),
+    both = zip(traits(a), traits(b), strict=True)
+    return [difference for (kind, one), (_, other) in both for difference in _mapped(kind, one, other)]
+
+
+def traits(machine: Machine) -> list[tuple[Kind, Mapping[str, Scalar]]]:
+    """All that `of_machines` looks at: machines of which it is equal differ in nothing."""
+    return [
+        ("device", _described(machine)),
+        ("driver", {"kernel": machine.kernel}),
+        ("driver", {name: version for name, version in machine.versions.items() if name in DRIVERS}),
+        ("library", {name: version for name, version in machine.versions.items() if name not in DRIVERS}),
+        ("clock", _clocks(machine)),
+        ("setting", machine.settings),
+        ("setting", _switches(machine)),
     ]
-    return list(found)
 
 
 def of_records(a: Sequence[Record], b: Sequence[Record]) -> list[Difference]:
@@ -82,15 +89,11 @@ def of_records(a: Sequence[Record], b: Sequence[Record]) -> list[Difference]:
     return [*work, *told, *_observed_clocks(a, b)]
 
 
-def _parts(a: Machine, b: Machine) -> Iterator[Difference]:
-    yield from _mapped("device", _described(a), _described(b))
-
-
 def _described(machine: Machine) -> dict[str, Scalar]:
     cpu = machine.cpu
     gpus = {f"gpu {gpu.index}": _gpu(gpu) for gpu in machine.gpus}
     processor = f"{cpu.model}, {cpu.cores} cores, {cpu.threads} threads" + (f", {cpu.vector}" if cpu.vector else "")
-    memory = f"{machine.memory_bytes / 2**30:.0f} GiB"
+    memory = f"{installed(machine.memory_bytes) / 2**30:.4g} GiB"
     return {"processor": processor, "memory": memory, "virtual": machine.virtual, **_same_as_one(gpus)}
 
 
@@ -155,8 +158,8 @@ def _text(value: Scalar) -> str:
 def _observed_clocks(a: Sequence[Record], b: Sequence[Record]) -> Iterator[Difference]:
     """Clocks that sensors saw while measuring: a note, for a slower clock may be the very fault that is looked for."""
     left, right = _clock_means(a), _clock_means(b)
-    for name in left.keys() & right.keys():
-        if abs(right[name] / left[name] - 1) > CLOCK_TOLERANCE:
+    for name in left:
+        if name in right and abs(right[name] / left[name] - 1) > CLOCK_TOLERANCE:
             yield Difference("clock", name.replace("_", " "), f"{left[name]:.0f}", f"{right[name]:.0f}", bars=False)
 
 

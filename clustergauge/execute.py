@@ -23,7 +23,7 @@ from clustergauge.cross_check import Turns
 from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
 from clustergauge.model import Measurement, Series
-from clustergauge.probe import Context, Probe, Skip, Work, Wrong
+from clustergauge.probe import Context, NoRoom, Probe, Skip, Work, Wrong
 from clustergauge.turnstile import WAITING, Turnstile
 from clustergauge.waits import SERIES, Waits
 from clustergauge.world import Serial
@@ -103,6 +103,17 @@ def execute(
     else:
         return outcome
     return Outcome(said.status, said.reason, said.detail, broken=said.broken)
+
+
+class TargetFilled(Exception):
+    """A target that had room for the case has none any more: no reason to pass the case over in silence.
+
+    ``rank``: whose words they are, where it is not the one that raises.
+    """
+
+    def __init__(self, text: str, rank: int | None) -> None:
+        super().__init__(text)
+        self.rank = rank
 
 
 class _Live:
@@ -211,7 +222,14 @@ class _Live:
 
     def _prepare(self, job: Job, probe: Probe) -> None:
         _make_current(job.device)
-        returned: object = probe.function(self.context, **targets.own_params(job.params))
+        if self.context.target and (folder := targets.real(self.context.target)):
+            self.context.set("folder", folder)
+        try:
+            returned: object = probe.function(self.context, **targets.own_params(job.params))
+        except NoRoom as lack:
+            if not job.room:
+                raise
+            raise TargetFilled(f"{lack}; there was room when the run began", lack.rank) from lack
         if not isinstance(returned, Work):  # pyright: ignore[reportUnnecessaryIsInstance] (what a user's probe returns)
             raise TypeError(f"probe {probe.name!r} returned {type(returned).__name__}, not a Work: is a return missing?")
         self.work = returned

@@ -121,7 +121,7 @@ def make_parser() -> Parser:
 
     fleet = verbs.add_parser("fleet", help="who is bad among many machines: held against their peers")
     fleet.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ids, or folders that hold many runs")
-    fleet.add_argument("--topology", metavar="FILE", help="which rack each host stands in")
+    fleet.add_argument("--topology", metavar="FILE", help="which rack each host stands in (default: what the runs remember)")
     fleet.add_argument("--expect", default="", metavar="HOSTS", help="hosts that should be there: node[01-64]")
     fleet.add_argument("--confirm", action="store_true", help="measure the suspects again, fresh, on their hosts (of --hosts)")
     _ground_flags(fleet)

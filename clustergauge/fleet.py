@@ -20,6 +20,7 @@ from clustergauge.errors import unexpected
 from clustergauge.forecast import in_a_row, predict
 from clustergauge.model import Machine, Planned, Record, Run
 from clustergauge.pins import Pins
+from clustergauge.plan_nodes import short_of_gpus
 from clustergauge.remote import Desk
 from clustergauge.run import Again, Progress, Watcher, carry_out, closing, skipped_record, worst_findings
 from clustergauge.spanning import Spanning, Unfit
@@ -160,6 +161,7 @@ def conduct(
             before = (earlier or {}).get(machine.machine_id)
             findings = worst_findings(before.findings, machine.findings) if before else machine.findings
             folder.write_machine(msgspec.structs.replace(machine, findings=findings))
+        fleet.apart = short_of_gpus(fleet.machines, run.planned) | fleet.apart
         left.record_skipped()
         local, together = left.local(), left.together()
         todo = [p for planned in local.values() for p in planned] + together
@@ -270,6 +272,8 @@ class Left:
                 came.notes.append(f"{name}: {unexpected(error)}")
 
         self.all_of(measure, list(todo))
+        gone = {name: why for name in todo if (why := self.fleet.supervisors[name].given_up)}
+        self.fleet.left_out = gone | self.fleet.left_out
         came.case_seconds += max((progress.case_seconds for progress in own.values()), default=0.0)
         came.not_reached += [p for progress in own.values() for p in progress.not_reached]
 

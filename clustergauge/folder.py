@@ -81,6 +81,8 @@ def find_run(text: str, results: Path) -> Path:
         return meant[0]
     if meant:
         raise UsageError(f"{valid.shown(text)} could be {_listed(meant)}")
+    if "/" in text:  # no id holds one: a path was meant, wherever results are
+        raise UsageError(f"no run folder {valid.shown(text)}" + ("" if text.startswith("/") else f" in {located(Path.cwd())}"))
     raise UsageError(f"no run {valid.shown(text)} in {located(results)} ({_listed(runs)})")
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from clustergauge import hosts, metrics, slow_storage, stats, sweeps
-from clustergauge.accept import deciding, is_bad
+from clustergauge.believed import deciding, is_bad
 from clustergauge.model import Data, Machine, Planned, Record, Verdict
 from clustergauge.topology import Topology
 

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 
 from clustergauge.criteria import Expect, fits
 from clustergauge.model import Gpu, Machine, Scalar, Verdict
-from clustergauge.units import format_size, parse_size
+from clustergauge.units import counted, format_size, parse_size
 
 CASE = "inventory"
 """The case of these verdicts."""
+OF_GPUS = ("gpu", "gpu_memory", "ecc", "mig", "persistence", "power_limit_w")
+"""What may be expected of every GPU."""
 UP = ("up", "active", "4: active")
 """States of a port that carries data."""
 
@@ -66,7 +68,9 @@ Answer = tuple[str, bool, str] | None
 def _answers(machine: Machine, expect: Expect) -> Iterator[Answer]:
     gpus = machine.gpus
     if expect.gpus is not None:
-        yield None if len(gpus) == expect.gpus else ("gpus", True, f"{len(gpus)} GPUs, expected {expect.gpus}")
+        yield None if len(gpus) == expect.gpus else ("gpus", True, f"{counted(len(gpus), 'GPU')}, expected {expect.gpus}")
+    elif not gpus and (asked := [name for name in OF_GPUS if getattr(expect, name) not in ("", None)]):
+        yield ("gpus", True, f"no GPU, expected some ({', '.join(asked)})")  # of none each is as it should be
     for gpu in gpus:
         yield from _gpu(gpu, expect)
     if expect.cores is not None:
@@ -137,8 +141,10 @@ def _word(value: Scalar) -> str:
 def _ready(machine: Machine, expect: Expect) -> Iterator[Answer]:
     """Preflight: every check that was asked for was made, and found nothing."""
     findings = {finding.name: finding for finding in machine.findings}
-    asked = list(findings) if "*" in expect.ready else expect.ready
-    for name in asked:
+    if "*" in expect.ready and not findings:
+        yield ("preflight", False, "no preflight check was made here")
+    asked = [*(findings if "*" in expect.ready else ()), *(name for name in expect.ready if name != "*")]
+    for name in dict.fromkeys(asked):
         finding = findings.get(name)
         if finding is None:
             yield (f"preflight {name}", False, f"preflight has no check {name!r} here")

@@ -39,6 +39,7 @@ from clustergauge.criteria import Acceptance
 from clustergauge.errors import UsageError
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Baseline, Judgement, Run, Verdict
+from clustergauge.units import counted
 from clustergauge.verdicts import Asked
 
 OK, CHANGED, CONTRADICTED, UNSURE = 0, 2, 3, 4
@@ -168,7 +169,7 @@ def verify(path: Path, results: Path, baseline: Path | None = None) -> Checked:
         checked.code = CHANGED
         return checked
     loaded = store.load(path)
-    checked.said += [f"{folder.located(path)}: intact ({len(loaded.records)} records)", *loaded.notes]
+    checked.said += [f"{folder.located(path)}: intact ({counted(len(loaded.records), 'record')})", *loaded.notes]
     judgement = loading.judgement(path, loaded.run.run_id)
     if judgement is None:
         checked.said.append(f"no verdicts were kept ({_why_none(loaded.run)}): there is nothing to hold the records against")
@@ -179,17 +180,20 @@ def verify(path: Path, results: Path, baseline: Path | None = None) -> Checked:
     told = list(_differences(path / folder.VERDICTS, judgement, found, exit_code))
     decided = f"decided by ClusterGauge {judgement.version}, code {judgement.code}"
     if not told:
-        checked.said.append(f"all {len(found)} verdicts and exit code {exit_code} follow from the records ({decided})")
+        whole = "its only verdict" if len(found) == 1 else f"all {len(found)} verdicts"
+        checked.said.append(f"{whole} and exit code {exit_code} follow from the records ({decided})")
         checked.said += _fingerprint(path)
         return checked
     same = (judgement.version, judgement.code) == (__version__, code.digest())
     checked.code = CONTRADICTED if same else UNSURE
     checked.said += told
     if same:
-        checked.said.append(f"{len(told)} do not follow from the records, {decided}, which is this one: they were altered")
+        differ = counted(len(told), "finding does", "findings do")
+        checked.said.append(f"{differ} not follow from the records, {decided}, which is this one: the folder was altered")
     else:
+        differ = counted(len(told), "finding differs", "findings differ")
         checked.said.append(
-            f"{len(told)} differ, {decided}; this is {__version__}, code {code.digest()}: formulas were mended "
+            f"{differ}, {decided}; this is {__version__}, code {code.digest()}: formulas were mended "
             "since, or something was altered: verify of that version tells which"
         )
     return checked

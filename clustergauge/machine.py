@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import math
 import os
 import platform
 import re
@@ -22,6 +21,7 @@ import msgspec
 from clustergauge import code, devices, gpu_links, hosts, nvml, processor, sysfs
 from clustergauge.errors import UsageError
 from clustergauge.model import Cpu, Gpu, Machine, Nic, Scalar
+from clustergauge.units import installed
 
 PACKAGES = (
     "torch",
@@ -101,14 +101,13 @@ def describe(
 
 
 def peer_class(cpu: Cpu, memory_bytes: int, gpus: Sequence[Gpu], nics: Sequence[Nic]) -> str:
-    """Digest of the parts alone.  Memory is rounded up to a sixteenth of its power of two, for the kernel keeps some to itself;
-    of each kind of port the number and the highest rate count, so that one slow link does not part a machine from its peers."""
-    step = 2.0 ** max(0, math.floor(math.log2(max(1, memory_bytes))) - 4)
+    """Digest of the parts alone, memory as it was installed; of each kind of port the number and the highest rate count, so that
+    one slow link does not part a machine from its peers."""
     kinds = sorted({nic.kind for nic in nics})
     parts = [
         cpu.model,
         f"{cpu.sockets} sockets, {cpu.cores} cores, {cpu.threads} threads",
-        f"{math.ceil(memory_bytes / step) * step:.0f} B",
+        f"{installed(memory_bytes)} B",
         *sorted(f"{gpu.name} {gpu.arch}" for gpu in gpus),
         *(f"{k} {sum(n.kind == k for n in nics)} {max(n.rate_gbit_s or 0 for n in nics if n.kind == k)}" for k in kinds),
     ]

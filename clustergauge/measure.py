@@ -375,11 +375,13 @@ class Sampler:
         if self.work.reset:
             self.work.reset()
         calls = self._schedule(iterations)
-        if self.work.sync:
-            self.clock.settle()  # a device still busy with the reset would make its rank late
-            self.world.barrier()
         self.ran += iterations * self.work.steps
-        return self.clock.time(calls)
+        if not self.work.sync:
+            return self.clock.time(calls)
+        self.clock.settle()  # a device still busy with the reset would make its rank late
+        meet, take = self.world.barrier, self.clock.time
+        meet()
+        return take(calls)  # at once: what ranks do between meeting and beginning is how far apart they begin
 
     def _schedule(self, iterations: int) -> Calls:
         """The next ``iterations`` callables in rotation, made once for each starting point."""

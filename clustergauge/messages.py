@@ -129,7 +129,7 @@ class Job(Message, frozen=True):
     """One case to execute.  ``number``: counts from 1; whatever is said within the case carries it.
 
     ``check_only``: every callable once, then the checks; nothing is timed.  ``pins``: what was tuned in this run (`pins`).
-    ``cross_check``: hold it against another program.
+    ``cross_check``: hold it against another program.  ``room``: there was room for it on its target when the run began.
     """
 
     case: str
@@ -146,6 +146,7 @@ class Job(Message, frozen=True):
     check_only: bool = False
     pins: dict[str, str] = {}
     cross_check: bool = False
+    room: bool = False
 
 
 class Gathered(Message, frozen=True):

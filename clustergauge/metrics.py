@@ -1,4 +1,4 @@
-"""From counted work and measured times to rates: the only place that divides.
+"""From counted work and measured times to rates: the only place that divides, with `energy` for what a run drew.
 
 Pure functions of records: a mended formula mends old runs.  A rate is work over the median time; its interval is that of the
 time, turned round (Hoefler and Belli, SC'15: summarise times, then divide).  Launches that did different amounts of work (each
@@ -8,12 +8,12 @@ chose its own shape, say) have no time in common, but a rate: every launch's own
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from msgspec import structs
 
 from clustergauge import stats, turnstile
-from clustergauge.model import Metric, Record, Scalar, Workload
+from clustergauge.energy import joules_of_a_run, number
+from clustergauge.model import Metric, Record, Workload
 
 UNITS: Mapping[str, tuple[str, ...]] = {
     "time": ("s",),
@@ -59,12 +59,6 @@ WINDOW_SAMPLES = 20
 """The fewest samples of a window."""
 P99_SAMPLES = 100
 """The fewest samples that have a 99th percentile."""
-ENERGY_S = 1.0
-"""The least time between two readings of an energy counter that give a metric."""
-ENERGY_SHARE = 0.5
-"""The least share of that time in which the work must have run."""
-COUNTER_STEP_S = 0.1
-"""The longest step of an energy counter: NVML's sensor on A100 and H100 (arXiv:2312.02741); RAPL moves every millisecond."""
 LATENCIES = (("latency_p50", 0.5, 1), ("latency_p99", 0.99, P99_SAMPLES), ("latency_p999", 0.999, 10 * P99_SAMPLES))
 """Quantiles of a record's series ``latency``: name, quantile, and the fewest values that have it."""
 
@@ -301,7 +295,7 @@ def _utilisation(records: Sequence[Record]) -> Iterator[Metric]:
     first step of each sample left out of both.  Absent where nothing is computed."""
     launches: list[list[float]] = []
     for record in records:
-        compute, times = _number(record.settings.get("compute_s")), series(record, "later_steps")
+        compute, times = number(record.settings.get("compute_s")), series(record, "later_steps")
         steps = record.measurement.iterations_per_sample - 1 if record.measurement else 0
         if not compute or compute < 0 or steps < 1 or len(times) != len(samples(record)):
             return
@@ -386,7 +380,7 @@ def _energies(records: Sequence[Record]) -> Iterator[Metric]:
 
     The ends are the furthest of all launches.  Storage and links have their own devices, whose energy is not counted here.
     """
-    known = [(record, joules) for record in records if (joules := _joules_of_a_run(record))]
+    known = [(record, joules) for record in records if (joules := joules_of_a_run(record))]
     workload = records[0].workload
     if not known or workload is None or workload.bound in ("storage", "network"):
         return
@@ -396,41 +390,3 @@ def _energies(records: Sequence[Record]) -> Iterator[Metric]:
         if each:
             values, lows, highs = zip(*each, strict=True)
             yield Metric(name=name, value=stats.median(values), unit=unit, low=min(lows), high=max(highs), better="lower")
-
-
-class _Joules(NamedTuple):
-    """Of one run."""
-
-    value: float
-    low: float
-    high: float
-
-
-def _joules_of_a_run(record: Record) -> _Joules | None:
-    """What the counter of the case's device moved between two readings, over the runs between them.
-
-    All that happened meanwhile is in it: idle power, which is not subtracted, and what was done between samples (resets, checks
-    of outputs).  The low end is what the work itself took if the device drew as much outside of it; both ends allow for a sample
-    cut at each reading, and for the counter's step.  ``None`` where no counter was read for long enough while samples were
-    taken, where the work ran too little of that time, and for several ranks, whose devices need not have worked alike.
-    """
-    measured, telemetry = record.measurement, record.telemetry
-    part = f"gpu{record.device.removeprefix('cuda:')}" if record.device.startswith("cuda") else "cpu"
-    joules, start, end = (_number(telemetry.get(f"{part}_energy_{name}")) for name in ("j", "from_s", "to_s"))
-    if measured is None or record.ranks != 1 or telemetry.get("window") != "sampling":
-        return None
-    if joules is None or start is None or end is None or joules <= 0 or not end - start >= ENERGY_S:
-        return None
-    starts = zip(measured.sample_start_s, measured.samples_s, strict=False)
-    inside = [seconds for began, seconds in starts if start <= began < end]
-    calls, span = measured.iterations_per_sample, end - start
-    share = sum(inside) * calls / span
-    if len(inside) < 2 or share < ENERGY_SHARE:
-        return None
-    step = COUNTER_STEP_S / span
-    low = joules * (1 - step) * min(1.0, share) / (calls * (len(inside) + 1))
-    return _Joules(joules / (calls * len(inside)), low, joules * (1 + step) / (calls * (len(inside) - 1)))
-
-
-def _number(value: Scalar) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -296,6 +296,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """Why it is to run on the processor though there is a GPU that it was meant for."""
     cross_check: bool = False
     """Held against another program that does the same, where there is one."""
+    room: bool = False
+    """Its target had room for it when the run began: if it finds none, that is an error."""
 
 
 class Run(Data, frozen=True, kw_only=True):
@@ -354,8 +356,9 @@ class Criterion(Data, frozen=True, kw_only=True):
     """
 
     case: str
-    device: Literal["", "cpu", "cuda", "cpu:nodes", "cuda:nodes"] = ""
-    """Only on devices of this kind, of one machine or over all nodes together (``cuda:nodes``); empty: on all."""
+    device: Literal["", "cpu", "cuda", "cpu:nodes", "cuda:nodes", "cpu:groups", "cuda:groups"] = ""
+    """Only on devices of this kind: of one machine, over all nodes together (``cuda:nodes``), over groups of them
+    (``cuda:groups``); empty: on all."""
     metric: str = ""
     unit: str = ""
     floor: float | None = None

@@ -2,9 +2,10 @@
 
 Model: ``ln B(i→j) = c(class) + t(i) + r(j) + e(i, j)``: what endpoint i gives when sending, what j takes when receiving, and what
 is left to the link between them.  Pairs inside a host and pairs across hosts are looked at apart, each with classes of their own
-(same leaf or across, same rail or across; inside a host what is between two GPUs, see `wiring`).  The fit starts from upper
-quartiles and goes on by upper medians: an endpoint is slow only if nearly all of its pairs are, so blame does not spill over to
-those who met a slow one.  With three endpoints these are maxima, and still tell; with two nothing can.
+(same leaf or across, same rail or across; inside a host what is between two GPUs, see `wiring`); a pair with an end in no known
+leaf may be of any of them.  The fit starts from upper quartiles and goes on by upper medians: an endpoint is slow only if nearly
+all of its pairs are, so blame does not spill over to those who met a slow one.  With three endpoints these are maxima, and still
+tell; with two nothing can.
 
 Cuts, after simulations of clean and degraded fleets: an endpoint below ``−max(3 %, k·s)`` with ``k(N) = 4 + 24/N``, a link
 below ``−max(5 %, max(6, k)·s)`` if neither of its ends is accused.  ``s`` is the spread of the healthy, by MAD, and no less than
@@ -299,14 +300,26 @@ class _Layer:
 def class_reference(endpoints: Sequence[Endpoint], y: Array, wires: Codes | None = None) -> Array:
     """N × N: the upper quartile of ``y`` in the class of each pair; not a number in a class without any.
 
-    ``wires``: see `analyse`.
+    A pair with an end in no known leaf is as it should be anywhere between the classes that it may be of: there its reference is
+    what it reached itself.  Where none is known that crosses leaves, its like are one of these.  ``wires``: see `analyse`.
     """
     reference = np.full_like(y, np.nan)
     codes = (codes_of([e.host for e in endpoints]), codes_of([e.leaf for e in endpoints]), codes_of([e.rail for e in endpoints]))
     host, leaf, rail = (code[:, None] == code[None, :] for code in codes)
-    kind = host * 4 + leaf * 2 + rail * 1 + (8 * wires if wires is not None else 0)
-    for number in np.unique(kind):
-        members = (kind == number) & np.isfinite(y)
-        if members.any():
-            reference[kind == number] = np.quantile(y[members], 0.75)
+    placed = np.array([bool(e.leaf) for e in endpoints])
+    placed = placed[:, None] & placed[None, :]
+    sure = host * 1 + (2 * wires if wires is not None else 0)
+    kind = sure * 4 + leaf * 2 + rail * 1
+    for number in np.unique(kind[placed]):
+        members = (kind == number) & placed
+        if np.isfinite(y[members]).any():
+            reference[members] = np.nanquantile(y[members], 0.75)
+    for number in np.unique(sure[~placed]):
+        members, like = (sure == number) & ~placed, (sure == number) & placed & np.isfinite(reference)
+        if not np.isfinite(y[members]).any():
+            continue
+        among = np.unique(reference[like]).tolist()
+        if not among or not (host | ~leaf)[like].any():
+            among.append(float(np.nanquantile(y[members], 0.75)))
+        reference[members] = np.clip(y[members], min(among), max(among))
     return reference

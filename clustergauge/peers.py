@@ -8,7 +8,6 @@ After simulations of fleets of 8 to 4096 nodes with planted defects.  With ``y =
 * *confirmed*: the mean of two fresh launches or more fails the same cut; if it does not, the device is cleared.
 * *rack*: its effect is above the median rack's by ``max(2 %, k·max(MAD of racks, 1.25·s/√nodes in it))``.
 * the same on the 90th percentile of the time finds what is slow now and then, and fresh launches confirm or clear it by theirs.
-* with a baseline of the spread ``s0`` (ν = 30 degrees of freedom) in a group below 16: ``s² = (ν·s0² + N·MAD²)/(ν + N)``.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ FRESH = 2
 """Launches that confirm."""
 _MAD = 1.4826
 _POWER = 1.4
-_PRIOR = 30.0
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -88,13 +86,13 @@ class Found:
     weak: bool
 
 
-def judge(group: Group, prior: float | None = None) -> Found:
-    """Who is slow in a group.  ``prior``: the spread of such a group as earlier runs of good machines knew it (relative)."""
+def judge(group: Group) -> Found:
+    """Who is slow in a group."""
     count = len(group.y)
     if count < LEAST_GROUP:
         return Found([], [], [], None, True)
     r, racks = _rest(group.y, group)
-    s, cut = _cut(r, prior)
+    s, cut = _cut(r)
     suspects = np.flatnonzero(r > cut)
     slow: list[Slow] = []
     cleared: list[int] = []
@@ -126,17 +124,11 @@ def _smallest(cut: float, s: float, count: int) -> float:
     return math.expm1(cut + _POWER * s * math.sqrt(1 + 1.36 * k**2 / count))
 
 
-def _cut(r: Array, prior: float | None) -> tuple[float, float]:
+def _cut(r: Array) -> tuple[float, float]:
     """The spread of the healthy, and what lies above is suspect."""
-    count = len(r)
     mad = _MAD * float(np.median(np.abs(r - np.median(r))))
-    if prior is not None and count < 2 * WEAK_GROUP:
-        mad = math.sqrt((_PRIOR * prior**2 + count * mad**2) / (_PRIOR + count))
-        k = 4 + 24 / (count + 2 * _PRIOR)
-    else:
-        k = 4 + 24 / count
     s = max(mad, LEAST_SPREAD)
-    return s, max(-math.log1p(-LEAST_SLOWDOWN), k * s)
+    return s, max(-math.log1p(-LEAST_SLOWDOWN), (4 + 24 / len(r)) * s)
 
 
 def _rest(y: Array, group: Group) -> tuple[Array, dict[int, float]]:
@@ -154,9 +146,9 @@ def _effect(u: Array, labels: Index, least: int) -> tuple[Array, dict[int, float
     names, sizes = np.unique(labels[labels >= 0], return_counts=True)
     if len(names) < 2:
         return effect, found
-    for name, size in zip(names.tolist(), sizes.tolist(), strict=True):
-        if size >= least:
-            rows = labels == name
+    order = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]  # so no label asks all rows
+    for name, rows in zip(names.tolist(), np.split(order, np.cumsum(sizes)[:-1]), strict=True):
+        if len(rows) >= least:
             found[name] = float(np.median(u[rows]))
             effect[rows] = found[name]
     return effect, found
@@ -170,8 +162,9 @@ def _slow_racks(group: Group, effects: dict[int, float], s: float) -> list[SlowR
     spread = _MAD * float(np.median(np.abs(values - middle)))
     k = 4 + 24 / len(values)
     found: list[SlowRack] = []
+    sizes = np.bincount(group.rack[group.rack >= 0])
     for rack, effect in effects.items():
-        devices = int(np.count_nonzero(group.rack == rack))
+        devices = int(sizes[rack])
         cut = max(-math.log1p(-LEAST_RACK_SLOWDOWN), k * max(spread, 1.25 * s / math.sqrt(devices)))
         if effect - middle > cut:
             found.append(SlowRack(rack, math.exp(middle - effect), devices))
@@ -186,16 +179,17 @@ def _intermittent(group: Group, known: set[int], slow: list[Slow], cleared: list
     tail, again = group.tail[rows], group.fresh_tail[rows]
     part = Group(tail, tail, again, again, group.rack[rows], group.slot[rows])
     r, _ = _rest(tail, part)
-    cut = _cut(r, None)[1]
+    cut = _cut(r)[1]
     for n in np.flatnonzero(r > cut).tolist():
         if (row := int(rows[n])) not in known:
             _hold(row, float(r[n]), float(again[n] - (tail[n] - r[n])), cut, "intermittent", slow, cleared)
 
 
-def minority(digests: Sequence[str] | Sequence[int]) -> list[int]:
+def minority(digests: Sequence[str] | Sequence[int], torn: str | int = "-") -> list[int]:
     """Rows whose digest (empty or 0: none) is not what most have; none where no digest has more than half of three votes or more.
 
-    Deterministic work on identical devices gives identical bits, whoever is right (a vote of two decides nothing).
+    Deterministic work on identical devices gives identical bits, whoever is right (a vote of two decides nothing).  ``torn``: the
+    digest of devices whose own launches disagree; it is nobody's result, and where most have it, the work is not deterministic.
     """
     if len(set(digests)) < 2:
         return []
@@ -206,4 +200,4 @@ def minority(digests: Sequence[str] | Sequence[int]) -> list[int]:
     for n in voters:
         votes[digests[n]] = votes.get(digests[n], 0) + 1
     best = max(votes, key=lambda d: votes[d])
-    return [n for n in voters if digests[n] != best] if 2 * votes[best] > len(voters) else []
+    return [n for n in voters if digests[n] != best] if best != torn and 2 * votes[best] > len(voters) else []

@@ -140,7 +140,7 @@ def load_probes(modules: Iterable[str]) -> dict[str, Probe]:
 
 def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish) -> list[Planned]:
     """The cases of a run in the order they will run (grouped so that worker pools start rarely), launch by launch."""
-    kinds = {wish.device} if wish.device != "auto" else {"cuda" if machine.gpus and not _cpu_build(machine) else "cpu"}
+    kinds = {wish.device} if wish.device != "auto" else {"cuda" if on_gpus(machine) else "cpu"}
     _refuse_unknown_axes(wish, probes)
     cases: list[Planned] = []
     for number, selection in enumerate(suite.cases, 1):
@@ -161,6 +161,11 @@ def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish
     order = {"serial": 0, "torch": 1, "mpi": 2}
     chosen.sort(key=lambda c: (order[c.world], c.interpret, c.ranks, c.device, sorted(c.env.items())))
     return [msgspec.structs.replace(c, launch=launch) for launch in range(wish.launches) for c in chosen]
+
+
+def on_gpus(machine: Machine) -> bool:
+    """Whether cases are for its GPUs, where nobody says for which: it has some, and its torch is built for them."""
+    return bool(machine.gpus) and not _cpu_build(machine)
 
 
 def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:

@@ -12,7 +12,7 @@ leave it to them; and no groups are planned there, which would disturb each othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 from clustergauge import groups, hosts, sweeps
 from clustergauge.errors import UsageError
 from clustergauge.model import Machine, Planned
-from clustergauge.plan import Suite, Wish, plan
+from clustergauge.plan import Suite, Wish, on_gpus, plan
 from clustergauge.probe import Probe
 
 SOME = 4
@@ -39,13 +39,14 @@ def plan_nodes(
 ) -> list[Planned]:
     """The cases for the nodes called ``names``: first those of single nodes, then what spans them, tier by tier.
 
-    ``machines``: of the nodes that answered.  The others are planned like most of these, so that what they owe is missed.
+    ``machines``: of the nodes that answered.  The others are planned like most of these, so that what they owe is missed.  What
+    spans nodes is for the least of them; where most have GPUs, for the least of those (`short_of_gpus`).
     ``most``: nodes of a group.  ``shared``: by target the groups of nodes that share it (`meeting`).
     Raises `UsageError` if none answered, and as `plan` does.
     """
     if not machines:
         raise UsageError(f"none of {len(names)} nodes can be measured")
-    least = min(machines.values(), key=lambda machine: (len(machine.gpus), machine.cpu.cores))
+    least = min(_spanned(machines.values(), wish.device), key=lambda machine: (len(machine.gpus), machine.cpu.cores))
     together = _over(suite, probes, least, wish, names) if len(names) > 1 else []
     sharing = _sharing(shared or {}, together, len(machines))
     kinds: dict[bytes, list[str]] = {}
@@ -77,6 +78,25 @@ def plan_nodes(
             if case.probe != sweeps.PROBE and case.target not in at_once
         ]
     return [*local, *(case for tier in groups.tiers(together) for case in tier)]
+
+
+def short_of_gpus(machines: Mapping[str, Machine], planned: Sequence[Planned]) -> dict[str, str]:
+    """The nodes that have too few GPUs for what is to span them, in words: where most have them, one that lost its own keeps
+    nobody from it but itself."""
+    found: dict[str, str] = {}
+    for plan_ in planned:
+        each = plan_.ranks // plan_.nodes if plan_.nodes > 1 and not plan_.skip and plan_.device.startswith("cuda") else 0
+        for name in hosts.expand(plan_.hosts) if each else ():
+            count = len(machines[name].gpus) if name in machines and on_gpus(machines[name]) else 0
+            if name in machines and count < each:
+                found.setdefault(name, f"what spans nodes takes {each} GPUs of each, here {count} can be used")
+    return found
+
+
+def _spanned(machines: Collection[Machine], device: str) -> Collection[Machine]:
+    """Those that decide what spans nodes: with GPUs, where these are asked for or most nodes have them; else all."""
+    able = [machine for machine in machines if on_gpus(machine)]
+    return able if able and (device == "cuda" or (device == "auto" and 2 * len(able) > len(machines))) else machines
 
 
 @dataclass(frozen=True)

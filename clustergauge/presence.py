@@ -1,14 +1,40 @@
-"""Which nodes were in what was to span them: one that was lost or kept out leaves the case to the others.  Pure."""
+"""Which nodes were in what was to span them: one that was lost or kept out leaves the case to the others.  Pure.
+
+Of several runs over nodes the newest counts, as of the nodes' own cases: what a run found is outdone once later ones have
+numbers there (`Since`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from clustergauge import hosts
-from clustergauge.model import Machine, Planned, Record
+from clustergauge.model import Data, Machine, Planned, Record
 
 Launch = tuple[str, str, int, bool]
 """Case, device, number, and whether it confirms."""
+
+
+class Since(Data, frozen=True, array_like=True):
+    """What a finding of pairs, of groups or over nodes is about: machines, cases (`case_of`), and when its run began."""
+
+    began: str
+    machines: list[str]
+    cases: list[str]
+
+    def outdone(self, newest: Mapping[str, Mapping[str, str]]) -> bool:
+        """Whether later runs have a number for each of the machines in each of the cases.
+
+        ``newest``: when the last such run began, by machine and case.
+        """
+        begun = [newest.get(machine, {}).get(case, "") for machine in self.machines for case in self.cases]
+        return bool(begun) and all(later > self.began for later in begun)
+
+
+def case_of(case: str, device: str) -> str:
+    """A case on its kind of device, in any run: groups are numbered anew in each."""
+    kind, _, what = device.partition(":")
+    return f"{case} on {kind}:{'groups' if hosts.is_group(device) else what}"
 
 
 def launch_of(one: Record | Planned) -> Launch:
@@ -50,7 +76,7 @@ def unjudged(records: Iterable[Record], planned: Iterable[Planned]) -> list[str]
         elif plan.nodes > 1 and launch_of(plan) in measured:
             judged.add(plan.target)
     return [
-        f"{hosts.compress(sorted(names))}: storage was not measured: no case over all nodes on {target} came to a number"
+        f"{hosts.compress(hosts.ordered(names))}: storage was not measured: no case over all nodes on {target} came to a number"
         for target, names in left.items()
         if target not in judged
     ]

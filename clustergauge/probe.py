@@ -36,6 +36,10 @@ class Skip(Exception):
         self.rank = rank
 
 
+class NoRoom(Skip):
+    """The target has not the room that the case takes.  Where it had when the run began, that is an error of the machine."""
+
+
 class Wrong(Exception):
     """Raised by a check: the output is not what it must be.  The text names element, expected and got.
 
@@ -65,6 +69,24 @@ class Moves:
 
 
 @dataclass(frozen=True)
+class Room:
+    """What each rank of a storage case takes of its target at once: ``bytes`` in so many ``files`` or folders.
+
+    ``beside``: bytes of one file more that another program writes, where the case is held against one (``--cross-check``).
+    Nothing in no files: the case does not say.
+    """
+
+    bytes: int = 0
+    files: int = 0
+    beside: int = 0
+
+    def of(self, ranks: int = 1, peer: bool = False) -> tuple[int, int]:
+        """Bytes and files of all ranks together, with what another program writes if there is one (``peer``)."""
+        beside = self.beside if peer else 0
+        return ranks * (self.bytes + beside), ranks * (self.files + (beside > 0))
+
+
+@dataclass(frozen=True)
 class Needs:
     """What a case needs before it is worth starting; declared, so that `list` can say why it would be skipped.
 
@@ -73,7 +95,7 @@ class Needs:
     or with ``objects`` an object store; with ``shared`` one folder for the ranks of all nodes, so that the case may span them.
     ``interpreter``: on a CPU, run under the Triton interpreter: checked, not timed.  ``working_set``: bytes that the case streams
     through and that no cache may hold; a case below 4 × the last-level cache is skipped.  ``env``: environment that libraries
-    read when they start, so that such cases get workers of their own.  ``moves``: of a storage case.
+    read when they start, so that such cases get workers of their own.  ``moves``, ``room``: of a storage case.
     ``nvlink``: between all GPUs.  ``tunes``: chooses among candidates (`tuning`), once for all launches and devices of a model.
     """
 
@@ -89,6 +111,7 @@ class Needs:
     working_set: int = 0
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     moves: Moves = Moves()
+    room: Room = Room()
     nvlink: bool = False
     tunes: bool = False
 

@@ -22,14 +22,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from clustergauge import accept, between, columns, folder, groups, hosts, loading, metrics, sweeps, topology
+from clustergauge import believed, between, columns, folder, hosts, loading, metrics
+from clustergauge.believed import Limits
 from clustergauge.between import Joint
 from clustergauge.columns import Unit, Units, Work
 from clustergauge.errors import UsageError
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine, Record
-from clustergauge.presence import Launch, launch_of
+from clustergauge.presence import Since
 
 TAIL_SAMPLES = 10
 """The fewest samples whose 90th percentile says something."""
@@ -39,6 +40,7 @@ APART = 32
 """Below this many runs nothing is gained by other processes."""
 MOST_TOLD = 20
 """Notes on what a newer run outdid."""
+BEFORE = "in a run before its newest,"
 
 Key = tuple[str, str, str]
 """Machine, case, device."""
@@ -49,9 +51,12 @@ class Part(Data, frozen=True):
 
     ``folders``: by machine, of the runs that measured it and did more than confirm, by when they began.  ``unreadable``: folders
     that could not be read, and why.
-    ``spanned``: in how many launches over nodes that have a number each machine was; ``failed``: what such cases say of one;
-    ``cut``: why it was not in all that were planned with it (lost, or kept out).  ``joint``: what such cases say of nobody alone.
-    ``fell``: the links that trained down while a case ran, in words, by machine; ``unusable``: why its GPUs could not be used.
+    ``spanned``: the machines that were in a case over nodes that has a number; ``failed``: what such cases say of one, and pairs
+    within one; ``cut``: why one was not in all that were planned with it (lost, or kept out); ``joint``: what such cases say of
+    nobody alone.  ``newest``: when the last run began in which a machine has a number in such a case, by machine and case.
+    ``fell``: the links that trained down while a case ran, by machine, each when its run began and in words (a later run finds
+    them so at its start).  ``gpus``: when the newest run began that says something of its GPUs, and what (`between.gpus`).
+    ``topologies``: what runs remember of the leaves that hosts hang on, each once.
     """
 
     machines: dict[str, Machine]
@@ -61,12 +66,14 @@ class Part(Data, frozen=True):
     notes: list[str]
     folders: dict[str, dict[str, str]]
     unreadable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
-    spanned: dict[str, int] = msgspec.field(default_factory=dict[str, int])
-    failed: dict[str, list[Failed]] = msgspec.field(default_factory=dict[str, list[Failed]])
-    cut: dict[str, str] = msgspec.field(default_factory=dict[str, str])
-    joint: list[Joint] = msgspec.field(default_factory=list[Joint])
-    fell: dict[str, list[str]] = msgspec.field(default_factory=dict[str, list[str]])
-    unusable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    spanned: list[str] = msgspec.field(default_factory=list[str])
+    newest: dict[str, dict[str, str]] = msgspec.field(default_factory=dict[str, dict[str, str]])
+    failed: list[tuple[Since, Failed]] = msgspec.field(default_factory=list[tuple[Since, Failed]])
+    cut: list[tuple[Since, str]] = msgspec.field(default_factory=list[tuple[Since, str]])
+    joint: list[tuple[Since, Joint]] = msgspec.field(default_factory=list[tuple[Since, Joint]])
+    fell: dict[str, list[tuple[str, str]]] = msgspec.field(default_factory=dict[str, list[tuple[str, str]]])
+    gpus: dict[str, tuple[str, str]] = msgspec.field(default_factory=dict[str, tuple[str, str]])
+    topologies: list[str] = msgspec.field(default_factory=list[str])
 
 
 def read(paths: Sequence[Path]) -> Part:
@@ -105,7 +112,8 @@ def _part(path: Path) -> Part:
 
 
 def joined(parts: Iterable[Part]) -> Part:
-    """Parts as one.  Where several runs measured a machine, the newest counts: in each case (`columns.joined`), and what it is.
+    """Parts as one.  Where several runs measured a machine, the newest counts: in each case (`columns.joined`; over nodes:
+    `presence.Since`), and what it is.
 
     Fresh launches that a run of their own made (``fleet --confirm``) go to what they are to confirm, the last such run's alone.
     """
@@ -115,12 +123,14 @@ def joined(parts: Iterable[Part]) -> Part:
     notes: list[str] = []
     folders: dict[str, dict[str, str]] = {}
     unreadable: dict[str, str] = {}
-    spanned: Counter[str] = Counter()
-    failed: dict[str, list[Failed]] = {}
-    cut: dict[str, str] = {}
-    joint: list[Joint] = []
-    fell: dict[str, list[str]] = {}
-    unusable: dict[str, str] = {}
+    spanned: dict[str, None] = {}
+    newest: dict[str, dict[str, str]] = {}
+    failed: list[tuple[Since, Failed]] = []
+    cut: list[tuple[Since, str]] = []
+    joint: list[tuple[Since, Joint]] = []
+    fell: dict[str, list[tuple[str, str]]] = {}
+    gpus: dict[str, tuple[str, str]] = {}
+    topologies = list(dict.fromkeys(text for part in parts for text in part.topologies))
     for part in parts:
         for machine_id, machine in part.machines.items():
             own = part.folders.get(machine_id, {})
@@ -130,25 +140,35 @@ def joined(parts: Iterable[Part]) -> Part:
         left_out |= part.left_out
         notes += part.notes
         unreadable |= part.unreadable
-        spanned.update(part.spanned)
-        cut |= part.cut
+        failed += part.failed
+        cut += part.cut
         joint += part.joint
-        for machine_id, found in part.failed.items():
-            failed.setdefault(machine_id, []).extend(found)
+        spanned |= dict.fromkeys(part.spanned)
+        for machine_id, cases in part.newest.items():
+            mine = newest.setdefault(machine_id, {})
+            mine |= {case: max(began, mine.get(case, "")) for case, began in cases.items()}
         for machine_id, words in part.fell.items():
             fell.setdefault(machine_id, []).extend(words)
-        unusable = {m: why for m, why in unusable.items() if m not in part.machines} | part.unusable
+        gpus |= {m: said for m, said in part.gpus.items() if m not in gpus or said[0] >= gpus[m][0]}
     units, outdone = columns.joined([part.units for part in parts])
-    notes += _outdone(outdone, machines)
+    old = [(since, one) for since, one in failed if since.outdone(newest)]
+    over = [f"{machines[since.machines[0]].host}: {BEFORE} {one.case} on {one.device}: {one.reason}" for since, one in old]
+    gone = [one for since, one in joint if since.outdone(newest)]
+    over += [f"{BEFORE} {one.case} on {one.device}: {one.word}: {one.reason}" for one in gone]
+    notes += _outdone(outdone, machines, over)
+    failed = [(since, one) for since, one in failed if not since.outdone(newest)]
+    joint = [(since, one) for since, one in joint if not since.outdone(newest)]
+    cut = [(since, why) for since, why in cut if not since.outdone(newest)]
     folders = {machine_id: of_machine for machine_id, of_machine in folders.items() if of_machine}
-    return Part(machines, units, left_out, notes, folders, unreadable, dict(spanned), failed, cut, joint, fell, unusable)
+    fell = {m: [one for one in told if one[0] >= max(folders.get(m, ()), default="")] for m, told in fell.items()}
+    spans = list(spanned)
+    return Part(machines, units, left_out, notes, folders, unreadable, spans, newest, failed, cut, joint, fell, gpus, topologies)
 
 
-def _outdone(units: Iterable[Unit], machines: Mapping[str, Machine]) -> list[str]:
-    """What was wrong in a run and is not in a newer one, which counts: told none the less."""
-    wrong = dict.fromkeys(
-        f"{machines[u.machine].host}: in a run before its newest, {u.case} on {u.device}: {u.trouble}" for u in units if u.trouble
-    )
+def _outdone(units: Iterable[Unit], machines: Mapping[str, Machine], over: Iterable[str]) -> list[str]:
+    """What was wrong in a run and is not in a newer one, which counts: told none the less.  ``over``: of cases over nodes."""
+    own = (f"{machines[u.machine].host}: {BEFORE} {u.case} on {u.device}: {u.trouble}" for u in units if u.trouble)
+    wrong = dict.fromkeys([*own, *over])
     told = list(wrong)[:MOST_TOLD]
     return told + ([f"… and {len(wrong) - len(told)} more of runs before the newest"] if len(wrong) > len(told) else [])
 
@@ -167,62 +187,27 @@ def part_of(loaded: LoadedRun) -> Part:
     for record, middle, tail in zip(alone, *_middles_and_tails(alone), strict=True):
         own.setdefault((record.machine_id, record.case, record.device), []).append(_Launch(record, middle, tail))
     began, missing = loaded.run.started, _missing(loaded)
-    units = [_unit(key, launches, began, missing.pop(key, 0)) for key, launches in own.items()]
+    machines = loaded.machines
+    units = [_unit(key, launches, began, missing.pop(key, 0), machines.get(key[0])) for key, launches in own.items()]
     units += [Unit(case, device, machine, began, missing=count) for (machine, case, device), count in missing.items()]
     notes = [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
     first = {r.machine_id for r in loaded.records if not r.confirms}
-    there = _there(loaded, together)
+    there = between.there(loaded, together)
     return Part(
         machines=loaded.machines,
         units=columns.of(units),
         left_out=dict(loaded.run.left_out),
         notes=notes,
         folders={machine: {began: str(loaded.path)} for machine in loaded.machines if machine in first},
-        spanned=dict(Counter(machine_id for _, machine_id in there)),
-        failed=_failed(loaded),
-        cut=_cut(loaded, there),
+        spanned=sorted({machine_id for _, machine_id in there}),
+        newest=between.newest(loaded, there),
+        failed=between.failed(loaded),
+        cut=between.cut(loaded, there),
         joint=between.joint(loaded, together),
-        fell=between.fell(loaded),
-        unusable=between.unusable(loaded),
+        fell={machine_id: [(began, words) for words in told] for machine_id, told in between.fell(loaded).items()},
+        gpus={machine_id: (began, why) for machine_id, why in between.gpus(loaded).items()},
+        topologies=[str(text)] if (text := loaded.run.settings.get("topology")) else [],
     )
-
-
-def _there(loaded: LoadedRun, together: Iterable[Record]) -> set[tuple[Launch, str]]:
-    """The launches over nodes that have a number, with each machine that was in them."""
-    by_host = {machine.host: machine_id for machine_id, machine in loaded.machines.items()}
-    return {
-        (launch_of(record), by_host[place.host])
-        for record in together
-        if record.status == "ok"
-        for place in record.placement
-        if place.host in by_host
-    }
-
-
-def _failed(loaded: LoadedRun) -> dict[str, list[Failed]]:
-    """What pairs and groups say of single machines; the loss of one node is no fault of the others."""
-    telling = [r for r in loaded.records if hosts.spans(r.device) or sweeps.is_sweep(r)]
-    told = [r for r in telling if not hosts.tells_of_lost(r.reason, loaded.run.left_out)]
-    by_host = {machine.host: machine_id for machine_id, machine in loaded.machines.items()}
-    found: dict[str, list[Failed]] = {}
-    for one in groups.failed(told, loaded.machines.values(), topology.of_run(loaded.run)):
-        if one.host in by_host:
-            found.setdefault(by_host[one.host], []).append(one)
-    return found
-
-
-def _cut(loaded: LoadedRun, there: set[tuple[Launch, str]]) -> dict[str, str]:
-    """Machines that were lost or kept out, if they were to be in more over nodes than they were, and why."""
-    out = {m: why for m, machine in loaded.machines.items() if (why := loaded.run.left_out.get(machine.node or machine.host))}
-    if not out:
-        return {}
-    names = {machine.node or machine.host: machine_id for machine_id, machine in loaded.machines.items()}
-    found: dict[str, str] = {}
-    for plan in loaded.run.planned:
-        if plan.nodes > 1 and not plan.skip and not plan.confirms:
-            members = (names.get(name, "") for name in hosts.expand(plan.hosts))
-            found |= {m: out[m] for m in members if m in out and (launch_of(plan), m) not in there}
-    return found
 
 
 class _Launch(NamedTuple):
@@ -233,11 +218,12 @@ class _Launch(NamedTuple):
     tail: float
 
 
-def _unit(key: Key, launches: list[_Launch], began: str, missing: int) -> Unit:
+def _unit(key: Key, launches: list[_Launch], began: str, missing: int, there: Machine | None) -> Unit:
+    """``there``: the machine, whose links say what path its cases were meant to take."""
     machine, case, device = key
     records = [launch.record for launch in launches]
     ordinary = [launch for launch in launches if not launch.record.confirms]
-    if trouble := _trouble(records):
+    if trouble := _trouble(records, there):
         return Unit(case, device, machine, began, trouble=trouble, missing=missing, confirms=not ordinary)
     first = (ordinary or launches)[0].record
     assert first.workload
@@ -284,16 +270,21 @@ def _means(launches: Sequence[_Launch]) -> tuple[float, float]:
     return _mean([launch.middle for launch in launches]), _mean(tails)
 
 
-def _trouble(records: Sequence[Record]) -> str:
-    """Why these launches have no number to believe: wrong, an error, or invalid."""
-    counted = False
+def _trouble(records: Sequence[Record], there: Machine | None) -> str:
+    """Why these launches have no number to believe: wrong, an error, or invalid by what was counted meanwhile; and lost, where
+    they went with the node."""
+    counted, lost, name = False, "", there.node if there else ""
     for record in records:
-        if record.status != "ok":
+        if record.status == "error" and hosts.went_with(record.reason, name):
+            lost = f"{columns.LOST}{record.reason[:200]}"
+        elif record.status != "ok":
             return f"{record.status}: {record.reason[:200]}"
-        counted = counted or bool(record.counters.health or record.counters.device_bytes)
-    if counted:  # else nothing says so, and judging takes long
-        return next((f"invalid: {v.reason}" for v in accept.judge(records) if v.verdict == "invalid"), "")
-    return ""
+        counters = record.counters
+        counted = counted or bool(counters.health or counters.device_bytes or counters.path)
+    if counted:  # else nothing says so, and working out all numbers takes long
+        measured = [record for record in records if record.status == "ok"]
+        return believed.number(measured, Limits(machines=(there,) if there else ()))[0] or lost
+    return lost
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clustergauge import accept, groups, hosts
+from clustergauge import believed, groups, hosts
 from clustergauge.conversation import Conversation, Died
 from clustergauge.errors import unexpected
 from clustergauge.model import Machine, Planned, Record
@@ -187,17 +187,18 @@ class Spanning:
         fleet.apart |= {name: why for name, why in failed.items() if name not in fleet.apart}
 
     def _failed(self) -> dict[str, str]:
-        """Nodes that failed a node-local case, and how.  What failed on all of them alike says nothing of one."""
+        """Nodes that failed a node-local case or were lost in one, and how.  What failed on all alike says nothing of one."""
         names = {machine.machine_id: name for name, machine in self._left.fleet.machines.items()}
-        bad = [r for r in self._left.recorded if r.machine_id in names and accept.is_bad(r) and not hosts.spans(r.device)]
+        bad = [r for r in self._left.recorded if r.machine_id in names and believed.is_bad(r) and not hosts.spans(r.device)]
         where: dict[tuple[str, str], set[str]] = {}
         for record in bad:
             where.setdefault((record.case, record.status), set()).add(record.machine_id)
         found: dict[str, str] = {}
         for record in bad:
             if len(names) == 1 or len(where[record.case, record.status]) < len(names):
+                name = names[record.machine_id]
                 words = f"failed {record.case}: {record.reason or 'its hardware counted errors'}"
-                found.setdefault(names[record.machine_id], words)
+                found.setdefault(name, record.reason if hosts.went_with(record.reason, name) else words)
         return found
 
     def _none(self, planned: Planned, fit: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from clustergauge import hosts, launch, messages as m, so_far
 from clustergauge.autopsy import UNKNOWN, Autopsy, CaseResult, failed
-from clustergauge.conversation import Conversation, Died, NoWorld, Silent, Site
+from clustergauge.conversation import Conversation, Died, Gone, NoWorld, Silent, Site
 from clustergauge.errors import UsageError
 from clustergauge.launch import Means, PoolKey, key_of, places, start_message
 from clustergauge.model import Machine, Place, Planned
@@ -71,6 +71,7 @@ class Supervisor:
         self._make = make
         self._desk = desk
         self.pins = pins or Pins()
+        self._lone = True
         self._starts_failed: list[str] = []
         self.targets: list[str] = []
         self.notes: list[str] = []
@@ -88,21 +89,26 @@ class Supervisor:
     def start(self, targets: Sequence[str] = ()) -> Machine:
         """Start the agent of this node; what it says of the machine.  ``targets``: folders of storage cases, for its preflight.
 
-        Raises `Died` if it does not come up; after two times it is not tried again.
+        Raises `Gone` if it does not come up; after two times it is not tried again.
         """
         self.targets = list(targets) or self.targets
-        if len(self._starts_failed) >= STARTS_TRIED:
-            raise Died(f"not tried again: {self._starts_failed[-1]}")
+        if self.given_up:
+            raise Gone(f"{self.given_up}; not tried again")
         node = self._make()
         try:
             self.machine = node.start(self.targets)
         except Died as died:
             node.close(ask=False)
             self._starts_failed.append(str(died))
-            raise
+            raise Gone(str(died)) from None
         self.node = node
         self._starts_failed.clear()
         return self.machine
+
+    @property
+    def given_up(self) -> str:
+        """Why the node is not tried again; empty where it is there, or may come back."""
+        return self._starts_failed[-1] if len(self._starts_failed) >= STARTS_TRIED else ""
 
     def hand_over(self) -> Crew:
         """The node, with its pool ended: no longer ours.  Raises `Died` if it cannot be had any more."""
@@ -117,6 +123,7 @@ class Supervisor:
     def take(self, node: Crew) -> None:
         """Be the owner of nodes that are there already.  Raises `Died` where none is left."""
         self._make = lambda: node
+        self._lone = not isinstance(node, Team)
         self.machine = node.start()
         self.node = node
 
@@ -142,15 +149,15 @@ class Supervisor:
         key = key_of(planned)
         tried = self._failed_starts.setdefault(key, [])
         if len(tried) >= STARTS_TRIED:
-            return failed(f"not tried again: {tried[-1]}", where=self._meant(key))
+            return failed(f"{tried[-1]}; not tried again", where=self._meant(key))
         try:
             if reason := self._why_retired(key):
                 return failed(reason)
             node, pool = self._ensure_pool(key)
             tried.clear()
         except (Died, UsageError, ValueError) as error:  # the last: no processor or GPU to place a rank on
-            tried.append(str(error))
-            return failed(str(error), where=self._meant(key))
+            tried.append(self._told(error))
+            return failed(tried[-1], where=self._meant(key))
         job = m.Job(
             planned.case,
             planned.module,
@@ -166,6 +173,7 @@ class Supervisor:
             planned.check_only,
             self.pins.known() if planned.tunes else {},
             planned.cross_check,
+            planned.room,
         )
         began = time.monotonic()
         self._unswept = planned.target
@@ -182,9 +190,9 @@ class Supervisor:
                 self._end_pool(node, pool)
         except Silent as silent:
             self._close_silent()
-            result = failed(str(silent), where=pool.where, facts=UNKNOWN)
+            result = failed(self._told(silent), where=pool.where, facts=UNKNOWN)
         except Died as died:
-            result = self._autopsy(node, pool, str(died))
+            result = self._autopsy(node, pool, self._told(died))
             self._sweep()
         if result.outcome.status in ("wrong", "error") and pool.so_far and so_far.stands(pool.so_far):
             result = dataclasses.replace(result, outcome=so_far.broken_off(result.outcome, pool.so_far, planned.budget_s))
@@ -236,9 +244,14 @@ class Supervisor:
             except Died as died:
                 if isinstance(died, NoWorld) and key.world == "mpi" and not self._mpi_stood:
                     self._note_unlike()
-                raise Died(self._failed_start(self.node, self.pool, str(died))) from None
+                raise (Gone if isinstance(died, Gone) else Died)(self._failed_start(self.node, self.pool, str(died))) from None
             self._mpi_stood = self._mpi_stood or key.world == "mpi"
         return self.node, self.pool
+
+    def _told(self, error: Exception) -> str:
+        """Why a case failed, in words; where the one other node that is ours went, they begin with that (`hosts.went_with`)."""
+        name = self.machine.node if self._lone and self.machine and isinstance(error, Gone) else ""
+        return f"{hosts.lost(name)}: {error}" if name else str(error)
 
     def _note_unlike(self) -> None:
         """Not a single MPI world was made, and the user chose the launcher, the library or both: what that takes, said once."""

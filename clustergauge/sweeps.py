@@ -120,11 +120,11 @@ def verdicts(found: Iterable[PairFindings]) -> list[Verdict]:
 def blind(found: PairFindings) -> str:
     """Why a sweep does not clear its endpoints: what it could not have shown of them; empty if it does.
 
-    Of one or two endpoints nothing is ever told apart: that is no fault of the sweep, and it says so.
+    Of one or two endpoints nothing is ever told apart: that is no fault of the sweep, and it says so, if it has measured them.
     """
     of = f"{found.measured} of {found.possible} pairs, {found.passes} passes"
-    smallest = found.smallest_degradation
-    if len(found.endpoints) in (1, 2) or (smallest is not None and 1 - smallest >= pairs.THRESHOLD):
+    smallest, whole = found.smallest_degradation, found.measured == found.possible
+    if (len(found.endpoints) in (1, 2) and whole) or (smallest is not None and 1 - smallest >= pairs.THRESHOLD):
         return ""
     if smallest is None:
         return f"no endpoint could be judged ({of})"

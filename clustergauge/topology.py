@@ -7,7 +7,7 @@
     nics = ["mlx5_[0-3]"]                 # optional: only these; otherwise all
     rail = "0"                            # optional
 
-A host's short name (up to the first dot) counts where its full name is not listed.
+A host's short name (up to the first dot) counts where its full name is not listed, a user before it never.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Annotated
 
@@ -23,10 +23,12 @@ import msgspec
 
 from clustergauge.errors import UsageError
 from clustergauge.model import Data, Run
-from clustergauge.valid import TEXT_LENGTH, shown
+from clustergauge.valid import TEXT_LENGTH, printable, shown
 
 MOST_HOSTS = 100_000
 """The most hosts that one pattern may mean: a longer range is a mistake."""
+MOST_NAMED = 8
+"""Hosts that a sentence names one by one."""
 _RANGE = re.compile(r"\[([0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*)\]", re.ASCII)
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
@@ -53,16 +55,22 @@ class Topology(Data, frozen=True, dict=True):
 
         ``nic``: empty where it is not known; then the host must be in one leaf only.
         """
-        for name in dict.fromkeys((host, host.partition(".")[0])):
-            numbers = self._on(name)
-            if numbers:
-                break
-        else:
-            return None
-        leaves = [self.leaf[n] for n in numbers]
+        leaves = self.leaves(host)
         if nic:
             leaves = [leaf for leaf in leaves if not leaf.nics or any(_fits(pattern, nic) for pattern in leaf.nics)]
         return leaves[0] if len(leaves) == 1 else None
+
+    def leaves(self, host: str) -> list[Leaf]:
+        """All leaves that a host is in, by whichever NIC."""
+        alone = host.rpartition("@")[2]
+        for name in dict.fromkeys((alone, alone.partition(".")[0])):
+            if numbers := self._on(name):
+                return [self.leaf[n] for n in numbers]
+        return []
+
+    def unplaced(self, hosts: Iterable[str]) -> list[str]:
+        """Those of the hosts that are in no leaf."""
+        return [host for host in dict.fromkeys(hosts) if not self.leaves(host)]
 
     def text(self) -> str:
         """One line of JSON from which `of_text` makes it again: how a run remembers it."""
@@ -114,13 +122,33 @@ def of_run(run: Run) -> Topology | None:
 
 
 def racks(topology: Topology | None) -> Callable[[str], str]:
-    """The rack of a host by its name; empty where that is not known."""
+    """The rack of a host by its name, one for all of its leaves; empty where that is not known."""
 
     def rack_of(host: str) -> str:
-        leaf = topology.find(host) if topology else None
-        return leaf.rack if leaf else ""
+        found = {leaf.rack for leaf in topology.leaves(host)} if topology else set[str]()
+        return found.pop() if len(found) == 1 else ""
 
     return rack_of
+
+
+def check_fits(topology: Topology, path: str, hosts: Sequence[str]) -> None:
+    """Raises `UsageError` where the file (``path``) is of other hosts than the measured: it places none of them."""
+    if hosts and len(topology.unplaced(hosts)) == len(set(hosts)):
+        named = [pattern for leaf in topology.leaf for pattern in leaf.hosts]
+        words = f"none of the hosts that it names is measured: it has {_listed(named)}; measured are {_listed(hosts)}"
+        raise UsageError(printable(f"{path}: {words} (write them there as they are called here)"))
+
+
+def notes(topology: Topology | None, hosts: Iterable[str]) -> list[str]:
+    """Which measured hosts are placed nowhere, in words; empty where all are placed, or no topology is known."""
+    missing = topology.unplaced(hosts) if topology else []
+    words = f"in no leaf of the topology: {_listed(missing)}: which leaf they hang on is unknown, and none is blamed for them"
+    return [printable(words)] if missing else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f", … +{more}" if more > 0 else "")
 
 
 def _checked(topology: Topology, path: str) -> Topology:

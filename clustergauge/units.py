@@ -22,6 +22,13 @@ def format_size(size: int) -> str:
     return f"{size}{_BINARY[unit]}"
 
 
+def installed(memory_bytes: int) -> int:
+    """The memory of a machine whose kernel shows so much of it: up to a sixteenth of its power of two, for the kernel keeps some
+    to itself, and not always as much."""
+    step = 1 << max(0, memory_bytes.bit_length() - 5)
+    return -(-memory_bytes // step) * step
+
+
 def parse_size(text: str) -> int:
     """Bytes of ``64MiB``, ``1G``, ``4k``, ``512``.  Every unit is binary.  Raises ``ValueError`` with an example."""
     match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*(?:([KMGTP])I?)?B?\s*", text, re.IGNORECASE | re.ASCII)
@@ -108,6 +115,11 @@ def parse_rate(value: float, unit: str) -> tuple[float, str]:
         if unit.endswith(bare) and prefix in _DECIMAL:
             return value * 1000.0 ** _DECIMAL.index(prefix), bare
     raise ValueError(f"unknown unit {unit!r} (write TFLOP/s, GB/s, TOP/s, kIO/s, ms, pJ/FLOP)")
+
+
+def counted(count: int, what: str, many: str = "") -> str:
+    """``1 case``, ``2 cases``; ``many``: the plural, where an s does not make it."""
+    return f"{count} {what}" if count == 1 else f"{count} {many or f'{what}s'}"
 
 
 def _three(value: float) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clustergauge import accept, ceilings, differ, groups, inventory, sweeps
+from clustergauge.believed import Limits, limits_of
 from clustergauge.catalogue import Catalogue
 from clustergauge.criteria import NOTHING, Acceptance
 from clustergauge.loading import LoadedRun
@@ -44,11 +45,12 @@ def judge(
         source = f"baseline {baseline.run.run_id}"
         criteria.append(Criterion(case="*", of_baseline=BASELINE_FRACTION, required=False, source=source))
     standards = accept.Standards(
-        ceilings.of_machines(machines, asked.catalogue),
-        baseline.records if baseline else (),
-        {m.machine_id: why for m in machines.values() if (why := _barred(m, baseline))},
-        {m.machine_id: m.peer_class for m in machines.values()},
-        tuple(machines.values()),
+        ceiling=ceilings.of_machines(machines, asked.catalogue),
+        baseline=baseline.records if baseline else (),
+        baseline_limits=limits_of(baseline.machines, asked.catalogue) if baseline else Limits(),
+        barred=_barred(machines.values(), baseline),
+        classes={m.machine_id: m.peer_class for m in machines.values()},
+        machines=tuple(machines.values()),
     )
     inventories = inventory.judge(machines.values(), acceptance.expect, acceptance.source)
     slow = sweeps.verdicts(sweeps.findings(records, asked.topology, machines.values()))
@@ -56,10 +58,24 @@ def judge(
     return [*accept.judge(records, criteria, standards, planned), *slow, *groups.verdicts(records), *inventories, *down]
 
 
-def _barred(machine: Machine, baseline: LoadedRun | None) -> str:
-    """Why a baseline can't serve for this machine; empty where one of its machines differs in nothing that matters."""
-    if baseline is None or not baseline.machines:
-        return ""
-    found = [[d for d in differ.of_machines(other, machine) if d.bars] for other in baseline.machines.values()]
-    least = min(found, key=len)
+def _barred(machines: Iterable[Machine], baseline: LoadedRun | None) -> dict[str, str]:
+    """Why a baseline can't serve, by machine; without those that differ in nothing that matters from one of its machines.
+
+    The machines of a fleet are of few kinds: each kind is held against each once.
+    """
+    there = {repr(differ.traits(machine)): machine for machine in baseline.machines.values()} if baseline else {}
+    known: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for machine in machines if there else ():
+        kind = repr(differ.traits(machine))
+        if kind not in known:
+            known[kind] = "" if kind in there else _nearest(machine, there.values())
+        if known[kind]:
+            found[machine.machine_id] = known[kind]
+    return found
+
+
+def _nearest(machine: Machine, others: Iterable[Machine]) -> str:
+    """What stands between a machine and the one of others that differs least; empty where nothing does."""
+    least = min(([d for d in differ.of_machines(other, machine) if d.bars] for other in others), key=len)
     return f"{least[0].kind} {least[0].name}: {least[0].a} there, {least[0].b} here" if least else ""

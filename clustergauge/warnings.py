@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from clustergauge import accept, groups, metrics, searched, stats, sweeps, waits
+from clustergauge import believed, groups, metrics, searched, stats, sweeps, waits
 from clustergauge.model import Record, Scalar, Warning_
 from clustergauge.slow_storage import SLOW_RATIO, rank_seconds
 from clustergauge.units import format_rate, format_time, format_width
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
 
 CV_MOST = 0.05
 RHO_MOST = 0.7
@@ -135,7 +135,7 @@ def _above(records: Sequence[Record], ceiling: CeilingOf | None) -> Iterator[War
     """What lies above a ceiling that is no proof against it (above a firm one the verdict is *invalid*)."""
     for metric in metrics.derive(records):
         limit = ceiling(records[0], metric) if ceiling else None
-        if limit and not limit.firm and accept.surely_above(metric, limit.value):
+        if limit and not limit.firm and believed.surely_above(metric, limit.value):
             value, most = (format_rate(rate, metric.unit) for rate in (metric.value, limit.value))
             detail = f"{metric.name} {value}, at most {most}: {limit.source}"
             yield Warning_(name="above the ceiling", detail=detail, remedy=ABOVE)
@@ -399,7 +399,7 @@ def _unproven(record: Record, _samples: list[float]) -> Seen | None:
     if record.workload is None or record.workload.bound != "storage":
         return None
     kind = record.settings.get("fs_type") or "this file system"
-    if accept.is_remote(record):
+    if believed.is_remote(record):
         return Seen(1.0, f"{kind}: what its servers read from their caches cannot be seen from here")
     if any(metric.name == "device_fraction" for metric in metrics.derive([record])):
         return None

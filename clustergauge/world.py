@@ -7,6 +7,7 @@ control channel, so that agreeing on an outcome still works when the transport d
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from clustergauge import hosts
@@ -114,10 +115,7 @@ class Mpi:
         self.library = MPI.Get_library_version().splitlines()[0].strip().rstrip("\x00")
         self.gather = hub.gather
         self.from_root = hub.from_root
-
-    def barrier(self) -> None:
-        """MPI_Barrier."""
-        self.comm.Barrier()
+        self.barrier: Callable[[], None] = self.comm.Barrier
 
     def send_number(self, rank: int, number: int) -> None:
         """MPI_Send of one 64-bit integer."""

@@ -142,6 +142,8 @@ def collective(ctx: Context, operation: Operation, backend: str, dtype: str, siz
         max_iterations=sets if once else None,
         overhead=over_mpi.alone(operation, held.buffers.empty, dtype) if backend == "mpi" else None,
     )
+    if over_mpi_:
+        over_mpi.note_way(ctx, work.runs[0])
     work.check = lambda: held.check(work.last)
     return work
 

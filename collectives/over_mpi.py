@@ -1,15 +1,17 @@
-"""MPI's calls, from host or device buffers: specs and operation are bound beforehand, the timed call is the bare one."""
+"""MPI's calls, from host or device buffers: all is bound beforehand, and the timed call is the bare one, as from C (`bare`)."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clustergauge.probe import Context, Skip
 from clustergauge.world import Mpi
+from collectives import bare
 from collectives.layout import ROOT
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ def _bound(
         target = MPI.IN_PLACE if at_root else target
     elif in_place and (at_root or operation.name not in ("reduce", "gather")):
         source = MPI.IN_PLACE
+    if as_in_c := _as_in_c(comm, operation.name, source, target):
+        return as_in_c
     call = functools.partial
     match operation.name:
         case "all_reduce":
@@ -97,6 +101,46 @@ def _bound(
             return call(comm.Scatter, source, target, ROOT)
         case _:
             raise ValueError(f"MPI has no {operation.name}")
+
+
+def _as_in_c(comm: Any, name: str, source: Any, target: Any) -> Callable[[], object] | None:
+    """The call made as from C, where it can be: of host buffers, with counts that a C ``int`` holds."""
+    from mpi4py import MPI
+
+    sent, received = c_spec(source), c_spec(target)
+    if not isinstance(comm, MPI.Comm) or sent is None or received is None:
+        return None
+    ends, add, world = (sent[0], received[0]), bare.handle(MPI.SUM), bare.handle(comm)
+    what = (sent if target is None else received)[1:]
+    arguments = {
+        "all_reduce": ("Allreduce", *ends, *what, add),
+        "reduce": ("Reduce", *ends, *what, add, ROOT),
+        "reduce_scatter": ("Reduce_scatter_block", *ends, *what, add),
+        "all_gather": ("Allgather", *sent, *received),
+        "all_to_all": ("Alltoall", *sent, *received),
+        "broadcast": ("Bcast", *received, ROOT),
+        "gather": ("Gather", *sent, *received, ROOT),
+        "scatter": ("Scatter", *sent, *received, ROOT),
+    }
+    function, *rest = arguments[name]
+    return bare.function([bare.Call(f"MPI_{function}", (*rest, world))], (source, target))
+
+
+def c_spec(spec: Any) -> tuple[int, int, int] | None:
+    """Address, count and datatype as C knows them; ``None`` for a device's buffer, and where the count is beyond an ``int``."""
+    from mpi4py import MPI
+
+    if spec is None or spec is MPI.IN_PLACE:
+        return 0 if spec is None else int(spec), 0, bare.handle(MPI.BYTE)
+    memory, count, kind = spec
+    if not isinstance(memory, MPI.buffer) or count > bare.MOST:
+        return None
+    return memory.address, count, bare.handle(kind)
+
+
+def note_way(ctx: Context, run: Callable[[], object]) -> None:
+    """Note how calls reach the library: ``C``, as a program in C would make them, or by ``mpi4py``."""
+    ctx.set("mpi_calls", "C" if isinstance(run, types.BuiltinFunctionType) else "mpi4py")
 
 
 def as_memory(buffer: Any) -> Any:

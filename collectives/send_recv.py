@@ -6,11 +6,12 @@ where 64 exceed 256 MiB).  ``bidirectional``: both ranks do so at once; the rate
 (osu_bibw prints the sum of both).  All messages of a window come from one buffer; each arrives in its own, where it is compared
 bit for bit.
 
-Over MPI requests are persistent (MPI_Send_init), so that the interpreter starts a window with one call.
+Over MPI requests are persistent (MPI_Send_init), so that a window is started with one call.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Needs, Skip, Work, probe
 from clustergauge.units import format_size
-from collectives import buffers, exact, over_mpi, over_torch
+from collectives import bare, buffers, exact, over_mpi, over_torch
 from collectives.layout import Block
 from collectives.operations import SIZES, bound, needs as needs_of_collectives
 
@@ -79,6 +80,8 @@ def send_recv(ctx: Context, backend: str, mode: str, size: int) -> Work:
     if world.rank in ends:
         bind = functools.partial(_over_mpi, world.comm) if isinstance(world, over_mpi.Mpi) else _over_torch
         run = bind(mode, world.rank == ends[0], peer, send, slots, window, answer)
+    if mpi:
+        over_mpi.note_way(ctx, run)
     return Work(
         run=run,
         reset=reset,
@@ -103,9 +106,24 @@ def _over_mpi(
     def spec(buffer: Any) -> Any:
         return [over_mpi.as_memory(buffer), len(buffer) * buffer.itemsize, MPI.BYTE]
 
+    statuses = ctypes.create_string_buffer(bare.STATUS_BYTES * 2 * window)
+    ignored = ctypes.addressof(statuses)
+
+    def one(what: Any, sends: bool) -> list[bare.Call]:
+        """A message to or from the peer as C sends it; none where it cannot."""
+        given = over_mpi.c_spec(what)
+        if given is None or not isinstance(comm, MPI.Comm):
+            return []
+        if sends:
+            return [bare.Call("MPI_Send", (*given, peer, 0, bare.handle(comm)))]
+        return [bare.Call("MPI_Recv", (*given, peer, MPI.ANY_TAG, bare.handle(comm), ignored))]
+
     if mode == "pingpong":
         there, back = (comm.Send, comm.Recv) if first else (comm.Recv, comm.Send)
         there_what, back_what = (spec(send), spec(slots[0])) if first else (spec(slots[0]), spec(send))
+        calls = [*one(there_what, first), *one(back_what, not first)]
+        if len(calls) == 2 and (as_in_c := bare.function(calls, (there_what, back_what, statuses))):
+            return as_in_c
 
         def pingpong() -> None:
             there(there_what, peer)
@@ -117,6 +135,11 @@ def _over_mpi(
         requests += [comm.Send_init(spec(send), peer, 1) for _ in range(window)]
     start, wait = MPI.Prequest.Startall, MPI.Request.Waitall
     last, told = (comm.Recv if first else comm.Send), spec(answer)
+    handles = bare.array(requests)
+    several = (len(requests), ctypes.addressof(handles))
+    calls = [bare.Call("MPI_Startall", several), bare.Call("MPI_Waitall", (*several, ignored)), *one(told, not first)]
+    if len(calls) == 3 and (as_in_c := bare.function(calls, (requests, handles, told, statuses))):
+        return as_in_c
 
     def windowed() -> None:
         start(requests)

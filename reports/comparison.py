@@ -1,19 +1,16 @@
-"""Two runs side by side, the largest slowdown last; or many, one column each.  Terminal, Markdown and JSON."""
+"""Run B against run A, the largest slowdown last.  Terminal, Markdown and JSON."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge import metrics
 from clustergauge.compare import Pair, Report
-from clustergauge.loading import LoadedRun
-from clustergauge.model import Metric, Scalar
+from clustergauge.model import Metric
 from clustergauge.units import format_rate
 from clustergauge.valid import printable
 from reports.layout import Page, Part, listed, pad, put, short_names, squeezed, width_of
@@ -105,14 +102,15 @@ def _table(page: Page, pairs: Sequence[Pair], names: dict[Key, str]) -> None:
         room = page.width - sum(widths) - 2 * len(widths) - 2 - last
     name = min(max(map(cell_len, [*shown, "case"])), max(room, LEAST_NAME))
     short = squeezed(shown, name)
-    page.add((_join("case", labels, name, widths), "bold"))
+    page.add((join("case", labels, name, widths), "bold"))
     for pair, full, row in zip(pairs, shown, cells, strict=True):
-        page.add(_join(short[full], row, name, widths), "  ", (word_of(pair), STYLES.get(word_of(pair), "")))
+        page.add(join(short[full], row, name, widths), "  ", (word_of(pair), STYLES.get(word_of(pair), "")))
         if pair.why:
             page.wrap(pair.why, "  ", "dim" if pair.word != "broken" else "red")
 
 
-def _join(name: str, texts: Sequence[str], width: int, widths: Sequence[int]) -> str:
+def join(name: str, texts: Sequence[str], width: int, widths: Sequence[int]) -> str:
+    """A row of a table: a name, and texts at the right end of their columns."""
     return "  ".join([pad(name, width), *(pad(text, w, right=True) for text, w in zip(texts, widths, strict=True))])
 
 
@@ -163,14 +161,12 @@ def key_of(pair: Pair) -> Key:
 def names_of(pairs: Sequence[Pair]) -> dict[Key, str]:
     """What tables call each pair: host and device where there are several."""
     short = short_names({p.case: p.params for p in pairs})
-    places = {(p.hosts, p.device) for p in pairs}
-    several = len(places) > 1
-    return {key_of(p): short[p.case] + (f" {_place(p, places)}" if several else "") for p in pairs}
-
-
-def _place(pair: Pair, places: set[tuple[tuple[str, str], str]]) -> str:
-    hosts = {hosts for hosts, _ in places}
-    return printable(f"{pair.hosts[1]} {pair.device}" if len(hosts) > 1 else pair.device)
+    of_hosts, of_devices = len({p.hosts for p in pairs}) > 1, len({(p.hosts, p.device) for p in pairs}) > 1
+    names: dict[Key, str] = {}
+    for pair in pairs:
+        place = [pair.hosts[1] or pair.hosts[0]] * of_hosts + [pair.device] * of_devices
+        names[key_of(pair)] = " ".join([short[pair.case], *map(printable, place)])
+    return names
 
 
 def markdown(report: Report) -> str:
@@ -209,120 +205,3 @@ def _markdown_table(pairs: Sequence[Pair], names: dict[Key, str]) -> list[str]:
 def summary(pairs: Sequence[Pair]) -> str:
     """How many of each word there are."""
     return "".join(p if isinstance(p, str) else p[0] for p in _summary(pairs))
-
-
-# --------------------------------------------------------------------------------------------------------------------------
-# many runs
-
-
-@dataclass(frozen=True)
-class Line:
-    """One case over many runs: its headline in each (``None``: not measured there) and the index of the best."""
-
-    case: str
-    params: dict[str, Scalar]
-    device: str
-    values: list[Metric | None]
-
-    @property
-    def best(self) -> int | None:
-        """Index of the run that is best; ``None`` where fewer than two runs have a number in the same unit."""
-        known = {i: m for i, m in enumerate(self.values) if m}
-        if len(known) < 2 or len({(m.unit, m.better) for m in known.values()}) > 1:
-            return None
-        lower = next(iter(known.values())).better == "lower"
-        return min(known, key=lambda i: known[i].value * (1 if lower else -1))
-
-    def ratio(self, index: int) -> float | None:
-        """How much of the best this run reaches, 1 for the best itself; ``None`` where unknown."""
-        best, metric = self.best, self.values[index]
-        if best is None or metric is None or (top := self.values[best]) is None or top.value <= 0 or metric.value <= 0:
-            return None
-        return top.value / metric.value if top.better == "lower" else metric.value / top.value
-
-
-def lines_of(runs: Sequence[LoadedRun]) -> list[Line]:
-    """One line for each case and device kind; of the machines and devices of one run the median one speaks for it."""
-    found: dict[tuple[str, str], list[Metric | None]] = {}
-    params: dict[str, dict[str, Scalar]] = {}
-    for index, loaded in enumerate(runs):
-        groups: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
-        for number, record in enumerate(loaded.records):
-            kind = (record.case, record.device.partition(":")[0])
-            groups.setdefault(kind, {}).setdefault((record.machine_id, record.device), []).append(number)
-            params[record.case] = record.params
-        for kind, members in groups.items():
-            heads = [metrics.headline([loaded.records[n] for n in numbers]) for numbers in members.values()]
-            known = sorted((m for m in heads if m), key=lambda m: m.value)
-            found.setdefault(kind, [None] * len(runs))[index] = known[len(known) // 2] if known else None
-    return [Line(case, params[case], device, values) for (case, device), values in found.items() if any(values)]
-
-
-def letter_of(number: int) -> str:
-    """What a column is called."""
-    return chr(ord("A") + number) if number < 26 else f"R{number}"
-
-
-def many_page(runs: Sequence[LoadedRun], width: int) -> Page:
-    """Many runs, a column each: the best is marked, the others say which share of it they reach."""
-    page = Page(width)
-    labels = [letter_of(i) for i in range(len(runs))]
-    for label, loaded in zip(labels, runs, strict=True):
-        hosts = [printable(m.host) for m in loaded.machines.values()]
-        page.add((f"{label}  ", "bold"), f"{printable(loaded.run.run_id)}  ", (listed(hosts, max(10, width - 40)), "dim"))
-    page.gap()
-    lines = lines_of(runs)
-    names = short_names({line.case: line.params for line in lines})
-    cells = [[_share(line, i) for i in range(len(runs))] for line in lines]
-    widths = [max(cell_len(row[i]) for row in [*cells, labels]) for i in range(len(runs))]
-    room = max(LEAST_NAME, width - sum(widths) - 2 * len(widths))
-    shown = [names[line.case] for line in lines]
-    name = min(max(map(cell_len, [*shown, "case"])), room)
-    short = squeezed(shown, name)
-    page.add((_join("case", labels, name, widths), "bold"))
-    for full, row, line in zip(shown, cells, lines, strict=True):
-        parts: list[Part] = [pad(short[full], name)]
-        for index, (text, cells_wide) in enumerate(zip(row, widths, strict=True)):
-            parts += ["  ", (pad(text, cells_wide, right=True), "bold green" if line.best == index else "")]
-        page.add(*parts)
-    if not lines:
-        page.add("nothing was measured in these runs")
-    page.gap()
-    page.wrap("* best; otherwise the share of the best. Medians side by side: whether two differ, compare two runs for that.")
-    return page
-
-
-def _share(line: Line, index: int) -> str:
-    metric = line.values[index]
-    if metric is None:
-        return "–"
-    ratio = line.ratio(index)
-    mark = "" if ratio is None else "    *" if line.best == index else f" {ratio:>3.0%}".replace("%", " %")
-    return format_rate(metric.value, metric.unit) + mark
-
-
-def show_many(runs: Sequence[LoadedRun], form: str) -> None:
-    """Print many runs on stdout as ``text``, ``md``, ``html`` or ``json``."""
-    if form == "html":
-        from reports import comparison_page
-
-        sys.stdout.buffer.write(comparison_page.html_of_many(runs).encode(errors="replace"))
-    elif form == "json":
-        lines = [{"case": line.case, "device": line.device, "best": line.best, "values": line.values} for line in lines_of(runs)]
-        sys.stdout.buffer.write(msgspec.json.encode({"runs": [r.run.run_id for r in runs], "cases": lines}) + b"\n")
-    elif form == "md":
-        sys.stdout.write(many_markdown(runs))
-    else:
-        put(many_page(runs, width_of(sys.stdout)))
-
-
-def many_markdown(runs: Sequence[LoadedRun]) -> str:
-    """Many runs as a Markdown table."""
-    lines = [f"| case | {' | '.join(cell(r.run.run_id) for r in runs)} |", f"|---|{'--:|' * len(runs)}"]
-    found = lines_of(runs)
-    names = short_names({line.case: line.params for line in found})
-    for line in found:
-        texts = [_share(line, i).replace("    *", "") for i in range(len(runs))]
-        shown = [f"**{cell(t)}**" if line.best == i else cell(t) for i, t in enumerate(texts)]
-        lines.append(f"| {cell(names[line.case])} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"

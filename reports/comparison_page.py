@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from clustergauge.compare import Pair, Report
 from clustergauge.loading import LoadedRun
-from clustergauge.units import format_rate
-from reports import charts, comparison
+from clustergauge.units import counted, format_rate
+from reports import charts, comparison, side_by_side
 from reports.charts import Bar
 from reports.comparison import weakness, word_of
 from reports.layout import short_names
 from reports.table import percent
-from reports.web import banner, counted, document, paragraph, section, table
+from reports.web import banner, document, paragraph, section, table
 
 MOST_BARS, MOST_ROWS, MOST_RUNS = 60, 2000, 40
 """What a page holds, so that it stays small; it says what it leaves out."""
@@ -43,9 +43,9 @@ def _banner(report: Report) -> Iterator[str]:
     if not report.pairs:
         lead, style = "Nothing to compare: no case was measured in both runs", "doubt"
     elif bad:
-        lead, style = f"{len(bad)} of {len(report.pairs)} cases got slower or broke", "bad"
+        lead, style = f"{len(bad)} of {counted(len(report.pairs), 'case')} got slower or broke", "bad"
     elif unsure:
-        lead, style = f"{len(unsure)} of {len(report.pairs)} cases can't be told; none is known to be slower", "doubt"
+        lead, style = f"{len(unsure)} of {counted(len(report.pairs), 'case')} can't be told; none is known to be slower", "doubt"
     else:
         lead, style = "Nothing got slower", "good"
     yield banner(style, lead, f"B {report.run_b} against A {report.run_a}: {comparison.summary(report.pairs)}")
@@ -116,14 +116,14 @@ def html_of_many(runs: Sequence[LoadedRun]) -> str:
 
 def _many(runs: Sequence[LoadedRun]) -> Iterator[str]:
     shown = runs[:MOST_RUNS]
-    letters = [comparison.letter_of(number) for number in range(len(shown))]
+    letters = [side_by_side.letter_of(number) for number in range(len(shown))]
     told = [
         [letter, r.run.run_id, ", ".join(m.host for m in r.machines.values())] for letter, r in zip(letters, shown, strict=True)
     ]
     yield table("Runs", ["", "run", "machines"], told)
     if len(runs) > MOST_RUNS:
         yield paragraph(f"{len(runs) - MOST_RUNS} more runs are left out of this page.")
-    lines = comparison.lines_of(shown)
+    lines = side_by_side.lines_of(shown)
     names = short_names({line.case: line.params for line in lines})
     rows: list[list[str]] = []
     for line in lines[:MOST_ROWS]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clustergauge import accept, ceilings, metrics
+from clustergauge import believed, ceilings, metrics
 from clustergauge.units import format_rate, format_time
 from clustergauge.valid import printable
 from reports.layout import Part, fit_end
@@ -45,7 +45,7 @@ def _held(row: Row) -> Iterator[list[Part]]:
 def _cut(row: Row) -> Iterator[list[Part]]:
     """Of a burn-in that did not run for all its time: how far it came, and what it held until it went wrong."""
     for record in row.records:
-        if row.metrics and accept.is_cut(record) and not any(v.reason == record.reason for v in row.verdicts):
+        if row.metrics and believed.is_cut(record) and not any(v.reason == record.reason for v in row.verdicts):
             yield [f"  {fit_end(printable(record.reason), 100)}"]
         rates = [format_rate(m.value, m.unit) for m in metrics.windows(record) if m.name != "sustained"]
         if rates and record.status in ("wrong", "error"):

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from clustergauge import hosts
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Planned, Record, Run
-from clustergauge.units import format_rate
+from clustergauge.units import counted, format_rate
 from clustergauge.valid import printable
 from reports.markdown import cell
 from reports.rows import BAD, Row
@@ -71,6 +71,11 @@ def owed(run: Run) -> int:
     return sum(len(hosts.expand(p.hosts)) if p.hosts and p.nodes == 1 else 1 for p in run.planned)
 
 
+def lacking(missing: int, owed: int) -> str:
+    """That so many of the records planned are not there."""
+    return f"{missing} of {counted(owed, 'planned case has', 'planned cases have')} no record"
+
+
 def host_of(loaded: LoadedRun, row: Row) -> str:
     """The host of the row, or the id of its machine where that is not described."""
     machine = loaded.machines.get(row.machine_id)
@@ -109,7 +114,7 @@ def to_markdown(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     lines = [f"# ClusterGauge run {cell(loaded.run.run_id)}", ""]
     lines += [f"Suite {cell(loaded.run.suite)}, {cell(loaded.run.started)}: " + ", ".join(f"{n} {w}" for w, n in count.items())]
     if missing := len(unanswered(loaded)):
-        lines += ["", f"**{missing} of {owed(loaded.run)} planned cases have no record.**"]
+        lines += ["", f"**{lacking(missing, owed(loaded.run))}.**"]
     lines += ["", "| verdict | case | host | device | result | of ceiling | why |", "|---|---|---|---|---:|---:|---|"]
     for row in sorted(rows, key=lambda r: BAD.index(r.word) if r.word in BAD else len(BAD)):
         told, ceiling = row.headline, row.ceiling
@@ -181,7 +186,7 @@ def to_prometheus(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     """Text exposition format 0.0.4, for the text file collector of the node exporter; every family is together, no timestamps.
 
     A metric is a gauge named after its unit (``clustergauge_busbw_bytes_per_second``), with the ends of its interval beside it.
-    ``clustergauge_case`` is 1 for the word of each case.
+    ``clustergauge_case`` is 1 for the word of each case; one that is *invalid* has no other.
     """
     families: dict[str, list[str]] = {}
 
@@ -192,7 +197,7 @@ def to_prometheus(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     for row in rows:
         place = {"case": row.case, "device": row.device, "host": host_of(loaded, row), "machine": row.machine_id}
         put("clustergauge_case", {**place, "verdict": row.word}, 1)
-        for metric in row.metrics:
+        for metric in row.believable:
             name = f"clustergauge_{metric.name}_{_SUFFIX[metric.unit]}"
             for end, value in (("", metric.value), ("_low", metric.low), ("_high", metric.high)):
                 if value is not None:
@@ -223,7 +228,7 @@ def to_pytest_benchmark(loaded: LoadedRun, rows: Sequence[Row]) -> str:
             "cpu": {"brand_raw": first.cpu.model, "count": first.cpu.threads} if first else {},
         },
         "commit_info": {"id": loaded.run.code, "dirty": False, "branch": "", "time": loaded.run.started},
-        "benchmarks": [_benchmark(loaded, row) for row in rows if row.headline],
+        "benchmarks": [_benchmark(loaded, row) for row in rows if row.believable],
         "datetime": loaded.run.started,
         "version": "5.1.0",
     }  # fmt: skip

@@ -15,9 +15,9 @@ from clustergauge.between import Joint
 from clustergauge.blame import CaseFinding, Fleet, Node, Reason
 from clustergauge.confirm import Outcome
 from clustergauge.reduce import Part
-from clustergauge.units import format_time
+from clustergauge.units import counted, format_time
 from clustergauge.valid import printable
-from reports.layout import Page, fit, pad, put, width_of
+from reports.layout import Page, fit, pad, put, squeezed, width_of
 
 STYLES = {"bad": "bold red", "suspect": "yellow", "unmeasured": "yellow", "good": "green"}
 REASONS_SHOWN = 3
@@ -49,18 +49,15 @@ def page_of(fleet: Fleet, width: int, outcomes: Sequence[Outcome] = ()) -> Page:
     """
     page = Page(width)
     kinds = len({c.peer_class for c in fleet.cases})
-    page.add(
-        (f"{len(fleet.nodes)} nodes", "bold"),
-        f" · {len({c.case for c in fleet.cases})} cases" + (f" · {kinds} classes" if kinds > 1 else ""),
-    )
+    cases = counted(len({c.case for c in fleet.cases}), "case")
+    page.add((counted(len(fleet.nodes), "node"), "bold"), f" · {cases}" + (f" · {kinds} classes" if kinds > 1 else ""))
     for note in fleet.notes:
         page.wrap(note, "note: ", "dim", 2)
     page.gap()
     _cases(page, fleet.cases)
     for rack in fleet.racks:
-        page.wrap(
-            f"rack {rack.rack}: {rack.case} at {rack.ratio:.0%} of the others ({rack.devices} devices)", "rack slow: ", "yellow"
-        )
+        of = counted(rack.devices, "device")
+        page.wrap(f"rack {rack.rack}: {rack.case} at {rack.ratio:.0%} of the others ({of})", "rack slow: ", "yellow")
     page.gap()
     _joint(page, fleet.joint)
     page.gap()
@@ -100,8 +97,9 @@ def _cases(page: Page, cases: Sequence[CaseFinding]) -> None:
     labels = ("case", "devices", "median", "slowest over fastest", "loss it would show")
     widths = [max(cell_len(row[i]) for row in [*rows, labels]) for i in range(1, 5)]
     name = min(max(cell_len(r[0]) for r in [*rows, labels]), page.width - sum(widths) - 8)
+    short = squeezed([row[0] for row in rows], name) | {labels[0]: labels[0]}
     for number, row in enumerate([labels, *rows]):
-        cells = [pad(fit(row[0], name), name), *(pad(t, w, right=True) for t, w in zip(row[1:], widths, strict=True))]
+        cells = [pad(short[row[0]], name), *(pad(t, w, right=True) for t, w in zip(row[1:], widths, strict=True))]
         page.add(("  ".join(cells), "bold" if number == 0 else ""))
     if len(known) > len(shown):
         page.add((f"… and {len(known) - len(shown)} more, which would show smaller losses", "dim"))
@@ -184,7 +182,7 @@ def lists_of(fleet: Fleet) -> dict[str, bytes]:
     ]
     files = {folder.NODES: msgspec.json.format(msgspec.json.encode({"schema": 1, "nodes": nodes})) + b"\n"}
     for state, name in FILES.items():
-        names = sorted({node.host for node in fleet.nodes if node.state == state and hosts.is_name(node.host)})
+        names = hosts.ordered({node.host for node in fleet.nodes if node.state == state and hosts.is_name(node.host)})
         files[name] = (hosts.compress(names) + "\n").encode() if names else b""
     return files
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from clustergauge import accept, blame, hosts
 from clustergauge.blame import CaseFinding, Fleet, Node, State
 from clustergauge.reduce import Part
-from clustergauge.units import format_time
+from clustergauge.units import counted, format_time
 from reports import charts
 from reports.charts import Strip
 from reports.fleet import smallest_of, words, worst_first
-from reports.web import banner, counted, document, paragraph, section, table
+from reports.web import banner, document, paragraph, section, table
 
 MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
 """What a page holds, so that it stays small; it says what it leaves out."""
@@ -32,7 +32,7 @@ def html_of(fleet: Fleet, part: Part | None = None) -> str:
         *section("Nodes without a finding", _good(fleet.of("good"))),
         *section("Methods", _methods(fleet)),
     ]
-    return document(f"ClusterGauge fleet of {len(fleet.nodes)} nodes", parts)
+    return document(f"ClusterGauge fleet of {counted(len(fleet.nodes), 'node')}", parts)
 
 
 def inside(fleet: Fleet, part: Part) -> Iterator[str]:
@@ -62,7 +62,8 @@ def _lead(fleet: Fleet) -> tuple[str, str, str]:
     told = " · ".join(f"{count[state]} {state}" for state in STATES if count[state]) or "no nodes"
     unsure = count["suspect"] + count["unmeasured"]
     if count["bad"]:
-        lead, style = f"{count['bad']} of {len(fleet.nodes)} nodes are bad", "bad"
+        some = "is" if count["bad"] == 1 else "are"
+        lead, style = f"{count['bad']} of {counted(len(fleet.nodes), 'node')} {some} bad", "bad"
     elif (code := accept.code_of(one.word for one in fleet.joint)) in (accept.BROKEN, accept.FAILED):
         lead, style = "No node is known to be bad, but cases over several of them failed", "bad"
     elif unsure or fleet.racks or not fleet.nodes or code:
@@ -147,7 +148,7 @@ def _cases(cases: Sequence[CaseFinding]) -> Iterator[str]:
 
 def _good(nodes: Sequence[Node]) -> Iterator[str]:
     if nodes:
-        names = sorted({node.host for node in nodes if hosts.is_name(node.host)})
+        names = hosts.ordered({node.host for node in nodes if hosts.is_name(node.host)})
         odd = len(nodes) - len(names)
         yield paragraph(hosts.compress(names) + (f" and {odd} whose names are no host names" if odd else ""))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from rich.cells import cell_len
 
 from clustergauge.model import Machine
+from clustergauge.units import counted
 from clustergauge.valid import printable
 from reports.layout import LONGEST, Page, fit, fit_end, listed
 
@@ -43,7 +44,7 @@ def parts(machine: Machine) -> str:
     place = f"in {printable(machine.virtual[:LONGEST])}" if machine.virtual else ""
     if names:
         return " · ".join(filter(None, (*(f"{number}× {name}" for name, number in names.items()), place)))
-    cores = f"{machine.cpu.cores} core{'s' if machine.cpu.cores != 1 else ''}"
+    cores = counted(machine.cpu.cores, "core")
     return " · ".join(filter(None, (" ".join(printable(machine.cpu.model[:LONGEST]).split()), cores, place)))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
@@ -24,6 +25,8 @@ LONGEST = 2000
 """Characters of one text that are looked at; the record has the rest."""
 SHOWN_VALUES = 6
 """Values of an axis that `compact` spells out."""
+_NUMBER = re.compile(r"\d[\w.]*")
+"""With its unit."""
 _PLAIN = str.maketrans({"–": "-", "−": "-", "…": "~", "µ": "u", "×": "x", "·": "-", "→": ">"})
 
 Part = str | tuple[str, str]
@@ -193,7 +196,8 @@ def short_names(cases: Mapping[str, Mapping[str, Scalar]]) -> dict[str, str]:
 def squeezed(names: Iterable[str], width: int) -> dict[str, str]:
     """Names by name, each in at most ``width`` cells and, if at all possible, no two alike.
 
-    First goes what all cases of a probe have in common, then the middle.
+    First goes what all cases of a probe have in common, then the middle; a number is cut in two only where nothing else tells
+    the names apart, for half of one reads as another.
     """
     names = list(dict.fromkeys(names))
     families: dict[str, list[list[str]]] = {}
@@ -201,11 +205,28 @@ def squeezed(names: Iterable[str], width: int) -> dict[str, str]:
         families.setdefault(name.partition("/")[0], []).append(name.split("/"))
     lean = {probe: _differing(family) for probe, family in families.items()}
     leaner = {name: _without_common(name, lean[name.partition("/")[0]]) if cell_len(name) > width else name for name in names}
-    for head in (0.5, 0.3, 0.7, 0.15, 0.85, 0.0, 1.0):
-        found = {name: fit(lean, width, head) for name, lean in leaner.items()}
-        if len(set(found.values())) == len(names):
-            return found
+    for cut in (_with_whole_numbers, fit):
+        for head in (0.5, 0.3, 0.7, 0.15, 0.85, 0.0, 1.0):
+            found = {name: cut(lean, width, head) for name, lean in leaner.items()}
+            if len(set(found.values())) == len(names) and all(found.values()):
+                return found
     return {name: fit(lean, width) for name, lean in leaner.items()}
+
+
+def _with_whole_numbers(name: str, width: int, head: float) -> str:
+    """As `fit`, without what the cut leaves of a number; empty where that is all that was left behind the cut."""
+    name = name[:LONGEST]
+    short = fit(name, width, head)
+    if short == name or not short:
+        return short
+    left = _start(name, max(0, round((width - 1) * head)))
+    right = name[len(name) - (len(short) - len(left) - 1) :]
+    for number in _NUMBER.finditer(name):
+        if number.start() < len(left) < number.end():
+            left = left[: number.start()]
+        if number.start() < len(name) - len(right) < number.end():
+            right = name[number.end() :]
+    return f"{left}…{right}" if right else ""
 
 
 def _differing(family: Sequence[Sequence[str]]) -> list[bool]:

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from clustergauge.forecast import DEVICE_RATE, at_best, predict, predict_case
 from clustergauge.model import Planned
-from clustergauge.units import format_duration, format_rate
+from clustergauge.units import counted, format_duration, format_rate
 from clustergauge.valid import printable
 from reports import grouped
 from reports.layout import Page, fit, pad, parts_of, put, squeezed, width_of
@@ -41,8 +41,8 @@ def page_of(planned: Sequence[Planned], width: int) -> Page:
     times = f" × {launches} launches" if launches > 1 else ""
     devices = len({p.device for p in running})
     where = f" on {devices} devices" if devices > 1 else ""
-    cases = f"{len(running)} case{'s' if len(running) != 1 else ''}"
-    words = [f"{cases}{where}{times} would run, about {_about(planned)}" if running else "nothing would run"]
+    cases = f"{counted(len(running), 'case')}{where}{times}"
+    words = [f"{cases} would run, about {_about(planned)}" if running else "nothing would run"]
     in_turn = sum(bool(p.in_turn) for p in running)
     words += [f"{in_turn} of them on one node after another, which share the target"] if in_turn else []
     words += [f"{len(skipped)} would be skipped"] if skipped else []

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from clustergauge import accept, blame, ceilings, judgement, presence, store, sweeps, topology, verdicts
+from clustergauge import accept, blame, ceilings, compare, gauged, judgement, presence, store, sweeps, topology, verdicts
 from clustergauge.catalogue import remembered
 from clustergauge.model import PairFindings, Run, Scalar, Verdict
 from reports import fleet as nodes
+from reports.redact import Names
+from reports.rows import of_nodes, of_run, rows_of
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
     from clustergauge.blame import Fleet
     from clustergauge.catalogue import Catalogue
+    from clustergauge.compare import Before
+    from clustergauge.gauged import Gauged
     from clustergauge.loading import LoadedRun
     from clustergauge.verdicts import Asked
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is shown of a run.  ``before``, ``gauges``: on a page alone.  ``unsaid``: what was owed and not measured, in words."""
+
+    loaded: LoadedRun
+    verdicts: list[Verdict]
+    pairs: list[PairFindings]
+    fleet: Fleet | None
+    before: Before | None
+    gauges: list[Gauged]
+    unsaid: list[str]
+
+    def redacted(self) -> _Shown:
+        """The same without the names of what it ran on: as it was judged by those."""
+        names = Names(self.loaded, self.verdicts)
+        before = self.before
+        if before:
+            told = [replace(d, a=names.text(d.a), b=names.text(d.b)) for d in before.differences]
+            before = replace(before, differences=told)
+        return _Shown(
+            names.run(self.loaded),
+            [names.document(verdict) for verdict in self.verdicts],
+            [names.document(finding) for finding in self.pairs],
+            names.document(self.fleet) if self.fleet else None,
+            before,
+            [names.document(one) for one in self.gauges],
+            [names.text(words) for words in self.unsaid],
+        )
 
 
 def show(
@@ -32,16 +66,11 @@ def show(
     """Judge a run and print it on stdout; the exit code of the results.
 
     ``say``: where remarks go that are no part of the document.  ``keep``: what was decided goes into the run folder.
-
     ``notes``: what a reader should know of what the run is held against.
     """
-    asked = dataclasses.replace(asked, topology=topology.of_run(loaded.run))
-    there = loaded.machines.values()
-    found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
-    pairs = sweeps.findings(loaded.records, asked.topology, there)
-    held = [*_held_against(loaded.run, asked.catalogue), *notes]
-    planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
-    idle, unused = accept.idle(loaded.records, planned, device), accept.gpus_unmeasured(loaded.records, planned, there, device)
+    asked = replace(asked, topology=topology.of_run(loaded.run))
+    planned, device, there = loaded.run.planned, str(loaded.run.settings.get("device", "")), loaded.machines.values()
+    found = verdicts.judge(loaded.records, planned, loaded.machines, asked)
     fleet = blame.of_run(loaded, asked.topology)
     code = judgement.exit_code_of(loaded, found, fleet)
     if keep:
@@ -50,15 +79,33 @@ def show(
         except store.StoreError as error:
             say(f"run_suite.py: {error}")
             code = accept.BROKEN
-    if redact:
-        from reports.redact import redacted
+    page = form == "html"
+    unsaid = accept.gpus_unmeasured(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned)
+    if accept.idle(loaded.records, planned, device):
+        unsaid.insert(0, f"nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
+    unplaced = topology.notes(asked.topology, [machine.host for machine in there])
+    held = [*_held_against(loaded.run, asked.catalogue), *unplaced, *notes, *(unsaid if page else ())]  # a page is read by itself
+    if page or form == "text" or redact:
+        loaded, held = replace(loaded, notes=[*loaded.notes, *held]), []
+    shown = _Shown(
+        loaded,
+        found,
+        sweeps.findings(loaded.records, asked.topology, there),
+        fleet,
+        compare.before(asked.baseline, loaded) if page and asked.baseline else None,
+        gauged.find(loaded.path.parent, loaded.machines) if page else [],
+        unsaid,
+    )
+    shown = shown.redacted() if redact else shown
+    _print(shown, form, ceilings.of_machines(shown.loaded.machines, asked.catalogue), code)
+    for words in [*held, *(f"run_suite.py: {words}" for words in shown.unsaid)]:
+        say(words)
+    return code
 
-        loaded = dataclasses.replace(loaded, notes=[*loaded.notes, *held])
-        loaded, found, pairs = redacted(loaded, found, pairs)
-        held, fleet = [], blame.of_run(loaded)
-    ceiling = ceilings.of_machines(loaded.machines, asked.catalogue)
-    if form in ("text", "html"):
-        loaded, held = dataclasses.replace(loaded, notes=[*loaded.notes, *held]), []
+
+def _print(shown: _Shown, form: str, ceiling: CeilingOf, code: int) -> None:
+    """The run on stdout: for a person, as a page, or in a format for other programs."""
+    loaded, found, pairs, fleet = shown.loaded, shown.verdicts, shown.pairs, shown.fleet
     if form == "text":
         from reports import terminal
 
@@ -66,43 +113,24 @@ def show(
         if fleet:
             sys.stdout.write("\n")
             nodes.show(fleet, "text")
-    else:
-        for note in held:
-            say(note)
-        sys.stdout.buffer.write(_document(loaded, found, pairs, ceiling, asked.baseline, form, fleet))
-    if idle:
-        say(f"run_suite.py: nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
-    for words in [*unused, *presence.unjudged(loaded.records, loaded.run.planned)]:
-        say(f"run_suite.py: {words}")
-    return code
-
-
-def _document(
-    loaded: LoadedRun,
-    found: Sequence[Verdict],
-    pairs: Sequence[PairFindings],
-    ceiling: CeilingOf,
-    baseline: LoadedRun | None,
-    form: str,
-    fleet: Fleet | None,
-) -> bytes:
-    """The run in a format for other programs, or as a page."""
-    from reports.rows import rows_of
-
+        return
     if form == "json":
         from reports import document
 
-        return document.document(loaded, found, pairs)
-    rows = rows_of(loaded, found, ceiling)
-    if form == "html":
-        from clustergauge import gauged
+        content = document.document(loaded, found, pairs)
+    elif form == "html":
         from reports import page
 
-        gauges = gauged.find(loaded.path.parent, loaded.machines)
-        return page.html_of(loaded, rows, pairs, ceiling, baseline, gauges, fleet).encode(errors="replace")
-    from reports import export
+        rows = rows_of(loaded, found, ceiling)
+        text = page.html_of(loaded, rows, pairs, ceiling, shown.before, shown.gauges, fleet, code)
+        content = text.encode(errors="replace")
+    else:
+        from reports import export
 
-    return export.WRITERS[form](loaded, rows).encode(errors="replace")
+        rows = rows_of(loaded, found, ceiling)
+        rows += [*(of_nodes(fleet) if fleet else ()), *of_run(rows, shown.unsaid)]
+        content = export.WRITERS[form](loaded, rows).encode(errors="replace")
+    sys.stdout.buffer.write(content)
 
 
 def _held_against(run: Run, catalogue: Catalogue | None) -> list[str]:

@@ -6,21 +6,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clustergauge import compare, metrics, reduce, warnings
+from clustergauge import accept, metrics, reduce, warnings
 from clustergauge.blame import Fleet
+from clustergauge.compare import Before
 from clustergauge.gauged import Gauged
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, PairFindings
-from clustergauge.units import format_rate, format_size, format_time
+from clustergauge.units import counted, format_rate, format_size, format_time
 from reports import fleet_page, page_charts, storage
-from reports.export import host_of, owed, reason_of, unanswered
+from reports.export import host_of, lacking, owed, reason_of, unanswered
 from reports.layout import short_names
 from reports.rows import BAD, Row, Word
 from reports.table import amount, percent, sign_of
-from reports.web import banner, counted, document, paragraph, section, table
+from reports.web import banner, document, paragraph, section, table
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
 
 MOST_ROWS, MOST_MACHINES, MOST_WARNINGS = 2000, 50, 200
 """What a page holds, so that it stays small; it says what it leaves out."""
@@ -33,27 +34,28 @@ def html_of(
     rows: Sequence[Row],
     found: Sequence[PairFindings] = (),
     ceiling: CeilingOf | None = None,
-    baseline: LoadedRun | None = None,
+    before: Before | None = None,
     gauges: Sequence[Gauged] = (),
     fleet: Fleet | None = None,
+    code: int = accept.OK,
 ) -> str:
     """The whole page.
 
-    ``found``: what transfers between pairs say; ``ceiling``: what physics allows a metric; ``baseline``: the run that this one is
-    held against; ``gauges``: what the gauge found when it gauged itself on the machines of the run; ``fleet``: its nodes held
-    against each other.
+    ``found``: what transfers between pairs say; ``ceiling``: what physics allows a metric; ``before``: what differs from the run
+    that this one is held against; ``gauges``: what the gauge found when it gauged itself on the machines of the run; ``fleet``:
+    its nodes held against each other; ``code``: the exit code of its results, beside which no banner looks better.
     """
     bad = [r for r in rows if r.word in BAD]
     timed = [r for r in rows if r.word not in (*BAD, *UNTIMED)]
     rest = [r for r in rows if r.word in UNTIMED]
     parts = [
-        *_banner(loaded, rows, fleet),
+        *_banner(loaded, rows, fleet, code),
         *section("What must be looked at", _results(loaded, bad, "bad, the worst first")),
         *section("Nodes against each other", fleet_page.inside(fleet, reduce.part_of(loaded)) if fleet else ()),
         *section("Results", _results(loaded, timed, "with a number")),
         *section("Not timed", _results(loaded, rest, "skipped, or checked alone")),
         *section("Machines", _machines(list(loaded.machines.values()))),
-        *section("What differs from the baseline", _differences(loaded, baseline)),
+        *section("What differs from the baseline", _differences(before)),
         *section("Against the roof", page_charts.rooflines(loaded, rows)),
         *section("By size", page_charts.sizes(loaded, rows)),
         *section("Between pairs", page_charts.between_pairs(loaded, found)),
@@ -64,14 +66,14 @@ def html_of(
     return document(f"ClusterGauge run {loaded.run.run_id}", parts)
 
 
-def _banner(loaded: LoadedRun, rows: Sequence[Row], fleet: Fleet | None) -> Iterator[str]:
+def _banner(loaded: LoadedRun, rows: Sequence[Row], fleet: Fleet | None, code: int) -> Iterator[str]:
     count = Counter(row.word for row in rows)
     missing = len(unanswered(loaded))
     bad = sum(count[word] for word in BAD)
     failed = any(count[word] for word in BAD if word != "inconclusive")
     style = "bad" if failed else "doubt" if bad or missing or not count["pass"] else "good"
     lead = (
-        f"{bad} of {len(rows)} cases must be looked at" if bad
+        f"{bad} of {counted(len(rows), 'case')} must be looked at" if bad
         else "Nothing failed, but the run is not whole" if missing
         else "All that was asked is met" if count["pass"] else "Nothing was held against a criterion"
     )  # fmt: skip
@@ -79,10 +81,14 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row], fleet: Fleet | None) -> Iter
     if any(unwell.values()):
         lead += "; nodes: " + ", ".join(f"{n} {state}" for state, n in unwell.items() if n)
         style = "bad" if unwell["bad"] else "doubt" if style == "good" else style
+    if code != accept.OK and style == "good":
+        lead, style = "Nothing failed, but not all is known to be good", "doubt"
+        if code != accept.UNKNOWN:
+            lead, style = f"No case failed, but the run came to exit code {code}", "bad"
     words = " · ".join(f"{n} {_word(word)}" for word, n in count.most_common()) or "no case was measured"
     yield banner(style, lead, words)
     if missing:
-        yield paragraph(f"{missing} of {owed(loaded.run)} planned cases have no record.", "doubt")
+        yield paragraph(f"{lacking(missing, owed(loaded.run))}.", "doubt")
     for name, why in loaded.run.left_out.items():
         yield paragraph(f"node {name}: {why}", "doubt")
     for note in loaded.notes:
@@ -147,15 +153,18 @@ def _machines(machines: list[Machine]) -> Iterator[str]:
         yield paragraph(f"{len(machines) - MOST_MACHINES} more machines are left out of this page.")
 
 
-def _differences(loaded: LoadedRun, baseline: LoadedRun | None) -> Iterator[str]:
+def _differences(before: Before | None) -> Iterator[str]:
     """What is not as it was in the run this one is held against: parts, drivers, libraries, clocks, settings, code."""
-    if baseline is None:
+    if before is None:
         return
-    found = compare.between(baseline, loaded)
+    found = before.differences
+    if not before.machines:
+        yield paragraph(f"None of the machines here was in {before.run_id}: what differs between them is not known.", "doubt")
+    elif not found:
+        yield paragraph(f"Nothing: machines, drivers, libraries, settings and code are as they were in {before.run_id}.")
     if not found:
-        yield paragraph(f"Nothing: machines, drivers, libraries, settings and code are as they were in {baseline.run.run_id}.")
         return
-    head = ["what", "kind", f"in {baseline.run.run_id}", "here", "comparable"]
+    head = ["what", "kind", f"in {before.run_id}", "here", "comparable"]
     told = [[d.name, d.kind, d.a, d.b, "no" if d.bars else "yes"] for d in found]
     yield table(counted(len(found), "difference"), head, told, ["bad" if d.bars else "" for d in found], word="comparable")
 

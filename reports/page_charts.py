@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from clustergauge import ceilings, metrics, stats, sweeps
+from clustergauge.believed import deciding
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Metric, PairFindings
@@ -34,7 +35,7 @@ def sizes(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
     groups: dict[tuple[str, str, str, str], dict[str, list[Point]]] = {}
     limits: dict[tuple[str, str, str, str], dict[str, float]] = {}
     for row in rows:
-        size, metric = row.params.get("size"), row.headline
+        size, metric = row.params.get("size"), next(iter(row.believable), None)
         if isinstance(size, bool) or not isinstance(size, int) or size <= 0 or not metric or metric.value <= 0:
             continue
         rest = " ".join(str(v) for k, v in row.params.items() if k != "size")
@@ -72,13 +73,15 @@ def _size(value: float) -> str:
 def rooflines(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
     """Rates of computing over the operations per byte that must cross memory (Williams et al., CACM 52(4), 2009).
 
-    One chart for each device and unit.  The roof is the data sheet's where it is known; else the best that this run measured
-    there, and says so.
+    One chart for each device and unit that has several points.  The roof is the data sheet's where it is known; else the best
+    that this run measured there, and says so.
     """
+    rows = [row for row in rows if row.believable]
     places: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if (rate := row.metric("compute")) and rate.value > 0 and _intensity(row) > 0:
             places.setdefault((row.machine_id, row.device, rate.unit), []).append(row)
+    places = {place: members for place, members in places.items() if len(set(map(_intensity, members))) > 1}
     for (machine_id, device, unit), members in list(places.items())[:MOST_ROOFS]:
         here = [row for row in rows if (row.machine_id, row.device) == (machine_id, device)]
         yield _roofline(_where(loaded, members[0]), unit, members, _slope(loaded, here))
@@ -165,13 +168,12 @@ def between_pairs(loaded: LoadedRun, found: Sequence[PairFindings]) -> Iterator[
     for one in found[:MOST_CHARTS]:
         key = (one.machine_id, one.case, one.device)
         records = [r for r in loaded.records if (r.machine_id, r.case, r.device) == key and sweeps.is_sweep(r)]
-        fresh = [r for r in records if r.confirms] or records
         for suspect in one.suspects:
             yield paragraph(sweeps.sentence(suspect), "bad" if suspect.confirmed else "doubt")
         if not 1 < len(one.endpoints) <= MOST_ENDPOINTS:
             yield paragraph(f"{one.case}: {len(one.endpoints)} endpoints, not drawn.")
             continue
-        middle = _median_pass(sweeps.sweep_of(fresh).bandwidth)
+        middle = _median_pass(sweeps.sweep_of(deciding(records)).bandwidth)
         known = [value for line in middle for value in line if value is not None]
         if not known:
             continue

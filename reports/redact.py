@@ -15,10 +15,10 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from clustergauge import hosts
+from clustergauge import hosts, topology
 from clustergauge.errors import UsageError
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Data, PairFindings, Verdict
+from clustergauge.model import Data, Verdict
 
 D = TypeVar("D", bound=Data)
 _KEPT = {
@@ -53,25 +53,9 @@ _LONGEST = 12
 """Parts of one name, between its dots and dashes."""
 
 
-def redacted(
-    loaded: LoadedRun, verdicts: Sequence[Verdict], pairs: Sequence[PairFindings]
-) -> tuple[LoadedRun, list[Verdict], list[PairFindings]]:
-    """The same run with its names replaced: ``node-1``, ``user-1``, ``address-1``, ``serial-1``, ``machine-1``,
+class Names:
+    """What stands for each name of a run: ``node-1``, ``user-1``, ``address-1``, ``serial-1``, ``machine-1``,
     ``s3://bucket-1/key-1``."""
-    names = _Names(loaded, verdicts)
-    machines = [names.document(loaded.machines[name]) for name in sorted(loaded.machines)]
-    run = LoadedRun(
-        names.document(loaded.run),
-        {machine.machine_id: machine for machine in machines},
-        [names.document(record) for record in loaded.records],
-        Path(names.text(str(loaded.path))),
-        [names.text(note) for note in loaded.notes],
-    )
-    return run, [names.document(v) for v in verdicts], [names.document(p) for p in pairs]
-
-
-class _Names:
-    """What stands for what."""
 
     def __init__(self, loaded: LoadedRun, verdicts: Sequence[Verdict]) -> None:
         self.known: dict[str, str] = {}
@@ -86,6 +70,11 @@ class _Names:
             self._put(machine.machine_id, "machine")
             for gpu in machine.gpus:
                 self._put(gpu.uuid, "serial")
+        if leaves := topology.of_run(loaded.run):
+            for leaf in leaves.leaf:
+                for name, kind in ((leaf.name, "leaf"), (leaf.rack, "rack")):
+                    if _tells(name):
+                        self._put(name, kind)
         documents = [loaded.run, *machines, *loaded.records, *verdicts]
         for text in (str(loaded.path), *(msgspec.json.encode(d).decode() for d in documents)):
             for match in _USER.finditer(text):
@@ -109,6 +98,17 @@ class _Names:
             self.count[kind] = self.count.get(kind, 0) + 1
             self.known[name.lower()] = f"{kind}-{self.count[kind]}"
         return self.known.get(name.lower(), "")
+
+    def run(self, loaded: LoadedRun) -> LoadedRun:
+        """The same run with its names replaced."""
+        machines = [self.document(loaded.machines[name]) for name in sorted(loaded.machines)]
+        return LoadedRun(
+            self.document(loaded.run),
+            {machine.machine_id: machine for machine in machines},
+            [self.document(record) for record in loaded.records],
+            Path(self.text(str(loaded.path))),
+            [self.text(note) for note in loaded.notes],
+        )
 
     def document(self, document: D) -> D:
         """The document with all its texts replaced."""
@@ -195,6 +195,11 @@ def _hosts(loaded: LoadedRun) -> Iterator[str]:
     yield from loaded.run.left_out
     for record in loaded.records:
         yield from (place.host for place in record.placement)
+
+
+def _tells(name: str) -> bool:
+    """Whether a name of a switch or a rack is one word that is no plain number and no plain word either (``3``, ``left``)."""
+    return _TOKEN.fullmatch(name) is not None and any(map(str.isdigit, name)) and any(map(str.isalpha, name))
 
 
 def _is_address(text: str) -> bool:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from clustergauge import accept, ceilings, hosts, metrics, presence
+from clustergauge import believed, ceilings, hosts, metrics, presence
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Metric, Record, Scalar, Verdict
+from clustergauge.model import Metric, Outcome, Record, Scalar, Verdict
+from clustergauge.reached import grouped
+from reports.fleet import words
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
+    from clustergauge.blame import Fleet, State
 
 Word = Literal[
     "error", "wrong", "invalid", "FAIL", "not measured", "inconclusive", "pass", "unreferenced", "verified", "skipped"
@@ -54,7 +57,12 @@ class Row:
     @property
     def measured(self) -> list[Record]:
         """The launches with a believed number: those that the verdict comes from."""
-        return [r for r in accept.deciding(self.records) if r.status == "ok"]
+        return [r for r in believed.deciding(self.records) if r.status == "ok"]
+
+    @property
+    def believable(self) -> list[Metric]:
+        """Its metrics, where they can be true: what is *invalid* is shown beside that word alone, and drawn nowhere."""
+        return [] if self.word == "invalid" else self.metrics
 
     def metric(self, name: str) -> Metric | None:
         """The metric of this name."""
@@ -72,9 +80,7 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf |
     ``ceiling``: what physics allows a metric, if it is not as we know it.
     """
     ceiling = ceiling or ceilings.of_machines(loaded.machines)
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in loaded.records:
-        groups.setdefault((record.machine_id, record.case, record.device), []).append(record)
+    groups = grouped(loaded.records)
     judged: dict[tuple[str, str, str], list[Verdict]] = {}
     for verdict in verdicts:
         judged.setdefault((verdict.machine_id, verdict.case, verdict.device), []).append(verdict)
@@ -86,6 +92,32 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf |
         if (machine_id, case, device) not in groups
     ]
     return rows
+
+
+def of_run(rows: Sequence[Row], owed: Sequence[str]) -> list[Row]:
+    """What keeps a run from being whole though none of its ``rows`` says so, as one more of them: for programs that count rows.
+
+    ``owed``: in words, of no case.
+    """
+    partly = [f"{row.case} on {row.device}: {row.over}" for row in rows if row.over and row.word not in BAD]
+    return [_told("run", "", "not measured", [*owed, *partly])] if owed or partly else []
+
+
+def of_nodes(fleet: Fleet) -> list[Row]:
+    """The nodes of a run that are not good, and its slow racks, as rows: for programs that know cases alone."""
+    states: dict[State, Outcome] = {"bad": "FAIL", "suspect": "inconclusive", "unmeasured": "not measured"}
+    found = [
+        _told("nodes", node.machine_id or node.name, word, map(words, node.reasons))
+        for state, word in states.items()
+        for node in fleet.of(state)
+    ]
+    racks = [f"rack {r.rack}: {r.case} at {100 * r.ratio:.0f} % of the others" for r in fleet.racks]
+    return [*found, _told("racks", "", "inconclusive", racks)] if racks else found
+
+
+def _told(case: str, machine_id: str, word: Outcome, why: Iterable[str]) -> Row:
+    verdict = Verdict(case=case, machine_id=machine_id, verdict=word, reason="; ".join(why))
+    return Row(case, "", machine_id, {}, [], [verdict], word)
 
 
 def _tell_absent(loaded: LoadedRun, rows: Sequence[Row]) -> None:

@@ -9,14 +9,14 @@ from clustergauge.model import Record
 from clustergauge.valid import printable
 
 HOSTS = 3
-"""More hosts than this are counted."""
+"""More hosts, or folders, than this are counted."""
 
 
 def lines(loaded: LoadedRun) -> Iterator[str]:
     """``/scratch: xfs on /dev/nvme0n1 (Samsung SSD 980), 931.5 GiB free, rw,noatime``, for every kind of device behind a target.
 
-    The hosts are named where they differ; ``free`` is the least that a case found.  A target of which no record tells is named
-    as such.
+    A target whose name holds a symbolic link is followed by the folder itself in brackets.  The hosts are named where they
+    differ; ``free`` is the least that a case found.  A target of which no record tells is named as such.
     """
     where = {(p.case, p.device, p.launch): p.target for p in loaded.run.planned}
     kinds: dict[str, dict[tuple[str, str], list[Record]]] = {target: {} for target in where.values() if target}
@@ -31,7 +31,7 @@ def lines(loaded: LoadedRun) -> Iterator[str]:
             free = [count for r in records if isinstance(count := r.settings.get("free_bytes"), int)]
             least = [f"{min(free) / 2**30:.1f} GiB free"] if free else []
             hosts = [f"on {_hosts(loaded, records)}"] if len(found) > 1 else []
-            yield printable(f"{target}: {', '.join(filter(None, [place, *hosts, *least, options]))}")
+            yield printable(f"{target}{_itself(records)}: {', '.join(filter(None, [place, *hosts, *least, options]))}")
 
 
 def _described(record: Record) -> tuple[str, str]:
@@ -39,6 +39,11 @@ def _described(record: Record) -> tuple[str, str]:
     source = f" on {said['fs_source']}" if said["fs_source"] not in ("", "none", said["fs_type"]) else ""
     model = f" ({said['device_model']})" if said["device_model"] else ""
     return f"{said['fs_type']}{source}{model}", said["fs_options"]
+
+
+def _itself(records: list[Record]) -> str:
+    found = sorted({str(r.settings["folder"]) for r in records if r.settings.get("folder")})
+    return f" ({', '.join(found) if len(found) <= HOSTS else f'{len(found)} folders'})" if found else ""
 
 
 def _hosts(loaded: LoadedRun, records: list[Record]) -> str:

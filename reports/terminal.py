@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from clustergauge import ceilings, path, stats, sweeps, warnings
+from clustergauge.believed import Limits
 from clustergauge.hosts import spans
 from clustergauge.loading import LoadedRun
 from clustergauge.model import PairFindings, Verdict, Warning_
@@ -24,13 +25,13 @@ from clustergauge.valid import printable
 from reports import grouped, heading, pairs, storage
 from reports.again import again
 from reports.details import details
-from reports.export import owed, unanswered
+from reports.export import lacking, owed, unanswered
 from reports.layout import Page, Part, fit_end, listed, parts_of, put, short_names, width_of
 from reports.rows import BAD, Row, rows_of
 from reports.table import Table, amount, percent, sign_of, style_of
 
 if TYPE_CHECKING:
-    from clustergauge.accept import CeilingOf
+    from clustergauge.believed import CeilingOf
 
 MANY = 3
 """More cases than this share one line of a warning."""
@@ -72,6 +73,8 @@ class _View:
         self.hosts = {m.machine_id: m.host for m in loaded.machines.values()}
         measured = dict.fromkeys((r.machine_id, r.device) for r in (*self.good, *self.bad) if r.machine_id)
         self.places = {place: number for number, place in enumerate(measured)}
+        self.several = len({machine for machine, _ in self.places}) > 1
+        self.limits = Limits(machines=tuple(loaded.machines.values()))
         self.table = Table([*self.good, *self.bad], self.names, page.width)
 
     def draw(self) -> Page:
@@ -113,13 +116,12 @@ class _View:
                     self._why(row)
 
     def _place(self, machine_id: str, device: str) -> str:
-        several = len({machine for machine, _ in self.places}) > 1
-        words = [self.hosts.get(machine_id, machine_id)] if several and machine_id else []
+        words = [self.hosts.get(machine_id, machine_id)] if self.several and machine_id else []
         return fit_end(" · ".join(map(printable, [*words, device or "any device"])), self.page.width)
 
     def _path(self, row: Row) -> None:
         """What the counters of the links prove of the path a case took: of its launches the least."""
-        proofs = [p for r in row.measured if (p := path.proof(r, self.loaded.machines.values()))]
+        proofs = [p for r in row.measured if (p := path.proof(r, self.limits.around(r)))]
         if proofs:
             worst = min(proofs, key=lambda p: ("contradicted", "unproven", "proven").index(p.state))
             self.page.wrap(f"path: {worst}", "  ", "" if worst.state == "contradicted" else "dim", 2)
@@ -237,7 +239,7 @@ class _View:
             self.page.wrap(printable(why), f"node {printable(name)}: ", "yellow")
         if missing := len(unanswered(self.loaded)):
             lead = "interrupted: " if self.run.interrupted else "" if self.run.finished else "the run did not end: "
-            words = f"{missing} of {owed(self.run)} planned cases have no record; run_suite.py run --resume"
+            words = f"{lacking(missing, owed(self.run))}; run_suite.py run --resume"
             self.page.wrap(f"{words} {self.run.run_id} goes on", lead, "yellow")
         parts: list[Part] = []
         for part in [*self._counts(), *self._time()]:

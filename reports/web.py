@@ -80,11 +80,6 @@ def text(words: str) -> str:
     return plain if len(plain) <= LONGEST else plain[:LONGEST] + "…"
 
 
-def counted(count: int, what: str) -> str:
-    """``1 case``, ``2 cases``."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = (), word: str = "") -> str:
     """A table of texts without the columns in which nothing stands; the first cell of each row is its header.
 

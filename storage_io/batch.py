@@ -1,4 +1,4 @@
-"""Many transfers of one block each, in memory that helper processes can share: where they go, what they carry, how long they took."""
+"""Many transfers of one block each, in memory that helper processes can share: their places, contents and latencies."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ import sys
 
 from clustergauge import processes
 from storage_io.batch import Batch
+from storage_io.crew import END_S, start_python
 from storage_io.datafile import DataFile
 from storage_io.errors import StorageError
-from storage_io.helpers import END_S, start_python
 from storage_io.lanes import Lanes
 from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned
 

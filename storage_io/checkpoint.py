@@ -17,13 +17,13 @@ after each sample, and all of the last one.  Ranks that end a sample apart are i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from clustergauge.units import format_rate, format_size
 from storage_io import cold, memory
 from storage_io.datafile import ENOUGH, DataFile
@@ -58,9 +58,23 @@ def needs(format: str, op: str, ranks: str, size: int, **_axes: object) -> Needs
     else:
         moves = Moves(before=PROBE_BYTES + size, sample=size, patience=PATIENCE)
     modules = {"torch": ("torch",), "safetensors": ("torch", "safetensors"), "raw": ()}[format]
+    least = room(list(halved(size))[-1])
     if ranks == "one":
-        return Needs(target=True, modules=modules, moves=moves)
-    return Needs(target=True, world="torch", ranks=2, modules=modules or ("torch",), moves=moves)
+        return Needs(target=True, modules=modules, moves=moves, room=least)
+    return Needs(target=True, world="torch", ranks=2, modules=modules or ("torch",), moves=moves, room=least)
+
+
+def room(size: int) -> Room:
+    """A shard's file, which some libraries rename, or the one that shows whether there is direct I/O."""
+    return Room(max(size, PROBE_BYTES), 2)
+
+
+def halved(size: int) -> Iterator[int]:
+    """The sizes that are tried, from the one that is asked for down to the least."""
+    yield size
+    while size // 2 >= LEAST_BYTES:
+        size //= 2
+        yield size
 
 
 @probe("checkpoint", needs=needs, model=tuple(MODELS), format=FORMATS, op=("save", "restore"), ranks=("one", "all"), size=SIZES)
@@ -84,7 +98,7 @@ def prepare(ctx: Context, name: str, kind: str, op: str, size: int, spare: int |
         target = ctx.target
 
         def make() -> Workspace:
-            space = Workspace(target, max(fitting, PROBE_BYTES) * world.size, 2 * world.size, spare=spare)
+            space = Workspace(target, *room(fitting).of(world.size), spare=spare)
             return stack.enter_context(contextlib.closing(space))
 
         workspace = together(world, make)
@@ -135,21 +149,19 @@ def _format(kind: str, shard: Shard, refused: str) -> Format:
 def _fitting(ctx: Context, size: int, spare: int | None) -> int:
     """``size``, halved until the files and copies in memory of all ranks fit."""
     target = target_of(ctx)
-    while True:
-        try:
-            _require(ctx, target, size, spare)
-        except Skip:
-            if size // 2 < LEAST_BYTES:
-                raise
-            size //= 2
-        else:
-            return size
+    *larger, last = halved(size)
+    for fitting in larger:
+        with contextlib.suppress(Skip):
+            _require(ctx, target, fitting, spare)
+            return fitting
+    _require(ctx, target, last, spare)
+    return last
 
 
 def _require(ctx: Context, target: Path, size: int, spare: int | None) -> None:
     ranks, here = ctx.world.size, ctx.world.local_size
     try:
-        require_space(target, max(size, PROBE_BYTES) * ranks, 2 * ranks, spare)
+        require_space(target, *room(size).of(ranks), spare)
     except OSError as error:
         raise StorageError(f"cannot write to {target}", error) from error
     words = f"{COPIES} copies of {format_size(size)} for each of {here} rank{'s' * (here > 1)}"

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from clustergauge.probe import Context, Peer
+from clustergauge.probe import Context, Peer, Room
 from storage_io.datafile import DataFile
 from storage_io.workspace import Workspace
 
@@ -153,6 +153,6 @@ def peer(ctx: Context, workspace: Workspace, file: DataFile, pattern: Pattern, s
     return Peer(version(), lambda seconds: step_bytes / run(pattern, path, seconds))
 
 
-def room(ctx: Context, size: int, *, writes: bool) -> tuple[int, int]:
-    """Bytes and files that a case needs with its peer's."""
-    return (2 * size, 2) if ctx.cross_check and writes else (size, 1)
+def room(size: int, *, writes: bool) -> Room:
+    """What a case takes that has a file of this size; a peer writes to one of its own."""
+    return Room(size, 1, beside=size if writes else 0)

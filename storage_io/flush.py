@@ -26,7 +26,12 @@ AT_ONCE = 64
 """Entries that follow each other without a pause."""
 
 
-@probe("flush", needs=lambda size: Needs(target=True, moves=Moves(before=size)), size=(16 << 20,))
+def needs(size: int) -> Needs:
+    """A folder."""
+    return Needs(target=True, moves=Moves(before=size), room=fio.room(size, writes=True))
+
+
+@probe("flush", needs=needs, size=(16 << 20,))
 def flush(ctx: Context, size: int) -> Work:
     """Write 4 KiB and wait until they are on the device.  size: bytes of the file that is overwritten, block by block."""
     return prepare(ctx, size)
@@ -36,7 +41,7 @@ def prepare(ctx: Context, size: int, spare: int | None = None) -> Work:
     """The work of the probe.  ``spare`` and errors: as `random_io.prepare`."""
     target = require(ctx, size, STAMP_EVERY)
     with contextlib.ExitStack() as stack:
-        need, files = fio.room(ctx, size, writes=True)
+        need, files = fio.room(size, writes=True).of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()

@@ -1,22 +1,21 @@
 """Transfers of a batch by this process, or by helpers side by side: one interpreter submits about 200 000 a second and no more.
 
-Helpers are started and made ready outside the timed region; a run is one line to each and one back from each.  They are the
-worker's: the kernel kills them when the thread that started them is gone (``PR_SET_PDEATHSIG``), they leave when their input
-ends, and `Helpers.close` kills them.  They have the file and the memory of the batch by descriptor, and write nothing else.
+Helpers (a `Crew`) are started and made ready outside the timed region; a run is one line to each and one back from each.  They
+have the file and the memory of the batch by descriptor, and write nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 
-from clustergauge import code, processes
 from storage_io.batch import READ, Batch
+from storage_io.crew import Crew, belongs_to, say, start_python
 from storage_io.datafile import DataFile
 from storage_io.engines import Aio, Engine, Threads, TransferError
 from storage_io.errors import StorageError
@@ -25,9 +24,7 @@ PER_HELPER = 16
 """Transfers in flight that one helper is worth starting for."""
 LARGE = 64 << 10
 PER_HELPER_LARGE = 64
-"""The same of blocks of `LARGE` bytes and more: 200 000 of them a second are 13 GB/s, and large blocks lie better in one process."""
-END_S = 10.0
-"""How long the end of a killed helper is waited for: it may hang in the kernel."""
+"""The same of blocks of `LARGE` bytes and more: 200 000 a second are 13 GB/s, and large blocks lie better in one process."""
 _GO, _LOAD, _FINISH = "go", "load", "finish"
 
 
@@ -61,26 +58,18 @@ class Alone:
         self._engine.close()
 
 
-class Helpers:
+class Helpers(Crew):
     """``depth`` transfers in flight, shared between so many ``helpers``, processes.  Same steps as `Alone`.
 
-    ``batch``: in shared memory.  ``pids``: for what the kernel counts of them.  Raises `StorageError` or ``RuntimeError`` where
-    helpers don't start.
+    ``batch``: in shared memory.  Raises `StorageError` or ``RuntimeError`` where helpers don't start.
     """
 
     def __init__(self, file: DataFile, batch: Batch, depth: int, helpers: int) -> None:
         self._file = file
         self._batch = batch
-        self._helpers: list[subprocess.Popen[str]] = []
         shares = share(depth, helpers)
-        try:
-            self._helpers += [_start(file, batch, part) for part in shares]
-            engines = sorted({self._answer(helper) for helper in self._helpers})
-        except BaseException:
-            self.close()
-            raise
-        self.pids = [helper.pid for helper in self._helpers]
-        self.name = f"{' and '.join(engines)}, {helpers} processes × {shares[0]}"
+        super().__init__([functools.partial(_start, file, batch, part) for part in shares])
+        self.name = f"{' and '.join(sorted(set(self.said)))}, {helpers} processes × {shares[0]}"
 
     def load(self, count: int) -> None:
         """See `Alone`."""
@@ -95,43 +84,11 @@ class Helpers:
         """See `Alone`."""
         self._all([_FINISH] * len(self._helpers))
 
-    def close(self) -> None:
-        """Kill the helpers, whatever they do, and wait until they are gone."""
-        for helper in self._helpers:
-            helper.kill()
-        for helper in self._helpers:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                helper.wait(END_S)
-            for pipe in (helper.stdin, helper.stdout):
-                if pipe:
-                    with contextlib.suppress(OSError):  # what it was to be told and did not read
-                        pipe.close()
-        self._helpers = []
-
-    def _all(self, commands: Sequence[str]) -> None:
-        """Tell each helper its command, then wait for the answers of all."""
-        for helper, command in zip(self._helpers, commands, strict=True):
-            assert helper.stdin
-            with contextlib.suppress(BrokenPipeError):  # its answer will be missing, and says more
-                helper.stdin.write(command + "\n")
-                helper.stdin.flush()
-        for helper in self._helpers:
-            self._answer(helper)
-
-    def _answer(self, helper: subprocess.Popen[str]) -> str:
-        """What a helper says after ``ok``.  Raises `StorageError` for what it could not do."""
-        assert helper.stdout
-        word, _, rest = helper.stdout.readline().rstrip("\n").partition(" ")
-        if word == "ok":
-            return rest
-        if word == "failed":
-            index, number, text = rest.split(" ", 2)
-            raise _failed(self._file, self._batch, int(index), OSError(int(number), text))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            helper.wait(END_S)
-        ended = helper.returncode
-        how = "does not answer" if ended is None else processes.how_it_ended(-ended if ended < 0 else ended << 8)
-        raise RuntimeError(f"a helper process {how if ended is None or ended >= 0 else f'was {how}'}")
+    def _met(self, word: str, rest: str) -> Exception | None:
+        if word != "failed":
+            return None
+        index, number, text = rest.split(" ", 2)
+        return _failed(self._file, self._batch, int(index), OSError(int(number), text))
 
 
 def helpers_for(depth: int, block: int, processors: int) -> int:
@@ -154,18 +111,6 @@ def _start(file: DataFile, batch: Batch, depth: int) -> subprocess.Popen[str]:
     return start_python("storage_io.helpers", numbers, (file.descriptor, batch.descriptor))
 
 
-def start_python(module: str, numbers: Sequence[int], descriptors: Sequence[int]) -> subprocess.Popen[str]:
-    """A module of ours as a process that is spoken to by lines; ``descriptors``: what it inherits under the same numbers."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, numbers)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        pass_fds=tuple(descriptors),
-        env=os.environ | {"PYTHONPATH": code.python_path(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
-
-
 # --------------------------------------------------------------------------------------------------------------------------
 # the helper's side
 
@@ -176,12 +121,11 @@ def main() -> int:
     for name in ("file", "memory", "most", "block", "depth", "direct", "parent"):
         parser.add_argument(name, type=int)
     given = parser.parse_args()
-    processes.die_with_parent()
-    if os.getppid() != given.parent:  # it died before the kernel knew whom to tell
+    if not belongs_to(given.parent):
         return 1
     batch = Batch(given.most, given.block, given.memory)
     engine = _engine(given.file, batch, given.depth, direct=bool(given.direct))
-    _say(f"ok {engine.name}")
+    say(f"ok {engine.name}")
     for line in sys.stdin:
         command, *numbers = line.split()
         try:
@@ -192,9 +136,9 @@ def main() -> int:
             else:
                 engine.finish()
         except TransferError as error:
-            _say(f"failed {error.index} {error.cause.errno} {' '.join((error.cause.strerror or '').split())}")
+            say(f"failed {error.index} {error.cause.errno} {error.cause.strerror}")
             continue
-        _say("ok")
+        say("ok")
     return 0
 
 
@@ -204,11 +148,6 @@ def _engine(descriptor: int, batch: Batch, depth: int, *, direct: bool) -> Engin
         with contextlib.suppress(OSError):
             return Aio(descriptor, batch, depth)
     return Threads(descriptor, batch, depth)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from clustergauge import processes
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
 from storage_io import cold, memory
 from storage_io.dataset import SAMPLE_BYTES, SHARD_SAMPLES, DataSet
@@ -59,7 +59,15 @@ def needs(layout: str, workers: int, size: int, **_axes: object) -> Needs:
     """torch and a folder.  Finding the steps of an epoch takes as long as samples do."""
     epoch = min(size, (STEPS + STEPS_OF_WORKER * workers) * BATCH * SAMPLE_BYTES)
     files = size // SAMPLE_BYTES if layout == "files" else 0
-    return Needs(target=True, modules=("torch",), moves=Moves(before=PROBE_BYTES + size + 3 * epoch, sample=epoch, names=files))
+    moves = Moves(before=PROBE_BYTES + size + 3 * epoch, sample=epoch, names=files)
+    return Needs(target=True, modules=("torch",), moves=moves, room=room(layout, size))
+
+
+def room(layout: str, size: int) -> Room:
+    """The data set, and the file that shows whether there is direct I/O."""
+    count = size // SAMPLE_BYTES
+    files = count if layout == "files" else -(-count // SHARD_SAMPLES)
+    return Room(max(count * SAMPLE_BYTES, PROBE_BYTES), files + 1)
 
 
 @probe(
@@ -89,8 +97,7 @@ def prepare(ctx: Context, layout: str, workers: int, compute: int, size: int, sp
         raise Skip(f"{words}, too few for {steps} batches of {BATCH}")
     held = _held(workers)
     with contextlib.ExitStack() as stack:
-        files = count if layout == "files" else -(-count // SHARD_SAMPLES)
-        space = Workspace(target, max(count * SAMPLE_BYTES, PROBE_BYTES), files + 1, spare=spare)
+        space = Workspace(target, *room(layout, size).of(), spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
         proof, _ = trial(workspace.file(0), PROBE_BYTES)
         data = DataSet(workspace, 1 if layout == "files" else SHARD_SAMPLES, count)

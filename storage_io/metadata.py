@@ -18,7 +18,7 @@ from typing import cast
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from storage_io.errors import StorageError
 from storage_io.layout import patience
 from storage_io.mounts import describe
@@ -36,9 +36,20 @@ BYTES_EACH = 4096
 OPS = ("create", "stat", "open", "list", "rename", "unlink")
 
 
-def needs(files: int, **_axes: object) -> Needs:
+def needs(layout: str, files: int, **_axes: object) -> Needs:
     """A folder."""
-    return Needs(target=True, moves=Moves(names=files))
+    return Needs(target=True, moves=Moves(names=files), room=room(layout, files))
+
+
+def room(layout: str, files: int) -> Room:
+    """The population, and its folders."""
+    names = files + -(-files // in_folder(layout, files))
+    return Room(names * BYTES_EACH, names)
+
+
+def in_folder(layout: str, files: int) -> int:
+    """How many files a folder holds."""
+    return files if layout == "one" else PER_FOLDER
 
 
 @probe("metadata", needs=needs, op=OPS, layout=("one", "many"), files=(1000, 10_000, 100_000))
@@ -54,10 +65,10 @@ def prepare(ctx: Context, op: str, layout: str, files: int, spare: int | None = 
     """
     if ctx.target is None:
         raise Skip("no target folder")
-    each = files if layout == "one" else PER_FOLDER
+    each = in_folder(layout, files)
     folders = -(-files // each)
     with contextlib.ExitStack() as stack:
-        space = Workspace(ctx.target, (files + folders) * BYTES_EACH, files + folders, spare=spare)
+        space = Workspace(ctx.target, *room(layout, files).of(), spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
         names = _Names(ctx, workspace, op, files, each)
         names.populate()

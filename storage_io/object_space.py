@@ -1,9 +1,14 @@
 """A folder of our own in a bucket: always emptied, and emptied by the next run if its owner was killed.
 
-Under the prefix that the user named lie ``clustergauge-<owner>/<run>.owner``, which tells the process that made it, and
-``clustergauge-<owner>/<run>/data-<n>``.  ``<owner>``: 16 hex digits of host and user, so that nobody else's are even listed.
-Where the process is gone, or another boot of the host made it and it is a day old, the next run on that host deletes its objects
-and aborts its multipart uploads, which no list of objects shows and every bill does.  Nothing of another name is ever deleted.
+Under the prefix that the user named lie ``clustergauge-<owner>/<id>.owner``, which tells the process that made it, and
+``clustergauge-<owner>/<id>/data-<n>``.  ``<owner>``: 16 hex digits of host and user, so that nobody else's are even listed.
+``<id>``: 16 hex digits of a case, of which the first eight are those of its run.  Where the process is gone, or another boot of
+the host made it and it is a day old, the next run on that host deletes its objects and aborts its multipart uploads, which no
+list of objects shows and every bill does.  Nothing of another name is ever deleted.
+
+Runs under one prefix, of whichever host and user, notice each other by marks: empty objects ``clustergauge-at-work/<id>``, each
+kept fresh by its case.  Of another's mark only the name and the age are looked at, both by the word of the store; what the time
+is there, our own mark tells, which was put a moment before.  So what a killed run left does not count for long, wherever it ran.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clustergauge import object_url, processes
+from clustergauge import at_work, object_url, processes
 from clustergauge.errors import UsageError
 from clustergauge.model import Scalar
 from clustergauge.object_url import ObjectUrl
@@ -29,6 +34,10 @@ from storage_io.object_errors import failure
 from storage_io.object_login import Login
 from storage_io.workspace import FOREIGN_AGE_S
 
+AT_WORK = "clustergauge-at-work"
+FRESH_S = 300.0
+"""Seconds for which a mark counts; its case makes it anew between samples."""
+_ID = re.compile("[0-9a-f]{16}", re.ASCII)
 _RUN = re.compile(r"([0-9a-f]{16})(\.owner|/data-[0-9]{1,9})", re.ASCII)
 _MARK = re.compile(r"([0-9a-f-]{1,40}) ([0-9]{1,20}) ([0-9]{1,10}) ([0-9]{1,20})\n", re.ASCII)
 _NO_BOOT = "0"
@@ -46,14 +55,24 @@ class ObjectSpace:
         if self.versions == "kept":
             raise Skip(f"bucket {url.bucket} keeps the versions of deleted objects, which cost: name one without versioning")
         sweep(url, login, client)
-        run = secrets.token_hex(8)
+        self._own = at_work.of_run()
+        run = self._own + secrets.token_hex(4)
         self.folder = url.key(f"{_owner()}/{run}")
         self._mark = f"{self.folder}.owner"
+        self._at_work = _at_work(url, run)
         client.put(self._mark, memoryview(_sign().encode()))
 
     def key(self, number: int) -> str:
         """Key of data object ``number``."""
         return f"{self.folder}/data-{number}"
+
+    def others(self) -> set[str]:
+        """Other runs that are at work under the prefix now, by the first digits of their marks; our own is made anew."""
+        self._client.put(self._at_work, memoryview(b""))
+        folder, _, own = self._at_work.rpartition("/")
+        marks = {name: changed for name, (_, changed) in self._client.listing(folder).items() if _ID.fullmatch(name)}
+        now = marks.get(own, float("inf"))  # one that is not even listed proves no other fresh
+        return {run for name, changed in marks.items() if (run := name[:8]) != self._own and now - changed < FRESH_S}
 
     def settings(self) -> dict[str, Scalar]:
         """What a record says of the bucket."""
@@ -65,6 +84,7 @@ class ObjectSpace:
             _abort(self._login, self._url, _uploads(self._login, self._url, f"{self.folder}/"))
             left = [f"{self.folder}/{name}" for name in self._client.sizes(self.folder)]
             if not left:
+                self._client.delete_all([self._at_work])
                 self._client.delete_all([self._mark])
                 return
             self._client.delete_all(left)
@@ -89,7 +109,7 @@ def sweep(url: ObjectUrl, login: Login, client: Client) -> list[str]:
     _abort(login, url, lost)
     for run in gone:
         mark = f"{home}/{run}.owner"
-        client.delete_all([key for key in runs[run] if key != mark])
+        client.delete_all([*(key for key in runs[run] if key != mark), _at_work(url, run)])
         client.delete_all([mark])  # last: without it nobody would know whose the rest is
     return gone
 
@@ -109,6 +129,11 @@ def _given_up(client: Client, mark: str, keys: list[str], age_s: float) -> bool:
         return False
     process = processes.read(int(pid))
     return process is None or process.start != int(start) or process.state == "Z"
+
+
+def _at_work(url: ObjectUrl, run: str) -> str:
+    """The key of a case's mark."""
+    return url.key(f"{AT_WORK}/{run}")
 
 
 def _owner() -> str:

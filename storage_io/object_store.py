@@ -15,10 +15,12 @@ from __future__ import annotations
 import contextlib
 
 from clustergauge.budget import seconds
+from clustergauge.clocks import read_ns
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
 from storage_io import memory, object_large, object_ops
+from storage_io.errors import StorageError
 from storage_io.latencies import Latencies
 from storage_io.object_client import PART_BYTES, Client
 from storage_io.object_login import Login
@@ -35,6 +37,8 @@ NAMES = 1200
 """Objects that are listed: more than one answer holds (1000)."""
 SAMPLES = 15
 LEAST = 8
+LOOK_S = 5.0
+"""The least time between two looks, between samples, at who else is at work there."""
 SINGLE_MOST = 5 << 30
 """Bytes that one request may put."""
 
@@ -78,12 +82,14 @@ def prepare(ctx: Context, op: str, concurrency: int, size: int, total: int = TOT
         most = names if op == "list" else max(1, min(MOST[op], total // size))
         requests = make_op(ctx, space, client, op, concurrency, size, most)
         stack.callback(requests.close)
-        case = _Case(ctx, client, requests, concurrency, large)
+        case = _Case(ctx, client, space, requests, concurrency, large)
+        case.look_around()
         for name, value in (login.settings() | space.settings()).items():
             ctx.set(name, value)
         ctx.set("engine", f"obstore {_version()}, {concurrency} {'parts at once' if large else 'threads'}")
         requests.populate()
         case.calibrate()
+        stack.callback(case.look_around)
         close = stack.pop_all().close
     read, written = (size, 0) if op in ("get", "range") else (0, size) if op == "put" else (0, 0)
     return Work(
@@ -133,10 +139,13 @@ def make_op(ctx: Context, space: ObjectSpace, client: Client, op: str, concurren
 class _Case:
     """An operation as the timing loop wants it.  ``steps``: steps of the workload in one run; known after `calibrate`."""
 
-    def __init__(self, ctx: Context, client: Client, op: Op, concurrency: int, large: bool) -> None:
+    def __init__(self, ctx: Context, client: Client, space: ObjectSpace, op: Op, concurrency: int, large: bool) -> None:
         self.run = op.run
         self._ctx = ctx
         self._client = client
+        self._space = space
+        self._others: set[str] = set()
+        self._looked = 0
         self._op = op
         self._large = large
         self._count = op.most if large else min(op.most, max(LEAST, concurrency))
@@ -165,10 +174,21 @@ class _Case:
                 break
         self._ctx.set("requests_per_sample", self._count)
 
+    def look_around(self) -> None:
+        """Record which other runs are at work under the prefix.  A store that does not tell is no fault of the case."""
+        with contextlib.suppress(StorageError, Wrong):
+            self._others |= self._space.others()
+        self._looked = read_ns()
+        if self._others:
+            count = len(self._others)
+            self._ctx.set("other_runs", f"{count}, by {'its mark' if count == 1 else 'their marks'}")
+
     def reset(self) -> None:
-        """Verify the last sample, and make the next one ready."""
+        """Verify the last sample, look around where that was some time ago, and make the next sample ready."""
         if self._asked:
             self._op.verify(whole=False)
+        if read_ns() - self._looked >= LOOK_S * 1e9:
+            self.look_around()
         self._op.load(self._count)
         self._asked = True
         self._tried_before = self._client.retries

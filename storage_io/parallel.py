@@ -19,7 +19,7 @@ from dataclasses import replace
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
 from clustergauge.model import Scalar, Workload
-from clustergauge.probe import Context, Needs, Skip, Work, Wrong, probe
+from clustergauge.probe import Context, Needs, Room, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
 from storage_io import cold, memory
 from storage_io.datafile import DataFile
@@ -42,7 +42,12 @@ def needs(op: str, block: str, size: int, **_axes: object) -> Needs:
     """Ranks of torch.distributed and a folder, one for all nodes where there are several."""
     of_rank = moves(op, size, parse_size(block))
     of_rank = replace(of_rank, before=of_rank.before + TRIAL_BYTES)
-    return Needs(target=True, shared=True, world="torch", ranks=2, modules=("torch",), moves=of_rank)
+    return Needs(target=True, shared=True, world="torch", ranks=2, modules=("torch",), moves=of_rank, room=room(size))
+
+
+def room(size: int) -> Room:
+    """A rank's file or region; and, before that, its file of a trial."""
+    return Room(max(size, TRIAL_BYTES), 1)
 
 
 @probe(
@@ -66,7 +71,8 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     or the system is not Linux; `StorageError` where the target can't be written to.
     """
     world = ctx.world
-    agreed = agree(world, together(world, lambda: _proof(ctx, size, spare)))
+    together(world, lambda: _require(ctx, size, spare))
+    agreed = agree(world, together(world, lambda: _proof(ctx, spare)))
     assert ctx.target
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(contextlib.closing(SharedFolder(world, ctx.target, layout, size, agreed, spare)))
@@ -89,14 +95,19 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     )
 
 
-def _proof(ctx: Context, size: int, spare: int | None) -> DataFile:
-    """A file of this rank's own, written and gone: what it knows.  Raises `Skip` where the case can't be had."""
+def _require(ctx: Context, size: int, spare: int | None) -> None:
+    """Raise `Skip` where the case can't be had, before any rank writes."""
     target = target_of(ctx)
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
     here = ctx.world.local_size
     memory.require(size * here, f"{here} buffer{'s' * (here > 1)} of {format_size(size)} need")
-    with contextlib.closing(Workspace(target, TRIAL_BYTES, spare=spare)) as own:
+    Workspace(target, *room(size).of(ctx.world.size), spare=spare).close()
+
+
+def _proof(ctx: Context, spare: int | None) -> DataFile:
+    """A file of this rank's own, written and gone: what it knows."""
+    with contextlib.closing(Workspace(target_of(ctx), TRIAL_BYTES, spare=spare)) as own:
         return trial(own.file(0), TRIAL_BYTES)[0]
 
 

@@ -60,7 +60,7 @@ def moves(op: str, block: str, depth: int, size: int) -> Moves:
 
 def needs(op: str, block: str, depth: int, size: int) -> Needs:
     """A folder."""
-    return Needs(target=True, moves=moves(op, block, depth, size))
+    return Needs(target=True, moves=moves(op, block, depth, size), room=fio.room(size, writes=op != "read"))
 
 
 @probe(
@@ -84,7 +84,7 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     """
     target = require(ctx, size, block)
     with contextlib.ExitStack() as stack:
-        need, files = fio.room(ctx, size, writes=op != "read")
+        need, files = fio.room(size, writes=op != "read").of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()

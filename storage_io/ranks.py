@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from clustergauge.probe import Skip, Wrong
+from clustergauge.probe import NoRoom, Skip, Wrong
 from clustergauge.world import World
 from storage_io.errors import StorageError
 
 _T = TypeVar("_T")
-_KINDS = ("", "skip", "wrong", "error")
+_KINDS = ("", "skip", "no room", "wrong", "error")
 """From good to bad."""
 
 
@@ -36,15 +36,16 @@ def together(world: World, step: Callable[[], _T]) -> _T:
         return result[0]
     if met is not None and rank == world.rank:
         raise met
-    if kind == "skip":
-        raise Skip(text, rank)
+    if kind in ("skip", "no room"):
+        raise (Skip if kind == "skip" else NoRoom)(text, rank)
     raise Wrong(text, rank) if kind == "wrong" else StorageError.quoted(text, rank)
 
 
 def _kind(error: Exception | None) -> str:
     if error is None:
         return ""
-    return "skip" if isinstance(error, Skip) else "wrong" if isinstance(error, Wrong) else "error"
+    kinds = {NoRoom: "no room", Skip: "skip", Wrong: "wrong"}
+    return next((name for kind, name in kinds.items() if isinstance(error, kind)), "error")
 
 
 def partners(hosts: Sequence[str]) -> list[int]:

@@ -46,7 +46,7 @@ def moves(op: str, size: int, block: int = BLOCK_BYTES) -> Moves:
 
 def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa: ARG001 (an axis)
     """A folder."""
-    return Needs(target=True, moves=moves(op, size, parse_size(block)))
+    return Needs(target=True, moves=moves(op, size, parse_size(block)), room=fio.room(size, writes=op == "write"))
 
 
 @probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8), size=SIZES)
@@ -79,7 +79,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
     memory.require(size, f"a buffer of {format_size(size)} needs")
     with contextlib.ExitStack() as stack:
-        need, files = fio.room(ctx, size, writes=op == "write")
+        need, files = fio.room(size, writes=op == "write").of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         transfer = _Transfer(ctx, file, depth, block, writes=op == "write")

@@ -131,6 +131,6 @@ def _kind(folder: Path) -> str:
 
 
 def _is_shared(kind: str) -> bool:
-    from clustergauge.accept import REMOTE
+    from clustergauge.believed import REMOTE
 
     return kind.startswith(REMOTE)

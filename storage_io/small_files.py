@@ -1,9 +1,10 @@
 """Many small files: written anew, or read cold, as an unpacked data set is.  Files a second (as IO/s) and bytes a second.
 
-A sample is some hundreds of files, by ``depth`` threads.  *write*: each is created, written whole and closed, and one ``syncfs``
-ends the sample inside the time.  *read*: each is opened, read whole and closed, in random order out of a larger population, with
-direct I/O where the file system has it; else the pages of all of them are dropped before.  Inodes and names stay in the kernel's
-caches: only root could empty those, for everybody.  Every file read is verified whole; of the files written some are read back
+A sample is some hundreds of files, ``depth`` at a time (`whole_files`).  *write*: each is created, written whole and closed, and
+one ``syncfs`` ends the sample inside the time.  *read*: each is opened, read whole and closed, in random order out of a larger
+population, with direct I/O where the file system has it; else the pages of all of them are dropped before.  Inodes and names stay
+in the kernel's caches: only root could empty those, for everybody.  Every file read is verified whole; of the files written some
+are read back
 after every sample, and all of the last one.
 """
 
@@ -12,24 +13,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from typing import TYPE_CHECKING
+import secrets
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, probe
 from clustergauge.units import format_size
 from storage_io import cold
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
-from storage_io.lanes import Lanes
+from storage_io.helpers import share
 from storage_io.layout import patience, trial
 from storage_io.mounts import describe
-from storage_io.pattern import POISON, STAMP_EVERY, Pattern, aligned
+from storage_io.pattern import STAMP_EVERY, Pattern
 from storage_io.random_io import require
+from storage_io.whole_files import Share, Shares, helpers_for
 from storage_io.workspace import Workspace
-
-if TYPE_CHECKING:
-    from storage_io.pattern import Words
 
 TOTAL_BYTES = 64 << 20
 """Of the population, and of the buffers of one sample at most."""
@@ -45,7 +44,12 @@ def needs(op: str, size: int, **_axes: object) -> Needs:
     """A folder."""
     least = LEAST * size * (1 if op == "read" else 2)
     moves = Moves(before=PROBE_BYTES + TOTAL_BYTES + 3 * least, sample=least, names=TOTAL_BYTES // max(1, size))
-    return Needs(target=True, moves=moves)
+    return Needs(target=True, moves=moves, room=room(size))
+
+
+def room(size: int, total: int = TOTAL_BYTES) -> Room:
+    """All files, and the one that shows whether there is direct I/O."""
+    return Room(max(total, PROBE_BYTES), total // max(1, size) + 1)
 
 
 @probe("small_files", needs=needs, op=("write", "read"), depth=(1, 8), size=(16 << 10, 64 << 10, 128 << 10))
@@ -60,7 +64,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYT
     if size < STAMP_EVERY or size % STAMP_EVERY or size * LEAST > total:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(total // LEAST)}")
     with contextlib.ExitStack() as stack:
-        space = Workspace(target, max(total, PROBE_BYTES), total // size + 1, spare=spare)
+        space = Workspace(target, *room(size, total).of(), spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
         files = _Files(ctx, workspace, op, depth, size, total // size)
         stack.callback(files.close)
@@ -82,9 +86,9 @@ def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYT
 
 
 class _Files:
-    """Files ``data-1`` … of a run folder, and a buffer for each file of a sample.
+    """Files ``data-1`` … of a run folder, and what transfers those of a sample.
 
-    ``_chosen``: the numbers of the files of the sample.  ``_sample``: the one whose data they hold.
+    ``_chosen``: their numbers.  ``_sample``: the one whose data they hold.
     """
 
     def __init__(self, ctx: Context, workspace: Workspace, op: str, depth: int, size: int, most: int) -> None:
@@ -95,28 +99,32 @@ class _Files:
         self._workspace = workspace
         self._size = size
         self._most = most
-        self._pattern = Pattern()
-        self._device = DeviceBytes(ctx.device_bytes)
         self._choose = np.random.default_rng(ctx.seed)
-        self._content = aligned(size * most)
-        self._back = aligned(size)
         self._sample = 0
         self._asked = False
         self._chosen: list[int] = []
-        self._todo: list[tuple[str, memoryview]] = []
         self.count = min(LEAST, most)
         file, _ = trial(workspace.file(0), PROBE_BYTES)
         self._direct = os.O_DIRECT if file.direct else 0
         self._counted = file.counted
-        self.settings = file.settings()
-        self.settings["engine"] = f"open, {'pwritev' if self.writes else 'preadv'}, close, {depth} thread{'s' * (depth > 1)}"
-        self._folder = os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY)
-        self._lanes = Lanes(depth, self._write if self.writes else self._read)
-
-    def close(self) -> None:
-        """End the threads."""
-        self._lanes.close()
-        os.close(self._folder)
+        seed, helpers = secrets.randbits(62), helpers_for(depth, len(os.sched_getaffinity(0)))
+        pattern = Pattern(seed)
+        self._maker = Share(workspace.path, size, 1, 1, self._direct, pattern, writes=True)
+        self._reader = Share(workspace.path, size, 1, 1, self._direct, pattern, writes=False)
+        with contextlib.ExitStack() as stack:
+            self._folder = os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, self._folder)
+            self._files: Share | Shares
+            if helpers > 1:
+                self._files = Shares(workspace.path, size, most, depth, self._direct, seed, writes=self.writes, helpers=helpers)
+            else:
+                self._files = Share(workspace.path, size, most, depth, self._direct, pattern, writes=self.writes)
+            stack.callback(self._files.close)
+            self.close = stack.pop_all().close
+        self._device = DeviceBytes(ctx.device_bytes, self._files.pids)
+        lanes = f"{helpers} processes × {share(depth, helpers)[0]}" if helpers > 1 else f"{depth} thread{'s' * (depth > 1)}"
+        engine = f"open, {'pwritev' if self.writes else 'preadv'}, close, {lanes}"
+        self.settings = file.settings() | {"engine": engine}
 
     def populate(self) -> None:
         """The files that will be read; each on the device.  Raises `Skip` where that would take too long."""
@@ -150,31 +158,9 @@ class _Files:
 
     def run(self) -> None:
         """All files of the sample, and the sync that takes written ones to the device."""
-        self._lanes.run(self._todo)
+        self._files.run()
         if self.writes:
             self._sync()
-
-    def _write(self, path: str, view: memoryview) -> None:
-        self._transfer("write", path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, view)
-
-    def _read(self, path: str, view: memoryview) -> None:
-        self._transfer("read", path, os.O_RDONLY, view)
-
-    def _transfer(self, verb: str, path: str, flags: int, view: memoryview) -> None:
-        call = os.preadv if verb == "read" else os.pwritev
-        try:
-            descriptor = os.open(path, flags | os.O_NOFOLLOW | self._direct, 0o600)
-            try:
-                done = call(descriptor, (view,), 0)
-                while done < len(view):
-                    step = call(descriptor, (view[done:],), done)
-                    if step == 0:
-                        raise OSError(5, f"the file {'ends' if verb == 'read' else 'takes no more'} at byte {done}")
-                    done += step
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise StorageError(f"cannot {verb} {path}", error) from error
 
     # -- outside of it
 
@@ -182,18 +168,14 @@ class _Files:
         """Verify the last sample, and make the next one ready."""
         self._settle()
         if self._asked:
-            self._verify(SPOT_CHECKS if self.writes else 0)
+            self._verify(SPOT_CHECKS)
         if self.writes:
             for number in self._chosen:
-                os.unlink(self._path(number))  # noqa: PTH108
+                self._workspace.file(number).unlink()
         self._chosen = [int(n) + 1 for n in self._choose.permutation(self._most)[: self.count]]
-        self._todo = [(self._path(number), self._words(place).data.cast("B")) for place, number in enumerate(self._chosen)]
-        if self.writes:
-            self._sample += 1
-            for place, number in enumerate(self._chosen):
-                self._pattern.fill(self._words(place), number, self._sample)
-        else:
-            self._content[: self.count * self._size // 8] = POISON
+        self._sample += self.writes
+        self._files.load(self._sample, self._chosen)
+        if not self.writes:
             self._drop()
         self._asked = True
         if self._counted:
@@ -206,31 +188,22 @@ class _Files:
             self._verify(0)
 
     def _verify(self, some: int) -> None:
-        """``some``: so many chosen anew, 0 for all."""
+        """All that was read; of what was written so many files, chosen anew, or all (0)."""
+        if not self.writes:
+            self._files.verify()
+            return
+        self._drop()
         places = range(len(self._chosen))
         if some:
             places = sorted(int(n) for n in self._choose.choice(len(places), min(some, len(places)), replace=False))
-        if self.writes:
-            self._drop()
         for place in places:
-            number = self._chosen[place]
-            words = self._words(place)
-            if self.writes:
-                words = self._back
-                words.fill(POISON)
-                self._read(self._path(number), words.data.cast("B"))
-            self._pattern.verify(words, self._workspace.file(number), number, self._sample)
+            self._reader.load(self._sample, [self._chosen[place]])
+            self._reader.run()
+            self._reader.verify()
 
     def _make(self, number: int) -> None:
-        self._pattern.fill(self._back, number, 0)
-        self._write(self._path(number), self._back.data.cast("B"))
-
-    def _path(self, number: int) -> str:
-        return f"{self._workspace.path}/data-{number}"
-
-    def _words(self, place: int) -> Words:
-        words = self._size // 8
-        return self._content[place * words : (place + 1) * words]
+        self._maker.load(0, [number])
+        self._maker.run()
 
     def _drop(self) -> None:
         """No page of the sample's files is cached, where reads could be answered by one."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
-from clustergauge.probe import Context, Needs, Work, probe
+from clustergauge.probe import Context, Needs, Room, Work, probe
 from clustergauge.units import parse_size
 from storage_io.beside import FILE_NUMBER, Writer
 from storage_io.datafile import DataFile
@@ -28,7 +28,17 @@ WRITTEN_BYTES = 256 << 20
 def needs(block: str, depth: int, size: int) -> Needs:
     """A folder."""
     reads = moves("read", block, depth, size)
-    return Needs(target=True, moves=replace(reads, before=reads.before + min(size, WRITTEN_BYTES)))
+    return Needs(target=True, moves=replace(reads, before=reads.before + min(size, WRITTEN_BYTES)), room=room(size))
+
+
+def room(size: int) -> Room:
+    """Both files."""
+    return Room(size + written(size), 2)
+
+
+def written(size: int) -> int:
+    """Bytes of the file that is overwritten."""
+    return min(WRITTEN_BYTES, size) // BASE_BYTES * BASE_BYTES
 
 
 @probe("under_write", needs=needs, block=("4KiB", "1MiB"), depth=(1, 8), size=SIZES)
@@ -40,11 +50,11 @@ def under_write(ctx: Context, block: str, depth: int, size: int) -> Work:
 def prepare(ctx: Context, block: int, depth: int, size: int, spare: int | None = None) -> Work:
     """The work of the probe.  ``spare`` and errors: as `random_io.prepare`."""
     target = require(ctx, size, block)
-    other_size = min(WRITTEN_BYTES, size) // BASE_BYTES * BASE_BYTES
+    need, files = room(size).of()
     with contextlib.ExitStack() as stack:
-        workspace = stack.enter_context(contextlib.closing(Workspace(target, size + other_size, 2, spare=spare)))
+        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         pattern = Pattern()
-        other = stack.enter_context(contextlib.closing(DataFile(workspace.file(1), other_size)))
+        other = stack.enter_context(contextlib.closing(DataFile(workspace.file(1), written(size))))
         lay_out(ctx, other, pattern, FILE_NUMBER)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         lay_out(ctx, file, pattern, reads=True)

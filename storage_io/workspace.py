@@ -20,11 +20,10 @@ from pathlib import Path
 
 from clustergauge.at_work import LOCK, PREFIX, own
 from clustergauge.object_url import is_url
-from clustergauge.probe import Context, Skip
+from clustergauge.probe import Context, NoRoom, Skip
 from storage_io.errors import StorageError
+from storage_io.room import lack
 
-SPARE_BYTES = 2 << 30
-"""Left free at least, or a tenth of the file system if that is more."""
 FOREIGN_AGE_S = 86_400
 """Age in seconds at which a folder of another host is given up; no case lives as long."""
 _FOLDER = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}", re.ASCII)
@@ -35,9 +34,9 @@ _INNER = re.compile("folder-[0-9]{1,9}", re.ASCII)
 
 class Workspace:
     """A run folder.  ``need``: bytes that will be written into it; ``files``: how many files; ``spare``: bytes to leave free
-    (`SPARE_BYTES` or a tenth of the file system unless given).
+    (`room.SPARE_BYTES` or a tenth of the file system unless given).
 
-    Raises `Skip` where space or inodes are short, `StorageError` where the target cannot be written to.
+    Raises `NoRoom` where space or inodes are short, `StorageError` where the target cannot be written to.
     """
 
     def __init__(self, target: Path, need: int, files: int = 1, spare: int | None = None) -> None:
@@ -103,20 +102,9 @@ def sweep(target: Path) -> list[str]:
 
 
 def require_space(target: Path, need: int, files: int, spare: int | None = None) -> None:
-    """Raise `Skip` unless ``need`` bytes in ``files`` files (and the run folder) fit and leave ``spare`` bytes free."""
-    stat = os.statvfs(target)
-    if not stat.f_blocks:
-        raise Skip(f"the file system of {target} does not say how much is free")
-    free = stat.f_bavail * stat.f_frsize
-    spare = max(stat.f_blocks * stat.f_frsize // 10, SPARE_BYTES) if spare is None else spare
-    if free < need + spare:
-        raise Skip(f"{target} has {_mib(free)} free, the files need {_mib(need)} and {_mib(spare)} must stay free")
-    if stat.f_files and stat.f_favail < files + 2:
-        raise Skip(f"{target} has {stat.f_favail} inodes free, {files + 2} are needed")
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB" if count < 10 << 30 else f"{count / 2**30:.0f} GiB"
+    """Raise `NoRoom` unless ``need`` bytes in ``files`` files (and the run folder) fit and leave ``spare`` bytes free."""
+    if why := lack(target, need, files, spare):
+        raise NoRoom(why)
 
 
 def _make(target: Path) -> tuple[Path, int]:

@@ -6,11 +6,12 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import metrics
-from clustergauge.accept import Standards, exit_code, idle, judge
+from clustergauge import metrics, stats
+from clustergauge.accept import Standards, exit_code, gpus_unmeasured, idle, judge
 from clustergauge.ceilings import Ceiling
 from clustergauge.criteria import unmatched
 from clustergauge.model import Counters, Criterion, Measurement, Verdict, Workload
+from clustergauge.reached import Devices, Peers, grouped
 from tests import made
 
 READ = Workload(bytes_read=10**9, bound="storage")
@@ -243,6 +244,28 @@ def test_where_gpus_were_asked_for_what_else_was_measured_does_not_count():
     assert exit_code([disk], [], plans[:1], "cuda") == 0  # only storage was asked for
 
 
+def test_what_was_cut_short_is_inconclusive_though_all_that_is_asked_of_it_is_optional():
+    taken = Measurement(clock="wall", cache="none", samples_s=[1.0] * 30, stop_reason="interrupted")
+    burn = made.record(measurement=taken, reason="interrupted after 30 of 60 s")
+    verdict = one([burn], Criterion(case="*", of_baseline=0.95, required=False))
+    assert (verdict.verdict, verdict.reason) == ("inconclusive", "interrupted after 30 of 60 s")
+
+
+def test_every_machine_says_for_itself_why_its_gpus_were_not_measured():
+    machines = [made.machine(1, machine_id=f"m{n}", host=f"h{n}", node=f"h{n}") for n in range(3)]
+    plans = [
+        made.planned(made.record(device="cuda:0"), hosts="h[0-1]", skip="no driver"),
+        made.planned(made.record(shape="2"), hosts="h2", instead="no CUDA in torch"),
+    ]
+    assert gpus_unmeasured([], plans, machines) == [
+        "h0: a GPU is here and not measured: no driver",
+        "h1: a GPU is here and not measured: no driver",
+        "h2: a GPU is here and not measured: no CUDA in torch",
+    ]
+    late = made.failed("skipped", "memory is full", machine_id="m1", device="cuda:0")
+    assert gpus_unmeasured([late], [made.planned(late)], machines) == ["h1: a GPU is here and not measured: memory is full"]
+
+
 def test_launches_that_chose_different_work_are_judged_by_their_rate_and_have_no_time():
     double = Workload(flops=4 * 10**12, dtype="fp32", bound="compute")
     records = [made.record(), made.record(work=double, samples=[2.0] * 30, launch=1)]
@@ -330,6 +353,74 @@ def test_a_baseline_that_cannot_serve_is_not_measured():
     assert (verdict.verdict, verdict.reason) == ("not measured", "the baseline cannot serve: library torch: 1 there, 2 here")
     nothing = one([made.record()], part(of_baseline=0.5), standards=Standards(baseline=[made.record(shape="9")]))
     assert nothing.reason == "the baseline has no number for it"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_number_that_cannot_be_true_is_no_baseline(own):
+    """Reads that a cache answered were ten times as fast: an honest run is not held against them."""
+    lie = made.record(
+        "sequential",
+        samples=[0.1] * 30,
+        work=READ,
+        machine_id="m1" if own else "golden",
+        device_bytes={"read": 1, "asked_read": 9},
+    )
+    honest = made.record("sequential", work=READ, device_bytes={"read": 9, "asked_read": 9})
+    criterion = Criterion(case="*", of_baseline=0.95)
+    verdict = one([honest], criterion, standards=Standards(baseline=[lie]))
+    assert (verdict.verdict, verdict.reason) == (
+        "not measured",
+        "the baseline's number cannot be true: cached: the device moved 11% of the bytes",
+    )
+    others = [made.record("sequential", work=READ, machine_id=f"g{n}") for n in range(2)]
+    if not own:
+        assert one([honest], criterion, standards=Standards(baseline=[lie, *others])).verdict == "pass"
+
+
+def test_what_was_wrong_in_the_baseline_is_no_baseline_though_other_launches_were_well():
+    baseline = [made.record(), made.failed("wrong", "element 3", launch=1)]
+    verdict = one([made.record()], part(of_baseline=0.5), standards=Standards(baseline=baseline))
+    assert (verdict.verdict, verdict.reason) == ("not measured", "the baseline has no number for it")
+
+
+def test_the_numbers_of_a_baseline_are_worked_out_once_however_many_are_held_against_them(monkeypatch):
+    derived = []
+    monkeypatch.setattr(metrics, "derive", lambda records, own=metrics.derive: derived.append(1) or own(records))
+    records = [made.record(machine_id=f"m{n}") for n in range(20)]
+    for baseline in (records, [made.record(machine_id=f"golden-{n}") for n in range(20)]):
+        derived.clear()
+        assert {v.verdict for v in judge(records, [part(of_baseline=0.95)], Standards(baseline=baseline))} == {"pass"}
+        assert len(derived) == 2 * len(records)  # of each that is judged, and of each of the baseline
+
+
+def test_globs_are_matched_once_however_many_machines_measured_a_case(monkeypatch):
+    asked = []
+    monkeypatch.setattr("clustergauge.accept.matches", lambda glob, case: asked.append(case) or True)
+    found = judge([made.record(machine_id=f"m{n}") for n in range(20)], [at_least(1), at_least(1, required=False)])
+    assert len(found) == 40
+    assert len(asked) <= 4
+
+
+def test_a_number_that_cannot_be_true_is_no_peer():
+    """Two of four read from a cache: of the others nobody has three to be held against."""
+    honest, lie = ({"read": n, "asked_read": 9} for n in (9, 1))
+    records = [
+        made.record("sequential", samples=[t] * 30, work=READ, device=f"cpu:{n}", device_bytes=counted)
+        for n, (t, counted) in enumerate([(1.0, honest), (1.0, honest), (0.1, lie), (0.1, lie)])
+    ]
+    found = judge(records, [Criterion(case="*", of_peers=0.95)])
+    assert [v.verdict for v in found] == ["not measured"] * 2 + ["invalid"] * 2
+    assert found[0].reason == "1 peer in this run, 3 are needed to be held against"
+
+
+@given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=1, max_size=9))
+def test_what_peers_reach_is_the_median_of_all_others(times):
+    records = [made.record(device=f"cuda:{n}", samples=[t] * 20) for n, t in enumerate(times)]
+    peers = Peers(Devices(grouped(records)), {})
+    for n, record in enumerate(records):
+        others = times[:n] + times[n + 1 :]
+        count, middle = peers.others(record, "time")
+        assert (count, middle) == (len(others), stats.median(others) if others else 0.0)
 
 
 def test_the_doubt_of_the_baseline_widens_the_interval():

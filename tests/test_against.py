@@ -165,7 +165,9 @@ def test_what_one_device_skips_on_one_side_hides_nothing_of_another_device():
             other = [msgspec.structs.replace(record, device="cuda:1") for record in loaded.records]
             if letter == "A":
                 other = [msgspec.structs.replace(r, status="skipped", reason="no room", measurement=None) for r in other]
-            return replace(loaded, records=[*loaded.records, *other])
+            plans = [msgspec.structs.replace(plan, device="cuda:1") for plan in loaded.run.planned]
+            run = msgspec.structs.replace(loaded.run, planned=[*loaded.run.planned, *plans])
+            return replace(loaded, run=run, records=[*loaded.records, *other])
 
     report = conduct(TwoDevices(planted(0.05)), CASES[3:4])
     assert [(pair.device, comparison.word_of(pair)) for pair in report.pairs] == [("cuda:1", "incomparable"), ("cpu:0", "slower")]

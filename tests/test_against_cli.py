@@ -18,9 +18,10 @@ import pytest
 import run_suite
 from clustergauge import loading
 from tests.command_line import called
+from verbs import comparing
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("clustergauge", "kernels", "collectives", "storage_io", "reports", "suites")
+FOLDERS = ("clustergauge", "kernels", "collectives", "storage_io", "reports", "suites", "verbs")
 PROBE = '''
 """Planted: calls that last as long as they are told."""
 
@@ -245,7 +246,7 @@ def test_a_tree_that_cannot_measure_is_named(repository, tmp_path):
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(repository, tmp_path, monkeypatch, words, said):
     (tmp_path / "t").mkdir()
-    monkeypatch.setattr(run_suite, "ROOT", repository)
+    monkeypatch.setattr(comparing, "ROOT", repository)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     done = called("compare", *words, cwd=repository)

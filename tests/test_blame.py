@@ -142,6 +142,22 @@ def test_what_broke_or_cannot_be_true_is_bad():
     assert details["node-02"].startswith("invalid: the hardware failed meanwhile")
 
 
+def test_bytes_that_went_another_way_are_as_invalid_as_in_the_report_of_their_run():
+    def reduced(number: int, moved: dict[str, int]):
+        host = f"node-{number:02}"
+        counters = Counters(path={"runs": 10} | {f"{host}/lo.{way}_bytes": size for way, size in moved.items()})
+        work = Workload(message_bytes=1 << 26, collective="all_reduce", bound="network")
+        ranks = [Place(rank=rank, host=host) for rank in range(2)]
+        return node(number, work=work, ranks=2, placement=ranks, counters=counters, backend="mpi")
+
+    astray = reduced(1, {"tx": 20 << 26, "rx": 20 << 26})
+    (invalid,) = [v.reason for v in verdicts.judge(astray.records, [], astray.machines) if v.verdict == "invalid"]
+    fleet = judge(astray, *(reduced(n, {"tx": 0, "rx": 0}) for n in range(2, 9)))
+    assert states(fleet) == {"node-01": "bad"}
+    assert fleet.nodes[0].reasons[0].detail == f"invalid: {invalid}"
+    assert "another path" in invalid
+
+
 def test_unmeasured_is_neither_good_nor_bad():
     silent = loaded([made.failed("skipped", "no GPU", machine_id="m01")], node(1).machines["m01"], run_id="r1")
     fleet = judge(silent, *(node(n) for n in range(2, 8)), missing=["node-99"])
@@ -155,7 +171,7 @@ def test_a_run_that_did_not_end_leaves_its_machine_unmeasured():
     cut = type(cut)(msgspec.structs.replace(cut.run, planned=[*cut.run.planned, more]), cut.machines, cut.records, cut.path, [])
     fleet = judge(cut, *(node(n) for n in range(2, 8)))
     assert states(fleet) == {"node-01": "unmeasured"}
-    assert fleet.nodes[0].reasons[0].detail == "1 planned cases have no record"
+    assert fleet.nodes[0].reasons[0].detail == "1 planned case has no record"
 
 
 def test_other_work_is_never_held_against():
@@ -196,7 +212,7 @@ def test_each_node_of_a_run_over_nodes_owes_its_own_cases():
     fleet = judge(loaded_run)
     assert states(fleet) == {"node-2": "unmeasured", "node-3": "unmeasured"}
     details = {n.host: n.reasons[0].detail for n in fleet.nodes if n.reasons}
-    assert details == {"node-2": "1 planned cases have no record", "node-3": "it did not answer"}
+    assert details == {"node-2": "1 planned case has no record", "node-3": "it did not answer"}
 
 
 @pytest.mark.parametrize(("time", "code"), [(1.0, 0), (1.2, 4)])
@@ -334,6 +350,33 @@ def test_a_node_that_was_lost_is_never_good():
     assert alone.nodes[0].reasons[0].detail == LOST
 
 
+@pytest.mark.parametrize(
+    ("reasons", "state"),
+    [
+        ([f"error: node node-002 is lost: {LOST}"], "unmeasured"),
+        ([f"error: node node-002 is lost: {LOST}; not tried again", "ok: "], "unmeasured"),
+        ([f"error: RuntimeError: planned; then node node-002 is lost: {LOST}"], "bad"),
+        (["wrong: element 3", f"error: node node-002 is lost: {LOST}"], "bad"),
+        ([f"error: node node-002 is lost: {LOST}", "wrong: element 3"], "bad"),
+        ([f"error: node node-001 is lost: {LOST}"], "bad"),  # another's loss is none of its own
+    ],
+)
+def test_a_node_that_was_lost_in_a_case_of_its_own_is_bad_only_if_something_had_failed(reasons, state):
+    run = over_nodes(out={"node-002": LOST})
+    own = []
+    for number, told in enumerate(reasons):
+        status, _, why = told.partition(": ")
+        found = made.record(samples=[1.0] * 20, machine_id="m2", launch=number + 1)
+        own.append(found if status == "ok" else msgspec.structs.replace(found, status=status, reason=why, measurement=None))
+    fleet = judge(LoadedRun(run.run, run.machines, [*run.records, *own], run.path, []))
+    assert states(fleet) == {"node-002": state}
+    assert blame.exit_code(fleet) == 3  # a case broke, as the run says
+    if state == "unmeasured":
+        (reason,) = fleet.nodes[0].reasons
+        assert (reason.kind, reason.detail.startswith(f"node node-002 is lost: {LOST}")) == ("lost", True)
+        assert page.lists_of(fleet)["bad.txt"] == b""
+
+
 def test_a_node_kept_out_of_what_nobody_planned_is_whole():
     assert states(judge(over_nodes(out={"node-002": "other versions than most nodes"}))) == {}
     fleet = judge(over_nodes(all_reduce(*HOSTS[3:]), out={"node-002": "other versions than most nodes"}))
@@ -344,3 +387,61 @@ def test_cases_over_nodes_are_measured_for_the_nodes_in_them():
     fleet = judge(over_nodes(all_reduce(*HOSTS[:7]), local=False))
     assert states(fleet) == {"node-007": "unmeasured"}
     assert fleet.nodes[0].reasons[0].detail == "no case was measured"
+
+
+def later(run: LoadedRun, *records, started="2026-11-24T06:30:00Z", out=None) -> LoadedRun:
+    """The same machines measured again, a day later: ``records`` over all of them."""
+    again = over_nodes(*records, out=out)
+    return LoadedRun(msgspec.structs.replace(again.run, started=started), run.machines, again.records, run.path, [])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_over_nodes_too_the_newest_run_counts_and_what_was_wrong_before_is_told(turned):
+    pairs = swept(flat(8, sends_2=0.21), device="cpu:nodes", machine_id="m0")
+    lost = all_reduce(*HOSTS, status="error", reason=f"node node-005 is lost: {LOST}", measurement=None)
+    first = over_nodes(pairs, lost, out={"node-005": LOST})
+    assert states(judge(first)) == {"node-002": "bad", "node-005": "unmeasured"}
+    well = swept(flat(8), device="cpu:nodes", machine_id="m0")
+    second = later(first, well, all_reduce(*HOSTS))
+    fleet = judge(*((second, first) if turned else (first, second)))
+    assert (states(fleet), fleet.joint, blame.exit_code(fleet)) == ({}, [], 0)
+    told = [note for note in fleet.notes if "in a run before its newest, " in note]
+    assert any(note.startswith("node-002: ") and "node-002 sends at 21 % of its peers" in note for note in told)
+    assert any("all_reduce on cpu:nodes: error: node node-005 is lost" in note for note in told)
+    some = later(first, all_reduce(*HOSTS[:7]))  # without the pairs, and without one node
+    fleet = judge(*((some, first) if turned else (first, some)))
+    assert states(fleet) == {"node-002": "bad"}
+    assert {one.word for one in fleet.joint} == {"error", "not measured", "FAIL"}
+    assert blame.exit_code(fleet) == 3
+
+
+def test_of_pairs_within_one_machine_the_newest_counts_too():
+    places = [Place(rank=r, host="node-00", device=f"cuda:{r}") for r in range(8)]
+    machine = made.machine(machine_id="m00", host="node-00", gpus=8)
+    runs = []
+    for number, slow in enumerate(({"sends_2": 0.21}, {})):
+        record = swept(flat(8, **slow), places, device="cuda:all", machine_id="m00", run_id=f"r{number}")
+        run = loaded([record], machine, run_id=f"r{number}")
+        runs.append(
+            LoadedRun(
+                msgspec.structs.replace(run.run, started=f"2026-11-2{number}T06:30:00Z"), run.machines, [record], run.path, []
+            )
+        )
+    assert states(judge(runs[0])) == {"node-00": "bad"}
+    assert states(judge(*runs)) == states(judge(*runs[::-1])) == {}
+    (well,) = judge(*runs).nodes
+    assert judge(*runs).alone == ["node-00"]  # nobody else was there
+    assert well.state == "good"
+
+
+def test_a_link_that_trained_down_in_a_run_is_judged_by_how_the_next_finds_it():
+    meanwhile = node(4, counters=Counters(health={"mlx5_0:1.rate": "400 Gb/sec (4X NDR) → 200 Gb/sec (2X NDR)"}))
+    assert states(judge(meanwhile)) == {"node-04": "bad"}
+    well = node(4)
+    well = LoadedRun(
+        msgspec.structs.replace(well.run, started="2026-11-24T06:30:00Z"), well.machines, well.records, well.path, []
+    )
+    assert states(judge(meanwhile, well)) == states(judge(well, meanwhile)) == {}
+    found = Finding(name="infiniband", state="warning", detail="mlx5_0 runs at 2X", remedy="seat it anew", fails=True)
+    still = {"m04": msgspec.structs.replace(well.machines["m04"], findings=[found])}
+    assert states(judge(meanwhile, LoadedRun(well.run, still, well.records, well.path, []))) == {"node-04": "bad"}

@@ -234,7 +234,7 @@ def test_report_and_verify_show_the_run_again(tmp_path, well):
     copied(folder, tmp_path)
     path = str(only_run(tmp_path))
     said = suite("verify", path)
-    assert (said.returncode, "verdicts and exit code 0 follow from the records" in said.stdout) == (0, True), said
+    assert (said.returncode, "its only verdict and exit code 0 follow from the records" in said.stdout) == (0, True), said
     file = only_run(tmp_path) / "records.jsonl"
     file.write_text(file.read_text().replace('"launch":0', '"launch":1'))
     done = called("verify", path)
@@ -346,6 +346,24 @@ def test_max_time_starts_no_more_cases_and_says_how_to_go_on(tmp_path, faulty):
     assert len(records(tmp_path)) == 2
 
 
+def test_a_run_that_goes_on_is_judged_by_what_it_was_begun_with(tmp_path, faulty):
+    """The line that says how to go on names no --accept: without it all would be well."""
+    asked = tmp_path / "asked.toml"
+    asked.write_text('[[criteria]]\ncase = "misbehave"\nmetric = "time"\nunit = "ns"\nlimit = 1e-3\nsource = "planted"\n')
+    done = suite(*faulty("well"), "--max-time", "1ms", "--accept", str(asked))
+    assert done.returncode == 4, done.stderr
+    path, results = only_run(tmp_path), ("-o", str(tmp_path / "results"))
+    shutil.copytree(path, tmp_path / "killed")
+    done = suite("--resume", "latest", *AGAIN, *results)
+    assert done.returncode == 1, done
+    assert "source: planted" in done.stdout
+    assert (path / "acceptance.toml").read_text() == asked.read_text()
+    for name in ("verdicts.json", "acceptance.toml", "SHA256SUMS"):
+        (tmp_path / "killed" / name).unlink()
+    done = called("--resume", str(tmp_path / "killed"), *AGAIN, *results)
+    assert (done.returncode, "was begun with --accept, of which nothing is kept: say it again" in done.stderr) == (2, True), done
+
+
 def test_a_run_folder_does_not_choose_what_is_executed_imported_or_written_to(tmp_path, stopped):
     copied(stopped[0], tmp_path)
     path, results = only_run(tmp_path), ("-o", str(tmp_path / "results"))
@@ -428,7 +446,7 @@ def wait_for(what, within_s: float) -> None:
 
 def test_a_run_remembers_its_topology_and_a_broken_one_stops_it_at_once(tmp_path, faulty):
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
-    good.write_text("[[leaf]]\nname = 'l1'\nhosts = ['node[1-4]']\n")
+    good.write_text("[[leaf]]\nname = 'l1'\nhosts = ['*', 'node[1-4]']\n")
     bad.write_text("[[leaf]]\nname = 'l1'\nhosts = ['node[4-1]']\n")
     done = called(*faulty("well"), "--topology", str(good))
     assert done.returncode == 0, done.stderr
@@ -443,3 +461,23 @@ def test_a_run_remembers_its_topology_and_a_broken_one_stops_it_at_once(tmp_path
     done = called("--resume", "latest", *AGAIN, "--topology", str(good), "-o", str(tmp_path / "results"))
     assert done.returncode == 2
     assert "--resume takes the topology from the run" in done.stderr
+
+
+def test_a_topology_of_other_hosts_is_the_users_mistake_and_said_before_anything_is_measured(tmp_path, faulty):
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text("[[leaf]]\nname = 'l1'\nhosts = ['other[1-4]', 'spare*']\n[[leaf]]\nname = 'l2'\nhosts = ['last']\n")
+    here = os.uname().nodename
+    said = f"{elsewhere}: none of the hosts that it names is measured: it has other[1-4], spare*, last; measured are"
+    for words, measured in (
+        (faulty("well"), here),
+        ([*faulty("well"), "--remote", "false {host}", "--hosts", "na,nb,nc"], "na, nb, nc"),
+    ):
+        done = called(*words, "--topology", str(elsewhere))
+        assert done.returncode == 2
+        assert done.stderr == f"run_suite.py: {said} {measured} (write them there as they are called here)\n"
+        assert not (tmp_path / "results").exists()
+    assert called(*faulty("well")).returncode == 0
+    for words in (("report", "latest"), ("fleet", "latest")):
+        done = called(*words, "-o", str(tmp_path / "results"), "--topology", str(elsewhere))
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"run_suite.py: {said} {here}")

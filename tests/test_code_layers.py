@@ -75,10 +75,10 @@ def test_the_library_loads_no_probe_and_draws_nothing():
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        ("clustergauge", PROBE_FOLDERS | {"reports", "rich", "tests", "run_suite", "pickle", "."}),
-        ("reports", PROBE_FOLDERS | DEVICE_LIBRARIES | {"tests", "run_suite", "pickle", "."}),
+        ("clustergauge", PROBE_FOLDERS | {"reports", "rich", "tests", "run_suite", "verbs", "pickle", "."}),
+        ("reports", PROBE_FOLDERS | DEVICE_LIBRARIES | {"tests", "run_suite", "verbs", "pickle", "."}),
         *(
-            (folder, (PROBE_FOLDERS - {folder}) | {"reports", "tests", "run_suite", "pickle", "."})
+            (folder, (PROBE_FOLDERS - {folder}) | {"reports", "tests", "run_suite", "verbs", "pickle", "."})
             for folder in sorted(PROBE_FOLDERS)
         ),
     ],

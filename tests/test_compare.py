@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import compare, differ
+from clustergauge import compare, differ, path
 from clustergauge.execute import execute
 from clustergauge.loading import LoadedRun
 from clustergauge.messages import Job
-from clustergauge.model import Gpu, Measurement, Workload
+from clustergauge.model import Counters, Gpu, Measurement, Place, Workload
 from clustergauge.worker import load_probe
 from clustergauge.world import Serial
-from reports import comparison
+from reports import comparison, side_by_side
 from reports.markdown import cell
 from tests import made
 
@@ -90,6 +90,15 @@ def test_machines_that_differ_are_not_compared_unless_somebody_insists(machine, 
     assert "compared anyway" in comparison.page_of(anyway, 120).text()
 
 
+def test_what_the_kernel_keeps_of_the_memory_makes_no_other_machine():
+    """Around 251.5 GiB, and a GiB less: as much as another kernel, or a dump of one, takes."""
+    sizes = [int(gib * 2**30) for gib in (251.4999, 251.5001, 250.6)]
+    machines = [made.machine(memory_bytes=size) for size in sizes]
+    assert [differ.of_machines(machines[0], other) for other in machines] == [[], [], []]
+    (lost,) = differ.of_machines(machines[0], made.machine(memory_bytes=int(219.9 * 2**30)))
+    assert (lost.name, lost.a, lost.b) == ("memory", "256 GiB", "224 GiB")
+
+
 def test_gpus_that_run_at_another_clock_or_power_limit_are_other_machines():
     gpu = Gpu(index=0, name="H100", uuid="GPU-0", sm_clock_max_mhz=1980, power_limit_w=700, ecc=True)
     one = made.machine(gpus=0)
@@ -155,6 +164,13 @@ def test_launches_of_one_side_that_did_different_work_are_not_compared_by_their_
     assert report.pairs[0].a.name == "compute"
 
 
+def test_launches_that_have_nothing_in_common_have_no_number():
+    apart = [*launches(1.0, 2, ranks=2), *(msgspec.structs.replace(r, launch=r.launch + 2) for r in launches(1.0, 2, ranks=3))]
+    (pair,) = compare.compare(loaded(apart), loaded(launches(1.0, seed=1)), anyway=True).pairs
+    assert (pair.word, pair.a) == ("incomparable", None)
+    assert [line.values for line in side_by_side.lines_of([loaded(apart)])] == []
+
+
 def test_another_cache_policy_is_other_work():
     hot = Measurement(clock="wall", cache="hot", samples_s=[1.0] * 30)
     report = compare.compare(loaded(launches(1.0)), loaded(launches(1.0, measurement=hot)), anyway=True)
@@ -196,6 +212,68 @@ def test_skipped_cases_say_nothing_and_two_empty_runs_are_unknown():
     report = compare.compare(loaded(skipped), loaded(skipped))
     assert report.pairs == []
     assert compare.exit_code(report) == 4
+
+
+@pytest.mark.parametrize(("side", "code"), [("A", 4), ("B", 4)])
+def test_what_both_planned_and_one_skipped_does_not_read_as_unchanged(side, code):
+    gone = [made.failed("skipped", "no GPU", shape="2")]
+    whole = [*launches(1.0, shape="1"), *launches(1.0, shape="2")]
+    sides = {"A": whole, "B": whole} | {side: [*launches(1.0, seed=1, shape="1"), *gone]}
+    report = compare.compare(loaded(sides["A"]), loaded(sides["B"]))
+    assert sorted(words(report)) == ["incomparable", "same"]
+    left = report.pairs[0]
+    assert (left.why, left.launches) == (f"in {side}: skipped: no GPU", (0, 5) if side == "A" else (5, 0))
+    assert (left.a is None, left.b is None) == (side == "A", side == "B")
+    assert (report.only_a, report.only_b) == ([], [])
+    assert compare.exit_code(report) == code
+    assert "in both runs" not in comparison.markdown(report)
+
+
+def test_a_case_that_moved_from_the_gpu_to_the_processor_is_not_the_same_case():
+    on_gpu, both = launches(1.0, device="cuda:0"), launches(1.0, shape="1")
+    report = compare.compare(loaded([*on_gpu, *both]), loaded([*launches(1.0), *both]))
+    assert words(report) == ["incomparable", "same"]
+    assert report.pairs[0].why == "in B: only on cpu:0"
+    assert report.only_b == ["matmul/shape=1024"]
+    assert compare.exit_code(report) == 4
+
+
+def test_a_case_that_a_run_did_not_get_to_is_incomparable():
+    a = loaded([*launches(1.0, shape="1"), *launches(1.0, shape="2")])
+    b = loaded(launches(1.0, seed=1, shape="1"), planned=a.run.planned)
+    report = compare.compare(a, b)
+    assert [(p.word, p.why) for p in report.pairs] == [("incomparable", "in B: it has no record"), ("same", "")]
+    back = compare.compare(b, a)
+    assert [(p.word, p.why) for p in back.pairs] == [("incomparable", "in A: it has no record"), ("same", "")]
+
+
+def test_what_broke_in_b_and_was_skipped_in_a_is_broken():
+    skipped, broken = made.failed("skipped", "no GPU", shape="1"), made.failed("error", "it died", shape="1")
+    report = compare.compare(loaded([skipped, *launches(1.0)]), loaded([broken, *launches(1.0, seed=1)]))
+    assert sorted(words(report)) == ["broken", "same"]
+    assert report.pairs[-1].why == "in B: error: it died; in A: skipped: no GPU"
+    assert compare.exit_code(report) == 3
+
+
+def test_fresh_launches_speak_for_their_case_as_in_the_report_of_their_run():
+    fresh = [msgspec.structs.replace(r, launch=r.launch + 1, confirms=True) for r in launches(1.0, 4)]
+    report = compare.compare(loaded([*launches(9.0, 1), *fresh]), loaded(launches(1.0, seed=1)))
+    assert words(report) == ["same"]
+    assert report.pairs[0].launches == (4, 5)
+
+
+def test_bytes_that_went_another_way_are_not_compared():
+    """Memory that ranks share was meant, and the loopback moved the bytes: as invalid here as in the report of the run."""
+    machine = made.machine()
+    moved = {"runs": 10, "node-1/lo.tx_bytes": 20 << 26, "node-1/lo.rx_bytes": 20 << 26}
+    work = Workload(message_bytes=1 << 26, collective="all_reduce", dtype="fp32", bound="network")
+    more = {"ranks": 2, "work": work, "placement": [Place(rank=n, host="node-1") for n in range(2)]}
+    right = launches(1.0, backend="mpi", **more)
+    astray = launches(0.5, backend="mpi", counters=Counters(path=moved), **more)
+    assert path.proof(astray[0], [machine]).state == "contradicted"
+    report = compare.compare(loaded(right, machine), loaded(astray, machine))
+    assert words(report) == ["broken"]
+    assert "another path" in report.pairs[0].why
 
 
 def test_the_largest_slowdown_comes_last_and_first_in_markdown():
@@ -244,19 +322,31 @@ def test_the_table_of_two_runs_as_it_is_printed():
 
 def test_many_runs_mark_the_best_and_say_how_much_of_it_the_others_reach():
     runs = [loaded(launches(t, spread=0.0), run_id=f"r{i}") for i, t in enumerate((1.0, 0.5, 2.0))]
-    (line,) = comparison.lines_of(runs)
+    (line,) = side_by_side.lines_of(runs)
     assert line.best == 1
     assert [line.ratio(i) for i in range(3)] == pytest.approx([0.5, 1.0, 0.25])
-    text = comparison.many_page(runs, 120).text()
+    text = side_by_side.page_of(runs, 120).text()
     assert "4.00 TFLOP/s    *" in text
     assert "1.00 TFLOP/s 25 %" in text
-    assert "**4.00 TFLOP/s**" in comparison.many_markdown(runs)
+    assert "**4.00 TFLOP/s**" in side_by_side.markdown(runs)
+
+
+@pytest.mark.parametrize("kind", ["wrong", "invalid"])
+def test_what_cannot_be_believed_is_best_of_nothing(kind):
+    fast = launches(0.1)
+    if kind == "wrong":
+        fast[0] = made.failed("wrong", "element 3", shape="1024")
+    else:
+        fast = launches(0.1, device_bytes={"read": 1, "asked_read": 100})
+    (line,) = side_by_side.lines_of([loaded(launches(1.0)), loaded(fast), loaded(launches(2.0))])
+    assert line.values[1] is None
+    assert line.best == 0
 
 
 def test_a_run_that_lacks_a_case_shows_none():
     runs = [loaded(launches(1.0)), loaded(launches(1.0, shape="2"))]
-    assert [line.values.count(None) for line in comparison.lines_of(runs)] == [1, 1]
-    assert all(line.best is None for line in comparison.lines_of(runs))
+    assert [line.values.count(None) for line in side_by_side.lines_of(runs)] == [1, 1]
+    assert all(line.best is None for line in side_by_side.lines_of(runs))
 
 
 def test_names_from_a_foreign_run_are_no_markup():
@@ -288,5 +378,6 @@ def test_a_machine_is_no_partner_of_two():
         return LoadedRun(made.run(records, run_id=name), machines, records, Path("x"), [])
 
     report = compare.compare(run("a", old="n1", other="n2"), run("b", new="n3", other="n1"))
-    assert [pair.hosts for pair in report.pairs] == [("n2", "n1")]
-    assert (len(report.only_a), len(report.only_b)) == (1, 1)
+    assert [pair.hosts for pair in report.pairs] == [("n1", ""), ("n2", "n1")]
+    assert (report.pairs[0].word, report.pairs[0].why) == ("incomparable", "in B: this machine is not there")
+    assert (report.only_a, report.only_b) == ([], ["matmul"])

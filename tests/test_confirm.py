@@ -73,7 +73,7 @@ def test_the_slow_host_is_confirmed_the_other_cleared_and_what_cannot_be_measure
     assert first.joinpath("records.jsonl").read_bytes() == before
     again = suite(tmp_path, "fleet", str(tmp_path / "r"), "--format", "json")
     states = {n["host"]: n["state"] for n in json.loads(again.stdout)["nodes"]}
-    assert (states["n5-slow"], states["n6-once"], states["n7-gone"]) == ("bad", "good", "suspect")
+    assert (states["n5-slow"], states["n6-once"], states["n7-gone"]) == ("bad", "good", "suspect"), again.stdout
 
 
 # -- nothing is started below

@@ -84,6 +84,12 @@ def test_the_source_of_the_file_serves_criteria_without_one():
         ("gpus = 8", "gpus = -8", "a.toml:5: expect.gpus: -8: must be 0 or more"),
         ("gpus = 8", "gpu_count = 8", "a.toml:5: expect.gpu_count: Object contains unknown field"),
         ('"80GiB"', '"many"', "a.toml:6: expect.gpu_memory: "),
+        (
+            "gpus = 8",
+            'nic_kind = "roce"',
+            "a.toml:5: expect.nic_kind: says which ports are meant: say how many",
+        ),
+        ("gpus = 8", "nic_rate_gbit_s = 400", "a.toml:5: expect.nic_rate_gbit_s: says which ports are meant"),
         ('">=550"', '"new"', "a.toml:9: expect.versions.nvidia_driver: 'new' is no version"),
     ],
 )

@@ -15,9 +15,12 @@ import pytest
 
 from clustergauge import metrics
 from clustergauge.loading import LoadedRun
-from reports import export
+from clustergauge.verdicts import Asked
+from reports import export, outcome
 from reports.rows import rows_of
+from tests import made
 from tests.made_up import COPY, CPU, MATMUL, TINY, loaded, planned, record, verdict
+from tests.test_pages import of_many_nodes
 
 HOSTILE = '</testcase><script>alert(1)</script>|"\\`]]>\x00\x1b[31m\ufffe'
 SAMPLE = re.compile(r'(clustergauge_[a-z0-9_]+)\{((?:[a-z]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\} (\S+)')
@@ -123,6 +126,50 @@ def test_pytest_benchmark_compares_the_export(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"{run.records[0].case} [") == 2
+
+
+def test_a_number_that_cannot_be_true_is_no_series_and_no_benchmark():
+    good, lie = record("matmul", MATMUL), record("memory", COPY)
+    run = loaded(good, lie)
+    rows = rows_of(run, [verdict(lie, "invalid", "", 0.0, "", reason="cached")])
+    lines = export.to_prometheus(run, rows).splitlines()
+    of_lie = [line for line in lines if f'case="{lie.case}"' in line]
+    assert [line.partition("{")[0] for line in of_lie] == ["clustergauge_case"]
+    assert 'verdict="invalid"' in of_lie[0]
+    assert [b["group"] for b in json.loads(export.to_pytest_benchmark(run, rows))["benchmarks"]] == [good.case]
+    line = list(csv.reader(io.StringIO(export.to_csv(run, rows))))[2]
+    assert line[export.COLUMNS.index("verdict")] == "invalid"
+
+
+@pytest.mark.parametrize("form", ["junit", "csv", "md", "prom"])
+def test_what_the_exit_code_counts_beside_cases_is_told_to_programs_too(form, capsysbinary):
+    """All cases are well: a node is slow, another was not reached, GPUs are there that nobody measured."""
+    run = of_many_nodes()
+    gpus = {name: msgspec.structs.replace(machine, gpus=made.machine(1).gpus) for name, machine in run.machines.items()}
+    plans = [made.planned(run.records[0], instead="no driver")]
+    run = LoadedRun(msgspec.structs.replace(run.run, planned=plans), gpus, run.records, run.path, [])
+    assert outcome.show(run, Asked(), form, lambda _: None) == 4
+    text = capsysbinary.readouterr().out.decode()
+    if form == "junit":
+        suite = ET.fromstring(text).find("testsuite")
+        assert suite is not None
+        told = {(case.get("classname"), case.get("name")): case[0].get("type") for case in suite if len(case)}
+        assert told == {
+            ("node-05", "nodes"): "inconclusive",
+            ("node-99", "nodes"): "not measured",
+            ("run", "run"): "not measured",
+        }
+        assert suite.get("errors") == "3"
+    if form == "csv":
+        lines = [dict(zip(export.COLUMNS, line, strict=True)) for line in csv.reader(io.StringIO(text))][1:]
+        told = [(line["case"], line["host"], line["verdict"]) for line in lines if line["verdict"] != "unreferenced"]
+        assert told == [("nodes", "node-05", "inconclusive"), ("nodes", "node-99", "not measured"), ("run", "", "not measured")]
+        assert "no route to host" in lines[-2]["reason"]
+        assert "a GPU is here and not measured: no driver" in lines[-1]["reason"]
+    if form == "md":
+        assert "| **inconclusive** | nodes | node-05 |" in text
+    if form == "prom":
+        assert text.count('clustergauge_case{case="nodes"') == 2
 
 
 def test_every_unit_has_a_suffix_in_prometheus():

@@ -167,6 +167,20 @@ def test_a_case_over_nodes_that_was_skipped_when_planned_is_no_error_though_too_
     assert [(r.status, r.reason) for r in load(folder.path).records] == [("skipped", "no GPU here")]
 
 
+def test_a_node_without_the_gpus_that_others_have_is_kept_out_of_what_spans_them(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = {n: made.machine(gpus=8 if n == "good" else 0, host=n, machine_id=n, node=n) for n in ("good", "odd")}
+    plan = made.planned(made.record("all_reduce", device="cuda:nodes"), hosts="good,odd", nodes=2, ranks=16)
+    run = msgspec.structs.replace(made.run([]), planned=[plan])
+    silent: Any = SimpleNamespace(start=lambda *_: None, stop=lambda: None, done=lambda _: None)
+    monkeypatch.setattr("clustergauge.fleet.Spanning", lambda *_: SimpleNamespace(measure=lambda _: None))
+    supervisors: Any = {name: Planted(name) for name in machines}
+    folder = RunFolder.create(tmp_path, run)
+    conduct(folder, run, Fleet(desk, Planted, supervisors, machines), silent)
+    assert load(folder.path).run.left_out == {"odd": "what spans nodes takes 8 GPUs of each, here 0 can be used"}
+
+
 def test_nodes_are_taken_over_all_at_once(desk: Desk) -> None:
     """Each ends its pool first: one after the other would take a fleet minutes."""
     names = [f"n{number}" for number in range(8)]

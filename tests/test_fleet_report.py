@@ -8,13 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import folder, reduce
+from clustergauge import folder, hosts, reduce, topology
 from clustergauge.errors import UsageError
+from clustergauge.loading import LoadedRun
 from clustergauge.store import load
 from reports import fleet as report
 from tests import made, run_folders
 from tests.command_line import called
 from tests.test_blame import judge, node
+from tests.test_presence import kept
 
 
 def a_fleet():
@@ -24,7 +26,7 @@ def a_fleet():
 def test_the_page_ends_with_the_worst():
     text = report.page_of(a_fleet(), 100).text()
     assert text == (
-        "11 nodes · 1 cases\n"
+        "11 nodes · 1 case\n"
         "\n"
         "case    devices  median  slowest over fastest  loss it would show\n"
         "matmul       10  1.00 s                  25 %               3.3 %\n"
@@ -61,6 +63,40 @@ def test_the_lists_are_compressed_and_hold_only_names_of_hosts(tmp_path):
     assert {n["state"] for n in nodes if n["host"] == "$(reboot) x"} == {"suspect"}
 
 
+def test_names_without_leading_zeros_are_listed_by_their_numbers():
+    fleet = judge(node(0), missing=[f"n{number}" for number in (1, 2, 10, 9, 11, 100)])
+    assert report.lists_of(fleet)[folder.UNMEASURED] == b"n[1-2,9],n[10-11],n100\n"
+
+
+ROWS = "h[10-17],h[20-27],h[30-37],h[40-47]"
+
+
+def in_racks(run_id: str, racks: str = "r{}"):
+    """A run over 32 nodes in four racks, of which the second is slow as a whole; it remembers where they stand."""
+    leaves = [topology.Leaf(name=f"l{n}", rack=racks.format(n), hosts=[f"h[{n}0-{n}7]"]) for n in range(1, 5)]
+    machines = {f"m-{host}": made.machine(machine_id=f"m-{host}", host=host, node=host) for host in hosts.expand(ROWS)}
+    records = [
+        made.record(run_id=run_id, machine_id=name, samples=[(1.2 if name.startswith("m-h2") else 1.0) * (1 + 1e-4 * n)] * 20)
+        for n, name in enumerate(machines)
+    ]
+    settings = {"topology": topology.Topology(leaf=leaves).text()}
+    run = made.run(records, run_id=run_id, planned=[made.planned(records[0], hosts=ROWS)], settings=settings)
+    return LoadedRun(run, machines, records, Path("/x"), [])
+
+
+def test_a_fleet_of_one_run_is_judged_in_its_own_racks(tmp_path):
+    """As its report judges it: without them all nodes of the slow one would be suspects."""
+    kept(tmp_path, in_racks("one"))
+    done = called("fleet", str(tmp_path), cwd=tmp_path)
+    assert "rack slow: rack r2: matmul at 83% of the others (8 devices)" in done.stdout
+    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (4, "32 good", "")
+    assert called("report", str(tmp_path / "one"), cwd=tmp_path).stdout.endswith(done.stdout.partition("\n")[2])
+    kept(tmp_path, in_racks("two", "other-{}"))
+    done = called("fleet", str(tmp_path), cwd=tmp_path)
+    assert "rack slow" not in done.stdout
+    assert "the runs remember several topologies, of which none is taken: name one with --topology" in done.stderr
+
+
 def test_json_is_one_document(capsysbinary):
     report.show(a_fleet(), "json")
     document = msgspec.json.decode(capsysbinary.readouterr().out)
@@ -77,6 +113,10 @@ def test_the_command_reads_a_folder_of_runs(tmp_path):
     assert done.returncode == 4, done
     assert "3 good · 1 unmeasured" in done.stdout
     assert (tmp_path / "l" / "unmeasured.txt").read_text() == "node-03\n"
+    leaves = tmp_path / "leaves.toml"
+    leaves.write_text("[[leaf]]\nname = 'l1'\nrack = 'r1'\nhosts = ['node-0[0-1]']\n")
+    done = called("fleet", str(tmp_path / "runs"), "--topology", str(leaves), cwd=tmp_path)
+    assert "note: in no leaf of the topology: node-02: which leaf" in " ".join(done.stdout.split())
 
 
 def folder_of(parent: Path, run, number: int):

@@ -127,7 +127,7 @@ def test_what_is_planned_for_a_gibibyte_is_laid_out_sampled_and_read_back():
 
 
 def test_names_that_are_made_and_removed_are_counted():
-    assert metadata.needs(files=10_000).moves.names == 10_000
+    assert metadata.needs("one", files=10_000).moves.names == 10_000
     files = CASES["small files"][0].moves
     assert files.names * (128 << 10) == small_files.TOTAL_BYTES
     loader = load_probes(["storage_io.loader"])["loader"]

@@ -106,3 +106,12 @@ def test_a_host_may_go_by_another_name(monkeypatch):
     monkeypatch.delenv("CLUSTERGAUGE_HOST")
     assert hosts.own() != "elsewhere"
     assert hosts.scratch_folder("t") != first
+
+
+@given(st.lists(st.integers(0, 2000), unique=True, min_size=1), st.sampled_from(["n{}", "n{:04}", "r1-n{}.site"]))
+def test_ordered_by_their_numbers_names_are_compressed_to_as_few_pieces_as_they_have_widths(numbers, form):
+    names = [form.format(n) for n in numbers]
+    listed = hosts.compress(hosts.ordered(names))
+    assert set(hosts.expand(listed)) == set(names)
+    assert len(hosts._split(listed)) == len({len(name) for name in names})
+    assert hosts.ordered(["b2", "a10", "a9", "b1", "login"]) == ["a9", "a10", "b1", "b2", "login"]

@@ -17,6 +17,7 @@ from clustergauge.plan import Wish, load_probes, load_suite, plan
 from clustergauge.plan_nodes import plan_nodes
 from clustergauge.units import parse_rate, parse_size
 from tests import made
+from verbs.cases import probe_modules
 
 SUITES = Path(run_suite.__file__).parent / "suites"
 FILES = sorted((SUITES / "machines").glob("*.toml"))
@@ -51,7 +52,7 @@ def everything(monkeypatch):
     """All packages are there, as on such a machine; they are not imported."""
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: object() if name == "cupy" else found(name, *more))
-    return load_probes(run_suite._own_probe_modules())
+    return load_probes(probe_modules())
 
 
 def test_the_files_are_those_we_know_parts_for():

@@ -19,6 +19,23 @@ def test_names_that_do_not_fit_lose_what_is_common_first_and_stay_different():
     assert layout.squeezed(["all_reduce/nccl/float8/64MiB"], 20) == {"all_reduce/nccl/float8/64MiB": "all_reduce…at8/64MiB"}
 
 
+def test_half_a_number_never_stands_for_another():
+    """Seen in a table: ``storage/…/8KiB/56GiB`` of a file of 256 GiB."""
+    names = [f"storage/sequential/read/direct/{block}/{size}" for block in ("128KiB", "1MiB") for size in ("256GiB", "16GiB")]
+    for width in range(16, 50):
+        shown = layout.squeezed(names, width)
+        assert len(set(shown.values())) == len(names)
+        for name, short in shown.items():
+            assert cell_len(short) <= width
+            whole = set(re.findall(r"\d\w*", name))
+            assert set(re.findall(r"\d\w*", short)) <= whole, (width, short)
+
+
+def test_a_number_is_cut_where_nothing_else_tells_names_apart():
+    names = [f"matmul/{n}{'1' * 30}" for n in (1, 2)]
+    assert len(set(layout.squeezed(names, 16).values())) == 2
+
+
 @given(st.lists(st.text(st.sampled_from("ab漢/é…"), max_size=30), max_size=6), st.integers(4, 40))
 def test_squeezed_names_fit(names, width):
     assert all(cell_len(short) <= width for short in layout.squeezed(names, width).values())

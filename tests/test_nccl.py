@@ -197,8 +197,9 @@ def test_what_forces_a_path_is_all_that_a_run_folder_may_ask_for() -> None:
 
 def test_a_run_that_asks_for_more_is_refused(tmp_path: Path) -> None:
     import run_suite
+    from verbs.cases import check_trust
 
     options = run_suite.make_parser().parse_args(["run", "-o", str(tmp_path)])
     bad = msgspec.structs.replace(cases(2, nvlink=True)[0], env={"LD_PRELOAD": "evil.so"})
     with pytest.raises(UsageError, match="LD_PRELOAD"):
-        run_suite._trust(made.run([]), [bad], options, tmp_path, {})  # pyright: ignore[reportPrivateUsage]
+        check_trust(made.run([]), [bad], options, tmp_path, {})

@@ -79,7 +79,7 @@ def test_hosts_that_have_ipv6_alone_are_found_by_the_route_and_called_by_their_a
         for world in ("torch", "mpi"):
             result = nodes.run(supervisor, "well", world, ranks=3, nodes=3, timeout_s=20)
             assert result.outcome.status == "ok", result
-            assert [place.host for place in result.where] == ["c0", "c1", "c2"]
+            assert [place.host for place in result.where] == names
     finally:
         supervisor.close()
         fleet.close()

@@ -24,7 +24,7 @@ from clustergauge.errors import UsageError
 from clustergauge.fleet import odd_ones
 from clustergauge.launch import Install, Means, PoolKey, passed_on
 from clustergauge.plan import Wish, load_probes, load_suite
-from clustergauge.plan_nodes import plan_nodes
+from clustergauge.plan_nodes import plan_nodes, short_of_gpus
 from clustergauge.remote import Desk, remote_words
 from clustergauge.spread import orders, over_nodes, reach, seats
 from clustergauge.team import _extremes
@@ -224,9 +224,10 @@ phase = "run"
 """
 
 
-def cli(tmp_path, *words: str) -> tuple[int, str, list[dict], dict]:
-    """Run the command line over nodes: exit code, what it said, records, run."""
-    (tmp_path / "nodes.toml").write_text(SUITE)
+def cli(tmp_path, *words: str, text: str = "") -> tuple[int, str, list[dict], dict]:
+    """Run the command line over nodes: exit code, what it said, records, run.  ``text``: of the suite, named here."""
+    (tmp_path / "nodes.toml").write_text(text or SUITE)
+    words = (*(("--suite", str(tmp_path / "nodes.toml")) if text else ()), *words)
     command = [sys.executable, str(code.ROOT / "run_suite.py"), "run", "--probes", "tests.faults.misbehaving"]
     command += ["--remote", nodes.REMOTE, "--address", nodes.HERE, "-o", str(tmp_path), *words]
     done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=110)
@@ -259,6 +260,39 @@ def test_a_run_over_nodes_keeps_what_fails_out_of_the_next_tier_and_can_be_resum
     status, said, again, _ = cli(tmp_path, "--resume", "latest", "--hosts", "na,nb")
     assert status == 2
     assert "that run used --hosts 'na,nb,nc-sick'" in said
+
+
+def test_a_node_whose_agent_is_killed_is_unmeasured_wherever_it_is_told(tmp_path):
+    """Nobody knows whether it is bad: it is in no list of bad ones, and all that judge the run agree."""
+    text = SUITE.replace('how = ["well", "sick"]', 'how = ["lose", "well"]')
+    status, said, records, run = cli(tmp_path, "--hosts", "na,nb,nc-sick", "--ranks", "1", text=text)
+    assert status == 3, said  # a case broke
+    names = {r["machine_id"]: r["placement"][0]["host"] for r in records if r["params"]["world"] == "serial"}
+    told = {(names[r["machine_id"]], r["params"]["how"]): r for r in records if r["params"]["world"] == "serial"}
+    lost = told.pop(("nc-sick", "lose"))
+    assert {r["status"] for r in told.values()} == {"ok"}  # its agent was started again
+    assert len(told) == 5
+    assert lost["status"] == "error"
+    assert lost["reason"].startswith("node nc-sick is lost: the agent of nc-sick died (")
+    assert "rank 0 on nc-sick went with it" in lost["reason"]
+    assert run["left_out"] == {"nc-sick": lost["reason"]}
+    (together,) = [r for r in records if r["device"] == "cpu:nodes"]
+    assert [place["host"] for place in together["placement"]] == ["na", "nb"]
+    (folder,) = [path for path in tmp_path.iterdir() if (path / "run.json").exists()]
+    lists = {name: (folder / f"{name}.txt").read_text() for name in ("bad", "suspect", "unmeasured")}
+    assert lists == {"bad": "", "suspect": "", "unmeasured": "nc-sick\n"}
+    nodes_ = {n["host"]: n for n in json.loads((folder / "nodes.json").read_text())["nodes"]}
+    assert {host: n["state"] for host, n in nodes_.items()} == {"na": "good", "nb": "good", "nc-sick": "unmeasured"}
+    assert nodes_["nc-sick"]["reason"].startswith("lost on cpu:0 in misbehave/")
+    assert "unmeasured nc-sick\n  lost on cpu:0 in misbehave/" in said
+    for verb in ("report", "fleet"):
+        command = [sys.executable, str(code.ROOT / "run_suite.py"), verb, "latest", "-o", str(tmp_path)]
+        done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 3
+        assert "2 good · 1 unmeasured" in done.stdout
+    command = [sys.executable, str(code.ROOT / "run_suite.py"), "verify", "latest", "-o", str(tmp_path)]
+    done = subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_node_that_cannot_be_had_is_no_success_though_all_it_owes_is_its_share_of_what_spans_nodes(tmp_path):
@@ -496,3 +530,23 @@ def test_each_node_of_many_brings_its_own_gpus_for_its_own_ranks(tmp_path):
     assert {(p.device, p.ranks, p.skip) for p in together} == {("cuda:nodes", 16, "")}
     few = [p for p in plan_nodes(suite, probes, machines, list(machines), Wish(ranks=9)) if p.nodes > 1]
     assert {p.skip for p in few} == {"9 ranks need a GPU each, here are 8"}
+
+
+def test_one_node_that_lost_its_gpus_does_not_take_them_from_what_spans_the_others(tmp_path):
+    """It was the least of all, and no collective of GPUs was planned, and none missed."""
+    (tmp_path / "one.toml").write_text('title = "t"\n[[cases]]\nprobe = "all_reduce"\nbackend = ["nccl", "gloo"]\nsize = "8B"\n')
+    suite, probes = load_suite(tmp_path / "one.toml"), load_probes(["collectives.operations"])
+    machines = {f"n{n}": made.machine(gpus=8 if n else 0, machine_id=f"m{n}") for n in range(4)}
+    together = [p for p in plan_nodes(suite, probes, machines, list(machines), Wish()) if p.nodes > 1]
+    assert {(p.params["backend"], p.device, p.ranks, p.hosts, p.skip) for p in together if p.device == "cuda:nodes"} == {
+        ("nccl", "cuda:nodes", 32, "n[0-3]", "")
+    }
+    short = short_of_gpus(machines, together)
+    assert short == {"n0": "what spans nodes takes 8 GPUs of each, here 0 can be used"}
+    plain = machines | {"n0": made.machine(gpus=8, versions={"torch": "2.13.0+cpu"})}
+    assert list(short_of_gpus(plain, together)) == ["n0"]
+    few = {f"n{n}": made.machine(gpus=8 if n == 3 else 0, machine_id=f"m{n}") for n in range(4)}
+    assert not [p for p in plan_nodes(suite, probes, few, list(few), Wish()) if p.device == "cuda:nodes" and not p.skip]
+    on_cpu = plan_nodes(suite, probes, machines, list(machines), Wish(device="cpu"))
+    assert short_of_gpus(machines, on_cpu) == {}
+    assert {p.device for p in on_cpu if p.nodes > 1} == {"cpu:nodes"}

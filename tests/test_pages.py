@@ -10,10 +10,10 @@ import pytest
 
 from clustergauge import blame, compare, gauged, reduce
 from clustergauge.selftest import Known, Selftest
-from reports import charts, comparison, comparison_page, fleet_page, page
+from reports import charts, comparison, comparison_page, fleet_page, page, side_by_side
 from reports.rows import rows_of
 from tests import made
-from tests.made_up import COPY, CPU, MATMUL, loaded, record
+from tests.made_up import COPY, CPU, MATMUL, loaded, record, verdict
 from tests.pages import BROWSER, HOSTILE, draw, is_safe, parsed
 from tests.test_blame import node
 from tests.test_compare import launches, loaded as compared
@@ -63,7 +63,7 @@ def test_comparisons_are_printed_as_pages(capsysbinary):
     report = compare.compare(compared(launches(1.0), run_id="a"), compared(launches(1.0, seed=1), run_id="b"))
     comparison.show(report, "html")
     assert b"Nothing got slower" in capsysbinary.readouterr().out
-    comparison.show_many([compared(launches(1.0))] * 3, "html")
+    side_by_side.show([compared(launches(1.0))] * 3, "html")
     assert b"3 runs side by side" in capsysbinary.readouterr().out
 
 
@@ -136,16 +136,19 @@ def test_a_fleet_of_thousands_stays_small():
 
 def test_the_roof_is_the_data_sheets_or_what_was_measured_and_says_which():
     product = record("matmul", MATMUL, settings={"compulsory_bytes": 12_000_000})
+    other = record("matmul", {**MATMUL, "shape": "9"}, settings={"compulsory_bytes": 24_000_000}, time=1.25e-3)
     copy = msgspec.structs.replace(record("memory", COPY), measurement=msgspec.structs.replace(
         record("memory", COPY).measurement, cache="cold"))  # fmt: skip
-    run = loaded(product, copy)
+    run = loaded(product, other, copy)
     text = page.html_of(run, rows_of(run, []))
     is_safe(text)
     roof = text[text.index("<h2>Against the roof") : text.index("<h2>Distributions")]
     assert "slope: memory, the best measured here, 537 GB/s" in roof
     assert "fp32: the best measured here, 2.00 TFLOP/s" in roof
     assert "<td>167</td><td>2.00 TFLOP/s</td>" in roof  # 2 GFLOP over 12 MB
-    assert roof.count("<circle") == 1
+    assert roof.count("<circle") == 2
+    run = loaded(product, copy)
+    assert "Against the roof" not in page.html_of(run, rows_of(run, []))  # one point has no shape
 
 
 def test_what_counts_no_bytes_has_no_roof():
@@ -155,13 +158,60 @@ def test_what_counts_no_bytes_has_no_roof():
 
 def test_what_differs_from_the_baseline_is_told():
     run, other = loaded(record("matmul", MATMUL)), msgspec.structs.replace(CPU, kernel="6.1", versions={"torch": "2.12.0"})
-    same = page.html_of(run, rows_of(run, []), baseline=run)
+    same = page.html_of(run, rows_of(run, []), before=compare.before(run, run))
     assert "settings and code are as they were in" in same
-    text = page.html_of(run, rows_of(run, []), baseline=loaded(record("matmul", MATMUL), machines=(other,)))
+    then = loaded(record("matmul", MATMUL), machines=(other,))
+    text = page.html_of(run, rows_of(run, []), before=compare.before(then, run))
     is_safe(text)
     differs = text[text.index("<h2>What differs from the baseline") : text.index("<h2>Distributions")]
     assert '<td>library</td><td>2.12.0</td><td>2.13.0</td><td class="word">no</td>' in differs
     assert "<td>driver</td><td>6.1</td><td>–</td>" in differs
+
+
+def test_of_machines_that_were_not_in_the_baseline_nothing_is_called_equal():
+    here = tuple(msgspec.structs.replace(CPU, machine_id=f"m{n}", host=f"h{n}") for n in (1, 2))
+    there = tuple(msgspec.structs.replace(CPU, machine_id=f"g{n}", host=f"g{n}") for n in (1, 2))
+    run, golden = (
+        loaded(record("matmul", MATMUL), machines=here),
+        loaded(record("matmul", MATMUL, machine_id="g1"), machines=there),
+    )
+    text = page.html_of(run, rows_of(run, []), before=compare.before(golden, run))
+    assert "as they were in" not in text
+    assert f"None of the machines here was in {golden.run.run_id}" in text
+
+
+def invalid_and_valid():
+    """Reads of three sizes that a cache answered, and of three that the device did."""
+    rows = []
+    for path, word, rate in (("cached", "invalid", 9e-6), ("honest", "pass", 1e-3)):
+        for size in (1 << 20, 1 << 24, 1 << 28):
+            copy = record("memory", {**COPY, "op": path, "size": size}, time=rate)
+            cold = msgspec.structs.replace(copy.measurement, cache="cold")
+            rows.append((msgspec.structs.replace(copy, measurement=cold), word))
+    run = loaded(*(r for r, _ in rows))
+    verdicts = [verdict(r, word, "bandwidth", 1e9, "B/s", floor=1.0) for r, word in rows]
+    return run, rows_of(run, verdicts)
+
+
+def test_what_cannot_be_true_is_in_the_table_with_that_word_and_in_no_picture():
+    run, rows = invalid_and_valid()
+    text = page.html_of(run, rows)
+    is_safe(text)
+    pictures = text[text.index("<h2>By size") : text.index("<h2>Distributions")]
+    assert "honest" in pictures
+    assert "cached" not in pictures
+    assert text.count('<td class="word">invalid</td>') == 3
+
+
+@pytest.mark.parametrize(("code", "style"), [(0, "good"), (4, "doubt"), (1, "bad"), (3, "bad")])
+def test_no_banner_looks_better_than_the_exit_code(code, style):
+    good = record("matmul", MATMUL)
+    run = loaded(good)
+    rows = rows_of(run, [verdict(good, "pass", "compute", 2e12, "FLOP/s", floor=1e12)])
+    text = page.html_of(run, rows, code=code)
+    assert f'class="banner {style}"' in text
+    assert ("All that was asked is met" in text) == (code == 0)
+    assert ("not all is known to be good" in text) == (code == 4)
 
 
 def test_the_figures_of_the_selftest_are_kept_by_machine_and_shown(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -149,6 +151,32 @@ def test_two_leaves_cannot_tell_and_say_so():
     analysis = look(Fleet(n=16, per_leaf=8, uplinks_out={1: 0.5}, outliers=0), 1)
     assert "with two leaves it cannot be told whose uplinks are slow: leaf-0, leaf-1" in analysis.notes
     assert not any(s.kind == "leaf" for s in analysis.suspects)
+
+
+def of_unknown_leaf(fleet: Fleet, *strangers: int):
+    """The endpoints of a fleet, some of them in no leaf that is known."""
+    return [replace(end, leaf="") if i in strangers else end for i, end in enumerate(fleet.endpoints())]
+
+
+@pytest.mark.parametrize("strangers", [(5,), (1, 5), (0, 1, 5, 6), tuple(range(1, 16))])
+def test_whose_leaf_is_unknown_is_not_slow_for_crossing_leaves(strangers):
+    fleet = Fleet(n=16, per_leaf=4, across=0.5, outliers=0.01)
+    for seed in range(10):
+        analysis = analyse(of_unknown_leaf(fleet, *strangers), fleet.sweep(seed))
+        assert [s for s in analysis.suspects if s.confirmed] == []
+
+
+def test_an_endpoint_whose_leaf_is_unknown_is_named_where_it_is_slower_than_what_crosses_leaves():
+    fleet = Fleet(n=16, per_leaf=4, across=0.7, tx={5: 0.4}, outliers=0)
+    for seed in range(10):
+        (suspect,) = analyse(of_unknown_leaf(fleet, 5, 6), fleet.sweep(seed)).suspects
+        assert (suspect.kind, suspect.where, suspect.direction, suspect.confirmed) == ("endpoint", "n5", "sends", True)
+
+
+def test_a_leaf_is_named_beside_hosts_of_unknown_leaves():
+    fleet = Fleet(n=20, per_leaf=4, uplinks_out={1: 0.5}, outliers=0)
+    (suspect,) = analyse(of_unknown_leaf(fleet, 16, 17, 18, 19), fleet.sweep(1)).suspects
+    assert (suspect.kind, suspect.where, suspect.direction) == ("leaf", "leaf-1", "sends")
 
 
 # -- GPUs of hosts

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from clustergauge import hosts
+from clustergauge import gauged, hosts, topology
+from clustergauge.loading import LoadedRun
 from clustergauge.model import Gpu, Place
-from reports import document, export, page, terminal
-from reports.redact import redacted
+from clustergauge.selftest import Selftest
+from clustergauge.verdicts import Asked
+from reports import document, export, outcome, page, terminal
+from reports.redact import Names
 from reports.rows import rows_of
-from tests import run_folders
+from tests import made, run_folders
 from tests.command_line import called
 from tests.made_up import COPY, CPU, MATMUL, finding, loaded, record, verdict
 
@@ -39,6 +43,11 @@ WHY = (
     "s3://weights-of-acme/Blue/run=7/clustergauge-0123456789abcdef/data-3, s3://weights-of-acme/Blue. "
     "/home/alice/x.log, alice@rack7-n01, filer:/export, rack7-n[01-02], rank_rack7-n01_3, Rack7-N02"
 )
+
+
+def redacted(run, verdicts, pairs):
+    names = Names(run, verdicts)
+    return names.run(run), [names.document(v) for v in verdicts], [names.document(p) for p in pairs]
 
 
 def shown() -> dict[str, str]:
@@ -82,6 +91,47 @@ def test_the_same_thing_has_the_same_word_everywhere_and_versions_stay():
     assert "s3://bucket-1/key-1/key-2/key-3/data-3, s3://bucket-1/key-1. /home" in text
     assert '"torch":"2.13.0"' in text
     assert '"machine_id":"machine-1"' in text
+
+
+def test_nodes_are_shown_as_they_were_judged_and_without_their_names(capsysbinary):
+    """The rack explains why they are slow: judged without it, once names are gone, they would be suspects."""
+    leaves = topology.Topology(
+        leaf=[topology.Leaf(name=f"sw{n}-acme", rack=f"row{n}", hosts=[f"acme-[{n}0-{n}7]"]) for n in range(1, 5)]
+    )
+    numbers = [10 * row + n for row in range(1, 5) for n in range(8)]
+    machines = {f"m{n}": made.machine(machine_id=f"m{n}", host=f"acme-{n}") for n in numbers}
+    records = [
+        made.record(machine_id=name, samples=[(1.2 if name.startswith("m2") else 1.0) * (1 + 1e-4 * n)] * 20)
+        for n, name in enumerate(machines)
+    ]
+    run = LoadedRun(made.run(records[:1], planned=[], settings={"topology": leaves.text()}), machines, records, Path("/x"), [])
+    texts, codes = {}, set()
+    for redact in (False, True):
+        codes.add(outcome.show(run, Asked(), "text", lambda _: None, redact))
+        texts[redact] = capsysbinary.readouterr().out.decode()
+    assert len(codes) == 1
+    assert "rack row2: matmul at 83% of the others (8 devices)" in texts[False]
+    assert "rack rack-2: matmul at 83% of the others (8 devices)" in texts[True]
+    assert texts[True].rstrip().endswith("32 good")
+    assert not [name for name in ("acme", "row2", "sw2") if name in texts[True]]
+
+
+def test_a_page_without_names_keeps_what_the_gauge_found_and_what_differs(tmp_path, capsysbinary):
+    run = node_run(tmp_path)
+    then = msgspec.structs.replace(run.machines["m-secret"], settings={"mounted": "filer:/export"}, kernel="6.1")
+    baseline = dataclasses.replace(run, machines={"m-secret": then})
+    gauged.keep(gauged.of(Selftest(overhead_s=4e-8), "m-secret", "c0de", "2026-03-01T10:15:00Z"), tmp_path)
+    outcome.show(run, Asked(baseline=baseline), "html", lambda _: None, redact=True)
+    text = capsysbinary.readouterr().out.decode()
+    assert "40.0 ns" in text
+    assert "<td>driver</td><td>6.1</td>" in text
+    assert not [name for name in ("secret", "filer", "acme") if name in text]
+
+
+def node_run(tmp_path):
+    machine = msgspec.structs.replace(CPU, machine_id="m-secret", host="gpu7.acme.example")
+    run = loaded(record("matmul", MATMUL, machine_id="m-secret", reason="filer:/export is full"), machines=(machine,))
+    return dataclasses.replace(run, path=tmp_path / "20260301-101500-ab12")
 
 
 def test_nodes_called_by_their_addresses_and_with_a_user_keep_one_word_each():

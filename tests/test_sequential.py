@@ -80,7 +80,6 @@ def test_a_file_is_transferred_verified_and_removed(tmp_path, op, way, depth):
 
 @pytest.mark.parametrize("op", ["write", "read"])
 def test_a_case_is_measured_as_a_worker_does(tmp_path, op, monkeypatch):
-    monkeypatch.setattr(workspace, "SPARE_BYTES", 0)
     monkeypatch.setattr(workspace, "require_space", lambda *_: None)
     params = {"op": op, "depth": 8, "size": SIZE}
     job = Job("x", "storage_io.sequential", "sequential", params, "cpu", budget_s=0.1, seed=1, target=str(tmp_path))

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import signal
+import sys
 
 import pytest
 
@@ -15,7 +17,8 @@ from clustergauge.world import Serial
 from storage_io import small_files as module, workspace
 from storage_io.errors import StorageError
 from storage_io.small_files import LEAST, prepare, small_files
-from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root
+from storage_io.whole_files import helpers_for
+from tests.on_disk import alive, context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root
 
 SIZE = 16 << 10
 TOTAL = 64 * SIZE
@@ -100,9 +103,46 @@ def test_the_sync_ends_a_write_inside_the_time(tmp_path, monkeypatch):
         assert calls == [LEAST]
 
 
+def two_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+
+
 @pytest.mark.parametrize("op", ["write", "read"])
-def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, op):
-    with prepared(tmp_path, op) as (work, _):
+def test_where_there_are_processors_helpers_share_the_files(tmp_path, monkeypatch, op):
+    two_processors(monkeypatch)
+    with prepared(tmp_path, op, 8) as (work, ctx):
+        assert ctx.settings["engine"].endswith(", close, 2 processes × 4")
+        pids = work.run.__self__._files.pids
+        assert len(pids) == 2
+        work.reset()
+        work.run()
+        work.check()
+        work.reset()
+        os.kill(pids[1], signal.SIGKILL)
+        with pytest.raises(RuntimeError, match=r"^a helper process was killed by SIGKILL$"):
+            work.run()
+    assert alive(pids) == []
+
+
+def test_helpers_that_cannot_start_are_named_and_nothing_is_left(tmp_path, monkeypatch):
+    two_processors(monkeypatch)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match=r"^a helper process exited with 1$"):
+        prepare(context(tmp_path), "read", 8, SIZE, TOTAL, spare=0)
+    assert names(tmp_path) == []
+
+
+def test_helpers_are_worth_it_for_two_files_each():
+    assert [helpers_for(depth, 64) for depth in (1, 2, 4, 8)] == [1, 1, 2, 4]
+    assert helpers_for(8, 2) == 2
+    assert helpers_for(8, 1) == 1
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, monkeypatch, op, depth):
+    two_processors(monkeypatch)
+    with prepared(tmp_path, op, depth) as (work, _):
         work.reset()
         number = work.run.__self__._chosen[5]
         (path,) = tmp_path.glob(f".clustergauge-*/data-{number}") if op == "read" else [None]
@@ -130,15 +170,19 @@ def test_a_file_in_the_place_of_another_is_told(tmp_path):
             work.check()
 
 
-def test_reads_that_did_nothing_are_caught(tmp_path):
-    with prepared(tmp_path, "read") as (work, _):
+@pytest.mark.parametrize("depth", [1, 8])
+def test_reads_that_did_nothing_are_caught(tmp_path, monkeypatch, depth):
+    two_processors(monkeypatch)
+    with prepared(tmp_path, "read", depth) as (work, _):
         work.reset()
         with pytest.raises(Wrong, match="got 0xa5"):
             work.check()
 
 
-def test_a_short_file_is_an_error_with_its_name(tmp_path):
-    with prepared(tmp_path, "read", 8) as (work, _):
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_short_file_is_an_error_with_its_name(tmp_path, monkeypatch, depth):
+    two_processors(monkeypatch)
+    with prepared(tmp_path, "read", depth) as (work, _):
         work.reset()
         (path,) = tmp_path.glob(f".clustergauge-*/data-{work.run.__self__._chosen[7]}")
         os.truncate(path, 8192)

@@ -530,6 +530,14 @@ def test_of_two_runs_in_one_second_the_one_written_last_is_the_latest(tmp_path):
     assert store.find_run("latest", tmp_path).name == "20261123-063000-aaaa"
 
 
+def test_a_path_that_is_no_run_is_not_looked_for_among_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text, told in (("/no/such", "no run folder '/no/such'"), ("runs/x", f"no run folder 'runs/x' in {tmp_path}")):
+        with pytest.raises(UsageError) as caught:
+            store.find_run(text, tmp_path / "results")
+        assert str(caught.value) == told
+
+
 @pytest.mark.parametrize("text", ["latest", "x", "", "\x1b[2J", "a\0b", "x" * 5000])
 def test_no_such_run_is_one_line_that_lists_those_there_are(tmp_path, text):
     for number in range(7):

@@ -149,6 +149,16 @@ def test_leaves_come_from_the_topology_and_strangers_are_reported():
     assert not any(s.kind == "leaf" for s in one(swept(sweep)).suspects)
 
 
+def test_two_endpoints_of_which_nothing_can_be_believed_are_not_cleared():
+    well = one(swept(flat(2)))
+    assert (well.measured, sweeps.blind(well)) == (2, "")
+    series = series_of(flat(2)) | {"pair_to": Series(unit="rank", values=[1.0])}
+    broken = swept(flat(2), series=series)
+    assert sweeps.blind(one(broken)) == "no endpoint could be judged (0 of 2 pairs, 1 passes)"
+    judged = verdicts.judge([broken], [], {"m1": made.machine()})
+    assert [v.verdict for v in judged if v.metric == sweeps.METRIC] == ["inconclusive"]
+
+
 def test_pairs_without_a_number_are_counted():
     sweep = flat(4)
     sweep[:, 0, 1] = np.nan

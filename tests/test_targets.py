@@ -45,6 +45,20 @@ def test_targets_are_absolute_and_in_order(tmp_path, monkeypatch):
     assert targets.parse([]) == ()
 
 
+def test_a_folder_goes_by_one_name_however_it_is_spelled(tmp_path, monkeypatch):
+    """A link keeps its name, but before a ``..`` it is followed, as the kernel does."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "elsewhere/a").mkdir(parents=True)
+    (tmp_path / "a").symlink_to("elsewhere/a")
+    monkeypatch.chdir(tmp_path / "b")
+    for spelled in (f"{tmp_path}/b/", f"{tmp_path}//b/.", f"{tmp_path}/b/../b", ".", "../b", "../a/../../b"):
+        assert targets.parse([spelled]) == (f"{tmp_path}/b",)
+    assert targets.parse(["../a"]) == (f"{tmp_path}/a",)
+    assert targets.parse(["../a/.."]) == (f"{tmp_path}/elsewhere",)
+    assert targets.real(tmp_path / "a") == f"{tmp_path}/elsewhere/a"
+    assert targets.real(tmp_path / "b") == ""
+
+
 def test_the_same_folder_twice_is_refused_under_any_name(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     for other in (f"{tmp_path}/", f"{tmp_path}/link", f"{tmp_path}/../{tmp_path.name}"):
@@ -90,6 +104,8 @@ def test_object_stores_are_not_taken_for_folders():
 def test_targets_of_other_nodes_need_not_be_here_but_differ():
     assert targets.parse(["/no/such", "/nor/this"], local=False) == ("/no/such", "/nor/this")
     assert refused("/no/such", "/no/such/", local=False) == "--target /no/such/: the same folder as /no/such"
+    words = "--target /a/../b: name it without '..', which may lead elsewhere on each node"
+    assert refused("/a/../b", local=False) == words
 
 
 @given(st.text())
@@ -193,6 +209,13 @@ def test_a_target_that_is_another_device_on_each_host_has_a_line_for_each():
     ]  # fmt: skip
 
 
+def test_where_a_link_leads_is_said():
+    assert list(storage.lines(shown([on("/scratch", folder="/mnt/nvme0")]))) == ["/scratch (/mnt/nvme0): xfs"]
+    many = [on("/scratch", f"m{n}", folder=f"/mnt/{n}") for n in range(4)]
+    machines = {f"m{n}": made.machine(machine_id=f"m{n}", host=f"host-{n}") for n in range(4)}
+    assert list(storage.lines(shown(many, **machines))) == ["/scratch (4 folders): xfs"]
+
+
 def test_a_target_that_no_case_reached_is_not_left_out():
     record = msgspec.structs.replace(on("/gone"), settings={}, status="error", reason="x", measurement=None)
     assert list(storage.lines(shown([record]))) == ["/gone: nothing is known of it, for no case reached it"]
@@ -208,10 +231,11 @@ def suite(*words, cwd):
 
 def test_two_targets_are_measured_reported_and_gone_on_with(tmp_path):
     (tmp_path / "s.toml").write_text(SUITE)
-    for name in "ab":
+    for name in ("real", "b"):
         (tmp_path / name).mkdir()
+    (tmp_path / "a").symlink_to("real")
     a, b = (str(tmp_path / name) for name in "ab")
-    done = suite("run", "--suite", "s.toml", "--target", "a", "--target", "b", "--format", "json", cwd=tmp_path)
+    done = suite("run", "--suite", "s.toml", "--target", "./a/", "--target", "a/../b", "--format", "json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert [r["case"] for r in document["records"]] == [f"{CASE}/target={t}" for t in (a, b)]
@@ -221,6 +245,7 @@ def test_two_targets_are_measured_reported_and_gone_on_with(tmp_path):
         assert record["settings"]["free_bytes"] > 0
     found = {f["name"]: f["detail"] for f in document["machines"][0]["findings"]}
     assert found["target"].startswith(a)
+    assert [r["settings"].get("folder") for r in document["records"]] == [str(tmp_path / "real"), None]
     assert found["target_2"].startswith(b)
     assert names(tmp_path / "a") == names(tmp_path / "b") == []
     done = suite("run", "--resume", "latest", "--target", "a", cwd=tmp_path)
@@ -229,4 +254,5 @@ def test_two_targets_are_measured_reported_and_gone_on_with(tmp_path):
     assert (done.returncode, done.stderr) == (2, f"run_suite.py: --target {tmp_path}: that run did not write to it\n")
     done = suite("run", "--resume", "latest", "--target", "b", "--target", "a", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"target{b}:" in "".join(done.stdout.split())  # a long path is broken into lines
+    assert f"target{a}({tmp_path}/real):" in "".join(done.stdout.split())  # a long path is broken into lines
+    assert f"target{b}:" in "".join(done.stdout.split())

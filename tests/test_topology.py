@@ -9,6 +9,10 @@ from hypothesis import given, strategies as st
 
 from clustergauge import sweeps, topology
 from clustergauge.errors import UsageError
+from clustergauge.loading import LoadedRun
+from clustergauge.verdicts import Asked
+from reports import outcome
+from tests import made
 from tests.swept import flat, swept
 
 FLAT = """
@@ -56,6 +60,34 @@ def test_nics_choose_the_rail_of_a_host_in_several_leaves():
     assert leaf(RAILS, "node1", "eth0") is None
     assert leaf(RAILS, "node1") is None  # which of the two is not known
     assert topology.parse(RAILS, "t").find("node1", "mlx5_0").rail == "0"
+
+
+def test_the_user_by_whom_a_host_is_called_is_no_part_of_its_name():
+    assert leaf(FLAT, "root@node02") == "leaf-1"
+    assert leaf(FLAT, "me@node05.cluster.example") == "leaf-2"
+
+
+def test_a_host_on_several_rails_stands_in_the_rack_of_all_of_them():
+    one = topology.parse(RAILS.replace("rail =", "rack = 'r7'\nrail ="), "t")
+    assert topology.racks(one)("node1") == "r7"
+    apart = topology.parse(RAILS.replace("rail = ", "rack = 'r7'\nrail = ", 1), "t")
+    assert topology.racks(apart)("node1") == ""
+    assert topology.racks(None)("node1") == ""
+
+
+def test_hosts_that_it_places_nowhere_are_told_and_a_file_of_other_hosts_is_a_mistake():
+    one = topology.parse(FLAT, "t.toml")
+    assert one.unplaced(["node01", "node08", "spare-1", "a@node07", "other"]) == ["node08", "other"]
+    assert topology.notes(one, ["node01", "node02"]) == topology.notes(None, ["node01"]) == []
+    assert topology.notes(one, ["node01", "node08"]) == [
+        "in no leaf of the topology: node08: which leaf they hang on is unknown, and none is blamed for them"
+    ]
+    (many,) = topology.notes(one, [f"x{n}" for n in range(11)])
+    assert "x0, x1, x2, x3, x4, x5, x6, x7, … +3: which" in many
+    topology.check_fits(one, "t.toml", ["other", "node07"])
+    topology.check_fits(one, "t.toml", [])
+    with pytest.raises(UsageError, match=r"t.toml: none of .* it has node\[01-04,07\], login, .*; measured are x, y \("):
+        topology.check_fits(one, "t.toml", ["x", "y"])
 
 
 def test_a_run_remembers_it():
@@ -136,3 +168,17 @@ def test_any_pattern_expands_or_is_refused(pattern):
     except ValueError:
         return
     assert names
+
+
+def test_a_report_tells_which_measured_hosts_no_leaf_has(tmp_path, capfd):
+    machines = {f"m{n}": made.machine(machine_id=f"m{n}", host=f"node0{n}", node=f"node0{n}") for n in (1, 8)}
+    records = [made.record(machine_id=machine_id) for machine_id in machines]
+    settings = {"topology": topology.parse(FLAT, "t.toml").text()}
+    run = made.run(records, planned=[made.planned(records[0], hosts="node01,node08")], settings=settings)
+    loaded, said = LoadedRun(run, machines, records, tmp_path, []), list[str]()
+    words = "in no leaf of the topology: node08: which leaf they hang on is unknown, and none is blamed for them"
+    assert outcome.show(loaded, Asked(), "text", said.append) == 0
+    assert words in " ".join(capfd.readouterr().out.split())
+    assert said == []
+    assert outcome.show(loaded, Asked(), "json", said.append) == 0
+    assert said == [words]

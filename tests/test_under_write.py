@@ -109,7 +109,7 @@ def test_a_killed_writer_is_named(tmp_path):
 def test_the_writer_ends_with_its_worker(tmp_path, number):
     with measuring(tmp_path, "storage_io.under_write", "under_write", block="4KiB", depth=8, size=SIZE) as process:
         own = [p.pid for p in processes.descendants(process.pid)]
-        assert len(own) == 2
+        assert len(own) == 1
         end(process, number)
         assert alive(own) == []
     workspace.sweep(tmp_path)

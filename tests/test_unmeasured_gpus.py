@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 
-import run_suite
-from clustergauge import accept, criteria, machine, nvml, preflight_gpus
+from clustergauge import accept, between, blame, criteria, machine, nvml, preflight_gpus, reduce
 from clustergauge.loading import LoadedRun
-from clustergauge.model import GPUS_UNUSABLE, Finding, Machine, Planned, Record
+from clustergauge.model import GPUS_UNUSABLE, Finding, Gpu, Machine, Place, Planned, Record
 from clustergauge.plan import CPU_TORCH, Wish, load_probes, load_suite, plan
+from clustergauge.store import RunFolder
 from clustergauge.verdicts import Asked
 from reports import outcome as outcomes
-from tests import fake_nvml, made
+from tests import fake_nvml, made, run_folders
+from tests.command_line import called
 from tests.fake_nvml import Card
 from tests.trees import write
+from verbs.said import say
 
 ROOT = Path(__file__).parent.parent
 PROBES = load_probes(["kernels.matmul", "kernels.launch"])
@@ -123,5 +126,82 @@ def test_the_last_line_says_so_and_report_says_it_again(monkeypatch, tmp_path, c
     done = made.record()
     run = made.run([done], planned=[made.planned(done, instead=CPU_TORCH)])
     loaded = LoadedRun(run, {of.machine_id: of}, [done], tmp_path, [])
-    assert outcomes.show(loaded, Asked(criteria.NOTHING), "text", run_suite._say) == 4
+    assert outcomes.show(loaded, Asked(criteria.NOTHING), "text", say) == 4
     assert capfd.readouterr().err.splitlines()[-1] == f"run_suite.py: node-1: a GPU is here and not measured: {CPU_TORCH}"
+
+
+def test_who_is_not_in_a_case_over_nodes_has_no_gpus_measured_by_it():
+    machines = [made.machine(gpus=1, machine_id=f"m{n}", host=f"node-{n}", node=f"node-{n}") for n in range(3)]
+    places = [Place(rank=n, host=f"node-{n}", device="cuda:0") for n in range(2)]
+    together = made.record("all_reduce", device="cuda:nodes", machine_id="m0", placement=places, ranks=2)
+    alone = made.failed("skipped", "no Triton", device="cuda:0", machine_id="m2")
+    plans = [made.planned(together, hosts="node-[0-2]", nodes=3), made.planned(alone, hosts="node-[0-2]", skip="no Triton")]
+    words = "node-2: a GPU is here and not measured: no Triton"
+    assert accept.gpus_unmeasured([together, alone], plans, machines) == [words]
+
+
+def a_folder(parent: Path, number: int, instead: str = "") -> Path:
+    """A run of one machine with a GPU: on its processor, and on the GPU unless that was measured there ``instead``."""
+    (plan,) = run_folders.a_run(1).planned
+    devices = ["cpu:0"] if instead else ["cpu:0", "cuda:0"]
+    planned = [msgspec.structs.replace(plan, device=device, instead=instead) for device in devices]
+    run = run_folders.a_run(run_id=f"20261123-06300{number}-7f3c", planned=planned)
+    machine_id, gpu = f"m{number}", Gpu(index=0, name="NVIDIA H100 80GB HBM3", uuid=f"GPU-{number}", arch="sm_90")
+    with RunFolder.create(parent, run) as folder:
+        folder.write_machine(run_folders.a_machine(machine_id=machine_id, host=f"node-{number}", gpus=[gpu]))
+        for device in devices:
+            folder.append(run_folders.a_record(run_id=run.run_id, machine_id=machine_id, device=device))
+        folder.finish(msgspec.structs.replace(run, finished="2026-11-23T06:31:00Z"))
+    return folder.path
+
+
+def test_fleet_says_it_and_counts_it_as_the_run_does(tmp_path):
+    paths = [a_folder(tmp_path / "runs", number) for number in range(4)]
+    assert called("fleet", str(tmp_path / "runs")).returncode == 0
+    paths.append(a_folder(tmp_path / "runs", 5, CPU_TORCH))
+    assert [called("report", str(path)).returncode for path in paths] == [0, 0, 0, 0, 4]
+    done = called("fleet", str(tmp_path / "runs"), "--lists", str(tmp_path / "lists"))
+    words = f"a GPU is here and not measured: {CPU_TORCH}"
+    assert done.returncode == 4
+    assert f"unmeasured node-5 unmeasured: {words}" in " ".join(done.stdout.split())
+    assert (tmp_path / "lists" / "unmeasured.txt").read_text() == "node-5\n"
+    told = {n["host"]: (n["state"], n["reason"]) for n in json.loads((tmp_path / "lists" / "nodes.json").read_text())["nodes"]}
+    assert told["node-5"] == ("unmeasured", f"unmeasured: {words}")
+    assert told["node-0"] == ("good", "")
+
+
+def one_run(started: str, *records: Record, instead: str = "", device: str = "", **more) -> LoadedRun:
+    """Of a machine with a GPU."""
+    of = made.machine(**{"gpus": 1} | more)
+    settings = {"device": device} if device else {}
+    run = made.run(list(records), started=started, settings=settings)
+    run = msgspec.structs.replace(
+        run, planned=[made.planned(r, instead=instead, skip=r.reason if r.status == "skipped" else "") for r in records]
+    )
+    return LoadedRun(run, {of.machine_id: of}, list(records), Path("x"), [])
+
+
+def states(*runs: LoadedRun) -> set[str]:
+    """What its runs make of the machine, in whichever order they are read."""
+    orders = (runs, runs[::-1])
+    fleets = [blame.judge(reduce.joined([reduce.part_of(run) for run in order])) for order in orders]
+    return {node.state for fleet in fleets for node in fleet.nodes}
+
+
+def test_the_newest_run_that_says_something_of_the_gpus_counts_and_one_that_says_nothing_clears_nothing():
+    gpu, beside, disk = made.record(device="cuda:0"), made.record(), made.record("sequential")
+    first, second = "2026-11-23T06:30:00Z", "2026-11-23T07:30:00Z"
+    assert states(one_run(first, beside, instead="why")) == {"unmeasured"}
+    assert states(one_run(first, beside, instead="why"), one_run(second, gpu)) == {"good"}
+    assert states(one_run(first, gpu), one_run(second, beside, instead="why")) == {"unmeasured"}
+    assert states(one_run(first, beside, instead="why"), one_run(second, disk)) == {"unmeasured"}
+    assert states(one_run(first, gpu), one_run(second, disk)) == {"good"}
+    assert states(one_run(first, beside, instead="why"), one_run(second, beside, gpus=0)) == {"good"}  # it has none
+
+
+def test_where_gpus_were_asked_for_and_all_of_it_was_skipped_no_machine_is_good():
+    skipped, disk = made.failed("skipped", "no GPU", device="cuda:0"), made.record("sequential")
+    run = one_run("2026-11-23T06:30:00Z", skipped, disk, device="cuda", gpus=0)
+    assert accept.exit_code(run.records, [], run.run.planned, "cuda", run.machines.values()) == 4
+    assert between.gpus(run) == {"m1": "nothing was measured on cuda"}
+    assert states(run) == {"unmeasured"}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, strategies as st
 
-from clustergauge import criteria, draft, inventory, retry, verdicts
+from clustergauge import criteria, differ, draft, inventory, metrics, retry, verdicts
 from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Criterion, Finding, Nic, Verdict
@@ -18,6 +19,16 @@ from tests import made
 def answers(expect: Expect, machine=None):
     found = inventory.judge([machine or made.machine(gpus=8)], expect)
     return [(v.metric, v.verdict) for v in found]
+
+
+@pytest.mark.parametrize(
+    "expect", [Expect(gpu="H100"), Expect(ecc=True), Expect(mig=False), Expect(gpu_memory="80GiB"), Expect(power_limit_w=700)]
+)
+def test_of_no_gpu_nothing_is_as_expected(expect):
+    (name,) = [name for name in inventory.OF_GPUS if getattr(expect, name) not in ("", None)]
+    (verdict,) = inventory.judge([made.machine()], expect)
+    assert (verdict.verdict, verdict.reason) == ("FAIL", f"no GPU, expected some ({name})")
+    assert answers(Expect(gpus=0, gpu="H100"), made.machine()) == [("", "pass")]  # somebody means it
 
 
 def gpus(count: int = 8, **more):
@@ -39,6 +50,7 @@ def test_a_machine_that_is_as_expected_passes_once():
         (Expect(settings={"governor": "performance"}), "setting governor", "not measured"),
         (Expect(nics=1), "nics", "FAIL"),
         (Expect(ready=["memlock"]), "preflight memlock", "not measured"),
+        (Expect(ready=["*"]), "preflight", "not measured"),
     ],
 )
 def test_what_is_missing_fails_and_what_is_unknown_is_not_measured(expect, metric, word):
@@ -87,6 +99,7 @@ def test_preflight_is_asked_by_name_or_as_a_whole():
     )
     assert answers(Expect(ready=["shm"]), machine) == [("", "pass")]
     assert answers(Expect(ready=["*"]), machine) == [("preflight memlock", "FAIL"), ("preflight persistence", "not measured")]
+    assert answers(Expect(ready=["*", "fans"]), machine)[2:] == [("preflight fans", "not measured")]
 
 
 # -- measured again
@@ -185,6 +198,21 @@ def test_a_baseline_of_another_machine_cannot_serve():
     assert (found.verdict, found.reason) == ("not measured", "the baseline cannot serve: library torch: 1 there, – here")
 
 
+def test_a_fleet_is_held_against_a_baseline_of_as_many_kind_by_kind(monkeypatch):
+    compared = []
+    own = differ.of_machines
+    monkeypatch.setattr(differ, "of_machines", lambda a, b: compared.append(1) or own(a, b))
+    there = {f"b{n}": made.machine(machine_id=f"b{n}", versions={"torch": str(n % 2)}) for n in range(30)}
+    here = {f"m{n}": made.machine(machine_id=f"m{n}", versions={"torch": str(n % 3)}) for n in range(30)}
+    records = [made.record(machine_id=name) for name in there]
+    baseline = LoadedRun(made.run(records), there, records, Path("x"), [])
+    found = verdicts.judge([made.record(machine_id=name) for name in here], [], here, Asked(baseline=baseline))
+    assert len(compared) == 2  # machines of the third kind against both that there are
+    assert len(found) == 20
+    (why,) = verdicts._barred([made.machine(versions={"torch": "2"})], baseline).values()
+    assert why == "library torch: 0 there, 2 here"
+
+
 def test_another_machine_of_the_same_parts_can():
     other = made.machine(machine_id="m9", host="golden")
     baseline = loaded([made.record(machine_id="m9")], other)
@@ -207,7 +235,7 @@ def test_a_good_run_becomes_a_file_that_it_passes():
     text = criteria.to_toml(draft.acceptance_of(run))
     acceptance = criteria.parse(text, "a.toml")
     (criterion,) = acceptance.criteria
-    assert (criterion.case, criterion.reference, criterion.unit, criterion.lower) == ("matmul/shape=1", 2.0, "TFLOP/s", -0.05)
+    assert (criterion.case, criterion.reference, criterion.unit, criterion.lower) == ("matmul/shape=1", 1.998, "TFLOP/s", -0.05)
     found = verdicts.judge(records, [], run.machines, Asked(acceptance))
     assert [v.verdict for v in found] == ["pass", "pass"]
     slow = [made.record(samples=[1.2] * 30, shape="1")]
@@ -233,20 +261,56 @@ def test_what_a_draft_hardly_asks_for_is_said():
         made.record(samples=[1.0, 1.1, 1.2], shape="4"),
         made.failed("wrong", "off by one", shape="5"),
         made.failed("skipped", "no GPU", shape="6"),
+        made.record(samples=[1.0], shape="7"),
+        made.record(samples=quiet, shape="8", device_bytes={"read": 1, "asked_read": 9}),
     ]
     run = loaded(records)
+    assumed = "how far fresh launches lie apart is assumed (0.5 %): no case has 3 launches"
     assert draft.remarks(run, draft.acceptance_of(run)) == [
-        "not asked for, wrong or an error in this run: matmul/shape=5",
+        "not asked for, wrong, an error or invalid in this run: matmul/shape=5, matmul/shape=8",
         "not asked for, too restless in this run to say anything: matmul/shape=3",
+        "not asked for, a single sample does not tell how far others would lie from it: matmul/shape=7",
         "lets through what is far worse, for this run was restless: matmul/shape=2 (65% worse)",
-        "from too few samples for an interval: matmul/shape=4",
+        "from too few samples for an interval, with room for how far these lie apart: matmul/shape=4",
+        assumed,
     ]
     assert criteria.parse(criteria.to_toml(draft.acceptance_of(run), draft.remarks(run, draft.acceptance_of(run))), "a.toml")
     hostile = loaded([records[0], made.record(samples=wide, shape="2\n[expect]\ngpus = 9")])
-    (remark,) = draft.remarks(hostile, draft.acceptance_of(hostile))
+    remark, _ = draft.remarks(hostile, draft.acceptance_of(hostile))
     assert "shape=2 [expect] gpus = 9" in remark
     good = loaded(records[:1])
-    assert draft.remarks(good, draft.acceptance_of(good)) == []
+    assert draft.remarks(good, draft.acceptance_of(good)) == [assumed]
+    better = loaded([msgspec.structs.replace(records[0], launch=n) for n in range(3)])
+    assert draft.remarks(better, draft.acceptance_of(better)) == []
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=2, max_size=30), st.integers(1, 4))
+def test_no_drafted_tolerance_is_narrower_than_what_was_measured_is_sure_of(samples, count):
+    """Else the very run that it was made from would be inconclusive, as would any other as good."""
+    records = [made.record(samples=samples, launch=n) for n in range(count)]
+    run = loaded(records)
+    criteria_ = draft.acceptance_of(run).criteria
+    if criteria_ and metrics.half_width(metrics.headline(records)) is not None:
+        (verdict, _) = verdicts.judge(records, [], run.machines, Asked(draft.acceptance_of(run)))
+        assert verdict.verdict == "pass"
+
+
+def test_few_samples_that_lie_apart_get_room_and_one_sample_is_no_reference():
+    (criterion,) = draft.acceptance_of(loaded([made.record(samples=[1.0, 1.1, 1.2])])).criteria
+    assert criterion.lower == -0.19  # twice 0.1 of 1.1
+    assert draft.acceptance_of(loaded([made.record(samples=[1.0])])).criteria == []
+
+
+def test_a_reference_is_not_rounded_away_from_what_was_reached():
+    (criterion,) = draft.acceptance_of(loaded([made.record(samples=[2 / 1.0049] * 30)])).criteria
+    assert (criterion.reference, criterion.unit) == (1.005, "TFLOP/s")
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cuda:3", "cpu:nodes", "cuda:nodes", "cpu:group1", "cuda:group2"])
+def test_what_is_drafted_of_any_kind_of_device_is_read_back(device):
+    run = loaded([made.record(device=device)])
+    acceptance = criteria.parse(criteria.to_toml(draft.acceptance_of(run)), "a.toml")
+    assert [v.verdict for v in verdicts.judge(run.records, [], run.machines, Asked(acceptance))][:1] == ["pass"]
 
 
 def test_latencies_get_an_upper_side():

@@ -21,7 +21,8 @@ from clustergauge.worker import load_probe
 from clustergauge.world import Serial
 from storage_io import fio, workspace
 from storage_io.errors import StorageError
-from storage_io.workspace import FOREIGN_AGE_S, SPARE_BYTES, Workspace, require_space, sweep
+from storage_io.room import SPARE_BYTES
+from storage_io.workspace import FOREIGN_AGE_S, Workspace, require_space, sweep
 from tests import made
 from tests.on_disk import ROOT, end, measuring, needs_root
 

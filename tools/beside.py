@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from clustergauge.clocks import WallClock
 from clustergauge.cross_check import Turns
+from clustergauge.globs import matches
 from clustergauge.probe import Context, Work
 from clustergauge.world import Serial
 
@@ -39,13 +40,19 @@ def beside(make: Make, target: Path, pairs: int, seconds: float) -> tuple[str, l
 
 
 def main(usage: str, cases: Iterable[tuple[str, Make]], missing: str) -> int:
-    """A line for each case, by the arguments TARGET [PAIRS [SECONDS]].  ``missing``: what the tool lacks here."""
+    """A line for each case that is meant, by the arguments TARGET [PAIRS [SECONDS [GLOB]]].  ``missing``: what the tool lacks
+    here."""
     if len(sys.argv) < 2 or missing:
         sys.stderr.write(f"{missing}\n" if len(sys.argv) > 1 else f"{usage}\n")
         return 2
     target, pairs = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else PAIRS
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else SECONDS
-    for name, make in cases:
+    glob = sys.argv[4] if len(sys.argv) > 4 else "*"
+    chosen = [(name, make) for name, make in cases if matches(glob, name)]
+    if not chosen:
+        sys.stderr.write(f"no case is called {glob!r}\n")
+        return 2
+    for name, make in chosen:
         peer, us, same = beside(make, target, pairs, seconds)
         texts = [f"{median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in (us, same)]
         sys.stdout.write(f"{name:26} {texts[0]}   {peer} to itself {texts[1]}\n")

@@ -1,6 +1,6 @@
 """Operations on names beside the same system calls in a loop in C, in turn on one file system.
 
-    .venv/bin/python -m tools.beside_metadata TARGET [PAIRS [SECONDS]]
+    .venv/bin/python -m tools.beside_metadata TARGET [PAIRS [SECONDS [GLOB]]]
 
 The ratio of our rate to the loop's (median over PAIRS, the smallest and the largest), then that of the loop to itself a moment
 later.  Both sides stand before a folder of as many empty files, and work on as many of them in an order of chance; what they did

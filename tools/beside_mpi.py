@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import json
 import os
 import shlex
@@ -113,7 +114,8 @@ class Pairing:
         self.plan = Plan(budget_s=budget_s)
         self.overhead = 0.0
         run: Any = self.work.runs[0]
-        self.send, self.receive = (ctypes.c_void_p(spec[0].address) for spec in run.args[:2])
+        bound = run.args[:2] if isinstance(run, functools.partial) else run.__self__[-1]
+        self.send, self.receive = (ctypes.c_void_p(spec[0].address) for spec in bound)
         self.shape = [1, 1, 1]
         self.suite()
 

@@ -40,6 +40,7 @@ HOW = (
     "deaf",
     "litter",
     "sick",
+    "lose",
 )
 
 PLANTED = ("MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "OMP_PLACES", "CUDA_DEVICE_ORDER")
@@ -88,6 +89,10 @@ def misbehave(how: str) -> None:
             subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
             time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGKILL)
+        case "lose":  # the agent of this node, whose only child here we are, is killed
+            if hosts.own().endswith("-sick"):
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(3600)
         case "print":
             print("{}" * 100, flush=True)
             os.write(1, b"\x00\xff\x1b[31m not json\n")
