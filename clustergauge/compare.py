@@ -29,7 +29,7 @@ class Pair:
     """One case on one device, in A and in B.
 
     ``shift``: of the time, +0.05 where B takes 5 % longer, with its interval.  ``a``, ``b``: the headline metric on each side.
-    ``why``: of a pair that is not compared, or what else a reader should know.
+    ``launches``: that count, of each.  ``why``: of a pair that is not compared, or what else a reader should know.
     """
 
     case: str
@@ -234,8 +234,8 @@ def _pair(
     (one, number_a), (two, number_b) = believed.number(left, a.limits), believed.number(right, b.limits)
     left, right = believed.deciding(left), believed.deciding(right)
 
-    def pair(word: Word, why: str, shift: stats.Comparison | None = None) -> Pair:
-        launches = (0 if one else len(left), 0 if two else len(right))
+    def pair(word: Word, why: str, shift: stats.Comparison | None = None, met: int | None = None) -> Pair:
+        launches = (0 if one else len(left), 0 if two else len(right)) if met is None else (met, met)
         return Pair(first.case, first.device, first.params, hosts, word, number_a, number_b, launches, shift, why)
 
     if two:
@@ -249,16 +249,20 @@ def _pair(
         return pair("incomparable", "; ".join(filter(None, (barred, _barred(bars)))))
     if apart := metrics.disagreement([*left, *right]):
         return pair("incomparable", apart)
-    if paired:
-        there = {record.launch: metrics.by_turn(record) for record in right}
-        apart = (stats.difference(metrics.by_turn(r), there[r.launch]) for r in left if r.launch in there)
-        known = [difference for difference in apart if difference is not None]
-        if not known:
-            return pair("incomparable", "no launch was measured on both sides, turn beside turn")
-        shift = stats.compare_pairs(known, delta)
-    else:
+    told = _told(d for d in differences if d.kind != "work")
+    if not paired:
         shift = stats.compare_launches([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
-    return pair(shift.word, _told(d for d in differences if d.kind != "work"), shift)
+        return pair(shift.word, told, shift)
+    there = {record.launch: metrics.by_turn(record) for record in right}
+    both = [stats.difference(metrics.by_turn(r), there[r.launch]) for r in left if r.launch in there]
+    known = [difference for difference in both if difference is not None]
+    if not known:
+        return pair("incomparable", "no launch was measured on both sides, turn beside turn")
+    if len(known) < len(both):
+        lost = f"{len(both) - len(known)} of {len(both)} launches were not measured turn beside turn: a longer budget_s helps"
+        told = "; ".join(filter(None, (told, lost)))
+    shift = stats.compare_pairs(known, delta)
+    return pair(shift.word, told, shift, len(known))
 
 
 def _barred(differences: Iterable[Difference]) -> str:

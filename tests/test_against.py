@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 from clustergauge import against, chance, compare, plan, side, stats
 from clustergauge.against import Rules
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Scalar
+from clustergauge.model import Scalar, Series
 from reports import comparison
 from tests import made
 
@@ -206,6 +206,22 @@ def test_the_end_of_the_time_among_fresh_launches_judges_what_there_is():
     report = conduct(launch, rules=Rules(launches=8), over=lambda: len(launch.calls) >= 15)
     assert words(report)[CASES[3]] == "slower"
     assert report.pairs[-1].launches == (7, 7)
+
+
+def test_launches_that_did_not_meet_do_not_count_and_that_is_told():
+    class Apart(Made):
+        def record(self, letter, case, number):
+            made_up = super().record(letter, case, number)
+            began = [*range(10)] if letter == "A" or number else [*range(100, 110)]  # the other was through already
+            turns = {"turn": Series(unit="s", values=[at + 0.5 * (letter == "B") for at in began])}
+            return msgspec.structs.replace(made_up, measurement=msgspec.structs.replace(made_up.measurement, series=turns))
+
+    launches = against._Launches([], [])
+    launches.measure(CASES[:1], Apart(), 6, lambda: False, lambda _: None)
+    (pair,) = launches.judged(Rules()).pairs
+    assert pair.launches == (5, 5)
+    assert pair.why == "1 of 6 launches were not measured turn beside turn: a longer budget_s helps"
+    assert pair.word == "inconclusive"  # five are too few to be sure
 
 
 def test_nothing_in_common_is_unknown_not_green():

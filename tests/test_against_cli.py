@@ -38,7 +38,7 @@ def pace(ctx, what):
     """Sleeps."""
     return Work(run=lambda: time.sleep(SECONDS[what]), check=lambda: None, workload=Workload(ops=1000, bound="compute"))
 '''
-SUITE = 'title = "planted"\nbudget_s = 0.1\n[[cases]]\nprobe = "pace"\n'
+SUITE = 'title = "planted"\nbudget_s = 0.3\n[[cases]]\nprobe = "pace"\n'
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_planted_slow_down_turns_red_and_names_its_case_and_no_other(repositor
 @pytest.mark.parametrize(("number", "measuring"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True)])
 @pytest.mark.slow
 def test_an_interrupt_leaves_no_worktree_and_no_process(repository, tmp_path, number, measuring):
-    (repository / "pace.toml").write_text(SUITE.replace("0.1", "600"))
+    (repository / "pace.toml").write_text(SUITE.replace("0.3", "600"))
     process = start(repository, tmp_path / "t", "--against", "HEAD", *MEASURE)
     await_line(process, "launch 1 of 6")
     if measuring:
@@ -192,7 +192,7 @@ def test_what_was_measured_before_an_interrupt_stays(repository, tmp_path):
 @pytest.mark.parametrize("letter", ["A", "B"])
 @pytest.mark.slow
 def test_a_side_that_is_killed_is_named_and_the_other_does_not_go_on(repository, tmp_path, letter):
-    (repository / "pace.toml").write_text(SUITE.replace("0.1", "600"))
+    (repository / "pace.toml").write_text(SUITE.replace("0.3", "600"))
     process = start(repository, tmp_path / "t", "--against", "HEAD", *MEASURE)
     await_line(process, "launch 1 of 6")
     await_turns(tmp_path / "t")

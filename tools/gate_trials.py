@@ -1,6 +1,6 @@
 """What the gate of pull requests is worth on this machine: comparisons of equal trees, and as many with a planted slow-down.
 
-    python -m tools.gate_trials 20                        # on an idle machine: 20 of each kind, some five minutes a trial
+    python -m tools.gate_trials 20                        # on an idle machine: 20 of each kind, some three minutes a trial
     python -m tools.gate_trials 1 -k latency --launches 4
     python -m tools.gate_trials 20 --effect 8 --threshold 4%
 
