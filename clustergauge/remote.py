@@ -195,10 +195,8 @@ class Desk:
         except OSError as error:
             raise Died(f"cannot start {words[0]}: {error.strerror or error}") from None
         self._started.append(process)
-        assert process.stdin
-        with contextlib.suppress(OSError):  # it has ended: `await_call` says how
-            process.stdin.write(msgspec.json.encode(told) + b"\n")
-            process.stdin.close()
+        # a command that never reads (a password asked for) holds up no more than itself, however much it is told
+        threading.Thread(target=_tell, args=(process, msgspec.json.encode(told) + b"\n"), daemon=True).start()
         return process
 
     def _welcome(self, channel: Channel) -> None:
@@ -213,6 +211,15 @@ class Desk:
             self._calls[hello.name].put((channel, hello))
         except (ChannelError, OSError, KeyError):
             channel.close()
+
+
+def _tell(process: subprocess.Popen[bytes], line: bytes) -> None:
+    """Write a line to a command's standard input, and close it."""
+    stdin = process.stdin
+    assert stdin
+    for step in (lambda: stdin.write(line), stdin.close):
+        with contextlib.suppress(OSError):  # it has ended: `await_call` says how
+            step()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

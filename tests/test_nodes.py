@@ -184,6 +184,17 @@ def test_nodes_that_cannot_be_had_are_named_and_the_rest_go_on():
     assert time.monotonic() > began
 
 
+def test_a_remote_command_that_never_reads_what_it_is_told_holds_up_nobody(monkeypatch):
+    """What it is told is more than a pipe holds: whoever wrote it waited for ever, and the deadline never came."""
+    for name in ("UCX_LONG_A", "UCX_LONG_B"):
+        monkeypatch.setenv(name, "x" * 100_000)
+    fleet = nodes.fleet(("silent1",), start_s=1.0)
+    try:
+        assert "did not call within 1 s" in fleet.left_out["silent1"]
+    finally:
+        fleet.close()
+
+
 def test_a_node_with_other_code_is_left_out(tmp_path):
     for folder in code.FOLDERS:
         (tmp_path / folder).mkdir()
