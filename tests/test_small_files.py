@@ -107,10 +107,11 @@ def two_processors(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
 
-@pytest.mark.parametrize("op", ["write", "read"])
-def test_where_there_are_processors_helpers_share_the_files(tmp_path, monkeypatch, op):
+def test_where_there_are_processors_helpers_share_what_is_read(tmp_path, monkeypatch):
     two_processors(monkeypatch)
-    with prepared(tmp_path, op, 8) as (work, ctx):
+    with prepared(tmp_path, "write", 8) as (_, ctx):
+        assert ctx.settings["engine"].endswith(", close, 8 threads")
+    with prepared(tmp_path, "read", 8) as (work, ctx):
         assert ctx.settings["engine"].endswith(", close, 2 processes × 4")
         pids = work.run.__self__._files.pids
         assert len(pids) == 2
