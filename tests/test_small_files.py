@@ -203,6 +203,19 @@ def test_a_limit_on_file_size_is_one_sentence(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@needs_root
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_file_system_that_fills_meanwhile_is_one_sentence(tmp_path, depth):
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=24m", "none") as target:
+        with prepared(target, "write", depth) as (work, _):
+            work.reset()
+            (target / "hog").write_bytes(b"x" * (os.statvfs(target).f_bavail * os.statvfs(target).f_frsize - 3 * SIZE))
+            with pytest.raises(StorageError, match=r"^cannot write .*/data-\d+: no space left on device$"):
+                work.run()
+            (target / "hog").unlink()
+        assert names(target) == []
+
+
 def test_what_would_take_too_long_and_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with pytest.raises(Skip, match="10000B is not a whole number of 4 KiB blocks"):
         prepare(context(tmp_path), "read", 1, 10_000, spare=0)
