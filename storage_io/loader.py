@@ -173,7 +173,8 @@ class _Epochs:
         self._choose = np.random.default_rng(ctx.seed)
         self._order = _Shuffled()
         several = {"prefetch_factor": PREFETCH, "persistent_workers": True, "multiprocessing_context": "fork"} if workers else {}
-        self._loader: Any = DataLoader(data, batch_sampler=self._order, num_workers=workers, worker_init_fn=_begin, **several)
+        load: Any = DataLoader  # whose data set may be of any class that has a length and items
+        self._loader: Any = load(data, batch_sampler=self._order, num_workers=workers, worker_init_fn=_begin, **several)
         self._engine = f"torch {torch.__version__} DataLoader, {workers} worker{'s' * (workers != 1)}"
         self._pids: list[int] = []
         self._device = DeviceBytes(ctx.device_bytes, self._pids)

@@ -107,7 +107,8 @@ class _Files:
         file, _ = trial(workspace.file(0), PROBE_BYTES)
         self._direct = os.O_DIRECT if file.direct else 0
         self._counted = file.counted
-        seed, helpers = secrets.randbits(62), helpers_for(depth, len(os.sched_getaffinity(0)))
+        seed = secrets.randbits(62)
+        helpers = 1 if self.writes else helpers_for(depth, len(os.sched_getaffinity(0)))
         pattern = Pattern(seed)
         self._maker = Share(workspace.path, size, 1, 1, self._direct, pattern, writes=True)
         self._reader = Share(workspace.path, size, 1, 1, self._direct, pattern, writes=False)
@@ -116,7 +117,7 @@ class _Files:
             stack.callback(os.close, self._folder)
             self._files: Share | Shares
             if helpers > 1:
-                self._files = Shares(workspace.path, size, most, depth, self._direct, seed, writes=self.writes, helpers=helpers)
+                self._files = Shares(workspace.path, size, most, depth, self._direct, seed, helpers)
             else:
                 self._files = Share(workspace.path, size, most, depth, self._direct, pattern, writes=self.writes)
             stack.callback(self._files.close)

@@ -66,7 +66,8 @@ class Workspace:
                 _empty(folder, lock)
             finally:
                 os.close(folder)
-            self.path.rmdir()
+            with contextlib.suppress(FileNotFoundError):  # a sweeper came in between, once the lock was free
+                self.path.rmdir()
         except OSError as error:
             raise StorageError(f"cannot remove {self.path}", error) from error
 

@@ -107,10 +107,11 @@ def two_processors(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
 
-@pytest.mark.parametrize("op", ["write", "read"])
-def test_where_there_are_processors_helpers_share_the_files(tmp_path, monkeypatch, op):
+def test_where_there_are_processors_helpers_share_what_is_read(tmp_path, monkeypatch):
     two_processors(monkeypatch)
-    with prepared(tmp_path, op, 8) as (work, ctx):
+    with prepared(tmp_path, "write", 8) as (_, ctx):
+        assert ctx.settings["engine"].endswith(", close, 8 threads")
+    with prepared(tmp_path, "read", 8) as (work, ctx):
         assert ctx.settings["engine"].endswith(", close, 2 processes × 4")
         pids = work.run.__self__._files.pids
         assert len(pids) == 2
@@ -200,6 +201,19 @@ def test_a_limit_on_file_size_is_one_sentence(tmp_path):
                 work.run()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@needs_root
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_file_system_that_fills_meanwhile_is_one_sentence(tmp_path, depth):
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=24m", "none") as target:
+        with prepared(target, "write", depth) as (work, _):
+            work.reset()
+            (target / "hog").write_bytes(b"x" * (os.statvfs(target).f_bavail * os.statvfs(target).f_frsize - 3 * SIZE))
+            with pytest.raises(StorageError, match=r"^cannot write .*/data-\d+: no space left on device$"):
+                work.run()
+            (target / "hog").unlink()
+        assert names(target) == []
 
 
 def test_what_would_take_too_long_and_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):

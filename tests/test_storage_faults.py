@@ -36,7 +36,6 @@ TABLES = {
     "random write": 'probe = "random"\nop = "write"\nblock = "4KiB"\ndepth = 1\nsize = "16MiB"',
     "flush": 'probe = "flush"\nsize = "16MiB"',
     "small files": 'probe = "small_files"\nop = "read"\ndepth = 1\nsize = "128KiB"',
-    "small writes": 'probe = "small_files"\nop = "write"\ndepth = 1\nsize = "128KiB"',
 }
 FILE = r"/\S*/\.clustergauge-[0-9a-f]{16}/data-\d+"
 AT = FILE + r" at byte \d+"
@@ -67,7 +66,6 @@ FAULTS = (
     ),
     Fault("full", ("sequential write",), "error", f"cannot write {AT}: {FULL}", 3, 6),
     Fault("full", ("random write", "flush"), "error", f"cannot write {AT}: {FULL}", 3, LAID_OUT + 2),
-    Fault("full", ("small writes",), "error", f"cannot write {FILE}: {FULL}", 3, 6),
     Fault("read_eio", ("sequential read", "random read"), "error", f"cannot read {AT}: {EIO}", 3, 8),
     Fault("read_eio", ("small files",), "error", f"cannot read {FILE}: {EIO}", 3, 2),
     Fault("write_eio", ("sequential write", "random write"), "error", f"cannot write {AT}: {EIO}", 3, 3),

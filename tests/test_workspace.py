@@ -51,6 +51,13 @@ def test_a_folder_is_private_and_goes_with_its_files(tmp_path):
     space.close()  # once more does nothing
 
 
+def test_a_sweeper_that_is_faster_takes_nothing_from_the_end(tmp_path, monkeypatch):
+    real = workspace._empty
+    monkeypatch.setattr(workspace, "_empty", lambda folder, lock: (real(folder, lock), sweep(tmp_path)))
+    Workspace(tmp_path, 4096, spare=0).close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_not_ours_keeps_the_folder_and_is_said(tmp_path):
     space = Workspace(tmp_path, 4096, spare=0)
     (space.path / "precious").write_text("x")
