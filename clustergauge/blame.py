@@ -147,11 +147,11 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     slow_racks: list[RackFinding] = []
     of_machines = [racks[machine] for machine in units.machine]
     rack_names, rack_numbers = sorted({*of_machines} - {""}), _numbers(of_machines)
-    held: set[str] = set()
+    compared = np.zeros(len(units.machine), np.bool_)
     for rows in _groups(units, classes):
         finding, found_racks = _judge_case(units, rows, rack_names, rack_numbers, classes, reasons, cleared)
         cases += [finding] if finding else []
-        held |= {units.machine[n] for n in np.unique(table["machine"][rows]).tolist()} if finding else set()
+        compared[table["machine"][rows]] |= finding is not None
         slow_racks += found_racks
     recorded = ~(np.isnan(table["y"]) & np.isnan(table["fresh"]) & (table["trouble"] == 0) & (table["missing"] > 0))
     numbers: list[int] = np.unique(table["machine"][recorded]).tolist()
@@ -165,7 +165,8 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
         if why := _unmeasured(cut.get(machine_id, ""), machine_id in measured, count, reasons[machine_id]):
             reasons[machine_id].append(Reason(kind="unmeasured", detail=why))
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
-    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held.union(part.spanned)]
+    held = {units.machine[n] for n in np.flatnonzero(compared).tolist()}.union(part.spanned)
+    alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held]
     notes += _of_alone(alone)
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     unreached = "no run that can be read is of it" if part.unreadable else "it was never reached"

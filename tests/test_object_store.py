@@ -525,9 +525,9 @@ def test_a_mark_that_a_killed_run_of_another_host_left_does_not_count_for_long(t
     mark(store, "1" * 16)
     mark(store, "1" * 15 + "2")
     assert other_runs(tmp_path) == "2, by their marks"
-    monkeypatch.setattr(object_space, "FRESH_S", 1.0)
+    monkeypatch.setattr(object_space, "FRESH_S", 4.0)
     monkeypatch.setattr(object_space.time, "time", lambda: 0.0)  # our clock has no part in it
-    time.sleep(2.1)
+    time.sleep(5.1)
     mark(store, "1" * 16)
     assert other_runs(tmp_path) == "1, by its mark"
     assert len(keys(store)) == 3  # which are not ours to delete
