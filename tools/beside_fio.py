@@ -87,7 +87,7 @@ def small(ctx: Context) -> Work:
         "nrfiles": each,
         "size": each * SMALL,
         "openfiles": 1,
-        "file_service_type": "sequential",
+        "file_service_type": "random",
         "numjobs": THREADS,
         "ioengine": "psync",
         "direct": 1,
