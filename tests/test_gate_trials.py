@@ -91,3 +91,12 @@ def test_outcomes(planted, code, slower, outcome):
     assert trial.outcome == outcome
     assert outcome in gate_trials.line(0, trial, 5.0)
     assert f"1 {outcome}" in "\n".join(gate_trials.summary([trial]))
+
+
+def test_an_interrupted_comparison_ends_the_trials_and_what_was_done_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(gate_trials, "listed", lambda *_: [{"case": "pace"}])
+    monkeypatch.setattr(gate_trials.subprocess, "run", lambda *_, **__: None)
+    done = iter([Trial("", 0, 10.0)])
+    monkeypatch.setattr(gate_trials, "carry_out", lambda *_: next(done, None) or gate_trials.ended(130))
+    assert gate_trials.main(["3"]) == 130
+    assert capsys.readouterr().out.splitlines()[-3:-1] == ["interrupted", "equal: 1 trials: 1 green; 10 s each"]

@@ -27,6 +27,8 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
+INTERRUPTED = 130
+"""What a comparison ends with that was interrupted."""
 CHOOSING = ("-k", "--suite", "--set", "--device", "--ranks", "--probes", "--target")
 """Flags of ``compare`` that ``list`` has to know too."""
 PLANT = """
@@ -93,7 +95,7 @@ class Trial:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the trials; 1 if one was red without a cause, named a wrong case or failed."""
+    """Run the trials; 1 if one was red without a cause, named a wrong case or failed, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="gate_trials", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("trials", type=int, help="of each kind")
     parser.add_argument("--effect", type=float, default=5.0, metavar="PERCENT", help="planted (default 5)")
@@ -104,11 +106,15 @@ def main(words: Sequence[str] | None = None) -> int:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         cases = listed(clone, flags)
-        for number in range(options.trials):
-            for case in (None, cases[number % len(cases)]):
-                trial = carry_out(clone, case, options.effect / 100, flags)
-                done.append(trial)
-                say(line(number, trial, options.effect))
+        try:
+            for number in range(options.trials):
+                for case in (None, cases[number % len(cases)]):
+                    trial = carry_out(clone, case, options.effect / 100, flags)
+                    done.append(trial)
+                    say(line(number, trial, options.effect))
+        except KeyboardInterrupt:
+            say("\n" + "\n".join(["interrupted", *summary(done)]))
+            return INTERRUPTED
     say("\n" + "\n".join(summary(done)))
     return int(any(trial.outcome.startswith(("FALSE", "WRONG", "FAILED")) for trial in done))
 
@@ -117,6 +123,12 @@ def say(text: str) -> None:
     """A line, at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def ended(code: int) -> None:
+    """Raise ``KeyboardInterrupt`` if that is what ended a comparison: it is the end of all."""
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
 
 
 def listed(clone: Path, flags: Sequence[str]) -> list[dict[str, object]]:
@@ -148,6 +160,7 @@ def carry_out(clone: Path, case: dict[str, object] | None, effect: float, flags:
     command = [sys.executable, "run_suite.py", "compare", "--against", "HEAD", "--format", "json", *flags]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
     planted, seconds = str(case["case"]) if case else "", time.monotonic() - began
+    ended(done.returncode)
     if done.returncode not in (0, 1, 4):
         say(done.stderr)
         return Trial(planted, done.returncode, seconds)
