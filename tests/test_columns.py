@@ -172,3 +172,15 @@ def test_a_fleet_is_judged_as_case_by_case(found):
         plain |= {(own[s.row].machine, s.kind, case, s.ratio) for s in peers.judge(group).slow}
         plain |= {(own[n].machine, "corrupting", case, None) for n in peers.minority([u.digest for u in own])}
     assert told == plain
+
+
+@given(st.lists(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=25), min_size=1, max_size=8))
+def test_a_unit_has_the_median_and_the_tail_of_its_samples_however_many_its_neighbours_have(samples):
+    records = [made.record(n=n, samples=taken) for n, taken in enumerate(samples)]
+    middles, tails = reduce._middles_and_tails(records)
+    for taken, middle, tail in zip(samples, middles, tails, strict=True):
+        assert middle == pytest.approx(math.log(np.quantile(taken, 0.5)))
+        if len(taken) < reduce.TAIL_SAMPLES:
+            assert math.isnan(tail)
+        else:
+            assert tail == pytest.approx(math.log(np.quantile(taken, 0.9)))
