@@ -4,10 +4,8 @@ The file is laid out and written once before timing, so a timed write overwrites
 the file system's allocation.  The timed region is the transfers of blocks (of 1 MiB, or what the case says) by ``depth`` lanes
 and, for a write, the ``fdatasync`` that ends it.
 
-Each lane reads into one block of memory again and again, as fio, IOR and others do: it stays in the processor's cache, which
-counts where a processor moves the data (virtual disks: a loop in C read 1.65 GB/s that way, and 1.47 GB/s into memory as large as
-the file; what programs get that keep what they read is `checkpoint`'s to say).  What is written has memory of its own, and is
-other data in every block.
+Each lane reads into one block of memory again and again, as other tools do (`slots`); what programs get that keep what they read
+is `checkpoint`'s to say.  What is written has memory of its own, and is other data in every block.
 
 Stamping, dropping pages and verifying happen outside the timed region.  After every read what lanes hold is verified, and then
 all blocks are read once more and verified; of every write some blocks, chosen anew, are read back from the device, and all of the
@@ -17,8 +15,8 @@ last one.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
 
 from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
@@ -30,11 +28,9 @@ from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
 from storage_io.layout import lay_out, pieces, require_patience, words_of
 from storage_io.mounts import describe
-from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
+from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned
+from storage_io.slots import Slot, Slots
 from storage_io.workspace import Workspace, target_of
-
-if TYPE_CHECKING:
-    from storage_io.pattern import Words
 
 BLOCK_BYTES = 1 << 20
 SPOT_CHECKS = 8
@@ -201,12 +197,11 @@ class _Reads:
         self._ctx = ctx
         self._file = file
         self._pattern = Pattern()
-        self._memory = aligned(depth * block)
-        self._slots = [_Slot(file, words) for words in self._memory.reshape(depth, -1)]
+        self._slots = Slots[Place](depth, block)
         self._back = _Back(file, self._pattern, depth, block)
         self._device = DeviceBytes(ctx.device_bytes)
         self._asked = False
-        self._lanes = Lanes([slot.read for slot in self._slots])
+        self._lanes = Lanes([functools.partial(self._read, slot) for slot in self._slots.each])
 
     # -- the timed region
 
@@ -218,16 +213,14 @@ class _Reads:
 
     def lay_out(self) -> None:
         """Make the file, written whole and on the device, and find out whether direct I/O is what it says."""
-        with _on_huge_pages(self._ctx, self._memory.nbytes):
-            self._memory[:] = POISON
+        with _on_huge_pages(self._ctx, self._slots.nbytes):
+            self._slots.poison()
         lay_out(self._ctx, self._file, self._pattern, reads=True)
 
     def reset(self) -> None:
         """Verify the last run, then make memory and caches ready for the next."""
         self.check()
-        self._memory[:] = POISON
-        for slot in self._slots:
-            slot.last = None
+        self._slots.poison()
         _drop(self._ctx, self._file)
         self._asked = True
         if self._file.counted:
@@ -239,11 +232,11 @@ class _Reads:
             return
         size = self._file.size
         self._device.settle(size, 0)
-        held = [(slot, slot.last) for slot in self._slots if slot.last]
+        held = self._slots.held()
         if not held:
             raise Wrong(f"nothing of {self._file.path} was read")
-        for slot, (offset, length) in held:
-            self._pattern.verify(slot.words[: length // 8], self._file.path, 0, 0, offset)
+        for words, (offset, length) in held:
+            self._pattern.verify(words[: length // 8], self._file.path, 0, 0, offset)
         _drop(self._ctx, self._file)
         self._back.verify(self._back.places, 0)
         self._asked = False
@@ -253,20 +246,9 @@ class _Reads:
         self._lanes.close()
         self._back.close()
 
-
-class _Slot:
-    """Memory of one lane.  ``last``: the place that was read into it last."""
-
-    def __init__(self, file: DataFile, words: Words) -> None:
-        self.words = words
-        self.last: Place | None = None
-        self._file = file
-        self._bytes = words.data.cast("B")
-
-    def read(self, offset: int, length: int) -> None:
-        """A block."""
-        self._file.read_at(offset, self._bytes[:length])
-        self.last = offset, length
+    def _read(self, slot: Slot[Place], offset: int, length: int) -> None:
+        self._file.read_at(offset, slot.bytes[:length])
+        slot.last = offset, length
 
 
 class _Back:
