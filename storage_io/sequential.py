@@ -151,7 +151,7 @@ class _Writes:
         self._settle()
         places = self._back.places
         chosen = self._choose.choice(len(places), min(SPOT_CHECKS, len(places)), replace=False)
-        self._verify([places[n] for n in sorted(chosen)])
+        self._verify([places[int(n)] for n in sorted(chosen)])
         self._sample += 1
         self._pattern.restamp(self._content, self._sample)
         _drop(self._ctx, self._file)
