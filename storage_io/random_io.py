@@ -56,7 +56,8 @@ SIZES = (256 << 20, 1 << 30, 4 << 30, 16 << 30)
 
 def moves(op: str, block: str, depth: int, size: int) -> Moves:
     """What a case moves: the file, and samples that are cut to the budget, down to their least; the first ones find how many."""
-    least = max(LEAST, depth) * parse_size(block) * (1 if op == "read" else 2)
+    twice = op != "read" or parse_size(block) >= LARGE
+    least = max(LEAST, depth) * parse_size(block) * (1 + twice)
     return Moves(before=size + READ_TO_PROVE + 4 * least, sample=least)
 
 

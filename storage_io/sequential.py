@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
@@ -53,7 +54,10 @@ def moves(op: str, size: int, block: int = BLOCK_BYTES) -> Moves:
 
 def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa: ARG001 (an axis)
     """A folder."""
-    return Needs(target=True, moves=moves(op, size, parse_size(block)), room=fio.room(size, writes=op == "write"))
+    of_file = moves(op, size, parse_size(block))
+    if op == "read":
+        of_file = replace(of_file, sample=2 * size)  # to be verified all is read once more
+    return Needs(target=True, moves=of_file, room=fio.room(size, writes=op == "write"))
 
 
 @probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8), size=SIZES)

@@ -39,9 +39,9 @@ SPOT_CHECKS = 16
 PIECE = 16
 
 
-def needs(op: str, size: int, **_axes: object) -> Needs:
+def needs(size: int, **_axes: object) -> Needs:
     """A folder."""
-    least = LEAST * size * (1 if op == "read" else 2)
+    least = 2 * LEAST * size
     moves = Moves(before=PROBE_BYTES + TOTAL_BYTES + 3 * least, sample=least, names=TOTAL_BYTES // max(1, size))
     return Needs(target=True, moves=moves, room=room(size))
 
