@@ -134,7 +134,7 @@ class _Passes:
         self._pieces = size // PIECE_BYTES
         self._pass = 1
         self._piece = 0
-        self._lanes = Lanes(DEPTH, self._write)
+        self._lanes = Lanes([self._write] * DEPTH)
 
     def go_on(self) -> None:
         """The next 16 MiB."""

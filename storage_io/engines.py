@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from clustergauge.clocks import read_ns
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.lanes import Lanes
+from storage_io.slots import Slot, Slots
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,11 +59,14 @@ class Engine(Protocol):
         """Release what the engine holds."""
 
 
-def complete(descriptor: int, batch: Batch, index: int, done: int) -> None:
-    """The rest of a transfer of which ``done`` bytes are done already.  Raises `TransferError`."""
+def complete(descriptor: int, batch: Batch, index: int, done: int, view: memoryview | None = None) -> None:
+    """The rest of a transfer of which ``done`` bytes are done already.  ``view``: instead of its own memory.
+
+    Raises `TransferError`.
+    """
     call: Callable[..., int] = os.preadv if batch.kinds[index] == READ else os.pwritev
     offset = int(batch.offsets[index])
-    view = batch.view(index)
+    view = batch.view(index) if view is None else view
     try:
         while done < batch.block:
             step = call(descriptor, (view[done:],), offset + done)
@@ -82,7 +87,7 @@ class Threads:
         self._first = self._last = 0
         self._items: list[tuple[Any, ...]] = []
         self._took: list[int] = []
-        self._lanes = Lanes(depth, self._transfer)
+        self._lanes = Lanes([self._transfer] * depth)
 
     def load(self, first: int, last: int) -> None:
         """See `Engine`."""
@@ -117,6 +122,50 @@ class Threads:
         if done != self._batch.block:
             complete(self._descriptor, self._batch, index, done)
         self._took[index] = read_ns() - began
+
+
+class Again:
+    """``preadv`` by threads, each into one block of memory again and again (`slots`), not into the memory of the batch."""
+
+    def __init__(self, descriptor: int, batch: Batch, depth: int) -> None:
+        self.name = "preadv"
+        self.slots = Slots[int](depth, batch.block)
+        self._descriptor = descriptor
+        self._batch = batch
+        self._first = self._last = 0
+        self._items: list[tuple[int, int]] = []
+        self._took: list[int] = []
+        self._lanes = Lanes([functools.partial(self._read, slot, (slot.bytes,)) for slot in self.slots.each])
+
+    def load(self, first: int, last: int) -> None:
+        """See `Engine`."""
+        self.slots.poison()
+        self._items = [(first + n, offset) for n, offset in enumerate(self._batch.offsets[first:last].tolist())]
+        self._first, self._last = first, last
+        self._took = [0] * self._batch.most
+
+    def run(self) -> None:
+        """See `Engine`."""
+        self._lanes.run(self._items)
+
+    def finish(self) -> None:
+        """See `Engine`."""
+        self._batch.latencies[self._first : self._last] = self._took[self._first : self._last]
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._lanes.close()
+
+    def _read(self, slot: Slot[int], views: tuple[memoryview], index: int, offset: int) -> None:
+        began = read_ns()
+        try:
+            done = os.preadv(self._descriptor, views, offset)
+        except OSError as error:
+            raise TransferError(index, error) from error
+        if done != self._batch.block:
+            complete(self._descriptor, self._batch, index, done, slot.bytes)
+        self._took[index] = read_ns() - began
+        slot.last = index
 
 
 class Aio:

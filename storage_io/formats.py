@@ -175,7 +175,7 @@ class Raw:
         self._refused = refused
         self._shard = shard
         self._pieces = pieces(shard.content)
-        self._lanes = Lanes(RAW_DEPTH, lambda call, offset, view: call(offset, view))
+        self._lanes = Lanes([lambda call, offset, view: call(offset, view)] * RAW_DEPTH)
 
     def save(self, path: Path) -> None:
         """See `Format`."""

@@ -29,13 +29,14 @@ _GO, _LOAD, _FINISH = "go", "load", "finish"
 
 
 class Alone:
-    """``depth`` transfers in flight by this process: one by the thread that asks, more by Linux AIO or by threads (`_engine`)."""
+    """``depth`` transfers in flight by this process: one by the thread that asks, more by Linux AIO or by threads (`_engine`), or
+    by an engine that is given."""
 
-    def __init__(self, file: DataFile, batch: Batch, depth: int) -> None:
+    def __init__(self, file: DataFile, batch: Batch, depth: int, engine: Engine | None = None) -> None:
         self.pids: list[int] = []
         self._file = file
         self._batch = batch
-        self._engine = _engine(file.descriptor, batch, depth, direct=file.direct)
+        self._engine = engine or _engine(file.descriptor, batch, depth, direct=file.direct)
         self.name = f"{self._engine.name}, {'1 thread' if depth == 1 else f'1 process × {depth}'}"
 
     def load(self, count: int) -> None:

@@ -15,13 +15,16 @@ Item = tuple[Any, ...]
 
 
 class Lanes:
-    """``depth`` lanes, the calling thread among them, that call ``transfer(*item)``."""
+    """A lane for each of ``transfers``, the calling thread among them, that calls its own for one item after the other."""
 
-    def __init__(self, depth: int, transfer: Callable[..., object]) -> None:
-        self._transfer = transfer
+    def __init__(self, transfers: Sequence[Callable[..., object]]) -> None:
+        self._first, *others = transfers
         self._go: SimpleQueue[Iterator[Item] | None] = SimpleQueue()
         self._done: SimpleQueue[Exception | None] = SimpleQueue()
-        self._helpers = [threading.Thread(target=self._wait, name=f"lane-{n}", daemon=True) for n in range(1, depth)]
+        self._helpers = [
+            threading.Thread(target=self._wait, args=(transfer,), name=f"lane-{n}", daemon=True)
+            for n, transfer in enumerate(others, 1)
+        ]
         for helper in self._helpers:
             helper.start()
 
@@ -31,7 +34,7 @@ class Lanes:
         try:
             for _ in self._helpers:
                 self._go.put(queue)
-            errors = [self._drain(queue), *(self._done.get() for _ in self._helpers)]
+            errors = [self._drain(self._first, queue), *(self._done.get() for _ in self._helpers)]
         finally:
             _exhaust(queue)  # a signal may have come in between
         for error in errors:
@@ -48,14 +51,14 @@ class Lanes:
                 break
         self._helpers = []
 
-    def _wait(self) -> None:
+    def _wait(self, transfer: Callable[..., object]) -> None:
         while (queue := self._go.get()) is not None:
-            self._done.put(self._drain(queue))
+            self._done.put(self._drain(transfer, queue))
 
-    def _drain(self, queue: Iterator[Item]) -> Exception | None:
+    def _drain(self, transfer: Callable[..., object], queue: Iterator[Item]) -> Exception | None:
         try:
             for item in queue:
-                self._transfer(*item)
+                transfer(*item)
         except Exception as error:  # noqa: BLE001 (handed to the caller of run)
             return error
         finally:

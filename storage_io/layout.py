@@ -45,7 +45,7 @@ def lay_out(ctx: Context, file: DataFile, pattern: Pattern, number: int = 0, rea
     Raises `Skip` where it would take longer than `patience`, `StorageError` where it can't be done.
     """
     content = aligned(min(BASE_BYTES, file.size))
-    lanes = Lanes(DEPTH, file.write_at)
+    lanes = Lanes([file.write_at] * DEPTH)
 
     def write(start: int) -> None:
         part = content[: (file.size - start) // 8]
@@ -94,3 +94,10 @@ def pieces(content: Words, piece: int = PIECE_BYTES) -> list[tuple[int, memoryvi
 def _read(file: DataFile, few: list[tuple[int, memoryview]]) -> None:
     for offset, view in few:
         file.read_at(offset, view)
+
+
+def words_of(view: memoryview) -> Words:
+    """The same memory in 64-bit words."""
+    import numpy as np
+
+    return np.frombuffer(view, np.uint64)

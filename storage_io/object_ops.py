@@ -51,8 +51,8 @@ class Op:
         self._choose = np.random.default_rng(ctx.seed)
         self._chosen: list[int] = []
         self._todo: list[tuple[Any, ...]] = []
-        self._lanes = Lanes(at_once, self._timed)
-        self._helpers = Lanes(HELPERS, lambda work, *arguments: work(*arguments))
+        self._lanes = Lanes([self._timed] * at_once)
+        self._helpers = Lanes([lambda work, *arguments: work(*arguments)] * HELPERS)
 
     def populate(self) -> None:
         """Put the objects that will be asked for."""

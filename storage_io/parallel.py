@@ -143,7 +143,7 @@ class _Transfer:
         self._failed: StorageError | None = None
         self._took_s = 0.0
         self._ranks_s: list[float] = []
-        self.lanes = Lanes(depth, self._transfer)
+        self.lanes = Lanes([self._transfer] * depth)
 
     # -- the timed region
 

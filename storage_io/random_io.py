@@ -6,7 +6,8 @@ writes, with one ``fdatasync``.  Latency is from submitting a transfer to reapin
 the times of the record are those of one transfer on average (of ten, 7 reads and 3 writes, where both go on): 1 / IOPS.
 
 Every read of every sample is verified whole, untimed; of the writes of a sample some are read back from the device, chosen anew,
-and all of the last one.
+and all of the last one.  Where only large blocks are read, they go into memory that is read into again and again (`slots`): what
+it holds is verified, and all blocks are read once more for the rest.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Literal
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
 from storage_io import cold, fio, memory
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
+from storage_io.engines import Again
 from storage_io.evidence import DeviceBytes
-from storage_io.helpers import Alone, Helpers, helpers_for
+from storage_io.helpers import LARGE, Alone, Helpers, helpers_for
 from storage_io.latencies import Latencies
 from storage_io.layout import READ_TO_PROVE, lay_out
 from storage_io.mounts import describe
@@ -54,7 +56,8 @@ SIZES = (256 << 20, 1 << 30, 4 << 30, 16 << 30)
 
 def moves(op: str, block: str, depth: int, size: int) -> Moves:
     """What a case moves: the file, and samples that are cut to the budget, down to their least; the first ones find how many."""
-    least = max(LEAST, depth) * parse_size(block) * (1 if op == "read" else 2)
+    twice = op != "read" or parse_size(block) >= LARGE
+    least = max(LEAST, depth) * parse_size(block) * (1 + twice)
     return Moves(before=size + READ_TO_PROVE + 4 * least, sample=least)
 
 
@@ -129,7 +132,7 @@ def workload(op: str, block: int) -> Workload:
 
 
 class Scattered:
-    """A file, transfers to random blocks of it, and the engine that does them.
+    """A file, transfers to random blocks of it, the engine that does them, and the one that reads back (mostly the same).
 
     ``steps``: steps of the `workload` in one run; known after `calibrate`.  ``pids``: the processes beside this one
     whose bytes the kernel counts; ``beside``: bytes that others of them wrote during a run.
@@ -150,10 +153,12 @@ class Scattered:
         self._batch = Batch(min(self._blocks, BUFFER_BYTES // block), block, shared=helpers > 1)
         self._count = 0
         try:
-            self._engine = Helpers(file, self._batch, depth, helpers) if helpers > 1 else Alone(file, self._batch, depth)
+            self._back = Helpers(file, self._batch, depth, helpers) if helpers > 1 else Alone(file, self._batch, depth)
         except BaseException:
             self._batch.close()
             raise
+        self._again = Again(file.descriptor, self._batch, depth) if op == "read" and block >= LARGE and helpers == 1 else None
+        self._engine = Alone(file, self._batch, depth, self._again) if self._again else self._back
         self.pids = list(self._engine.pids)
         self.beside = 0
         self._device = DeviceBytes(ctx.device_bytes, self.pids)
@@ -230,6 +235,8 @@ class Scattered:
     def close(self) -> None:
         """End the helpers."""
         self._engine.close()
+        if self._back is not self._engine:
+            self._back.close()
         self._batch.close()
 
     def _load(self) -> None:
@@ -270,11 +277,23 @@ class Scattered:
     def _verify_reads(self) -> None:
         import numpy as np
 
+        if self._again:
+            self._verify_again(self._again.slots.held())
+            return
         chosen = np.flatnonzero(self._batch.kinds[: self._count] == READ)
         if len(chosen):
             whole = len(chosen) == self._count
             content = self._content(self._count) if whole else self._content(self._count)[chosen]
             self._verify(content.reshape(-1), self._batch.offsets[chosen] // self._batch.block)
+
+    def _verify_again(self, held: list[tuple[Words, int]]) -> None:
+        """What memory holds, and then all blocks of the sample, each read into memory of its own."""
+        blocks = self._batch.offsets[: self._count] // self._batch.block
+        if not held:
+            raise Wrong(f"nothing of {self._file.path} was read")
+        for words, index in held:
+            self._verify(words, blocks[index : index + 1])
+        self._read_back(blocks)
 
     def _written(self) -> Numbers:
         """The blocks that the last sample wrote."""
@@ -282,15 +301,15 @@ class Scattered:
         return self._batch.offsets[:count][self._batch.kinds[:count] == WRITE] // self._batch.block
 
     def _read_back(self, blocks: Numbers) -> None:
-        """Read blocks by the same engine into poisoned buffers, and verify them."""
+        """Read blocks, as many at a time, into poisoned buffers, and verify them."""
         batch, count = self._batch, len(blocks)
         if not self._file.direct:
             self._file.drop()
         batch.offsets[:count] = blocks * batch.block
         batch.kinds[:count] = READ
         self._content(count)[:] = POISON
-        self._engine.load(count)
-        self._engine.run()
+        self._back.load(count)
+        self._back.run()
         self._verify(self._content(count).reshape(-1), blocks)
 
     def _fill(self, out: Words, blocks: Numbers) -> None:

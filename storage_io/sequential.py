@@ -2,29 +2,35 @@
 
 The file is laid out and written once before timing, so a timed write overwrites allocated blocks: the device's rate, without
 the file system's allocation.  The timed region is the transfers of blocks (of 1 MiB, or what the case says) by ``depth`` lanes
-and, for a write, the ``fdatasync`` that ends it.  Every block has memory of its own, as in a program that loads or saves a file;
-a tool that reuses one small buffer keeps it in the processor's cache, and is faster where a processor moves the data (virtual
-disks).
+and, for a write, the ``fdatasync`` that ends it.
 
-Stamping, dropping pages and verifying happen outside the timed region: every read is verified whole; of every write some
-blocks, chosen anew, are read back from the device, and all of the last one.
+Each lane reads into one block of memory again and again, as other tools do (`slots`); what programs get that keep what they read
+is `checkpoint`'s to say.  What is written has memory of its own, and is other data in every block.
+
+Stamping, dropping pages and verifying happen outside the timed region.  After every read what lanes hold is verified, and then
+all blocks are read once more and verified; of every write some blocks, chosen anew, are read back from the device, and all of the
+last one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
-from clustergauge.probe import Context, Moves, Needs, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
 from storage_io import cold, fio, memory
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
-from storage_io.layout import pieces, require_patience
+from storage_io.layout import lay_out, pieces, require_patience, words_of
 from storage_io.mounts import describe
-from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
+from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned
+from storage_io.slots import Slot, Slots
 from storage_io.workspace import Workspace, target_of
 
 BLOCK_BYTES = 1 << 20
@@ -33,6 +39,8 @@ SPOT_CHECKS = 8
 
 Block = tuple[int, memoryview]
 """Offset in the file, and the part of the buffer that belongs there."""
+Place = tuple[int, int]
+"""Offset in the file, and bytes."""
 
 
 SIZES = (64 << 20, 256 << 20, 1 << 30, 4 << 30)
@@ -46,7 +54,10 @@ def moves(op: str, size: int, block: int = BLOCK_BYTES) -> Moves:
 
 def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa: ARG001 (an axis)
     """A folder."""
-    return Needs(target=True, moves=moves(op, size, parse_size(block)), room=fio.room(size, writes=op == "write"))
+    of_file = moves(op, size, parse_size(block))
+    if op == "read":
+        of_file = replace(of_file, sample=2 * size)  # to be verified all is read once more
+    return Needs(target=True, moves=of_file, room=fio.room(size, writes=op == "write"))
 
 
 @probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8), size=SIZES)
@@ -77,17 +88,19 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     target = target_of(ctx)
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
-    memory.require(size, f"a buffer of {format_size(size)} needs")
+    block = min(block, size)
+    buffer = size if op == "write" else depth * block
+    memory.require(buffer, f"a buffer of {format_size(buffer)} needs")
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op == "write").of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
-        transfer = _Transfer(ctx, file, depth, block, writes=op == "write")
-        stack.callback(transfer.lanes.close)
+        made = _Writes(ctx, file, depth, block) if op == "write" else _Reads(ctx, file, depth, block)
+        transfer = stack.enter_context(contextlib.closing(made))
         transfer.lay_out()
         for name, value in (describe(workspace.path) | _settings(file, depth, block)).items():
             ctx.set(name, value)
-        pattern = fio.Pattern("write" if op == "write" else "read", min(block, size), depth, size, "end" if op == "write" else "")
+        pattern = fio.Pattern("write" if op == "write" else "read", block, depth, size, "end" if op == "write" else "")
         peer = fio.peer(ctx, workspace, file, pattern, size)
         close = stack.pop_all().close
     return Work(
@@ -95,87 +108,73 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
         reset=transfer.reset,
         check=transfer.check,
         close=close,
-        workload=Workload(
-            bytes_read=0 if transfer.writes else size, bytes_written=size if transfer.writes else 0, bound="storage"
-        ),
+        workload=Workload(bytes_read=size if op == "read" else 0, bytes_written=size if op == "write" else 0, bound="storage"),
         max_iterations=1,
         peer=peer,
     )
 
 
-class _Transfer:
-    """The file, the buffer it is written from or read into, and the lanes between them.
+class _Writes:
+    """Writes of the whole file, with other data in every block.
 
-    ``_sample``: the one whose data the file holds (0: as laid out).  ``_asked``: there is a run to verify.
+    ``_sample``: the one whose data the file holds (0: as laid out).
     """
 
-    def __init__(self, ctx: Context, file: DataFile, depth: int, block: int, *, writes: bool) -> None:
+    def __init__(self, ctx: Context, file: DataFile, depth: int, block: int) -> None:
         import numpy as np
 
-        self.writes = writes
-        self.run = self.write if writes else self.read
         self._ctx = ctx
         self._file = file
         self._pattern = Pattern()
         self._content = aligned(file.size)
         self._blocks = pieces(self._content, block)
-        self._scratch = aligned(min(block, file.size))
+        self._back = _Back(file, self._pattern, depth, block)
         self._choose = np.random.default_rng(ctx.seed)
         self._device = DeviceBytes(ctx.device_bytes)
         self._sample = 0
-        self._asked = False
-        self.lanes = Lanes(depth, file.write_at if writes else file.read_at)
+        self._lanes = Lanes([file.write_at] * depth)
 
     # -- the timed region
 
-    def write(self) -> None:
+    def run(self) -> None:
         """All blocks, and the sync that takes them to the device."""
-        self.lanes.run(self._blocks)
+        self._lanes.run(self._blocks)
         self._file.sync()
-
-    def read(self) -> None:
-        """All blocks."""
-        self.lanes.run(self._blocks)
 
     # -- outside of it
 
     def lay_out(self) -> None:
         """Make the file, written whole and on the device, and find out whether direct I/O is what it says."""
-        file = self._file
-        before = memory.huge_pages()
-        self._pattern.fill(self._content, 0, 0)
-        after = memory.huge_pages()
-        if before is not None and after is not None:
-            self._ctx.set("buffer_on_huge_pages", round(min(1.0, max(0, after - before) / file.size), 2))
-        file.allocate()
-        file.prove_writes(self._write_once, file.size)
-        if not self.writes:
-            few = self._blocks[:SPOT_CHECKS]
-            file.prove(lambda: self._read_back(few), sum(len(view) for _, view in few), 0)
+        with _on_huge_pages(self._ctx, self._file.size):
+            self._pattern.fill(self._content, 0, 0)
+        self._file.allocate()
+        self._file.prove_writes(self._write_once, self._file.size)
 
     def reset(self) -> None:
-        """Verify what the last run left behind, then make the buffer and the caches ready for the next."""
+        """Verify some of what the last run left behind, then make ready what the next one writes."""
         self._settle()
-        if self.writes:
-            self._verify_written(self._spots())
-            self._sample += 1
-            self._pattern.restamp(self._content, self._sample)
-        else:
-            if self._asked:
-                self._verify_read()
-            self._content.fill(POISON)
-        self._drop()
-        self._asked = True
+        places = self._back.places
+        chosen = self._choose.choice(len(places), min(SPOT_CHECKS, len(places)), replace=False)
+        self._verify([places[int(n)] for n in sorted(chosen)])
+        self._sample += 1
+        self._pattern.restamp(self._content, self._sample)
+        _drop(self._ctx, self._file)
         if self._file.counted:
             self._device.mark()
 
     def check(self) -> None:
-        """The whole of the last run, bit for bit; a write is read back from the device."""
+        """The whole of the last run, bit for bit."""
         self._settle()
-        if self.writes:
-            self._verify_written(self._blocks)
-        else:
-            self._verify_read()
+        self._verify(self._back.places)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._lanes.close()
+        self._back.close()
+
+    def _verify(self, places: Sequence[Place]) -> None:
+        _drop(self._ctx, self._file)
+        self._back.verify(places, self._sample)
 
     def _write_once(self) -> None:
         """All blocks.  Raises `Skip` where that would take too long, once a part of them tells."""
@@ -191,32 +190,112 @@ class _Transfer:
             self._file.write_at(*block)
         self._file.sync()
 
-    def _verify_read(self) -> None:
-        self._pattern.verify(self._content, self._file.path, 0, self._sample)
-
-    def _verify_written(self, blocks: list[Block]) -> None:
-        self._drop()
-        self._read_back(blocks)
-
-    def _read_back(self, blocks: list[Block]) -> None:
-        """Read blocks one after the other into a buffer of their own and verify each."""
-        for offset, view in blocks:
-            words = self._scratch[: len(view) // 8]
-            self._file.read_at(offset, words.data.cast("B"))
-            self._pattern.verify(words, self._file.path, 0, self._sample, offset)
-
-    def _spots(self) -> list[Block]:
-        chosen = self._choose.choice(len(self._blocks), min(SPOT_CHECKS, len(self._blocks)), replace=False)
-        return [self._blocks[n] for n in sorted(chosen)]
-
-    def _drop(self) -> None:
-        """Nothing of the file is cached when a buffered run begins; a record says what the kernel would not drop."""
-        if not self._file.direct:
-            cold.say_left(self._ctx, self._file.drop())
-
     def _settle(self) -> None:
+        self._device.settle(0, self._file.size)
+
+
+class _Reads:
+    """Reads of the whole file, each lane's into the same memory.  ``_asked``: there is a run to verify."""
+
+    def __init__(self, ctx: Context, file: DataFile, depth: int, block: int) -> None:
+        self._ctx = ctx
+        self._file = file
+        self._pattern = Pattern()
+        self._slots = Slots[Place](depth, block)
+        self._back = _Back(file, self._pattern, depth, block)
+        self._device = DeviceBytes(ctx.device_bytes)
+        self._asked = False
+        self._lanes = Lanes([functools.partial(self._read, slot) for slot in self._slots.each])
+
+    # -- the timed region
+
+    def run(self) -> None:
+        """All blocks."""
+        self._lanes.run(self._back.places)
+
+    # -- outside of it
+
+    def lay_out(self) -> None:
+        """Make the file, written whole and on the device, and find out whether direct I/O is what it says."""
+        with _on_huge_pages(self._ctx, self._slots.nbytes):
+            self._slots.poison()
+        lay_out(self._ctx, self._file, self._pattern, reads=True)
+
+    def reset(self) -> None:
+        """Verify the last run, then make memory and caches ready for the next."""
+        self.check()
+        self._slots.poison()
+        _drop(self._ctx, self._file)
+        self._asked = True
+        if self._file.counted:
+            self._device.mark()
+
+    def check(self) -> None:
+        """What the lanes hold of the last run, and then the whole file, read once more, bit for bit."""
+        if not self._asked:
+            return
         size = self._file.size
-        self._device.settle(0 if self.writes else size, size if self.writes else 0)
+        self._device.settle(size, 0)
+        held = self._slots.held()
+        if not held:
+            raise Wrong(f"nothing of {self._file.path} was read")
+        for words, (offset, length) in held:
+            self._pattern.verify(words[: length // 8], self._file.path, 0, 0, offset)
+        _drop(self._ctx, self._file)
+        self._back.verify(self._back.places, 0)
+        self._asked = False
+
+    def close(self) -> None:
+        """End the threads."""
+        self._lanes.close()
+        self._back.close()
+
+    def _read(self, slot: Slot[Place], offset: int, length: int) -> None:
+        self._file.read_at(offset, slot.bytes[:length])
+        slot.last = offset, length
+
+
+class _Back:
+    """The file read back, untimed, into memory of its own, as many blocks at a time as the case has, and verified.
+
+    ``places``: all of its blocks.
+    """
+
+    def __init__(self, file: DataFile, pattern: Pattern, depth: int, block: int) -> None:
+        self.places: list[Place] = [(offset, min(block, file.size - offset)) for offset in range(0, file.size, block)]
+        self._file = file
+        self._pattern = pattern
+        self._memory = pieces(aligned(min(len(self.places), max(depth, BASE_BYTES // block)) * block), block)
+        self._lanes = Lanes([file.read_at] * depth)
+
+    def verify(self, places: Sequence[Place], sample: int) -> None:
+        """Raise `Wrong` unless there is what that sample wrote."""
+        for first in range(0, len(places), len(self._memory)):
+            some = places[first : first + len(self._memory)]
+            blocks = [(offset, view[:length]) for (offset, length), (_, view) in zip(some, self._memory, strict=False)]
+            self._lanes.run(blocks)
+            for offset, view in blocks:
+                self._pattern.verify(words_of(view), self._file.path, 0, sample, offset)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._lanes.close()
+
+
+def _drop(ctx: Context, file: DataFile) -> None:
+    """Nothing of a buffered file is cached when it is read next; a record says what the kernel would not drop."""
+    if not file.direct:
+        cold.say_left(ctx, file.drop())
+
+
+@contextlib.contextmanager
+def _on_huge_pages(ctx: Context, size: int) -> Generator[None]:
+    """Record which share of the memory lies on huge pages that is touched here for the first time."""
+    before = memory.huge_pages()
+    yield
+    after = memory.huge_pages()
+    if before is not None and after is not None:
+        ctx.set("buffer_on_huge_pages", round(min(1.0, max(0, after - before) / size), 2))
 
 
 def _settings(file: DataFile, depth: int, block: int) -> dict[str, Scalar]:

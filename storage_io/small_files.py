@@ -3,9 +3,8 @@
 A sample is some hundreds of files, ``depth`` at a time (`whole_files`).  *write*: each is created, written whole and closed, and
 one ``syncfs`` ends the sample inside the time.  *read*: each is opened, read whole and closed, in random order out of a larger
 population, with direct I/O where the file system has it; else the pages of all of them are dropped before.  Inodes and names stay
-in the kernel's caches: only root could empty those, for everybody.  Every file read is verified whole; of the files written some
-are read back
-after every sample, and all of the last one.
+in the kernel's caches: only root could empty those, for everybody.  After a *read* what memory holds is verified, and then all
+files are read once more and verified; of the files written some are read back after every sample, and all of the last one.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from storage_io.layout import patience, trial
 from storage_io.mounts import describe
 from storage_io.pattern import STAMP_EVERY, Pattern
 from storage_io.random_io import require
-from storage_io.whole_files import Share, Shares, helpers_for
+from storage_io.whole_files import Reads, Shares, Writes, helpers_for
 from storage_io.workspace import Workspace
 
 TOTAL_BYTES = 64 << 20
@@ -40,9 +39,9 @@ SPOT_CHECKS = 16
 PIECE = 16
 
 
-def needs(op: str, size: int, **_axes: object) -> Needs:
+def needs(size: int, **_axes: object) -> Needs:
     """A folder."""
-    least = LEAST * size * (1 if op == "read" else 2)
+    least = 2 * LEAST * size
     moves = Moves(before=PROBE_BYTES + TOTAL_BYTES + 3 * least, sample=least, names=TOTAL_BYTES // max(1, size))
     return Needs(target=True, moves=moves, room=room(size))
 
@@ -110,16 +109,18 @@ class _Files:
         seed = secrets.randbits(62)
         helpers = 1 if self.writes else helpers_for(depth, len(os.sched_getaffinity(0)))
         pattern = Pattern(seed)
-        self._maker = Share(workspace.path, size, 1, 1, self._direct, pattern, writes=True)
-        self._reader = Share(workspace.path, size, 1, 1, self._direct, pattern, writes=False)
+        self._maker = Writes(workspace.path, size, 1, 1, self._direct, pattern)
+        self._reader = Reads(workspace.path, size, 1, self._direct, pattern)
         with contextlib.ExitStack() as stack:
             self._folder = os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, self._folder)
-            self._files: Share | Shares
-            if helpers > 1:
-                self._files = Shares(workspace.path, size, most, depth, self._direct, seed, helpers)
+            self._files: Writes | Reads | Shares
+            if self.writes:
+                self._files = Writes(workspace.path, size, most, depth, self._direct, pattern)
+            elif helpers > 1:
+                self._files = Shares(workspace.path, size, depth, self._direct, seed, helpers)
             else:
-                self._files = Share(workspace.path, size, most, depth, self._direct, pattern, writes=self.writes)
+                self._files = Reads(workspace.path, size, depth, self._direct, pattern)
             stack.callback(self._files.close)
             self.close = stack.pop_all().close
         self._device = DeviceBytes(ctx.device_bytes, self._files.pids)
@@ -187,15 +188,15 @@ class _Files:
         self._settle()
         if self._asked:
             self._verify(0)
+        self._asked = False
 
     def _verify(self, some: int) -> None:
-        """All that was read; of what was written so many files, chosen anew, or all (0)."""
-        if not self.writes:
+        """What memory holds of those read, and all of them, read once more; of those written so many, chosen anew, or all (0)."""
+        if not isinstance(self._files, Writes):
             self._files.verify()
-            return
         self._drop()
         places = range(len(self._chosen))
-        if some:
+        if some and self.writes:
             places = sorted(int(n) for n in self._choose.choice(len(places), min(some, len(places)), replace=False))
         for place in places:
             self._reader.load(self._sample, [self._chosen[place]])

@@ -75,7 +75,7 @@ CASES = {
     ),
     "flush": (flush.flush.needs_of({"size": SIZE}), lambda ctx: flush.prepare(ctx, SIZE, spare=0)),
     "small files": (
-        small_files.needs("read", 128 << 10),
+        small_files.needs(128 << 10),
         lambda ctx: small_files.prepare(ctx, "read", 1, 128 << 10, spare=0),
     ),
     "checkpoint save": (

@@ -12,7 +12,7 @@ def lanes_of():
     made = []
 
     def make(depth, transfer):
-        made.append(Lanes(depth, transfer))
+        made.append(Lanes([transfer] * depth))
         return made[-1]
 
     yield make

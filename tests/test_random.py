@@ -21,9 +21,9 @@ from clustergauge.world import Serial
 from storage_io import engines, helpers, layout, memory, random_io, workspace
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
-from storage_io.engines import Aio, Threads, TransferError
+from storage_io.engines import Again, Aio, Threads, TransferError
 from storage_io.errors import StorageError
-from storage_io.helpers import Helpers, helpers_for, share
+from storage_io.helpers import LARGE, Helpers, helpers_for, share
 from storage_io.latencies import MOST, Latencies
 from storage_io.random_io import MIX, prepare, random
 from tests.on_disk import ROOT, alive, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
@@ -208,6 +208,65 @@ def test_a_read_that_did_nothing_is_caught(tmp_path):
             work.check()
 
 
+@pytest.mark.parametrize("depth", [1, 8])
+def test_large_blocks_are_read_into_one_block_of_memory_a_lane(tmp_path, monkeypatch, depth):
+    real, used = os.preadv, []
+
+    def read(descriptor, views, offset):
+        used.append(np.frombuffer(views[0], np.uint8).ctypes.data)
+        return real(descriptor, views, offset)
+
+    with prepared(tmp_path, "read", depth, block=LARGE) as (work, ctx):
+        assert ctx.settings["engine"].startswith("preadv, 1 ")
+        work.reset()
+        with monkeypatch.context() as watched:
+            watched.setattr(os, "preadv", read)
+            work.run()
+        assert len(used) == work.steps == ctx.settings["transfers_per_sample"]
+        assert len(set(used)) <= depth
+        work.check()
+    with prepared(tmp_path, "mixed", depth, block=LARGE) as (_, ctx):
+        assert not ctx.settings["engine"].startswith("preadv")
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_flipped_bit_is_found_in_a_large_block_whichever_it_is(tmp_path, depth, place):
+    with prepared(tmp_path, "read", depth, block=LARGE) as (work, _):
+        work.reset()
+        at = int(work.run.__self__._batch.offsets[: work.steps][place]) + 1234
+        was = flip(data_file(tmp_path), at)
+        work.run()
+        with pytest.raises(Wrong, match=rf"data-0 differs at byte {at}: expected {was:#04x}, got {was ^ 4:#04x}; .*: 1$"):
+            work.check()
+        with pytest.raises(Wrong, match="differs at byte"):
+            work.reset()
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+def test_what_was_wrong_on_its_way_into_a_large_block_is_found_where_memory_holds_it(tmp_path, monkeypatch, depth):
+    real = os.preadv
+
+    def read(descriptor, views, offset):
+        done = real(descriptor, views, offset)
+        views[0][77] ^= 4  # the file has it right
+        return done
+
+    with prepared(tmp_path, "read", depth, block=LARGE) as (work, _):
+        for liar, words in ((read, "differs at byte"), (lambda _, views, __: len(views[0]), "got 0xa5")):
+            work.reset()
+            with monkeypatch.context() as faulty:
+                faulty.setattr(os, "preadv", liar)
+                work.run()
+            with pytest.raises(Wrong, match=words):
+                work.check()
+            work.run()
+            work.check()
+        work.reset()
+        with pytest.raises(Wrong, match=r"^nothing of .*/data-0 was read$"):
+            work.check()
+
+
 # -- direct, buffered, cached
 
 
@@ -280,7 +339,7 @@ def test_an_engine_transfers_each_block_to_its_own_buffer(tmp_path, engine, dept
         assert not batch.latencies[:10].any()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, Again])
 def test_a_short_read_at_the_end_of_the_file_is_an_error_with_its_place(tmp_path, engine):
     with a_batch(tmp_path, 200) as (descriptor, batch, _):
         os.truncate(tmp_path / "plain", 150 * BLOCK + 100)
@@ -314,6 +373,14 @@ def test_a_short_transfer_is_made_whole(tmp_path, monkeypatch):
         one.load(0, 10)
         one.run()
         assert np.array_equal(batch.content.reshape(10, -1)[::-1].reshape(-1), content[:5120])
+        again = Again(descriptor, batch, 1)
+        again.load(0, 10)
+        again.run()
+        again.finish()
+        ((words, index),) = again.slots.held()
+        assert index == 9
+        assert np.array_equal(words, content[:512])
+        assert (batch.latencies > 0).all()
 
 
 def test_without_aio_helpers_use_threads(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from clustergauge.execute import execute
@@ -94,7 +95,7 @@ def test_blocks_may_have_another_size(tmp_path, op, block, count):
     ctx = context(tmp_path)
     work = prepare(ctx, op, 8, SIZE, spare=0, block=block)
     try:
-        assert len(work.run.__self__._blocks) == count
+        assert len(work.run.__self__._back.places) == count
         assert ctx.settings["block_bytes"] == block
         work.reset()
         work.run()
@@ -173,7 +174,38 @@ def test_a_read_that_did_nothing_is_caught(tmp_path):
         work.reset()
         work.run()
         work.reset()
-        with pytest.raises(Wrong, match=r"differs at byte 0: expected 0x.., got 0xa5"):
+        with pytest.raises(Wrong, match=r"^nothing of .*/data-0 was read$"):
+            work.check()
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_read_that_says_it_is_done_and_is_not_is_caught(tmp_path, monkeypatch, depth):
+    with prepared(tmp_path, "read", depth) as (work, _):
+        work.reset()
+        with monkeypatch.context() as lying:
+            lying.setattr(os, "preadv", lambda _, views, __: len(views[0]))
+            work.run()
+        with pytest.raises(Wrong, match=r"differs at byte \d+: expected 0x.., got 0xa5"):
+            work.check()
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+def test_each_lane_reads_into_one_block_of_memory_and_what_it_holds_is_verified(tmp_path, monkeypatch, depth):
+    real, used = os.preadv, set()
+
+    def read(descriptor, views, offset):
+        used.add(np.frombuffer(views[0], np.uint8).ctypes.data)
+        done = real(descriptor, views, offset)
+        views[0][77] ^= 4  # on its way: the file has it right
+        return done
+
+    with prepared(tmp_path, "read", depth) as (work, _):
+        work.reset()
+        with monkeypatch.context() as faulty:
+            faulty.setattr(os, "preadv", read)
+            work.run()
+        assert 1 <= len(used) <= depth
+        with pytest.raises(Wrong, match=r"differs at byte \d+: .*wrong in this part: 1$"):
             work.check()
 
 

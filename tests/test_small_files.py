@@ -176,6 +176,16 @@ def test_reads_that_did_nothing_are_caught(tmp_path, monkeypatch, depth):
     two_processors(monkeypatch)
     with prepared(tmp_path, "read", depth) as (work, _):
         work.reset()
+        with pytest.raises(Wrong, match=r"^none of \d+ files of .* was read$"):
+            work.check()
+
+
+def test_a_read_that_says_it_is_done_and_is_not_is_caught(tmp_path, monkeypatch):
+    with prepared(tmp_path, "read") as (work, _):
+        work.reset()
+        with monkeypatch.context() as lying:
+            lying.setattr(os, "preadv", lambda _, views, __: len(views[0]))
+            work.run()
         with pytest.raises(Wrong, match="got 0xa5"):
             work.check()
 

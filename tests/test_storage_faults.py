@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 
 from clustergauge.probe import Skip
-from storage_io import sequential
+from storage_io import layout, sequential
 from tests.on_disk import ROOT, context, mounted, names, needs_root
 
 MIB = 1 << 20
@@ -156,13 +156,14 @@ def test_a_disk_ten_times_too_slow_fails_what_is_asked_of_it(tmp_path, target, s
     assert names(target) == []
 
 
-def test_a_disk_too_slow_to_begin_with_is_refused_early_in_words(target, monkeypatch):
+@pytest.mark.parametrize(("op", "module"), [("read", layout), ("write", sequential)])
+def test_a_disk_too_slow_to_begin_with_is_refused_early_in_words(target, monkeypatch, op, module):
     written = []
-    monkeypatch.setattr(sequential, "seconds", lambda call: (call(), written.append(1), 3.0)[2])
+    monkeypatch.setattr(module, "seconds", lambda call: (call(), written.append(1), 3.0)[2])
     with pytest.raises(
         Skip, match=r"^writing 64MiB to begin with would take 12 s \(at most 10 s; take a smaller --set size=…\)$"
     ):
-        sequential.prepare(context(target), "read", 1, 64 * MIB, spare=0)
+        sequential.prepare(context(target), op, 1, 64 * MIB, spare=0)
     assert len(written) == 1
     assert names(target) == []
 
