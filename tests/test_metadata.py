@@ -10,12 +10,20 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import metadata as module, workspace
+from storage_io import metadata as module, names as calling, workspace
 from storage_io.errors import StorageError
 from storage_io.metadata import LEAST, OPS, metadata, prepare
 from tests.on_disk import context, end, measuring, mounted, names, needs_root
 
 FILES = 70
+
+
+@pytest.fixture(autouse=True, params=["compiled", "Python"])
+def engine(request, monkeypatch):
+    """Who makes the calls."""
+    if request.param == "Python":
+        monkeypatch.setattr(calling.compiled, "PROCESSORS", ())
+    return request.param
 
 
 @contextlib.contextmanager
@@ -38,8 +46,10 @@ EXPECTED = {"create": FILES, "unlink": FILES - LEAST}
 
 @pytest.mark.parametrize("layout", ["one", "many"])
 @pytest.mark.parametrize("op", OPS)
-def test_an_operation_is_done_verified_undone_and_all_is_removed(tmp_path, op, layout):
+def test_an_operation_is_done_verified_undone_and_all_is_removed(tmp_path, op, layout, engine):
     with prepared(tmp_path, op, layout) as (work, ctx):
+        by = "from compiled code" if engine == "compiled" and op != "list" else "from Python"
+        assert ctx.settings["engine"] == f"system calls {by}, 1 thread"
         assert ctx.settings["folders"] == (1 if layout == "one" else 3)
         assert work.steps == (FILES if op == "list" else LEAST)
         assert work.workload.ios == 1
@@ -85,9 +95,10 @@ def test_an_operation_that_did_nothing_is_caught(tmp_path, op):
 
 
 @pytest.mark.parametrize("op", ["create", "unlink", "rename"])
-def test_a_call_that_only_pretends_is_caught(tmp_path, op):
+def test_a_call_that_only_pretends_is_caught(tmp_path, op, engine, monkeypatch):
     with prepared(tmp_path, op) as (work, _):
-        work.run.__self__._call = lambda *_: None
+        calls = work.run.__self__._calls
+        monkeypatch.setattr(calls, "_call" if engine == "Python" else "_calls", lambda _path, _first=0, until=0, *_: until)
         work.reset()
         work.run()
         with pytest.raises(Wrong, match=r"holds \d+ names, expected \d+; not as they must be"):
