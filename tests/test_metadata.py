@@ -18,7 +18,7 @@ from tests.on_disk import context, end, measuring, mounted, names, needs_root
 FILES = 70
 
 
-@pytest.fixture(autouse=True, params=["compiled", "Python"])
+@pytest.fixture(params=["compiled", "Python"])
 def engine(request, monkeypatch):
     """Who makes the calls."""
     if request.param == "Python":
@@ -86,6 +86,7 @@ def test_a_name_too_few_or_too_many_is_found(tmp_path, op):
         (folder / "data-999").unlink()
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("op", ["create", "unlink", "rename", "stat"])
 def test_an_operation_that_did_nothing_is_caught(tmp_path, op):
     with prepared(tmp_path, op) as (work, _):
@@ -105,6 +106,7 @@ def test_a_call_that_only_pretends_is_caught(tmp_path, op, engine, monkeypatch):
             work.check()
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_file_that_is_another_file_is_caught(tmp_path):
     with prepared(tmp_path, "stat") as (work, _):
         work.reset()
@@ -117,6 +119,7 @@ def test_a_file_that_is_another_file_is_caught(tmp_path):
         keep.unlink()
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_vanished_file_is_one_sentence(tmp_path):
     with prepared(tmp_path, "stat") as (work, _):
         work.reset()

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from storage_io import names as calling
 from storage_io.errors import StorageError
 from tests.on_disk import mounted, names, needs_root
 
+OWN = Path("/proc/self/fd")
 BOTH = pytest.mark.parametrize("kind", [calling.Compiled, calling.FromPython])
 
 
@@ -37,7 +39,7 @@ def failed(kind, op, *todo):
 @BOTH
 def test_each_call_does_what_its_name_says(tmp_path, kind):
     one, two, three = (tmp_path / name for name in ("one", "zwei ü", "3" * 200))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(names(OWN))
     done(kind, "create", [one], [two])
     assert names(tmp_path) == ["one", "zwei ü"]
     assert [path.stat().st_mode & 0o777 for path in (one, two)] == [0o600 & ~_umask()] * 2
@@ -47,7 +49,7 @@ def test_each_call_does_what_its_name_says(tmp_path, kind):
     assert names(tmp_path) == sorted(["one", three.name])
     done(kind, "unlink", [one], [three])
     assert names(tmp_path) == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(names(OWN)) == before
 
 
 def _umask():
