@@ -21,14 +21,12 @@ from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from storage_io import names as calling
 from storage_io.errors import StorageError
-from storage_io.layout import patience
+from storage_io.layout import make_all, patience
 from storage_io.mounts import describe
 from storage_io.workspace import Workspace
 
 PER_FOLDER = 32
 """Files in each of many folders."""
-PIECE = 50
-"""Files after which it is looked whether the population takes too long."""
 LEAST = 20
 """Operations of a sample, however slow the file system."""
 SAMPLES = 15
@@ -116,16 +114,11 @@ class _Names:
 
     def populate(self) -> None:
         """Make folders and files.  Raises `Skip` where that would take too long."""
-        spent = 0.0
         with _told("create", self._folders[0]):
             for folder in self._folders:
                 folder.mkdir(mode=0o700)
-            for first in range(0, self._files, PIECE):
-                last = min(first + PIECE, self._files)
-                spent += seconds(lambda first=first, last=last: [calling.create(self._path(n)) for n in range(first, last)])
-                whole = spent * self._files / last
-                if whole > patience(self._ctx):
-                    raise Skip(f"creating {self._files} files would take {whole:.0f} s (at most {patience(self._ctx):.0f} s)")
+            words = f"creating {self._files} files"
+            make_all(self._files, patience(self._ctx), lambda n: calling.create(self._path(n - 1)), words)
             self._inodes = {n: self._inode(n) for n in range(self._files)}
 
     def calibrate(self) -> None:

@@ -10,10 +10,10 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import metadata as module, names as calling, workspace
+from storage_io import layout, names as calling, workspace
 from storage_io.errors import StorageError
 from storage_io.metadata import LEAST, OPS, metadata, prepare
-from tests.on_disk import context, end, measuring, mounted, names, needs_root
+from tests.on_disk import context, end, measuring, mounted, names, needs_root, slow
 
 FILES = 70
 
@@ -142,11 +142,9 @@ def test_inodes_that_run_out_are_refused_and_if_they_still_do_it_is_one_sentence
 
 
 def test_what_would_take_too_long_is_refused_early_in_words(tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(module, "seconds", lambda call: (call(), made.append(1), 1.0)[2])
-    with pytest.raises(Skip, match=r"^creating 1000 files would take 20 s \(at most 10 s\)$"):
+    monkeypatch.setattr(layout, "stopwatch", slow(0.5))
+    with pytest.raises(Skip, match=r"^creating 1000 files would take 500 s \(at most 10 s\)$"):
         prepare(context(tmp_path), "stat", "one", 1000, spare=0)
-    assert len(made) == 1
     assert names(tmp_path) == []
 
 
