@@ -46,7 +46,8 @@ class Silent(Gone):
 @dataclass(frozen=True)
 class Site:
     """What is to be known of a node: the machine, its agent's scratch folder, how the node was called by the user, the address
-    and the name of the interface by which the agent reaches the supervisor (empty on this machine), and by target what is free."""
+    and the name of the interface by which the agent reaches the supervisor (empty on this machine), and what is free by target.
+    """
 
     machine: Machine
     scratch: Path
