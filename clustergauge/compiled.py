@@ -28,11 +28,12 @@ def made(code: str, name: str) -> tuple[Any, int]:
     """Machine code of a text: what holds it, and where the function of that name begins.  Raises what llvmlite raises."""
     from llvmlite import binding
 
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    machine = binding.Target.from_default_triple().create_target_machine(opt=2, jit=True)
-    module = binding.parse_assembly(code)
+    llvm: Any = binding  # it tells no types
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=2, jit=True)
+    module = llvm.parse_assembly(code)
     module.verify()
-    engine = binding.create_mcjit_compiler(module, machine)
+    engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     return engine, engine.get_function_address(name)
