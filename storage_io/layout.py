@@ -26,7 +26,9 @@ DEPTH = 4
 READ_TO_PROVE = 8 << 20
 """Bytes read to see whether direct reads are what they say."""
 FEW = 16
-"""Of many small things so many are made before it is guessed from them how long all take: the first are often late."""
+"""Of many small things so many are made before they are taken to the device."""
+TO_GUESS = 0.1
+"""Of the patience, spent before it is guessed how long all of them take: the first are often late."""
 PATIENCE_S, PATIENCE = 10.0, 4.0
 """Laying out may take so many seconds, or so many times the budget of the case if that is more."""
 
@@ -85,19 +87,19 @@ def make_all(
     """``make(1)`` to ``make(count)``: many small things, one at a time, and after each a look at how long they have taken.
 
     ``sync`` takes them to the device: when there are `FEW`, when they have doubled or are ``every`` more, and at the end.  Then
-    it is guessed how long all will take.
+    it is guessed how long all will take, once there is something to guess by (`TO_GUESS`).
 
     Raises `Skip` where either is more than ``most_s`` seconds: ``words`` (what is made), the whole time, and the ``remedy``.
     """
     elapsed, due = stopwatch(), min(FEW, every)
     for done in range(1, count + 1):
         make(done)
-        if guess := done in (due, count):
+        if synced := done in (due, count):
             sync()
             due += min(due, every)
         spent = elapsed()
         whole = spent * count / done
-        if spent > most_s or (guess and whole > most_s):
+        if spent > most_s or (synced and spent > TO_GUESS * most_s and whole > most_s):
             raise Skip(f"{words} would take {whole:.0f} s (at most {most_s:.0f} s{remedy})")
 
 
