@@ -102,13 +102,13 @@ class Agent:
         self.sidecar.start()
         self.children.set()
         host = machine.describe()
-        targets = os.environ.get("CLUSTERGAUGE_TARGETS", "").split("\n")
-        folders = [Path(target) for target in targets if target] or [self.scratch]
+        targets = list(filter(None, os.environ.get("CLUSTERGAUGE_TARGETS", "").split("\n")))
+        folders = [Path(target) for target in targets] or [self.scratch]
         host = msgspec.structs.replace(host, findings=preflight.findings(host, folders, self.scratch))
         address = addresses.own_end(self.boss.sock)
         interface = addresses.interface_of(address) if address else ""
-        hello = m.AgentHello(host.host, os.getpid(), code.digest(), host, self.name, str(self.scratch), address, interface)
-        self.boss.send(hello)
+        about = (host, self.name, str(self.scratch), address, interface, preflight.free_in(targets))
+        self.boss.send(m.AgentHello(host.host, os.getpid(), code.digest(), *about))
         self.boss_ears.add(self.boss)
         try:
             while self._step():

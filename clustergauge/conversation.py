@@ -7,7 +7,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ import msgspec
 
 from clustergauge import messages as m
 from clustergauge.control import Channel, ChannelError, Ears, Heard
+from clustergauge.free import Free
 from clustergauge.model import Machine, Place
 
 SEND_S = 5.0
@@ -44,14 +45,16 @@ class Silent(Gone):
 
 @dataclass(frozen=True)
 class Site:
-    """What starting workers on a node takes to know: the machine, its agent's scratch folder, the address and the name of the
-    interface by which the agent reaches the supervisor (empty on this machine), and how it was called by the user."""
+    """What is to be known of a node: the machine, its agent's scratch folder, how the node was called by the user, the address
+    and the name of the interface by which the agent reaches the supervisor (empty on this machine), and what is free by target.
+    """
 
     machine: Machine
     scratch: Path
     name: str = ""
     address: str = ""
     interface: str = ""
+    free: Mapping[str, Free] = field(default_factory=dict[str, Free])
 
     def told(self, message: m.FromAgent) -> m.FromAgent:
         """The agent's words with the name of its host in them: the one we know it by, not one that it says.

@@ -18,6 +18,7 @@ from clustergauge import hosts, meeting
 from clustergauge.conversation import Conversation, Died
 from clustergauge.errors import unexpected
 from clustergauge.forecast import in_a_row, predict
+from clustergauge.free import Free
 from clustergauge.model import Machine, Planned, Record, Run
 from clustergauge.pins import Pins
 from clustergauge.plan_nodes import short_of_gpus
@@ -77,6 +78,11 @@ class Fleet:
                 del self.machines[name]
                 self.supervisors.pop(name).close()
         self.apart |= odd_ones(self.machines)
+
+    def free(self) -> dict[str, Mapping[str, Free]]:
+        """By node what it said, when it was called, is free in its targets."""
+        sites = {name: node.sites for name in self.machines if (node := self.supervisors[name].node)}
+        return {name: site.free for name, (site,) in sites.items()}
 
     def meet(self, targets: Sequence[str]) -> None:
         """Find out which nodes share which of the targets."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from clustergauge.free import Free
 from clustergauge.model import Json, Machine, Measurement, Scalar, Status, Workload
 
 
@@ -276,7 +277,7 @@ class AgentHello(Message, frozen=True):
     """First words of an agent: its node.
 
     ``name``: as the user calls it.  ``scratch``: its folder there.  ``address``, ``interface``: by which it reaches the
-    supervisor; empty on the supervisor's own machine.
+    supervisor; empty on the supervisor's own machine.  ``free``: by target, of those that answered.
     """
 
     host: str
@@ -287,6 +288,7 @@ class AgentHello(Message, frozen=True):
     scratch: str = ""
     address: str = ""
     interface: str = ""
+    free: dict[str, Free] = {}
 
 
 class From(Message, frozen=True):

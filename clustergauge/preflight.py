@@ -5,19 +5,24 @@ A finding is *ok*, a *warning* (with a remedy), or *unknown* where the machine w
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import resource
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from clustergauge import preflight_links, sysfs
+from clustergauge import preflight_links, sysfs, targets
+from clustergauge.free import Free, measured
 from clustergauge.model import Finding, Machine
 from clustergauge.preflight_gpus import gpus, ok, unknown, warning
 from clustergauge.sensors import load1
+from clustergauge.threads import in_threads
 
 LEAST_SHM = 1 << 30
 """Data loaders, MPI and NCCL keep their exchange buffers in /dev/shm; containers start with 64 MiB."""
@@ -32,10 +37,10 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 T = TypeVar("T")
 
 
-def findings(machine: Machine, targets: Sequence[Path], scratch: Path, root: Path = sysfs.ROOT) -> list[Finding]:
+def findings(machine: Machine, folders: Sequence[Path], scratch: Path, root: Path = sysfs.ROOT) -> list[Finding]:
     """All findings on this machine, in the order a reader wants them.  Needs no root and changes nothing.
 
-    ``targets``: folders of the storage cases; ``scratch``: of everything temporary.
+    ``folders``: of the storage cases; ``scratch``: of everything temporary.
     """
     return [
         *gpus(machine, root),
@@ -44,7 +49,7 @@ def findings(machine: Machine, targets: Sequence[Path], scratch: Path, root: Pat
         locked_memory(machine, _limit(resource.RLIMIT_MEMLOCK)),
         open_files(machine, _limit(resource.RLIMIT_NOFILE)),
         home(),
-        *(finding for number, target in enumerate(targets, 1) for finding in _target(number, target, root)),
+        *(finding for number, target in enumerate(folders, 1) for finding in _target(number, target, root)),
         folder("scratch", scratch, LEAST_SCRATCH, "free some space there, or set TMPDIR to another folder"),
         huge_pages(machine),
         governor(machine),
@@ -169,6 +174,29 @@ def file_system(path: Path, root: Path = sysfs.ROOT) -> str:
         if mount == parts[: len(mount)] and len(mount) >= best:  # of two on one place the later hides the earlier
             best, kind = len(mount), fields[2]
     return kind
+
+
+def free_in(names: Sequence[str]) -> dict[str, Free]:
+    """What is free in targets, or why they can't be written to; of those that answer.  All are asked at once: any may hang."""
+    found: dict[str, Free] = {}
+
+    def ask(name: str) -> None:
+        with contextlib.suppress(OSError):
+            if (said := within(lambda: _free(Path(name)))) is not None:
+                found[name] = said
+
+    in_threads(ask, names)
+    return found
+
+
+def _free(target: Path) -> Free:
+    try:
+        if not stat.S_ISDIR(target.stat().st_mode):
+            return Free(refused=errno.ENOTDIR)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return Free(refused=error.errno or errno.ENOENT)
+    number = targets.refusal(target)
+    return Free(refused=number) if number else measured(target)
 
 
 def write_problem(path: Path) -> str:

@@ -259,7 +259,8 @@ class RemoteNode(Conversation):
             raise Died(f"what its agent says of it cannot be kept: {invalid}") from None
         channel.limit_sending(SEND_S)
         self._ears.add(channel)
-        self.site = Site(machine, Path(hello.scratch), self.name, hello.address, hello.interface)
+        free = {target: hello.free[target] for target in self._targets if target in hello.free}
+        self.site = Site(machine, Path(hello.scratch), self.name, hello.address, hello.interface, free)
         return machine
 
     def _believed(self, hello: m.AgentHello) -> Machine:

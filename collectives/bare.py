@@ -8,17 +8,16 @@ lets go of the interpreter's lock meanwhile, as mpi4py does.  An error is raised
 from __future__ import annotations
 
 import ctypes
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from clustergauge import compiled
 
 MOST = 2**31 - 1
 """The largest count that these functions take."""
 STATUS_BYTES = 256
 """More than an ``MPI_Status`` has, whichever the library."""
-PROCESSORS = ("x86_64", "aarch64")
-"""Where a number in place of a C ``int`` arrives as one: up to eight arguments lie in registers, or in slots as wide."""
 _NO_ARGUMENTS = 0x0004
 """``METH_NOARGS``."""
 
@@ -58,10 +57,10 @@ def function(calls: Sequence[Call], keep: object) -> Callable[[], object] | None
 
     ``keep``: what the addresses lead to; it lives as long as the function, and is the last of its ``__self__``.
     """
-    if sys.implementation.name != "cpython" or platform.machine() not in PROCESSORS:
+    if sys.implementation.name != "cpython" or not compiled.possible():
         return None
     try:
-        engine, address = _made(text(calls))
+        engine, address = compiled.made(text(calls), "calls")
     except Exception:  # noqa: BLE001 (no llvmlite, a library that hides its functions: mpi4py can call it all the same)
         return None
     method = _Method(b"calls", address, _NO_ARGUMENTS, None)
@@ -73,7 +72,7 @@ def text(calls: Sequence[Call]) -> str:
     """The code in LLVM's language.  Raises ``AttributeError`` for a function that the library does not have."""
     from mpi4py import MPI
 
-    own = {name: _address(ctypes.pythonapi, f"Py{name}") for name in _OF_PYTHON}
+    own = {name: compiled.address(ctypes.pythonapi, f"Py{name}") for name in _OF_PYTHON}
     none, error = (f"ptr inttoptr (i64 {id(value)} to ptr)" for value in (None, MPI.Exception))
     lines = ["define ptr @calls(ptr %self, ptr %nothing) {", f"  %lock = call ptr {own['Eval_SaveThread']}()"]
     lines.append("  br label %call0")
@@ -115,22 +114,4 @@ def _of_mpi(name: str) -> str:
     from mpi4py import MPI
 
     before = ctypes.CDLL(None)
-    return _address(before if hasattr(before, name) else ctypes.CDLL(MPI.__file__), name)
-
-
-def _address(library: Any, name: str) -> str:
-    return f"inttoptr (i64 {ctypes.cast(getattr(library, name), ctypes.c_void_p).value} to ptr)"
-
-
-def _made(code: str) -> tuple[Any, int]:
-    """Machine code of it: what holds it, and where it begins."""
-    from llvmlite import binding
-
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    machine = binding.Target.from_default_triple().create_target_machine(opt=2, jit=True)
-    module = binding.parse_assembly(code)
-    module.verify()
-    engine = binding.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    return engine, engine.get_function_address("calls")
+    return compiled.address(before if hasattr(before, name) else ctypes.CDLL(MPI.__file__), name)

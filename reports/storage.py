@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Record
 from clustergauge.valid import printable
+from reports.layout import LONGEST, fit
 
 HOSTS = 3
 """More hosts, or folders, than this are counted."""
 
 
-def lines(loaded: LoadedRun) -> Iterator[str]:
+def lines(loaded: LoadedRun, most: int = LONGEST) -> Iterator[str]:
     """``/scratch: xfs on /dev/nvme0n1 (Samsung SSD 980), 931.5 GiB free, rw,noatime``, for every kind of device behind a target.
 
-    A target whose name holds a symbolic link is followed by the folder itself in brackets.  The hosts are named where they
-    differ; ``free`` is the least that a case found.  A target of which no record tells is named as such.
+    A target whose name holds a symbolic link is followed by the folder itself in brackets.  Both are shortened in the middle to
+    ``most`` cells, so that they leave room for the rest.  The hosts are named where they differ; ``free`` is the least that a
+    case found.  A target of which no record tells is named as such.
     """
     where = {(p.case, p.device, p.launch): p.target for p in loaded.run.planned}
     kinds: dict[str, dict[tuple[str, str], list[Record]]] = {target: {} for target in where.values() if target}
@@ -25,13 +27,14 @@ def lines(loaded: LoadedRun) -> Iterator[str]:
         if target and record.settings.get("fs_type"):
             kinds[target].setdefault(_described(record), []).append(record)
     for target, found in kinds.items():
+        name = fit(printable(target), most)
         if not found:
-            yield f"{printable(target)}: nothing is known of it, for no case reached it"
+            yield f"{name}: nothing is known of it, for no case reached it"
         for (place, options), records in found.items():
             free = [count for r in records if isinstance(count := r.settings.get("free_bytes"), int)]
             least = [f"{min(free) / 2**30:.1f} GiB free"] if free else []
             hosts = [f"on {_hosts(loaded, records)}"] if len(found) > 1 else []
-            yield printable(f"{target}{_itself(records)}: {', '.join(filter(None, [place, *hosts, *least, options]))}")
+            yield printable(f"{name}{_itself(records, most)}: {', '.join(filter(None, [place, *hosts, *least, options]))}")
 
 
 def _described(record: Record) -> tuple[str, str]:
@@ -41,9 +44,10 @@ def _described(record: Record) -> tuple[str, str]:
     return f"{said['fs_type']}{source}{model}", said["fs_options"]
 
 
-def _itself(records: list[Record]) -> str:
+def _itself(records: list[Record], most: int) -> str:
     found = sorted({str(r.settings["folder"]) for r in records if r.settings.get("folder")})
-    return f" ({', '.join(found) if len(found) <= HOSTS else f'{len(found)} folders'})" if found else ""
+    names = (fit(printable(folder), most // len(found)) for folder in found)
+    return f" ({', '.join(names) if len(found) <= HOSTS else f'{len(found)} folders'})" if found else ""
 
 
 def _hosts(loaded: LoadedRun, records: list[Record]) -> str:

@@ -80,7 +80,7 @@ class _View:
     def draw(self) -> Page:
         page = self.page
         heading.draw(page, self.run.run_id, self.loaded.machines.values())
-        for line in storage.lines(self.loaded):
+        for line in storage.lines(self.loaded, page.width // 2):
             page.wrap(line, "target ", "dim", 3)
         page.gap()
         self._rows(self.good)

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clustergauge.budget import seconds
-from clustergauge.probe import Skip
 from clustergauge.units import format_size
 from storage_io import cold
 from storage_io.errors import StorageError
+from storage_io.layout import make_all
 from storage_io.pattern import STAMP_EVERY, Pattern, aligned
 from storage_io.workspace import Workspace
 
@@ -52,19 +51,11 @@ class DataSet:
         return self._workspace.file(file)
 
     def write(self, most_s: float) -> None:
-        """Write all samples, synced every 64 MiB.  Raises `Skip` where it would take more than ``most_s`` seconds."""
-        spent, unsynced = 0.0, 0
-        for file in self.files:
-            unsynced += self._samples_of(file) * SAMPLE_BYTES
-            last = file == self.files[-1]
-            sync = last or unsynced >= SYNC_EVERY
-            spent += seconds(lambda file=file, sync=sync: self._write(file, sync))
-            if sync:
-                unsynced = 0
-                whole = spent * len(self.files) / file
-                if whole > most_s:
-                    words = f"writing {format_size(self._count * SAMPLE_BYTES)} to begin with would take {whole:.0f} s"
-                    raise Skip(f"{words} (at most {most_s:.0f} s; take a smaller --set size=…)")
+        """Write all samples, synced every 64 MiB at the latest.  Raises `Skip` where it takes more than ``most_s`` seconds."""
+        words = f"writing {format_size(self._count * SAMPLE_BYTES)} to begin with"
+        every = max(1, SYNC_EVERY // (self._in_file * SAMPLE_BYTES))
+        remedy = "; take a smaller --set size=…"
+        make_all(len(self.files), most_s, self._write, words, lambda: cold.sync_all(self.folder), every, remedy)
 
     def verify(self, samples: Sequence[int], batch: Any) -> None:
         """Raise `Wrong`, naming file and byte, unless the rows of ``batch`` are these samples."""
@@ -86,7 +77,7 @@ class DataSet:
     def _samples_of(self, file: int) -> int:
         return min(self._in_file, self._count - (file - 1) * self._in_file)
 
-    def _write(self, file: int, sync: bool) -> None:
+    def _write(self, file: int) -> None:
         import numpy as np
 
         rows = np.arange(self._samples_of(file) * SAMPLE_BYTES // STAMP_EVERY)
@@ -99,8 +90,6 @@ class DataSet:
                     left = left[out.write(left) :]
         except OSError as error:
             raise StorageError(f"cannot write {self.path(file)}", error) from error
-        if sync:
-            cold.sync_all(self.folder)
 
     def __getitem__(self, sample: int) -> Any:
         """A sample as a tensor of bytes.  Raises `StorageError`."""

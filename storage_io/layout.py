@@ -6,10 +6,12 @@ What would take much longer than the case is meant to last is refused while it i
 from __future__ import annotations
 
 import contextlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustergauge.budget import seconds
+from clustergauge.budget import seconds, stopwatch
 from clustergauge.probe import Context, Skip
 from clustergauge.units import format_size
 from storage_io.datafile import DataFile
@@ -23,6 +25,10 @@ PIECE_BYTES = 1 << 20
 DEPTH = 4
 READ_TO_PROVE = 8 << 20
 """Bytes read to see whether direct reads are what they say."""
+FEW = 16
+"""Of many small things so many are made before they are taken to the device."""
+TO_GUESS = 0.1
+"""Of the patience, spent before it is guessed how long all of them take: the first are often late."""
 PATIENCE_S, PATIENCE = 10.0, 4.0
 """Laying out may take so many seconds, or so many times the budget of the case if that is more."""
 
@@ -67,6 +73,34 @@ def lay_out(ctx: Context, file: DataFile, pattern: Pattern, number: int = 0, rea
         file.prove(lambda: _read(file, few), sum(len(view) for _, view in few), 0)
     if not file.direct:
         file.drop()
+
+
+def make_all(
+    count: int,
+    most_s: float,
+    make: Callable[[int], object],
+    words: str,
+    sync: Callable[[], object] = lambda: None,
+    every: int = sys.maxsize,
+    remedy: str = "",
+) -> None:
+    """``make(1)`` to ``make(count)``: many small things, one at a time, and after each a look at how long they have taken.
+
+    ``sync`` takes them to the device: when there are `FEW`, when they have doubled or are ``every`` more, and at the end.  Then
+    it is guessed how long all will take, once there is something to guess by (`TO_GUESS`).
+
+    Raises `Skip` where either is more than ``most_s`` seconds: ``words`` (what is made), the whole time, and the ``remedy``.
+    """
+    elapsed, due = stopwatch(), min(FEW, every)
+    for done in range(1, count + 1):
+        make(done)
+        if synced := done in (due, count):
+            sync()
+            due += min(due, every)
+        spent = elapsed()
+        whole = spent * count / done
+        if spent > most_s or (synced and spent > TO_GUESS * most_s and whole > most_s):
+            raise Skip(f"{words} would take {whole:.0f} s (at most {most_s:.0f} s{remedy})")
 
 
 def trial(path: Path, size: int) -> tuple[DataFile, float]:

@@ -12,22 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import cast
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
+from storage_io import names as calling
 from storage_io.errors import StorageError
-from storage_io.layout import patience
+from storage_io.layout import make_all, patience
 from storage_io.mounts import describe
 from storage_io.workspace import Workspace
 
 PER_FOLDER = 32
 """Files in each of many folders."""
-PIECE = 50
-"""Files after which it is looked whether the population takes too long."""
 LEAST = 20
 """Operations of a sample, however slow the file system."""
 SAMPLES = 15
@@ -75,7 +74,7 @@ def prepare(ctx: Context, op: str, layout: str, files: int, spare: int | None = 
         names.calibrate()
         for name, value in describe(workspace.path).items():
             ctx.set(name, value)
-        ctx.set("engine", "system calls, 1 thread")
+        ctx.set("engine", names.engine)
         ctx.set("folders", folders)
         close = stack.pop_all().close
     return Work(
@@ -92,7 +91,7 @@ def prepare(ctx: Context, op: str, layout: str, files: int, spare: int | None = 
 class _Names:
     """The population: file ``n`` is called ``data-n`` in its folder, or ``data-(n + files)`` after a renaming.
 
-    ``count``: operations of a sample.  ``_todo``: the arguments of each.  ``_results``: what the last sample saw.
+    ``count``: operations of a sample.  ``_chosen``: the files that it is about.
     """
 
     def __init__(self, ctx: Context, workspace: Workspace, op: str, files: int, each: int) -> None:
@@ -108,31 +107,18 @@ class _Names:
         self._moved: set[int] = set()
         self._absent: set[int] = set()
         self._chosen: list[int] = []
-        self._todo: list[tuple[str, ...]] = []
-        self._results: list[object] = []
         self._asked = False
         self.count = min(LEAST, files) if op != "list" else files
-        self._call: Callable[..., object] = {
-            "create": _create,
-            "stat": os.stat,
-            "open": _open,
-            "list": os.listdir,
-            "rename": os.rename,
-            "unlink": os.unlink,
-        }[op]
+        self._calls = calling.calls(op)
+        self.engine = self._calls.engine
 
     def populate(self) -> None:
         """Make folders and files.  Raises `Skip` where that would take too long."""
-        spent = 0.0
         with _told("create", self._folders[0]):
             for folder in self._folders:
                 folder.mkdir(mode=0o700)
-            for first in range(0, self._files, PIECE):
-                last = min(first + PIECE, self._files)
-                spent += seconds(lambda first=first, last=last: [_create(self._path(n)) for n in range(first, last)])
-                whole = spent * self._files / last
-                if whole > patience(self._ctx):
-                    raise Skip(f"creating {self._files} files would take {whole:.0f} s (at most {patience(self._ctx):.0f} s)")
+            words = f"creating {self._files} files"
+            make_all(self._files, patience(self._ctx), lambda n: calling.create(self._path(n - 1)), words)
             self._inodes = {n: self._inode(n) for n in range(self._files)}
 
     def calibrate(self) -> None:
@@ -154,12 +140,7 @@ class _Names:
 
     def run(self) -> None:
         """All operations of the sample."""
-        call, results = self._call, self._results
-        try:
-            for arguments in self._todo:
-                results.append(call(*arguments))
-        except OSError as error:
-            raise StorageError(f"cannot {self._op} {error.filename or self._folders[0]}", error) from error
+        self._calls.run()
 
     # -- outside of it
 
@@ -169,15 +150,14 @@ class _Names:
             self.check()
         with _told("restore", self._folders[0]):
             for n in sorted(self._absent) if self._op == "unlink" else ():
-                _create(self._path(n))
+                calling.create(self._path(n))
                 self._inodes[n] = self._inode(n)
             self._absent.clear()
             self._chosen = [int(n) for n in self._choose.permutation(self._files)[: self.count]]
             if self._op == "create":
                 for n in self._chosen:
                     os.unlink(self._path(n))  # noqa: PTH108 (a path object for each would be slower)
-        self._results = []
-        self._todo = self._arguments()
+        self._calls.load(self._todo())
         self._asked = True
 
     def check(self) -> None:
@@ -185,25 +165,26 @@ class _Names:
         if not self._asked:
             return
         self._asked = False
-        if len(self._results) != len(self._todo):
-            raise Wrong(f"{len(self._results)} of {len(self._todo)} operations were done")
+        if (done := self._calls.done) != (asked := len(self._folders if self._op == "list" else self._chosen)):
+            raise Wrong(f"{done} of {asked} operations were done")
         if self._op == "rename":
             self._moved ^= set(self._chosen)
         if self._op == "unlink":
             self._absent = set(self._chosen)
-        found = self._results if self._op == "list" else [[p.name for p in folder.iterdir()] for folder in self._folders]
+        if self._op == "list" and isinstance(self._calls, calling.FromPython):
+            found = self._calls.results
+        else:
+            found = [[p.name for p in folder.iterdir()] for folder in self._folders]
         for index, folder in enumerate(self._folders):
             self._compare(folder, found[index], self._expected(index))
         if self._op in ("stat", "rename"):
-            seen = [
-                s.st_ino if isinstance(s, os.stat_result) else self._inode(n)
-                for n, s in zip(self._chosen, self._results, strict=True)
-            ]
+            seen = self._calls.inodes() if self._op == "stat" else [self._inode(n) for n in self._chosen]
             for n, inode in zip(self._chosen, seen, strict=True):
                 if inode != self._inodes[n]:
                     raise Wrong(f"{self._path(n)} has inode {inode}, expected {self._inodes[n]}")
 
-    def _arguments(self) -> list[tuple[str, ...]]:
+    def _todo(self) -> calling.Todo:
+        """The paths of each operation of the sample."""
         if self._op == "list":
             return [(str(folder),) for folder in self._folders]
         paths = [(self._path(n),) for n in self._chosen]
@@ -228,14 +209,6 @@ class _Names:
         if len(names) != len(expected) or set(names) != expected:
             odd = sorted(set(names) ^ expected)[:3]
             raise Wrong(f"{folder} holds {len(names)} names, expected {len(expected)}; not as they must be: {', '.join(odd)}")
-
-
-def _create(path: str) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
-
-
-def _open(path: str) -> None:
-    os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW))
 
 
 @contextlib.contextmanager

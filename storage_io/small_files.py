@@ -22,7 +22,7 @@ from storage_io import cold
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
 from storage_io.helpers import share
-from storage_io.layout import patience, trial
+from storage_io.layout import make_all, patience, trial
 from storage_io.mounts import describe
 from storage_io.pattern import STAMP_EVERY, Pattern
 from storage_io.random_io import require
@@ -36,7 +36,6 @@ PROBE_BYTES = 16 << 20
 LEAST = 16
 SAMPLES = 15
 SPOT_CHECKS = 16
-PIECE = 16
 
 
 def needs(size: int, **_axes: object) -> Needs:
@@ -132,15 +131,7 @@ class _Files:
         """The files that will be read; each on the device.  Raises `Skip` where that would take too long."""
         if self.writes:
             return
-        spent = 0.0
-        for first in range(1, self._most + 1, PIECE):
-            last = min(first + PIECE, self._most + 1)
-            spent += seconds(lambda first=first, last=last: [self._make(n) for n in range(first, last)])
-            whole = spent * self._most / (last - 1)
-            if whole > patience(self._ctx):
-                words = f"writing {self._most} files to begin with would take {whole:.0f} s"
-                raise Skip(f"{words} (at most {patience(self._ctx):.0f} s)")
-        self._sync()
+        make_all(self._most, patience(self._ctx), self._make, f"writing {self._most} files to begin with", self._sync)
 
     def calibrate(self) -> None:
         """Find how many files take a sample's share of the budget."""

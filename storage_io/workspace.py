@@ -5,6 +5,10 @@ folders ``folder-<n>``.  A run folder whose lock is free has lost its owner; but
 ``localflock``) a living owner elsewhere looks the same, so a folder of another host is left alone until it is a day old.  Nothing
 with another name is ever touched, no symbolic link is followed, and folders of other users are left alone.  Where the file system
 has no ``flock``, nothing is swept.
+
+Who removes a folder holds its lock until the lock file is unlinked, and who has just made one looks, once the lock is its own,
+whether the file is still there: so a sweeper that finds a folder before its owner has locked it either takes it whole or not at
+all.
 """
 
 from __future__ import annotations
@@ -123,17 +127,32 @@ def _make(target: Path) -> tuple[Path, int]:
         except OSError:
             path.rmdir()
             raise
-        if _try_lock(lock) is not False and os.fstat(lock).st_nlink:
-            try:
+        try:
+            if _try_lock(lock) is not False and _is(lock, path / LOCK):
                 os.write(lock, f"{_host()} {os.getpid()}\n".encode())
-            except OSError:
-                os.close(lock)
-                (path / LOCK).unlink()
-                path.rmdir()
-                raise
-            return path, lock
+                return path, lock
+        except OSError:
+            (path / LOCK).unlink()
+            os.close(lock)
+            path.rmdir()
+            raise
         os.close(lock)
     raise OSError("another process removes every folder made there")
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name.
+
+    That one is opened to see it: NFS keeps a link to an open file that was removed, and asks its server only at an opening.
+    """
+    try:
+        found = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.path.sameopenfile(descriptor, found)
+    finally:
+        os.close(found)
 
 
 def _host() -> str:
@@ -176,9 +195,10 @@ def _given_up(lock: int) -> bool:
 
 
 def _empty(folder: int, lock: int) -> None:
-    """Unlink our own files of an open folder and let go of its lock.
+    """Unlink our own files of an open folder, and its lock, which is held until then.
 
-    The lock goes last, for without it the rest would never be swept; and closed first, for NFS renames open files instead.
+    The lock goes last, for without it the rest would never be swept.  It is closed before the folder can go: NFS only renames a
+    file that is open, and removes it when it is closed.
     """
     try:
         _unlink_data(folder)
@@ -189,10 +209,10 @@ def _empty(folder: int, lock: int) -> None:
             finally:
                 os.close(inner)
             os.rmdir(name, dir_fd=folder)
+        with contextlib.suppress(FileNotFoundError):  # another sweeper was faster, and this lock is of no file any more
+            os.unlink(LOCK, dir_fd=folder)
     finally:
         os.close(lock)
-    with contextlib.suppress(FileNotFoundError):  # another sweeper came in between
-        os.unlink(LOCK, dir_fd=folder)
 
 
 def _unlink_data(folder: int) -> None:

@@ -46,12 +46,15 @@ def fleet(
     return nodes
 
 
-def own_disks(folder: Path, target: Path) -> str:
-    """A remote command by which each node has a file system of its own at ``target``, in a mount namespace."""
+def own_disks(folder: Path, target: Path, size: str = "64m") -> str:
+    """A remote command by which each node has a file system of its own at ``target``, in a mount namespace.
+
+    ``size``: as a shell reads it, to which ``$2`` is the node.
+    """
     remote = folder / "own_disk"
     if subprocess.run(["unshare", "-m", "sh", "-c", f"mount -t tmpfs tmpfs {target}"], check=False).returncode:
         pytest.skip("cannot mount")
-    mount = f'mount -t tmpfs -o size=64m tmpfs {target} && exec "$@"'
+    mount = f'mount -t tmpfs -o size={size} tmpfs {target} && exec "$@"'
     remote.write_text(f"#!/bin/sh\nexec unshare -m sh -c '{mount}' sh {FAULTS}/remote.sh \"$@\"\n")
     remote.chmod(0o700)
     return f"{remote} {{host}}"

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pytest
-
 from clustergauge.object_url import ObjectUrl
 from clustergauge.probe import Context
 from clustergauge.world import Serial
 
 MODULES = ("obstore", "botocore", "moto", "flask", "flask_cors")
 MISSING = [name for name in MODULES if importlib.util.find_spec(name) is None]
-needs_store = pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {', '.join(MISSING)}")
 KEY, SECRET, TOKEN = "AKIAPLANTEDKEY", "planted/Secret+of40characters0123456789ab", "planted-session-token-0123456789"
 BUCKET = "bench"
 URL = ObjectUrl(BUCKET, "some/where")
+MODULE = "storage_io.object_store"
+SMALL = {"total": 256 << 10, "names": 30}
+"""Of the probe: bytes of all objects at most, and names in a folder."""
 
 SERVE = """
 import sys, threading
@@ -139,3 +139,42 @@ class Proxy:
 def is_data(path):
     """Whether a request is about one of the probe's own data objects."""
     return "/data-" in path
+
+
+# -- what is in the bucket, and the work of the probe
+
+
+def keys(s3):
+    """Of all objects in the bucket."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+
+def uploads(s3):
+    """Keys of uploads in parts that have not ended."""
+    return [upload["Key"] for upload in s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])]
+
+
+@contextlib.contextmanager
+def work(tmp_path, op, size, concurrency=4, **more):
+    """The work of the probe, and its context."""
+    from storage_io import object_store
+
+    ctx = context(tmp_path)
+    made = object_store.prepare(ctx, op, concurrency, size, **(SMALL | more))
+    try:
+        yield made, ctx
+    finally:
+        made.close()
+
+
+def sample(made):
+    """One sample, as it is measured."""
+    made.reset()
+    made.run()
+    made.note()
+
+
+def data(s3):
+    """Keys of the probe's own data objects."""
+    return [key for key in keys(s3) if is_data(key)]

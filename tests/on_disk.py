@@ -1,6 +1,8 @@
 """What tests of storage probes share: a context, mounts, data changed behind a probe's back, a worker to be killed."""
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import signal
@@ -43,6 +45,11 @@ def names(folder):
 def files(target):
     """The data files of the run folders."""
     return sorted(target.glob(".clustergauge-*/data-*"))
+
+
+def slow(step_s):
+    """A stopwatch on which every look is so many seconds after the last."""
+    return lambda: functools.partial(next, itertools.count(step_s, step_s))
 
 
 def data_file(target):

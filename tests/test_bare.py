@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 BEGIN = """
 import array, os, sys, threading
 from mpi4py import MPI
+from clustergauge import compiled
 from collectives import bare
 
 word, sum_ = array.array("i", [3]), array.array("i", [0])
@@ -80,7 +81,7 @@ wait()
     [
         'name = "MPI_No_such_function"',
         'sys.modules["llvmlite"] = None',
-        'bare.PROCESSORS = ("one of tomorrow",)',
+        'compiled.PROCESSORS = ("one of tomorrow",)',
     ],
 )
 def test_where_no_code_can_be_made_mpi4py_is_left(obstacle):

@@ -15,12 +15,12 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import dataset, layout, loader as module, memory, workspace
+from storage_io import layout, loader as module, memory, workspace
 from storage_io.dataset import SAMPLE_BYTES, DataSet
 from storage_io.errors import StorageError
 from storage_io.loader import loader, prepare
 from tests import made
-from tests.on_disk import ROOT, alive, context, end, files, flip, fraction, has_device, measuring, names
+from tests.on_disk import ROOT, alive, context, end, files, flip, fraction, has_device, measuring, names, slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 SIZE = 12 << 20
@@ -184,8 +184,7 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
         with pytest.raises(Skip, match="7 batches of 448KiB do not fit memory, which has 1 MiB free"):
             prepare(context(tmp_path), "shards", 1, 0, SIZE, spare=0)
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "SYNC_EVERY", 1 << 20)
-        patch.setattr(dataset, "seconds", lambda call: (call(), 4.0)[1])
+        patch.setattr(layout, "stopwatch", slow(4.0))
         with pytest.raises(
             Skip, match=r"^writing \S+ to begin with would take \d+ s \(at most 10 s; take a smaller --set size=…\)$"
         ):

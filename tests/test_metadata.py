@@ -10,12 +10,20 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import metadata as module, workspace
+from storage_io import layout, names as calling, workspace
 from storage_io.errors import StorageError
 from storage_io.metadata import LEAST, OPS, metadata, prepare
-from tests.on_disk import context, end, measuring, mounted, names, needs_root
+from tests.on_disk import context, end, measuring, mounted, names, needs_root, slow
 
 FILES = 70
+
+
+@pytest.fixture(params=["compiled", "Python"])
+def engine(request, monkeypatch):
+    """Who makes the calls."""
+    if request.param == "Python":
+        monkeypatch.setattr(calling.compiled, "PROCESSORS", ())
+    return request.param
 
 
 @contextlib.contextmanager
@@ -38,8 +46,10 @@ EXPECTED = {"create": FILES, "unlink": FILES - LEAST}
 
 @pytest.mark.parametrize("layout", ["one", "many"])
 @pytest.mark.parametrize("op", OPS)
-def test_an_operation_is_done_verified_undone_and_all_is_removed(tmp_path, op, layout):
+def test_an_operation_is_done_verified_undone_and_all_is_removed(tmp_path, op, layout, engine):
     with prepared(tmp_path, op, layout) as (work, ctx):
+        by = "from compiled code" if engine == "compiled" and op != "list" else "from Python"
+        assert ctx.settings["engine"] == f"system calls {by}, 1 thread"
         assert ctx.settings["folders"] == (1 if layout == "one" else 3)
         assert work.steps == (FILES if op == "list" else LEAST)
         assert work.workload.ios == 1
@@ -76,6 +86,7 @@ def test_a_name_too_few_or_too_many_is_found(tmp_path, op):
         (folder / "data-999").unlink()
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("op", ["create", "unlink", "rename", "stat"])
 def test_an_operation_that_did_nothing_is_caught(tmp_path, op):
     with prepared(tmp_path, op) as (work, _):
@@ -85,15 +96,17 @@ def test_an_operation_that_did_nothing_is_caught(tmp_path, op):
 
 
 @pytest.mark.parametrize("op", ["create", "unlink", "rename"])
-def test_a_call_that_only_pretends_is_caught(tmp_path, op):
+def test_a_call_that_only_pretends_is_caught(tmp_path, op, engine, monkeypatch):
     with prepared(tmp_path, op) as (work, _):
-        work.run.__self__._call = lambda *_: None
+        calls = work.run.__self__._calls
+        monkeypatch.setattr(calls, "_call" if engine == "Python" else "_calls", lambda _path, _first=0, until=0, *_: until)
         work.reset()
         work.run()
         with pytest.raises(Wrong, match=r"holds \d+ names, expected \d+; not as they must be"):
             work.check()
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_file_that_is_another_file_is_caught(tmp_path):
     with prepared(tmp_path, "stat") as (work, _):
         work.reset()
@@ -106,6 +119,7 @@ def test_a_file_that_is_another_file_is_caught(tmp_path):
         keep.unlink()
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_vanished_file_is_one_sentence(tmp_path):
     with prepared(tmp_path, "stat") as (work, _):
         work.reset()
@@ -128,11 +142,9 @@ def test_inodes_that_run_out_are_refused_and_if_they_still_do_it_is_one_sentence
 
 
 def test_what_would_take_too_long_is_refused_early_in_words(tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(module, "seconds", lambda call: (call(), made.append(1), 1.0)[2])
-    with pytest.raises(Skip, match=r"^creating 1000 files would take 20 s \(at most 10 s\)$"):
+    monkeypatch.setattr(layout, "stopwatch", slow(0.5))
+    with pytest.raises(Skip, match=r"^creating 1000 files would take 500 s \(at most 10 s\)$"):
         prepare(context(tmp_path), "stat", "one", 1000, spare=0)
-    assert len(made) == 1
     assert names(tmp_path) == []
 
 

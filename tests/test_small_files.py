@@ -14,11 +14,11 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import small_files as module, workspace
+from storage_io import layout, small_files as module, workspace
 from storage_io.errors import StorageError
 from storage_io.small_files import LEAST, prepare, small_files
 from storage_io.whole_files import helpers_for
-from tests.on_disk import alive, context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root
+from tests.on_disk import alive, context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root, slow
 
 SIZE = 16 << 10
 TOTAL = 64 * SIZE
@@ -229,8 +229,8 @@ def test_a_file_system_that_fills_meanwhile_is_one_sentence(tmp_path, depth):
 def test_what_would_take_too_long_and_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with pytest.raises(Skip, match="10000B is not a whole number of 4 KiB blocks"):
         prepare(context(tmp_path), "read", 1, 10_000, spare=0)
-    monkeypatch.setattr(module, "seconds", lambda call: (call(), 4.0)[1])
-    with pytest.raises(Skip, match=r"^writing 64 files to begin with would take 16 s \(at most 10 s\)$"):
+    monkeypatch.setattr(layout, "stopwatch", slow(4.0))
+    with pytest.raises(Skip, match=r"^writing 64 files to begin with would take 256 s \(at most 10 s\)$"):
         prepare(context(tmp_path), "read", 1, SIZE, TOTAL, spare=0)
     assert names(tmp_path) == []
 

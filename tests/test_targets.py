@@ -216,6 +216,22 @@ def test_where_a_link_leads_is_said():
     assert list(storage.lines(shown(many, **machines))) == ["/scratch (4 folders): xfs"]
 
 
+def test_a_long_folder_behind_a_link_leaves_room_for_what_it_is():
+    """On a narrow screen; a page has the whole."""
+    folder, target = "/mnt/" + "very-long-name/" * 20 + "end", "/home/" + "somebody/" * 20 + "scratch"
+    run = shown([on(target, folder=folder, fs_source="/dev/nvme0n1", free_bytes=3 << 29, fs_options="rw,noatime")])
+    (whole,) = storage.lines(run)
+    assert whole == f"{target} ({folder}): xfs on /dev/nvme0n1, 1.5 GiB free, rw,noatime"
+    text = " ".join(terminal.page_of(run, [], 80).text().split())
+    assert "xfs on /dev/nvme0n1, 1.5 GiB free, rw,noatime" in text
+    assert "target /home/somebody/" in text
+    assert "(/mnt/very-long-name/" in text
+    assert "ame/end): xfs" in text
+    several = [on("/scratch", f"m{n}", folder=f"/mnt/{n}{'x' * 99}") for n in range(3)]
+    machines = {f"m{n}": made.machine(machine_id=f"m{n}", host=f"host-{n}") for n in range(3)}
+    assert "x): xfs" in " ".join(terminal.page_of(shown(several, **machines), [], 80).text().split())
+
+
 def test_a_target_that_no_case_reached_is_not_left_out():
     record = msgspec.structs.replace(on("/gone"), settings={}, status="error", reason="x", measurement=None)
     assert list(storage.lines(shown([record]))) == ["/gone: nothing is known of it, for no case reached it"]

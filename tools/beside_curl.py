@@ -11,6 +11,7 @@ environment or ``~/.aws``; curl reads them from its standard input, for a comman
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,8 @@ def rates(login: Login, url: object_url.ObjectUrl, turn: Turn, pairs: int) -> tu
         content = aligned(turn.size)
         Pattern().fill(content, 0, 0)
         source.write_bytes(content.tobytes())
-        keys = [theirs.key(number) for number in range(1, turn.count + 1)]
+        numbers = itertools.count(1)
+        keys = [theirs.key(number) for number in itertools.islice(numbers, turn.count)]
         for key in keys:
             client.put(key, content.data.cast("B"))
         curl = Curl(login, url.bucket, scratch)
@@ -122,6 +124,9 @@ def rates(login: Login, url: object_url.ObjectUrl, turn: Turn, pairs: int) -> tu
             return took
 
         def them() -> float:
+            if turn.op == "put":  # under new names, as we do
+                client.delete_all(keys)
+                keys[:] = [theirs.key(number) for number in itertools.islice(numbers, turn.count)]
             return curl.seconds(turn, keys, source)
 
         us(), them()

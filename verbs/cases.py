@@ -117,11 +117,11 @@ def check_trust(run: Run, planned: Sequence[Planned], options: argparse.Namespac
 
 
 def show_plan(planned: list[Planned], options: argparse.Namespace, fleet: Fleet | None) -> int:
-    """What would run, on stdout.  What nodes have free is not asked."""
+    """What would run, on stdout."""
     from reports import listing
     from storage_io import room
 
-    listing.show(planned if fleet else room.foreseen(planned, probes_of(options)), options.format)
+    listing.show(room.foreseen(planned, probes_of(options), fleet.free() if fleet else None), options.format)
     return OK
 
 

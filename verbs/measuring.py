@@ -68,8 +68,8 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
         raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
     if options.dry_run:
         return show_plan(planned, options, fleet)
+    planned = room.promised(planned, probes_of(options), fleet.free() if fleet else None)
     if not fleet:
-        planned = room.promised(planned, probes_of(options))
         reach_objects(planned)
     if options.cross_check and not fleet:
         from storage_io import fio
