@@ -431,8 +431,11 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with pytest.raises(Skip, match=r"must stay free"):
         prepare(context(tmp_path), "read", 1, 4096, spare=1 << 60)
     monkeypatch.setattr(memory, "available", lambda: 100 << 20)
-    with pytest.raises(Skip, match="a buffer of 4KiB needs more memory than the 100 MiB available"):
+    with pytest.raises(Skip, match="a buffer of 4KiB, and 4KiB to verify it, need more memory than the 100 MiB available"):
         prepare(context(tmp_path), "read", 1, 4096, spare=0)
+    monkeypatch.setattr(memory, "available", lambda: memory.SPARE + (255 << 20))
+    with pytest.raises(Skip, match="a buffer of 128MiB, and 128MiB to verify it, need more memory than the 511 MiB available"):
+        prepare(context(tmp_path), "read", 8, 128 << 20, block=16 << 20, spare=0)
     assert names(tmp_path) == []
 
 
