@@ -23,7 +23,7 @@ from clustergauge.model import PairFindings, Verdict, Warning_
 from clustergauge.units import format_duration, format_rate, format_time
 from clustergauge.valid import printable
 from reports import grouped, heading, pairs, storage
-from reports.again import again
+from reports.again import again, resuming
 from reports.details import details
 from reports.export import lacking, owed, unanswered
 from reports.layout import Page, Part, fit_end, listed, parts_of, put, short_names, width_of
@@ -241,8 +241,7 @@ class _View:
             self.page.wrap(printable(why), f"node {printable(name)}: ", "yellow")
         if missing := len(unanswered(self.loaded)):
             lead = "interrupted: " if self.run.interrupted else "" if self.run.finished else "the run did not end: "
-            words = f"{lacking(missing, owed(self.run))}; run_suite.py run --resume"
-            self.page.wrap(f"{words} {self.run.run_id} goes on", lead, "yellow")
+            self.page.wrap(f"{lacking(missing, owed(self.run))}; {resuming(self.run)} goes on", lead, "yellow")
         parts: list[Part] = []
         for part in [*self._counts(), *self._time()]:
             parts += [" · ", part] if parts else [part]
