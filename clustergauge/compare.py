@@ -207,7 +207,7 @@ def _side(name: str, loaded: LoadedRun) -> _Side:
     for plan in loaded.run.planned:
         devices = planned.setdefault(plan.case, {})
         devices[plan.device] = plan.skip and devices.get(plan.device, plan.skip)  # skipped by all nodes, or not at all
-    return _Side(name, loaded, grouped(timed), untimed, planned, believed.limits_of(loaded.machines))
+    return _Side(name, loaded, grouped(timed), untimed, planned, believed.limits_of(loaded.machines, loaded.catalogue))
 
 
 def _unpaired(own: _Side, other: _Side, records: list[Record], machine: str, why: str) -> Pair:

@@ -28,7 +28,7 @@ NAMED = 8
 
 def acceptance_of(loaded: LoadedRun) -> Acceptance:
     """References for all cases with a number; of several devices of one kind their median, with room for how they differ."""
-    limits = limits_of(loaded.machines)
+    limits = limits_of(loaded.machines, loaded.catalogue)
     criteria = [c for key, devices in _groups(loaded).items() if (c := _criterion(loaded, limits, *key, devices.values()))]
     machines = list(loaded.machines.values())
     return Acceptance(criteria=criteria, expect=_expect(machines[0]) if machines else None, title=f"as run {loaded.run.run_id}")
@@ -42,7 +42,7 @@ def remarks(loaded: LoadedRun, acceptance: Acceptance) -> list[str]:
     wide: list[str] = []
     loose: list[str] = []
     single: list[str] = []
-    few, limits = bool(asked), limits_of(loaded.machines)
+    few, limits = bool(asked), limits_of(loaded.machines, loaded.catalogue)
     for (case, kind), devices in _groups(loaded).items():
         chosen = [deciding(records) for records in devices.values()]
         statuses = {record.status for records in chosen for record in records}

@@ -22,7 +22,6 @@ from clustergauge import (
     __version__,
     accept,
     blame,
-    catalogue,
     code,
     criteria,
     folder,
@@ -175,6 +174,7 @@ def verify(path: Path, results: Path, baseline: Path | None = None) -> Checked:
         checked.said.append(f"no verdicts were kept ({_why_none(loaded.run)}): there is nothing to hold the records against")
         return checked
     asked = _asked(loaded, judgement, _baseline(judgement, [path.parent, results], baseline))
+    loaded = dataclasses.replace(loaded, catalogue=asked.catalogue)
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
     exit_code = exit_code_of(loaded, found, blame.of_run(loaded, asked.topology))
     told = list(_differences(path / folder.VERDICTS, judgement, found, exit_code))
@@ -249,12 +249,8 @@ def _text_of(loaded: LoadedRun, judgement: Judgement) -> str:
 def _catalogue(loaded: LoadedRun, judgement: Judgement) -> Catalogue | None:
     if not judgement.ceilings:
         return None
-    file = _kept(loaded, folder.CEILINGS)
-    folder.content_of(file)  # of reasonable size
-    try:
-        return catalogue.load(file)
-    except UsageError as error:
-        raise UsageError(valid.printable(str(error))) from None
+    _kept(loaded, folder.CEILINGS)
+    return loaded.catalogue
 
 
 def _kept(loaded: LoadedRun, name: str) -> Path:

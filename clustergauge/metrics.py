@@ -172,7 +172,7 @@ def _all(records: Sequence[Record]) -> Iterator[Metric]:
             yield _time("time_p99", stats.judging_interval(launches, quantile=0.99))
     if alike:
         for name, amount in AMOUNTS.items():
-            yield from _rate(name, [amount(record) for record in records], _unit(name, records[0]), launches)
+            yield from _rate(name, [amount(record) for record in records], unit_of(name, records[0]), launches)
     yield from _latencies(records)
     yield from _beside(records)
     yield from _utilisation(records)
@@ -225,8 +225,8 @@ AMOUNTS: Mapping[str, Callable[[Record], float]] = {
 """Work of one iteration, by the rate that it gives."""
 
 
-def _unit(name: str, record: Record) -> str:
-    """The unit of a rate."""
+def unit_of(name: str, record: Record) -> str:
+    """The unit of one of the rates of `AMOUNTS`."""
     if name != "compute":
         return {"iops": "IO/s", "samples": "samples/s"}.get(name, "B/s")
     return "FLOP/s" if record.workload and record.workload.flops else "OP/s"
@@ -348,7 +348,7 @@ def _windows(records: Sequence[Record], launches: Sequence[Sequence[float]]) -> 
     sizes = [int(WINDOW * len(launch)) for launch in launches]
     if min(sizes) < WINDOW_SAMPLES:
         return
-    works, unit = [_operations(record) for record in records], _unit("compute", records[0])
+    works, unit = [_operations(record) for record in records], unit_of("compute", records[0])
     firsts = [launch[:size] for launch, size in zip(launches, sizes, strict=True)]
     lasts = [launch[-size:] for launch, size in zip(launches, sizes, strict=True)]
     yield from _rate("first_window", works, unit, firsts)

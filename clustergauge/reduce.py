@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -22,8 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from clustergauge import believed, between, columns, folder, hosts, loading, metrics
-from clustergauge.believed import Limits
+from clustergauge import believed, between, columns, folder, glance, hosts, loading, metrics
 from clustergauge.between import Joint
 from clustergauge.columns import Unit, Units, Work
 from clustergauge.errors import UsageError
@@ -187,8 +186,8 @@ def part_of(loaded: LoadedRun) -> Part:
     for record, middle, tail in zip(alone, *_middles_and_tails(alone), strict=True):
         own.setdefault((record.machine_id, record.case, record.device), []).append(_Launch(record, middle, tail))
     began, missing = loaded.run.started, _missing(loaded)
-    machines = loaded.machines
-    units = [_unit(key, launches, began, missing.pop(key, 0), machines.get(key[0])) for key, launches in own.items()]
+    names, lie = {m: machine.node for m, machine in loaded.machines.items()}, _lie(loaded)
+    units = [_unit(key, launches, began, missing.pop(key, 0), names.get(key[0], ""), lie) for key, launches in own.items()]
     units += [Unit(case, device, machine, began, missing=count) for (machine, case, device), count in missing.items()]
     notes = [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
     first = {r.machine_id for r in loaded.records if not r.confirms}
@@ -218,12 +217,16 @@ class _Launch(NamedTuple):
     tail: float
 
 
-def _unit(key: Key, launches: list[_Launch], began: str, missing: int, there: Machine | None) -> Unit:
-    """``there``: the machine, whose links say what path its cases were meant to take."""
+Lie = Callable[[Sequence[_Launch]], str]
+"""Why measured launches have no number to believe, in words; empty where they have one."""
+
+
+def _unit(key: Key, launches: list[_Launch], began: str, missing: int, node: str, lie: Lie) -> Unit:
+    """``node``: what the user called the machine."""
     machine, case, device = key
     records = [launch.record for launch in launches]
     ordinary = [launch for launch in launches if not launch.record.confirms]
-    if trouble := _trouble(records, there):
+    if trouble := _trouble(launches, node, lie):
         return Unit(case, device, machine, began, trouble=trouble, missing=missing, confirms=not ordinary)
     first = (ordinary or launches)[0].record
     assert first.workload
@@ -270,21 +273,28 @@ def _means(launches: Sequence[_Launch]) -> tuple[float, float]:
     return _mean([launch.middle for launch in launches]), _mean(tails)
 
 
-def _trouble(records: Sequence[Record], there: Machine | None) -> str:
-    """Why these launches have no number to believe: wrong, an error, or invalid by what was counted meanwhile; and lost, where
-    they went with the node."""
-    counted, lost, name = False, "", there.node if there else ""
-    for record in records:
-        if record.status == "error" and hosts.went_with(record.reason, name):
+def _trouble(launches: Sequence[_Launch], node: str, lie: Lie) -> str:
+    """Why these launches have no number to believe: wrong, an error, or invalid; and lost, where they went with the node."""
+    lost = ""
+    for record, *_ in launches:
+        if record.status == "error" and hosts.went_with(record.reason, node):
             lost = f"{columns.LOST}{record.reason[:200]}"
         elif record.status != "ok":
             return f"{record.status}: {record.reason[:200]}"
-        counters = record.counters
-        counted = counted or bool(counters.health or counters.device_bytes or counters.path)
-    if counted:  # else nothing says so, and working out all numbers takes long
-        measured = [record for record in records if record.status == "ok"]
-        return believed.number(measured, Limits(machines=(there,) if there else ()))[0] or lost
-    return lost
+    return lie([launch for launch in launches if launch.record.status == "ok"] if lost else launches) or lost
+
+
+def _lie(loaded: LoadedRun) -> Lie:
+    """What tells why measured launches of one case on one machine have no number to believe (`believed.number`)."""
+    limits, look = believed.limits_of(loaded.machines, loaded.catalogue), glance.of(loaded.catalogue)
+
+    def lie(launches: Sequence[_Launch]) -> str:
+        for record, middle, _ in launches:
+            if look.doubts(record, loaded.machines.get(record.machine_id), middle):
+                return believed.number([launch.record for launch in launches], limits)[0]
+        return ""
+
+    return lie
 
 
 def _mean(values: Sequence[float]) -> float:

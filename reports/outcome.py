@@ -68,7 +68,7 @@ def show(
     ``say``: where remarks go that are no part of the document.  ``keep``: what was decided goes into the run folder.
     ``notes``: what a reader should know of what the run is held against.
     """
-    asked = replace(asked, topology=topology.of_run(loaded.run))
+    asked, loaded = replace(asked, topology=topology.of_run(loaded.run)), replace(loaded, catalogue=asked.catalogue)
     planned, device, there = loaded.run.planned, str(loaded.run.settings.get("device", "")), loaded.machines.values()
     found = verdicts.judge(loaded.records, planned, loaded.machines, asked)
     fleet = blame.of_run(loaded, asked.topology)
@@ -97,7 +97,7 @@ def show(
         unsaid,
     )
     shown = shown.redacted() if redact else shown
-    _print(shown, form, ceilings.of_machines(shown.loaded.machines, asked.catalogue), code)
+    _print(shown, form, ceilings.of_machines(shown.loaded.machines, shown.loaded.catalogue), code)
     for words in [*held, *(f"run_suite.py: {words}" for words in shown.unsaid)]:
         say(words)
     return code

@@ -146,7 +146,7 @@ def _limit(loaded: LoadedRun, row: Row, rate: Metric) -> Ceiling | None:
     if row.headline is rate:
         return row.ceiling
     machine = loaded.machines.get(row.machine_id)
-    return ceilings.ceiling(row.measured[0], machine, rate) if machine else None
+    return ceilings.ceiling(row.measured[0], machine, rate, loaded.catalogue) if machine else None
 
 
 def _intensity(row: Row) -> float:

@@ -79,7 +79,7 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf |
 
     ``ceiling``: what physics allows a metric, if it is not as we know it.
     """
-    ceiling = ceiling or ceilings.of_machines(loaded.machines)
+    ceiling = ceiling or ceilings.of_machines(loaded.machines, loaded.catalogue)
     groups = grouped(loaded.records)
     judged: dict[tuple[str, str, str], list[Verdict]] = {}
     for verdict in verdicts:

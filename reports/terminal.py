@@ -55,7 +55,7 @@ def page_of(
 
     ``ceiling``: what physics allows a metric, if it is not as we know it.  ``found``: what transfers between pairs say.
     """
-    ceiling = ceiling or ceilings.of_machines(loaded.machines)
+    ceiling = ceiling or ceilings.of_machines(loaded.machines, loaded.catalogue)
     return _View(loaded, rows_of(loaded, verdicts, ceiling), Page(width), ceiling, found).draw()
 
 
