@@ -6,20 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from clustergauge import accept, believed, groups, hosts, links, presence, sweeps, topology, verdicts
+from clustergauge.blamed import Joint
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Data, Record
+from clustergauge.model import Record
 from clustergauge.presence import Launch, Since, case_of, launch_of
 from clustergauge.verdicts import Asked
-
-
-class Joint(Data, frozen=True, array_like=True):
-    """A case over nodes that did not come to what it was to.  ``word``: its status, or the verdict on it."""
-
-    case: str
-    device: str
-    word: str
-    reason: str
 
 
 def there(loaded: LoadedRun, together: Iterable[Record]) -> set[tuple[Launch, str]]:

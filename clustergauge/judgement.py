@@ -32,7 +32,7 @@ from clustergauge import (
     valid,
     verdicts,
 )
-from clustergauge.blame import Fleet
+from clustergauge.blamed import Fleet
 from clustergauge.catalogue import Catalogue
 from clustergauge.criteria import Acceptance
 from clustergauge.errors import UsageError

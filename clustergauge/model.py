@@ -454,13 +454,3 @@ class PairFindings(Data, frozen=True, kw_only=True):
     suspects: list[Suspect] = []
     smallest_degradation: float | None = None
     notes: list[str] = []
-
-
-class Document(Data, frozen=True, kw_only=True):
-    """What ``--format json`` prints: one document."""
-
-    run: Run
-    machines: list[Machine]
-    records: list[Record]
-    verdicts: list[Verdict]
-    pairs: list[PairFindings] = []

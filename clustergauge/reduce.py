@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clustergauge import believed, between, columns, folder, glance, hosts, loading, metrics
-from clustergauge.between import Joint
+from clustergauge.blamed import Joint
 from clustergauge.columns import Unit, Units, Work
 from clustergauge.errors import UsageError
 from clustergauge.groups import Failed

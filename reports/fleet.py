@@ -11,8 +11,7 @@ import msgspec
 from rich.cells import cell_len
 
 from clustergauge import accept, folder, hosts
-from clustergauge.between import Joint
-from clustergauge.blame import CaseFinding, Fleet, Node, Reason
+from clustergauge.blamed import CaseFinding, Fleet, Joint, Node, Reason
 from clustergauge.confirm import Outcome
 from clustergauge.reduce import Part
 from clustergauge.units import counted, format_time

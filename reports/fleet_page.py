@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from clustergauge import accept, blame, hosts
-from clustergauge.blame import CaseFinding, Fleet, Node, State
+from clustergauge import accept, alike, hosts
+from clustergauge.blamed import CaseFinding, Fleet, Node, State
 from clustergauge.reduce import Part
 from clustergauge.units import counted, format_time
 from reports import charts
@@ -115,7 +115,7 @@ def _strips(fleet: Fleet, part: Part) -> Iterator[str]:
     blamed = Counter(reason.case for node in accused.values() for reason in node.reasons if reason.case)
     chosen = sorted(fleet.cases, key=lambda c: (-blamed[c.case], -(c.smallest or 0.0)))[:MOST_STRIPS]
     rows: list[Strip] = []
-    for case, shares in zip(chosen, blame.shares(part, chosen), strict=True):
+    for case, shares in zip(chosen, alike.shares(part, chosen), strict=True):
         of_case = {(m, r.device) for m, node in accused.items() for r in node.reasons if r.case == case.case}
         blameworthy = (s for s in shares if not of_case.isdisjoint({(s.machine_id, s.device), (s.machine_id, "")}))
         slowest = sorted(blameworthy, key=lambda s: s.value)[:MOST_NAMED]

@@ -16,7 +16,7 @@ from reports.rows import of_nodes, of_run, rows_of
 
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
-    from clustergauge.blame import Fleet
+    from clustergauge.blamed import Fleet
     from clustergauge.catalogue import Catalogue
     from clustergauge.compare import Before
     from clustergauge.gauged import Gauged
@@ -117,7 +117,7 @@ def _print(shown: _Shown, form: str, ceiling: CeilingOf, code: int) -> None:
     if form == "json":
         from reports import document
 
-        content = document.document(loaded, found, pairs)
+        content = document.document(loaded, found, pairs, fleet)
     elif form == "html":
         from reports import page
 

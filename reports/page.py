@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from clustergauge import accept, metrics, reduce, warnings
-from clustergauge.blame import Fleet
+from clustergauge.blamed import Fleet
 from clustergauge.compare import Before
 from clustergauge.gauged import Gauged
 from clustergauge.loading import LoadedRun

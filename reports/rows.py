@@ -16,7 +16,7 @@ from reports.fleet import words
 
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
-    from clustergauge.blame import Fleet, State
+    from clustergauge.blamed import Fleet, State
 
 Word = Literal[
     "error", "wrong", "invalid", "FAIL", "not measured", "inconclusive", "pass", "unreferenced", "verified", "skipped"

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 import run_suite
 from clustergauge import accept, believed, blame, catalogue, glance, judgement, reduce, verdicts
+from clustergauge.blamed import Fleet
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Counters, Gpu, Machine, Measurement, Record, Series, Workload
 from clustergauge.store import RunFolder, load
@@ -38,7 +39,7 @@ def node(number: int, samples: list[float], gpu: Gpu = A100, **more: object) -> 
     return loaded([record], machine(number, gpu), run_id=f"r{number}")
 
 
-def judged(*runs: LoadedRun) -> blame.Fleet:
+def judged(*runs: LoadedRun) -> Fleet:
     return blame.judge(reduce.joined([reduce.part_of(run) for run in runs]))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import blame, compare, gauged, reduce
+from clustergauge import alike, blame, compare, gauged, reduce
 from clustergauge.selftest import Known, Selftest
 from reports import charts, comparison, comparison_page, fleet_page, page, side_by_side
 from reports.rows import rows_of
@@ -121,7 +121,7 @@ def test_the_page_of_a_run_on_one_machine_says_nothing_of_others():
 def test_shares_are_of_what_is_usual_in_the_class():
     part = reduce.joined([reduce.part_of(node(n, 1.25 if n == 5 else 1.0)) for n in range(10)])
     fleet = blame.judge(part)
-    (shares,) = blame.shares(part, fleet.cases)
+    (shares,) = alike.shares(part, fleet.cases)
     assert len(shares) == 10
     assert {s.machine_id: s.value for s in shares}["m05"] == pytest.approx(0.8, abs=0.001)
     assert sorted(s.value for s in shares)[1] == pytest.approx(1.0, abs=0.001)
