@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from clustergauge.blamed import Fleet
 from clustergauge.model import Data, Machine, PairFindings, Record, Run, Verdict
 
@@ -16,5 +18,5 @@ class Document(Data, frozen=True, kw_only=True):
     machines: list[Machine]
     records: list[Record]
     verdicts: list[Verdict]
-    pairs: list[PairFindings] = []
+    pairs: list[PairFindings] = msgspec.field(default_factory=list[PairFindings])
     fleet: Fleet | None = None

@@ -1,7 +1,7 @@
 """JSON Schemas of the documents of a run folder: for other programs that read them, or write records of their own.
 
-They are made from the types of `model` (and `document`), with the rules of `valid` that a schema can say.  What it cannot say (that a record is
-of its run, that its id follows from its parameters) `store.load` checks.
+They are made from the types of `model` and `document`, with the rules of `valid` that a schema can say.  What it cannot say (that
+a record is of its run, that its id follows from its parameters) `store.load` checks.
 """
 
 from __future__ import annotations
