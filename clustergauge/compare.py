@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from clustergauge import accept, believed, differ, metrics, stats
+from clustergauge import accept, believed, differ, metrics, readings, stats
 from clustergauge.believed import Limits
 from clustergauge.differ import Difference
 from clustergauge.loading import LoadedRun
@@ -251,10 +251,10 @@ def _pair(
         return pair("incomparable", apart)
     told = _told(d for d in differences if d.kind != "work")
     if not paired:
-        shift = stats.compare_launches([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
+        shift = stats.compare_launches([readings.samples(r) for r in left], [readings.samples(r) for r in right], delta)
         return pair(shift.word, told, shift)
-    there = {record.launch: metrics.by_turn(record) for record in right}
-    both = [stats.difference(metrics.by_turn(r), there[r.launch]) for r in left if r.launch in there]
+    there = {record.launch: readings.by_turn(record) for record in right}
+    both = [stats.difference(readings.by_turn(r), there[r.launch]) for r in left if r.launch in there]
     known = [difference for difference in both if difference is not None]
     if not known:
         return pair("incomparable", "no launch was measured on both sides, turn beside turn")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from clustergauge import metrics, stats
+from clustergauge import metrics, readings, stats
 from clustergauge.believed import Limits, deciding, limits_of, number
 from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
@@ -126,7 +126,7 @@ def _width(records: list[Record]) -> float | None:
     head = metrics.headline(records)
     if head and (half := metrics.half_width(head)) is not None:
         return half
-    times = sorted(seconds for record in records for seconds in metrics.samples(record))
+    times = sorted(seconds for record in records for seconds in readings.samples(record))
     return (times[-1] - times[0]) / 2 / stats.median(times) if len(times) > 1 else None
 
 

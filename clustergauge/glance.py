@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from clustergauge import ceilings, metrics, searched
+from clustergauge import ceilings, rates, searched
 from clustergauge.catalogue import Catalogue, known
 from clustergauge.model import Machine, Metric, Record, Workload
 
@@ -51,8 +51,8 @@ class Glance:
     def _least_time(self, record: Record, machine: Machine) -> float:
         times: list[float] = []
         for name in LIMITED:
-            amount = metrics.AMOUNTS[name](record)
-            low = Metric(name=name, value=0.0, unit=metrics.unit_of(name, record))  # above no ceiling: nothing excuses it
+            amount = rates.AMOUNTS[name](record)
+            low = Metric(name=name, value=0.0, unit=rates.unit_of(name, record))  # above no ceiling: nothing excuses it
             limit = ceilings.ceiling(record, machine, low, self._catalogue)
             if limit and limit.firm and amount > 0:
                 times.append(math.log(amount / limit.value) + CLOSE)

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from clustergauge import believed, between, columns, folder, glance, hosts, loading, metrics
+from clustergauge import believed, between, columns, folder, glance, hosts, loading, readings
 from clustergauge.blamed import Joint
 from clustergauge.columns import Unit, Units, Work
 from clustergauge.errors import UsageError
@@ -244,7 +244,7 @@ def _middles_and_tails(records: Sequence[Record]) -> tuple[list[float], list[flo
     """The numbers of a `_Launch` for each record.  Those with as many samples are one table: one at a time it takes a fifth of
     reading a fleet."""
     of_count: dict[int, list[int]] = {}
-    taken = [metrics.samples(record) for record in records]
+    taken = [readings.samples(record) for record in records]
     for place, samples in enumerate(taken):
         of_count.setdefault(len(samples), []).append(place)
     middles, tails = np.full(len(records), math.nan), np.full(len(records), math.nan)

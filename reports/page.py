@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clustergauge import accept, metrics, reduce, warnings
+from clustergauge import accept, readings, reduce, warnings
 from clustergauge.blamed import Fleet
 from clustergauge.compare import Before
 from clustergauge.gauged import Gauged
@@ -131,7 +131,7 @@ def _interval(row: Row) -> str:
         return ""
     if metric.low is not None and metric.high is not None:
         return f"{format_rate(metric.low, metric.unit)} … {format_rate(metric.high, metric.unit)}"
-    why = (warnings.no_interval(metrics.samples(record)) for record in row.measured)
+    why = (warnings.no_interval(readings.samples(record)) for record in row.measured)
     return f"none: {next(filter(None, why), 'times beyond reason')}"
 
 
