@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from clustergauge import accept, alike, columns, hosts, inventory, reduce
+from clustergauge import alike, columns, exits, hosts, inventory, reduce
 from clustergauge.blamed import CaseFinding, Fleet, Node, RackFinding, Reason, State
 from clustergauge.classes import classes_of
 from clustergauge.columns import Units
@@ -89,13 +89,13 @@ def exit_code(fleet: Fleet, *, held: bool = False) -> int:
     Cases over nodes count as they do where their run is judged.  Of one run: see `judgement.exit_code_of`.
     """
     if any(r.kind in ("corrupting", "failed", "lost") for node in fleet.nodes for r in node.reasons):
-        return accept.BROKEN
-    of_nodes = accept.OK
+        return exits.BROKEN
+    of_nodes = exits.OK
     if fleet.of("bad"):
-        of_nodes = accept.FAILED
+        of_nodes = exits.FAILED
     elif fleet.of("suspect") or fleet.of("unmeasured") or fleet.racks or (held and fleet.alone) or not fleet.nodes:
-        of_nodes = accept.UNKNOWN
-    return accept.worst([of_nodes, accept.code_of(one.word for one in fleet.joint)])
+        of_nodes = exits.UNKNOWN
+    return exits.worst([of_nodes, exits.code_of(one.word for one in fleet.joint)])
 
 
 def _by_themselves(part: Part, units: Units, deviants: Mapping[str, str]) -> dict[str, list[Reason]]:

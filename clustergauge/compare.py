@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from clustergauge import accept, believed, differ, metrics, readings, stats
+from clustergauge import believed, differ, exits, metrics, readings, stats
 from clustergauge.believed import Limits
 from clustergauge.differ import Difference
 from clustergauge.loading import LoadedRun
@@ -143,11 +143,11 @@ def _each_once(a: LoadedRun, b: LoadedRun, apart: Mapping[tuple[str, str], list[
 def exit_code(report: Report) -> int:
     """The worst that was found: 3 broken in B · 1 slower · 4 inconclusive, incomparable or nothing compared · 0."""
     if report.having("broken"):
-        return accept.BROKEN
+        return exits.BROKEN
     if any(pair.slower for pair in report.pairs):
-        return accept.FAILED
+        return exits.FAILED
     unsure = report.having("inconclusive") or report.having("incomparable") or not report.pairs
-    return accept.UNKNOWN if unsure else accept.OK
+    return exits.UNKNOWN if unsure else exits.OK
 
 
 def _apart(a: dict[str, Machine], b: dict[str, Machine]) -> dict[tuple[str, str], list[Difference]]:

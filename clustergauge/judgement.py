@@ -20,10 +20,10 @@ from msgspec.structs import replace
 
 from clustergauge import (
     __version__,
-    accept,
     blame,
     code,
     criteria,
+    exits,
     folder,
     loading,
     store,
@@ -73,8 +73,8 @@ def exit_code_of(loaded: LoadedRun, found: Iterable[Verdict], fleet: Fleet | Non
     ``fleet``: its nodes held against each other (`blame.of_run`), if there are several.
     """
     device = str(loaded.run.settings.get("device", ""))
-    of_cases = accept.exit_code(loaded.records, found, loaded.run.planned, device, loaded.machines.values())
-    return accept.worst([of_cases, blame.exit_code(fleet)] if fleet else [of_cases])
+    of_cases = exits.exit_code(loaded.records, found, loaded.run.planned, device, loaded.machines.values())
+    return exits.worst([of_cases, blame.exit_code(fleet)] if fleet else [of_cases])
 
 
 def keep(

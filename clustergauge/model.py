@@ -220,7 +220,7 @@ class Finding(Data, frozen=True, kw_only=True):
 
 
 GPUS_UNUSABLE = "gpus_unusable"
-"""The finding that GPUs are there and none can be used: what is measured without them is no success (`accept`)."""
+"""The finding that GPUs are there and none can be used: what is measured without them is no success (`unmeasured`)."""
 
 
 class Machine(Data, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge import accept, folder, hosts
+from clustergauge import exits, folder, hosts
 from clustergauge.blamed import CaseFinding, Fleet, Joint, Node, Reason
 from clustergauge.confirm import Outcome
 from clustergauge.reduce import Part
@@ -121,12 +121,12 @@ def _joint(page: Page, joint: Sequence[Joint]) -> None:
 
 def worst_first(joint: Sequence[Joint]) -> list[Joint]:
     """Those that weigh most in the exit code first."""
-    return sorted(joint, key=lambda one: accept.code_of([one.word]) == accept.UNKNOWN)
+    return sorted(joint, key=lambda one: exits.code_of([one.word]) == exits.UNKNOWN)
 
 
 def style_of(one: Joint) -> str:
     """How its word is printed."""
-    return "yellow" if accept.code_of([one.word]) == accept.UNKNOWN else "bold red"
+    return "yellow" if exits.code_of([one.word]) == exits.UNKNOWN else "bold red"
 
 
 def _outcomes(page: Page, outcomes: Sequence[Outcome]) -> None:

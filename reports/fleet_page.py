@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from clustergauge import accept, alike, hosts
+from clustergauge import alike, exits, hosts
 from clustergauge.blamed import CaseFinding, Fleet, Node, State
 from clustergauge.reduce import Part
 from clustergauge.units import counted, format_time
@@ -64,7 +64,7 @@ def _lead(fleet: Fleet) -> tuple[str, str, str]:
     if count["bad"]:
         some = "is" if count["bad"] == 1 else "are"
         lead, style = f"{count['bad']} of {counted(len(fleet.nodes), 'node')} {some} bad", "bad"
-    elif (code := accept.code_of(one.word for one in fleet.joint)) in (accept.BROKEN, accept.FAILED):
+    elif (code := exits.code_of(one.word for one in fleet.joint)) in (exits.BROKEN, exits.FAILED):
         lead, style = "No node is known to be bad, but cases over several of them failed", "bad"
     elif unsure or fleet.racks or not fleet.nodes or code:
         lead, style = "No node is known to be bad, but not all are known to be good", "doubt"

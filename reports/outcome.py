@@ -7,7 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from clustergauge import accept, blame, ceilings, compare, gauged, judgement, presence, store, sweeps, topology, verdicts
+from clustergauge import (
+    blame,
+    ceilings,
+    compare,
+    exits,
+    gauged,
+    judgement,
+    presence,
+    store,
+    sweeps,
+    topology,
+    unmeasured,
+    verdicts,
+)
 from clustergauge.catalogue import remembered
 from clustergauge.model import PairFindings, Run, Scalar, Verdict
 from reports import fleet as nodes
@@ -78,10 +91,10 @@ def show(
             judgement.keep(loaded, asked, found, code, nodes.lists_of(fleet) if fleet else None)
         except store.StoreError as error:
             say(f"run_suite.py: {error}")
-            code = accept.BROKEN
+            code = exits.BROKEN
     page = form == "html"
-    unsaid = accept.gpus_unmeasured(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned)
-    if accept.idle(loaded.records, planned, device):
+    unsaid = unmeasured.gpus(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned)
+    if unmeasured.idle(loaded.records, planned, device):
         unsaid.insert(0, f"nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
     unplaced = topology.notes(asked.topology, [machine.host for machine in there])
     held = [*_held_against(loaded.run, asked.catalogue), *unplaced, *notes, *(unsaid if page else ())]  # a page is read by itself

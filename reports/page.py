@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clustergauge import accept, readings, reduce, warnings
+from clustergauge import exits, readings, reduce, warnings
 from clustergauge.blamed import Fleet
 from clustergauge.compare import Before
 from clustergauge.gauged import Gauged
@@ -37,7 +37,7 @@ def html_of(
     before: Before | None = None,
     gauges: Sequence[Gauged] = (),
     fleet: Fleet | None = None,
-    code: int = accept.OK,
+    code: int = exits.OK,
 ) -> str:
     """The whole page.
 
@@ -81,9 +81,9 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row], fleet: Fleet | None, code: i
     if any(unwell.values()):
         lead += "; nodes: " + ", ".join(f"{n} {state}" for state, n in unwell.items() if n)
         style = "bad" if unwell["bad"] else "doubt" if style == "good" else style
-    if code != accept.OK and style == "good":
+    if code != exits.OK and style == "good":
         lead, style = "Nothing failed, but not all is known to be good", "doubt"
-        if code != accept.UNKNOWN:
+        if code != exits.UNKNOWN:
             lead, style = f"No case failed, but the run came to exit code {code}", "bad"
     words = " · ".join(f"{n} {_word(word)}" for word, n in count.most_common()) or "no case was measured"
     yield banner(style, lead, words)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from clustergauge import accept, blame, schema
+from clustergauge import accept, blame, exits, schema
 from clustergauge.document import Document
 from clustergauge.loading import LoadedRun
 from clustergauge.verdicts import Asked
@@ -39,7 +39,7 @@ def test_a_run_over_nodes_has_them_as_a_fleet_of_runs_has(redact, capsysbinary):
     machines = [msgspec.structs.replace(CPU, machine_id=f"m{n}", host=f"node-{n}", node=f"node-{n}") for n in range(5)]
     records = [record("matmul", MATMUL, time=2e-3 if n == 3 else 1e-3, machine_id=f"m{n}") for n in range(5)]
     run = loaded(*records, machines=machines, left_out={"node-9": "no answer"})
-    assert outcome.show(run, Asked(), "json", lambda _: None, redact) == accept.UNKNOWN
+    assert outcome.show(run, Asked(), "json", lambda _: None, redact) == exits.UNKNOWN
     whole = json.loads(capsysbinary.readouterr().out)
     VALIDATOR.validate(whole)
     found = blame.of_run(run)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import run_suite
-from clustergauge import accept, believed, blame, catalogue, glance, judgement, reduce, verdicts
+from clustergauge import believed, blame, catalogue, exits, glance, judgement, reduce, verdicts
 from clustergauge.blamed import Fleet
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Counters, Gpu, Machine, Measurement, Record, Series, Workload
@@ -51,7 +51,7 @@ def test_above_a_firm_ceiling_a_node_is_bad_and_nobodys_peer() -> None:
     (reason,) = bad.reasons
     assert (bad.host, bad.state, reason.kind, reason.confirmed) == ("node-8", "bad", "failed", True)
     assert reason.detail.startswith("invalid: above the ceiling of 19.5 TFLOP/s (A100 SXM4 80GB, fp32 dense at 1410 MHz: ")
-    assert blame.exit_code(fleet) == accept.BROKEN
+    assert blame.exit_code(fleet) == exits.BROKEN
     assert [case.devices for case in fleet.cases] == [8]
     (verdict,) = verdicts.judge(lies.records, lies.run.planned, lies.machines)
     assert f"invalid: {verdict.reason}" == reason.detail
@@ -106,15 +106,15 @@ def kept(tmp_path):
                 folder.append(record)
             folder.finish(msgspec.structs.replace(run.run, finished=made.STARTED))
         asked, run = Asked(catalogue=parts), load(folder.path)
-        judgement.keep(run, asked, verdicts.judge(run.records, run.run.planned, run.machines, asked), accept.OK)
+        judgement.keep(run, asked, verdicts.judge(run.records, run.run.planned, run.machines, asked), exits.OK)
         paths.append(folder.path)
     own.unlink()
     return paths
 
 
 def test_each_run_is_held_against_the_ceilings_that_it_keeps(kept, capsys) -> None:
-    assert run_suite.main(["report", str(kept[0])]) == accept.BROKEN
-    assert run_suite.main(["fleet", *map(str, kept)]) == accept.BROKEN
+    assert run_suite.main(["report", str(kept[0])]) == exits.BROKEN
+    assert run_suite.main(["fleet", *map(str, kept)]) == exits.BROKEN
     text = " ".join(capsys.readouterr().out.split())
     assert "bad node-0 failed on cuda:0 in matmul: invalid: above the ceiling of 1.00 TFLOP/s (Prototype, bf16" in text
     assert "5 good · 1 bad" in text

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import accept, code, messages as m, valid
+from clustergauge import code, exits, messages as m, valid
 from clustergauge.agent import STATE_CHECK_S
 from clustergauge.conversation import Site
 from clustergauge.errors import UsageError
@@ -371,9 +371,9 @@ def test_ctrl_c_ends_everything_on_all_nodes_and_keeps_what_was_measured(tmp_pat
 def test_what_each_node_owes_is_missed():
     record = made.record()
     owed = made.planned(record, hosts="n[1-2]")
-    assert accept.exit_code([record], [], [owed]) == 4
-    assert accept.exit_code([record, msgspec.structs.replace(record, machine_id="other")], [], [owed]) == 0
-    assert accept.exit_code([record], [], [msgspec.structs.replace(owed, nodes=2)]) == 0
+    assert exits.exit_code([record], [], [owed]) == 4
+    assert exits.exit_code([record, msgspec.structs.replace(record, machine_id="other")], [], [owed]) == 0
+    assert exits.exit_code([record], [], [msgspec.structs.replace(owed, nodes=2)]) == 0
 
 
 def test_a_case_is_planned_once_for_each_node():

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import accept, inventory, path, run as running
+from clustergauge import accept, exits, inventory, path, run as running
 from clustergauge.collective_bytes import of_each, predicted
 from clustergauge.messages import Facts, Outcome
 from clustergauge.model import Counters, Finding, Link, Machine, Measurement, Nic, Place, Planned, Record, Series, Workload
@@ -525,7 +525,7 @@ def test_a_contradicted_path_makes_the_number_invalid_and_the_run_broken() -> No
         "invalid",
         "another path: meant for memory of the host, but lo moved 100 % of the predicted bytes",
     )
-    assert accept.exit_code([what], [verdict]) == accept.BROKEN
+    assert exits.exit_code([what], [verdict]) == exits.BROKEN
 
 
 def test_one_launch_of_several_on_another_path_is_enough() -> None:
