@@ -80,3 +80,11 @@ def test_what_was_planned_and_has_no_record_is_not_success():
     assert exits.exit_code([done], [], plans) == 4
     assert exits.exit_code([done], [], [plans[0], made.planned(missing, skip="no GPU")]) == 0
     assert exits.exit_code([done], [], [plans[0], made.planned(done, launch=1)]) == 4
+
+
+def test_what_each_node_owes_is_missed():
+    record = made.record()
+    owed = made.planned(record, hosts="n[1-2]")
+    assert exits.exit_code([record], [], [owed]) == 4
+    assert exits.exit_code([record, msgspec.structs.replace(record, machine_id="other")], [], [owed]) == 0
+    assert exits.exit_code([record], [], [msgspec.structs.replace(owed, nodes=2)]) == 0
