@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -17,6 +16,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from clustergauge import toml
 from clustergauge.errors import UsageError
 from clustergauge.model import Cpu, Gpu, Scalar
 
@@ -124,10 +124,8 @@ def _laid_over(text: str) -> Catalogue:
 
 def _parse(text: str) -> _File:
     try:
-        file = msgspec.convert(tomllib.loads(text), _File)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"not TOML: {error}") from None
-    except msgspec.ValidationError as error:
+        file = msgspec.convert(toml.parse(text), _File)
+    except ValueError as error:
         raise UsageError(f"{error}{_fields_there(str(error))}") from None
     if file.schema != 1:
         raise UsageError(f"schema {file.schema} is not known (this version reads 1)")

@@ -89,6 +89,8 @@ def test_a_users_part_may_take_a_device_name_over(tmp_path):
         ('[[parts]]\nname = "x"\nbandwidth_gb_s = { value = 1, source = [] }', "`$.parts[0].bandwidth_gb_s.source`"),
         ('[cores.mmx]\nfp32 = { value = 1, source = ["s"] }', "`$.cores`"),
         ('[[parts]]\nname = "x"\n[[parts]]\nname = "x"', "two parts are named 'x'"),
+        ("parts = " + "[" * 100_000, "not TOML: nested too deeply"),
+        ("schema = " + "9" * 5000, "not TOML: Exceeds the limit"),
         (
             '[[parts]]\nname = "x"\ndevice_names = ["d e"]\n[[parts]]\nname = "y"\ndevice_names = ["D-E"]',
             "device name 'D-E' belongs to both 'x' and 'y'",
