@@ -7,7 +7,7 @@ it must not become a class of its own.  What a case says in a class is in `alike
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def judge(part: Part, rack_of: Callable[[str], str] | None = None, missing: Sequ
     nodes = [_node(machine, racks[m], reasons[m], cleared[m]) for m, machine in part.machines.items()]
     held = {units.machine[n] for n in np.flatnonzero(compared).tolist()}.union(part.spanned)
     alone = [node.name for node in nodes if node.state == "good" and node.machine_id not in held]
-    notes += _of_alone(alone)
+    notes += [*_of_alone(alone), *_of_namesakes(part.machines.values())]
     known = {name for machine in part.machines.values() for name in (machine.host, machine.node)}
     unreached = "no run that can be read is of it" if part.unreadable else "it was never reached"
     lost = dict.fromkeys(missing, unreached) | part.left_out
@@ -147,6 +147,14 @@ def _of_alone(names: Sequence[str]) -> list[str]:
         return []
     told = ", ".join(names[:3]) + (f", … +{len(names) - 3}" if len(names) > 3 else "")
     return [f"good means here that nothing failed: no case has enough peers to show whether these are slow: {told}"]
+
+
+def _of_namesakes(machines: Iterable[Machine]) -> list[str]:
+    """That several machines bear one name: by their serials they are not one, and neither outdoes the other."""
+    count = Counter(machine.host for machine in machines)
+    told = ", ".join(f"{host} ({number})" for host, number in count.items() if number > 1)
+    words = "several machines of one name: each is judged by itself; leave out the runs of one that is gone"
+    return [f"{words}: {told}"] if told else []
 
 
 def _over_nodes(failed: Failed) -> Reason:

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 import run_suite
 from clustergauge import believed, blame, catalogue, exits, glance, judgement, reduce, verdicts
 from clustergauge.blamed import Fleet
+from clustergauge.launches import _middles_and_tails
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Counters, Gpu, Machine, Measurement, Record, Series, Workload
 from clustergauge.store import RunFolder, load
@@ -156,7 +157,7 @@ def test_nothing_is_invalid_that_raised_no_doubt_at_a_glance(launches, same_work
                 counters=Counters(health=data.draw(st.sampled_from([{}, {"gpu0.xid_79": 1}]))),
             )
         )
-    middles, _ = reduce._middles_and_tails(records)
+    middles, _ = _middles_and_tails(records)
     look = glance.Glance()
     doubtful = any(look.doubts(record, here, middle) for record, middle in zip(records, middles, strict=True))
     trouble, _ = believed.number(records, believed.limits_of({here.machine_id: here}))
