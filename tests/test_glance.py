@@ -119,6 +119,10 @@ def test_each_run_is_held_against_the_ceilings_that_it_keeps(kept, capsys) -> No
     text = " ".join(capsys.readouterr().out.split())
     assert "bad node-0 failed on cuda:0 in matmul: invalid: above the ceiling of 1.00 TFLOP/s (Prototype, bf16" in text
     assert "5 good · 1 bad" in text
+    assert run_suite.main(["compare", *map(str, kept[:2])]) == exits.UNKNOWN
+    assert "in A: invalid: above the ceiling of 1.00 TFLOP/s (Prototype" in " ".join(capsys.readouterr().out.split())
+    assert run_suite.main(["accept", "init", str(kept[0])]) == 2
+    assert "has no case with a number" in capsys.readouterr().err
 
 
 def test_ceilings_that_somebody_put_into_a_folder_are_not_looked_at(kept) -> None:
