@@ -11,7 +11,7 @@ from clustergauge.reduce import Part
 from clustergauge.units import counted, format_time
 from reports import charts
 from reports.charts import Strip
-from reports.fleet import smallest_of, words, worst_first
+from reports.fleet import notes_of, smallest_of, words, worst_first
 from reports.web import banner, document, paragraph, section, table
 
 MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
@@ -77,7 +77,7 @@ def _lead(fleet: Fleet) -> tuple[str, str, str]:
 
 
 def _notes(fleet: Fleet) -> Iterator[str]:
-    for note in fleet.notes:
+    for note in notes_of(fleet):
         yield paragraph(note, "doubt")
 
 

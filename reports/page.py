@@ -23,7 +23,7 @@ from reports.web import banner, document, paragraph, section, table
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
 
-MOST_ROWS, LEAST_ROWS, MOST_MACHINES, MOST_WARNINGS = 2000, 200, 50, 200
+MOST_ROWS, LEAST_ROWS, MOST_MACHINES, MOST_WARNINGS, MOST_LEFT_OUT = 2000, 200, 50, 200, 50
 """What a page holds, so that it stays small; it says what it leaves out.  Rows: of all tables of results, and of one of them."""
 UNTIMED = ("verified", "skipped")
 STYLES: dict[Word, str] = {**dict.fromkeys(BAD, "bad"), "inconclusive": "doubt", "not measured": "doubt", "pass": "good"}
@@ -91,8 +91,11 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row], fleet: Fleet | None, code: i
     yield banner(style, lead, words)
     if missing:
         yield paragraph(f"{lacking(missing, owed(loaded.run))}.", "doubt")
-    for name, why in loaded.run.left_out.items():
-        yield paragraph(f"node {name}: {why}", "doubt")
+    left_out = [f"node {name}: {why}" for name, why in loaded.run.left_out.items()]
+    for words in left_out[:MOST_LEFT_OUT]:
+        yield paragraph(words, "doubt")
+    if len(left_out) > MOST_LEFT_OUT:
+        yield paragraph(f"{len(left_out) - MOST_LEFT_OUT} more nodes were not measured, or not in all cases.", "doubt")
     for note in loaded.notes:
         yield paragraph(note, "doubt")
 
