@@ -38,10 +38,10 @@ class Ceiling:
 
 
 class Under(NamedTuple):
-    """The parts whose figures a record is held against: ``count`` of one kind, whose clock goes up to ``highest_mhz``."""
+    """The parts whose figures a record is held against: ``number`` of one kind, whose clock goes up to ``highest_mhz``."""
 
     part: Part
-    count: int
+    number: int
     highest_mhz: float | None
 
 

@@ -7,6 +7,7 @@ raises no doubt here is not invalid there; of what does, `believed` decides.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from clustergauge import ceilings, rates, searched
 from clustergauge.catalogue import Catalogue, known
@@ -17,51 +18,55 @@ CLOSE = 1e-6
 LIMITED = ("compute", "bandwidth")
 """The metrics that have a ceiling (`ceilings.ceiling`)."""
 
+_Parts = tuple[str, int, float | None]
+"""`ceilings.Under` by the name of the part."""
+_LEAST: dict[str, dict[tuple[_Parts, Workload, str], float]] = {}
+"""By the SHA-256 of the user's ceilings (empty: ours), for all runs that this process reads: ln of the least time of each kind of
+work on each kind of device, and a cache policy."""
+
 
 class Glance:
-    """Looks at records of many machines.  ``catalogue``: of ceilings, if not ours.
+    """Looks at the records of a run.  ``machines``: by their ids.  ``catalogue``: of ceilings, if not ours."""
 
-    The least time that physics allows is worked out once for each kind of work on each kind of device.
-    """
+    def __init__(self, machines: Mapping[str, Machine], catalogue: Catalogue | None = None) -> None:
+        self._machines, self._catalogue = machines, catalogue or known()
+        self._least = _LEAST.setdefault(self._catalogue.sha256, {})
+        self._parts: dict[tuple[str, ...], _Parts | None] = {}
 
-    def __init__(self, catalogue: Catalogue | None = None) -> None:
-        self._catalogue = catalogue or known()
-        self._least: dict[tuple[str, int, float | None, Workload, str], float] = {}
-
-    def doubts(self, record: Record, machine: Machine | None, middle: float) -> bool:
+    def doubts(self, record: Record, middle: float) -> bool:
         """Whether the number of a measured launch may be untrue.  ``middle``: ln of its median time, not a number without one."""
-        counters, measurement = record.counters, record.measurement
+        counters, measurement, work = record.counters, record.measurement, record.workload
         if counters.health or counters.device_bytes or counters.path:
             return True
-        if measurement and measurement.series and not measurement.series.keys().isdisjoint(searched.SERIES):
+        if work is None or measurement is None:
+            return False
+        if measurement.series and not measurement.series.keys().isdisjoint(searched.SERIES):
             return True
-        return machine is not None and middle < self._least_of(record, machine)
-
-    def _least_of(self, record: Record, machine: Machine) -> float:
-        """ln of the time in which its work reaches the lowest firm ceiling, and somewhat more; −∞ where there is none."""
-        work = record.workload
-        there = ceilings.under(record, machine, self._catalogue) if work and record.ranks == 1 else None
-        if work is None or there is None:
-            return -math.inf
-        key = (there.part.name, there.count, there.highest_mhz, work, record.measurement.cache if record.measurement else "")
+        parts = self._parts_under(record) if record.ranks == 1 else None
+        if parts is None:
+            return False
+        key = parts, work, measurement.cache
         if key not in self._least:
-            self._least[key] = self._least_time(record, machine)
-        return self._least[key]
+            self._least[key] = self._least_time(record)
+        return middle < self._least[key]
 
-    def _least_time(self, record: Record, machine: Machine) -> float:
-        times: list[float] = []
+    def _parts_under(self, record: Record) -> _Parts | None:
+        """The known parts that the record ran on: looked up once for each device of the run."""
+        place = record.placement[0] if record.placement else None
+        key = (record.machine_id, record.device, *((place.device, place.pci) if place else ()))
+        if key not in self._parts:
+            machine = self._machines.get(record.machine_id)
+            there = ceilings.under(record, machine, self._catalogue) if machine else None
+            self._parts[key] = (there.part.name, there.number, there.highest_mhz) if there else None
+        return self._parts[key]
+
+    def _least_time(self, record: Record) -> float:
+        """ln of the time in which its work reaches the lowest firm ceiling, and somewhat more; −∞ where there is none."""
+        machine, times = self._machines[record.machine_id], [-math.inf]
         for name in LIMITED:
             amount = rates.AMOUNTS[name](record)
             low = Metric(name=name, value=0.0, unit=rates.unit_of(name, record))  # above no ceiling: nothing excuses it
             limit = ceilings.ceiling(record, machine, low, self._catalogue)
             if limit and limit.firm and amount > 0:
                 times.append(math.log(amount / limit.value) + CLOSE)
-        return max(times, default=-math.inf)
-
-
-_GLANCES: dict[str, Glance] = {}
-
-
-def of(catalogue: Catalogue | None) -> Glance:
-    """The one for these ceilings, for all runs that this process reads."""
-    return _GLANCES.setdefault(catalogue.sha256 if catalogue else "", Glance(catalogue))
+        return max(times)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clustergauge import believed, columns, glance, hosts, readings
+from clustergauge import believed, columns, hosts, readings
 from clustergauge.columns import Unit, Work
+from clustergauge.glance import Glance
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Record
 
@@ -111,11 +112,11 @@ def _trouble(launches: Sequence[_Launch], node: str, lie: Lie) -> str:
 
 def _lie(loaded: LoadedRun) -> Lie:
     """What tells why measured launches of one case on one machine have no number to believe (`believed.number`)."""
-    limits, look = believed.limits_of(loaded.machines, loaded.catalogue), glance.of(loaded.catalogue)
+    limits, look = believed.limits_of(loaded.machines, loaded.catalogue), Glance(loaded.machines, loaded.catalogue)
 
     def lie(launches: Sequence[_Launch]) -> str:
         for record, middle, _ in launches:
-            if look.doubts(record, loaded.machines.get(record.machine_id), middle):
+            if look.doubts(record, middle):
                 return believed.number([launch.record for launch in launches], limits)[0]
         return ""
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import run_suite
-from clustergauge import believed, blame, catalogue, exits, glance, judgement, reduce, verdicts
+from clustergauge import believed, blame, catalogue, exits, judgement, reduce, verdicts
 from clustergauge.blamed import Fleet
+from clustergauge.glance import Glance
 from clustergauge.launches import _middles_and_tails
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Counters, Gpu, Machine, Measurement, Record, Series, Workload
@@ -59,9 +60,23 @@ def test_above_a_firm_ceiling_a_node_is_bad_and_nobodys_peer() -> None:
 
 
 def test_what_lies_below_its_ceiling_raises_no_doubt() -> None:
-    look, (record,) = glance.Glance(), node(1, [0.2] * 20).records
-    assert [look.doubts(record, machine(), math.log(2 / rate)) for rate in (19.4, 19.6)] == [False, True]
-    assert not look.doubts(record, None, math.log(1e-9))  # of a machine that is not described nothing is known
+    run = node(1, [0.2] * 20)
+    look, (record,) = Glance(run.machines), run.records
+    assert [look.doubts(record, math.log(2 / rate)) for rate in (19.4, 19.6)] == [False, True]
+    assert not Glance({}).doubts(record, math.log(1e-9))  # of a machine that is not described nothing is known
+
+
+def test_limits_that_others_were_held_against_are_not_taken_for_ones_own(tmp_path) -> None:
+    """What is worked out once is so for one file of ceilings, one kind of device and one kind of work."""
+    (tmp_path / "own.toml").write_text(OWN.replace("Prototype 1", A100.name).replace("1.0,", "50.0,"))
+    own = catalogue.load(tmp_path / "own.toml")
+    work = Workload(flops=2 * 10**12, dtype="bf16", bound="compute")
+    slower, other = msgspec.structs.replace(A100, name="NVIDIA A10G"), msgspec.structs.replace(A100, sm_clock_max_mhz=None)
+    found: list[bool] = []
+    for gpu, parts in ((A100, None), (A100, own), (A100, None), (other, None), (slower, None), (A100, own)):
+        run = node(1, [0.01] * 20, gpu, work=work)
+        found.append(Glance(run.machines, parts).doubts(run.records[0], math.log(0.01)))  # 200 TFLOP/s
+    assert found == [False, True, False, False, False, True]
 
 
 def test_memory_faster_than_its_data_sheet_is_no_peer_either() -> None:
@@ -162,7 +177,7 @@ def test_nothing_is_invalid_that_raised_no_doubt_at_a_glance(launches, same_work
             )
         )
     middles, _ = _middles_and_tails(records)
-    look = glance.Glance()
-    doubtful = any(look.doubts(record, here, middle) for record, middle in zip(records, middles, strict=True))
+    look = Glance({here.machine_id: here})
+    doubtful = any(look.doubts(record, middle) for record, middle in zip(records, middles, strict=True))
     trouble, _ = believed.number(records, believed.limits_of({here.machine_id: here}))
     assert doubtful or not trouble
