@@ -14,7 +14,7 @@ from reports.charts import Strip
 from reports.fleet import notes_of, smallest_of, words, worst_first
 from reports.web import banner, document, paragraph, section, table
 
-MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
+MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED, MOST_REASONS = 1000, 400, 24, 20, 5
 """What a page holds, so that it stays small; it says what it leaves out."""
 STATES: dict[State, str] = {"bad": "bad", "suspect": "doubt", "unmeasured": "doubt", "good": "good"}
 
@@ -84,14 +84,17 @@ def _notes(fleet: Fleet) -> Iterator[str]:
 def _nodes(nodes: Sequence[Node]) -> Iterator[str]:
     if not nodes:
         return
-    told = [
-        [node.name, node.state, node.rack, "; ".join(map(words, node.reasons[:5])), ", ".join(node.parts[:8])]
-        for node in nodes[:MOST_NODES]
-    ]
+    told = [[node.name, node.state, node.rack, _reasons(node), ", ".join(node.parts[:8])] for node in nodes[:MOST_NODES]]
     left = f"; {len(nodes) - MOST_NODES} more are left out of this page" if len(nodes) > MOST_NODES else ""
     styles = [STATES[node.state] for node in nodes[:MOST_NODES]]
     head = ["node", "state", "rack", "why", "parts"]
     yield table(f"{counted(len(nodes), 'node')}, the worst first{left}", head, told, styles, word="state")
+
+
+def _reasons(node: Node) -> str:
+    """The first ones, and how many more there are."""
+    more = len(node.reasons) - MOST_REASONS
+    return "; ".join([*map(words, node.reasons[:MOST_REASONS]), *([f"and {more} more"] if more > 0 else [])])
 
 
 def _joint(fleet: Fleet) -> Iterator[str]:
