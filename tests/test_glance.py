@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import msgspec
@@ -134,6 +135,8 @@ def test_each_run_is_held_against_the_ceilings_that_it_keeps(kept, capsys) -> No
     text = " ".join(capsys.readouterr().out.split())
     assert "bad node-0 failed on cuda:0 in matmul: invalid: above the ceiling of 1.00 TFLOP/s (Prototype, bf16" in text
     assert "5 good · 1 bad" in text
+    digest = hashlib.sha256(OWN.encode()).hexdigest()[:12]
+    assert text.count(f"note: runs that keep ceilings of their user's (SHA-256 {digest}…) are held against those") == 1
     assert run_suite.main(["compare", *map(str, kept[:2])]) == exits.UNKNOWN
     assert "in A: invalid: above the ceiling of 1.00 TFLOP/s (Prototype" in " ".join(capsys.readouterr().out.split())
     assert run_suite.main(["accept", "init", str(kept[0])]) == 2
