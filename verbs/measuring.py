@@ -64,8 +64,7 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
     topology = leaves_in(options.topology, fleet.desk.names if fleet else [hosts.own()])
     planned = failed_cases(options, output, fleet) if options.rerun_failed else planned_for(options, output, fleet)
     planned = [msgspec.structs.replace(p, confirms=True) for p in planned] if options.confirming else planned
-    for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
-        raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
+    criteria.check_fits(asked.acceptance.criteria, {p.case for p in planned}, asked.text, asked.name)
     if options.dry_run:
         return show_plan(planned, options, fleet)
     planned = room.promised(planned, probes_of(options), fleet.free() if fleet else None)

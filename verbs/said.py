@@ -11,7 +11,7 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 """This checkout."""
 OK, USAGE, BROKEN, UNSURE, INTERRUPTED = 0, 2, 3, 4, 130
-"""Exit codes of the command line; those of results are in `clustergauge.accept`."""
+"""Exit codes of the command line; those of results are in `clustergauge.exits`."""
 
 
 def say(text: str) -> None:
