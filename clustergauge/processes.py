@@ -17,6 +17,8 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to end."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,35 @@ def end_all(find: Callable[[], list[Process]], grace_s: float, limit_s: float = 
 @contextlib.contextmanager
 def undisturbed() -> Generator[None]:
     """No signal that asks us to end is heard inside: we are about to."""
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.SIG_IGN) for number in asked]
+    before = [signal.signal(number, signal.SIG_IGN) for number in _ASKING]
     try:
         yield
     finally:
-        for number, handler in zip(asked, before, strict=True):
+        for number, handler in zip(_ASKING, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held() -> Generator[Callable[[], None]]:
+    """Signals that ask us to end are heard at its end, or when what it yields is called: whichever is first.
+
+    Processes started inside have to `heed` them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
+    holding = True
+
+    def let_go() -> None:
+        nonlocal holding
+        if holding:
+            holding = False
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)  # raises what was held back
+
+    try:
+        yield let_go
+    finally:
+        let_go()
+
+
+def heed() -> None:
+    """Be asked to end again, in a process that was started while its parent `held` that back."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)

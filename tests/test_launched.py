@@ -15,7 +15,7 @@ from clustergauge.launched import Launched, given, launched_as
         ({"PMI_RANK": "1", "PMI_SIZE": "2", "PMI_FD": "5", "MPI_LOCALNRANKS": "2"}, Launched(1, 2, "PMI_RANK", joins=True)),
         (
             {"PMI_RANK": "1", "PMI_SIZE": "4", "PMI_PORT": "h:5", "MPI_LOCALNRANKS": "2"},
-            Launched(1, 4, "PMI_RANK", True, apart=True),
+            Launched(1, 4, "PMI_RANK", True, True),
         ),
         (
             {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "PMIX_RANK": "0"},

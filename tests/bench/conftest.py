@@ -45,7 +45,7 @@ def pytest_seat(config: pytest.Config) -> int | None:
     if one.size < 2 or not one.rank:
         return None
     if _no_way(one, config):
-        return pytest.ExitCode.USAGE_ERROR  # as rank 0 says
+        return pytest.ExitCode.OK  # rank 0 says why not: it would be ended before that if we ended badly
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is rank 0's to hear
     with _told():
         return seats.sit(seats.place(one), one.rank)
@@ -145,7 +145,7 @@ def _check_ranks(option: Any, ranks: Ranks | None) -> None:
     if ranks and option.bench_ranks not in (None, ranks.count):
         raise UsageError(f"--ranks {option.bench_ranks}: {ranks.count} were started: leave it out, or start so many")
     if ranks and option.bench_launcher:
-        raise UsageError(f"--launcher {option.bench_launcher!r}: the ranks are started already: leave it out, or mpiexec")
+        raise UsageError(f"--launcher {option.bench_launcher!r}: the ranks are there already: leave it out, or mpiexec")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
