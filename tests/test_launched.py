@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
 import pytest
 
 from clustergauge.launched import Launched, given, launched_as
@@ -45,3 +50,25 @@ def test_what_is_one_process_own_is_told_from_what_somebody_chose():
         *("SLURM_JOB_ID", "MPICH_ASYNC_PROGRESS", "HYDRA_LAUNCHER", "OMP_NUM_THREADS"),
     }
     assert set(given(dict.fromkeys(own | chosen, "1"))) == own
+
+
+def under_mpiexec(ranks, *words):
+    root = Path(__file__).parents[1]
+    command = [str(Path(sysconfig.get_path("scripts")) / "mpiexec"), "-n", str(ranks), sys.executable, str(root / "run_suite.py")]
+    return subprocess.run([*command, *words], cwd=root, capture_output=True, text=True, timeout=110)
+
+
+def test_a_suite_that_is_started_several_times_at_once_measures_nothing_and_says_so_once(tmp_path):
+    done = under_mpiexec(2, "run", "-k", "latency/*", "-o", str(tmp_path))
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("run_suite.py")] == [
+        "run_suite.py: started 2 times at once (PMI_RANK), each of which would measure beside the others: start it once, by itself; "
+        "it starts ranks of its own (--ranks 2), by another launcher with --launcher 'mpiexec -n {ranks}'"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_suite_that_is_started_once_by_a_launcher_goes_on():
+    done = under_mpiexec(1, "run", "-k", "latency/*", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "latency" in done.stdout
