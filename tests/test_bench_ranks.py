@@ -89,7 +89,16 @@ class Session:
 
     def left(self) -> list[str]:
         living = [process.describe() for process in processes.bearing(self.mark)]
-        return living + [str(path) for path in [*Path("/tmp").glob("clustergauge-ranks-*"), *self.folder.glob("t/*")]]
+        return living + [
+            str(path) for path in [*filter(stale, Path("/tmp").glob("clustergauge-ranks-*")), *self.folder.glob("t/*")]
+        ]
+
+
+def stale(path: Path) -> bool:
+    """Whether it is a folder in which the ranks of a launch met that is over."""
+    pid, start = path.name.split("-")[-2:]
+    launcher = processes.read(int(pid))
+    return launcher is None or launcher.start != int(start)
 
 
 def start(launcher: Launcher, folder: Path, *words: str, ranks: int = 2) -> Session:
@@ -177,13 +186,17 @@ def test_told_to_end_no_process_is_left(launcher, tmp_path, number):
 
 
 @pytest.mark.parametrize("launcher", BOTH)
-def test_a_rank_that_is_killed_takes_all_with_it(launcher, tmp_path):
+@pytest.mark.parametrize("who", ["seat", "session", "hub", "launcher"])
+def test_whoever_is_killed_no_process_is_left_and_nobody_says_that_all_is_well(launcher, who, tmp_path):
     session = start(launcher, tmp_path, "-k", "well and mpi", "--bench-duration=100s")
     await_phase(session, b"measure", 2)
-    (worker,) = [pid for pid, command in commands(session).items() if "clustergauge.worker" in command and _rank(pid) == "1"]
-    seat = processes.read(worker).parent
-    assert "pytest" in commands(session)[seat]
-    os.kill(seat, signal.SIGKILL)
+    called = commands(session)
+    workers = {_rank(pid): processes.read(pid) for pid, command in called.items() if "clustergauge.worker" in command}
+    seat, hub = (processes.read(workers[rank].parent) for rank in "10")
+    assert "pytest" in called[seat.pid]
+    assert "tests.bench.hub" in called[hub.pid]
+    killed = {"seat": seat.pid, "session": hub.parent, "hub": hub.pid, "launcher": seat.parent}[who]
+    os.kill(killed, signal.SIGKILL)
     assert session.end() != 0, session.output
 
 
@@ -244,12 +257,11 @@ def test_a_folder_that_others_may_enter_is_not_believed(tmp_path):
 
 
 def test_all_ranks_of_a_launch_name_the_same_folder_also_where_a_script_stands_between():
-    code = "import tests.bench.seats as s, clustergauge.launched as l; print(s.place(l.Launched(1, 2, 'PMI_RANK')))"
+    code = "import tests.bench.seats as s, clustergauge.launched as l; print(s.launcher(l.Launched(1, 2, 'PMI_RANK')).pid)"
     command = [sys.executable, "-c", code]
     between = ["sh", "-c", '"$@"; true', "sh", *command]
     environment = os.environ | {"PMI_RANK": "1", "PYTHONPATH": str(ROOT)}
     direct, through = (
         subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout for words in (command, between)
     )
-    me = processes.read(os.getpid())
-    assert direct == through == f"/tmp/clustergauge-ranks-{os.geteuid()}-{me.pid}-{me.start}\n"
+    assert direct == through == f"{os.getpid()}\n"

@@ -62,8 +62,8 @@ def test_a_suite_that_is_started_several_times_at_once_measures_nothing_and_says
     done = under_mpiexec(2, "run", "-k", "latency/*", "-o", str(tmp_path))
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if line.startswith("run_suite.py")] == [
-        "run_suite.py: started 2 times at once (PMI_RANK), each of which would measure beside the others: start it once, by itself; "
-        "it starts ranks of its own (--ranks 2), by another launcher with --launcher 'mpiexec -n {ranks}'"
+        "run_suite.py: started 2 times at once (PMI_RANK), each of which would measure beside the others: start it once, by "
+        "itself; it starts ranks of its own (--ranks 2), by another launcher with --launcher 'mpiexec -n {ranks}'"
     ]
     assert list(tmp_path.iterdir()) == []
 

@@ -48,7 +48,7 @@ def pytest_seat(config: pytest.Config) -> int | None:
         return pytest.ExitCode.OK  # rank 0 says why not: it would be ended before that if we ended badly
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is rank 0's to hear
     with _told():
-        return seats.sit(seats.place(one), one.rank)
+        return seats.sit(seats.place(seats.launcher(one)), one.rank)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,7 @@
 """What holds the ranks of a launch together: rank 0's seat, which knows the others, and what rank 0's session has of it.
 
-``python -m tests.bench.hub FOLDER RANK RANKS`` says one line to the session, when all seats are there or not, and hears one: the
-exit status with which all end.  It is a process of its own: where the session is killed, workers and seats still end.
+It says one line to the session, when all seats are there or not, and hears one: the exit status with which all end.  It is a process
+of its own: where the session is killed, workers and seats still end.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import contextlib
 import os
 import queue
 import secrets
+import select
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -64,6 +66,13 @@ class Hub:
         self._working: set[int] = set()
         self._listener = Listener(str(folder / SOCKET), (folder / KEY).read_bytes(), self._ears.add)
         threading.Thread(target=self._hear_session, name="session", daemon=True).start()
+        self._session = os.getppid()
+
+    def watch(self, launcher: int) -> None:
+        """When the launcher is gone, tell the session to end; on kernels before 5.3, whose session goes on alone, don't."""
+        with contextlib.suppress(AttributeError, OSError):
+            select.select([os.pidfd_open(launcher)], [], [])
+            os.kill(self._session, signal.SIGTERM)
 
     def _hear_session(self) -> None:
         line = sys.stdin.readline().strip()
@@ -146,11 +155,12 @@ def _send(channel: Channel, message: seats.Said) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Entry point of the process: ``FOLDER RANK RANKS``."""
-    folder = Path(words[0])
+    """Entry point of the process: the launch's folder, the launcher's process id, how many ranks there are."""
+    folder, launcher, ranks = Path(words[0]), *map(int, words[1:])
     try:
-        hub = Hub(folder, int(words[2]))
-        own = threading.Thread(target=seats.sit, args=(folder, int(words[1])), name="seat", daemon=True)
+        hub = Hub(folder, ranks)
+        threading.Thread(target=hub.watch, args=(launcher,), name="launcher", daemon=True).start()
+        own = threading.Thread(target=seats.sit, args=(folder, 0), name="seat", daemon=True)
         own.start()
         gathered = hub.gather(GATHER_S)
         with contextlib.suppress(BrokenPipeError):  # the session was killed meanwhile, as it will be heard
@@ -176,7 +186,8 @@ class Ranks:
         Raises `UsageError` where they don't come together.
         """
         self.count = one.size
-        self._folder = seats.place(one)
+        launcher = seats.launcher(one)
+        self._folder = seats.place(launcher)
         try:
             self._folder.mkdir(0o700)
         except FileExistsError:
@@ -185,7 +196,7 @@ class Ranks:
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(32))
         self._hub = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tests.bench.hub", str(self._folder), str(one.rank), str(one.size)],
+            [sys.executable, "-P", "-m", "tests.bench.hub", str(self._folder), str(launcher.pid), str(one.size)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": code.python_path()},

@@ -98,8 +98,8 @@ def ears(events: queue.Queue[Any]) -> Ears[Said]:
     return Ears(msgspec.json.Decoder(Said), events)
 
 
-def place(one: Launched) -> Path:
-    """The folder of this launch on this host: named by the launcher, the first ancestor that is none of its ranks.
+def launcher(one: Launched) -> processes.Process:
+    """What started the ranks on this host: the first ancestor that is none of them.  Raises `UsageError` if it is gone.
 
     A script may stand between: what a rank starts has the variable that says which rank it is.
     """
@@ -107,8 +107,14 @@ def place(one: Launched) -> Path:
     process = processes.read(os.getppid())
     while process and mark in _environment(process.pid):
         process = processes.read(process.parent)
-    name = f"{process.pid}-{process.start}" if process else "none"
-    return Path("/tmp") / f"clustergauge-ranks-{os.geteuid()}-{name}"
+    if not process:
+        raise UsageError("what started this rank is gone")
+    return process
+
+
+def place(started_by: processes.Process) -> Path:
+    """The folder of a launch on this host."""
+    return Path("/tmp") / f"clustergauge-ranks-{os.geteuid()}-{started_by.pid}-{started_by.start}"
 
 
 def _environment(pid: int) -> list[bytes]:
