@@ -88,10 +88,8 @@ class Session:
         return self.process.returncode
 
     def left(self) -> list[str]:
-        living = [process.describe() for process in processes.bearing(self.mark)]
-        return living + [
-            str(path) for path in [*filter(stale, Path("/tmp").glob("clustergauge-ranks-*")), *self.folder.glob("t/*")]
-        ]
+        folders = [*filter(stale, Path("/tmp").glob("clustergauge-ranks-*")), *self.folder.glob("t/*")]
+        return [*(process.describe() for process in processes.bearing(self.mark)), *map(str, folders)]
 
 
 def stale(path: Path) -> bool:

@@ -68,7 +68,6 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, in
         status = pytest.ExitCode.USAGE_ERROR
         raise
     finally:
-        sys.stdout.flush()  # a launcher may end all ranks as soon as one has ended badly
         ranks.over(int(status or 0))
     return status
 

@@ -1,7 +1,7 @@
 """What holds the ranks of a launch together: rank 0's seat, which knows the others, and what rank 0's session has of it.
 
-It says one line to the session, when all seats are there or not, and hears one: the exit status with which all end.  It is a process
-of its own: where the session is killed, workers and seats still end.
+It says a line to the session, when all seats are there or not, and hears one: the exit status with which all end, once the session
+has.  It is a process of its own: where the session is killed, workers and seats still end.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Hub:
 
     def _hear_session(self) -> None:
         line = sys.stdin.readline().strip()
+        sys.stdin.read()  # to the session's own end: some launchers end all ranks when one has ended badly
         self._events.put(_Status(int(line) if line.isdecimal() else BROKEN))
 
     def gather(self, within_s: float) -> Gathered:
@@ -218,10 +219,10 @@ class Ranks:
         self.launcher = f"{shlex.join(command)} -n {{ranks}}"
 
     def over(self, status: int) -> None:
-        """The session ended: all ranks are to end with its exit status."""
-        try:
-            self._hub.communicate(f"{status}\n".encode(), END_S)
-        except subprocess.TimeoutExpired:
-            self._hub.kill()
-        finally:
+        """All ranks are to end with this exit status as soon as this process has."""
+        assert self._hub.stdin
+        with contextlib.suppress(OSError):
+            self._hub.stdin.write(f"{status}\n".encode())
+            self._hub.stdin.flush()
+        if self._hub.poll() is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
