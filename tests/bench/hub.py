@@ -1,7 +1,7 @@
 """What holds the ranks of a launch together: rank 0's seat, which knows the others, and what rank 0's session has of it.
 
-It says a line to the session, when all seats are there or not, and hears one: the exit status with which all end, once the session
-has.  It is a process of its own: where the session is killed, workers and seats still end.
+It says a line to the session, when all seats are there or not, and hears one: the exit status with which all end, once the
+session has.  It is a process of its own: where the session is killed, workers and seats still end.
 """
 
 from __future__ import annotations
