@@ -26,12 +26,12 @@ from typing import Any
 import msgspec
 
 from clustergauge import code
-from clustergauge.control import Channel, ChannelError, Heard, Listener
+from clustergauge.control import Channel, Heard, Listener
 from clustergauge.errors import UsageError
 from clustergauge.launched import Launched, given
 from clustergauge.placement import parse_cpus
 from tests.bench import seats
-from tests.bench.seats import BROKEN, GATHER_S, KEY, SOCKET, USAGE, End, Ended, Over, Refused, Sit, Start
+from tests.bench.seats import BROKEN, GATHER_S, KEY, SOCKET, USAGE, End, Ended, Over, Refused, Sit, Start, tell
 
 ONCE = "MPI workers ran in this launch before and ended: a launcher's processes join one world in their life (start pytest anew)"
 END_S = 15.0
@@ -125,7 +125,7 @@ class Hub:
         if missing := self._ranks - len(self._seats):
             why = f"{missing} of the {self._ranks} ranks that started together are gone"
         if why:
-            _send(channel, Refused(why))
+            tell(channel, Refused(why))
             return
         self._used, self._asking, self._working = True, channel, set(self._seats)
         self._tell_seats(asked)
@@ -138,21 +138,16 @@ class Hub:
     def _tell_end(self, ended: Ended) -> None:
         if self._asking and ended.rank in self._working:
             self._working.remove(ended.rank)
-            _send(self._asking, ended)
+            tell(self._asking, ended)
 
     def _tell_seats(self, message: seats.Said) -> None:
         for seat in self._seats.values():
-            _send(seat, message)
+            tell(seat, message)
 
     def over(self, status: int) -> None:
         """No more: all ranks end with this status."""
         self._listener.close()
         self._tell_seats(Over(status))
-
-
-def _send(channel: Channel, message: seats.Said) -> None:
-    with contextlib.suppress(ChannelError):  # it is gone, which its reader tells
-        channel.send(message)
 
 
 def main(words: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,14 @@ class Sit(_Message, frozen=True):
 
 
 class Start(_Message, frozen=True):
-    """Start a worker in every seat.  ``output``: the process to whose standard output it is to write."""
+    """Start a worker in every seat.  ``output``: the process to whose standard output it is to write.
+
+    The environment in bytes: it need not be text.
+    """
 
     ranks: int
     command: list[str]
-    environment: dict[str, str]
+    environment: list[tuple[bytes, bytes]]
     folder: str
     output: int
 
@@ -98,6 +101,12 @@ def ears(events: queue.Queue[Any]) -> Ears[Said]:
     return Ears(msgspec.json.Decoder(Said), events)
 
 
+def tell(channel: Channel, message: Said) -> None:
+    """Say it; who is gone need not hear it, and whoever reads the channel hears that."""
+    with contextlib.suppress(ChannelError):
+        channel.send(message)
+
+
 def launcher(one: Launched) -> processes.Process:
     """What started the ranks on this host: the first ancestor that is none of them.  Raises `UsageError` if it is gone.
 
@@ -124,7 +133,7 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def reach(folder: Path, within_s: float, given_up: Callable[[], bool] = lambda: False) -> Channel:
+def reach(folder: Path, within_s: float) -> Channel:
     """A channel to the hub, as soon as there is one.  Raises `UsageError` where none comes, or the folder is not ours alone."""
     until = time.monotonic() + within_s
     while True:
@@ -134,7 +143,7 @@ def reach(folder: Path, within_s: float, given_up: Callable[[], bool] = lambda: 
                 raise UsageError(f"{folder} is not a folder of this user alone: take it away")
             return connect(str(folder / SOCKET), (folder / KEY).read_bytes())
         except (OSError, ChannelError) as error:
-            if time.monotonic() > until or given_up():
+            if time.monotonic() > until:
                 raise UsageError(f"rank 0 was not met within {within_s:.0f} s: {error}") from None
         time.sleep(0.05)
 
@@ -144,7 +153,7 @@ def sit(folder: Path, rank: int, within_s: float = GATHER_S) -> int:
     channel = reach(folder, within_s)
     processes.adopt_orphans()
     events: queue.Queue[Any] = queue.Queue()
-    channel.send(Sit(rank, format_cpus(os.sched_getaffinity(0))))
+    tell(channel, Sit(rank, format_cpus(os.sched_getaffinity(0))))
     ears(events).add(channel)
     try:
         while True:
@@ -172,20 +181,18 @@ def _start(asked: Start, rank: int, channel: Channel) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=asked.environment | given(os.environ),
+                env=dict(asked.environment) | {os.fsencode(k): os.fsencode(v) for k, v in given(os.environ).items()},
                 cwd=asked.folder,
                 close_fds=False,  # ours are not inherited anyway (PEP 446)
             )
     except (OSError, ValueError) as error:
-        channel.send(Ended(rank, 0, 1, f"cannot start {asked.command[0]}: {getattr(error, 'strerror', error)}"))
+        tell(channel, Ended(rank, 0, 1, f"cannot start {asked.command[0]}: {getattr(error, 'strerror', error)}"))
         return
 
-    def tell() -> None:
-        ended = Ended(rank, process.pid, process.wait())
-        with contextlib.suppress(ChannelError):  # the hub went first
-            channel.send(ended)
+    def tell_end() -> None:
+        tell(channel, Ended(rank, process.pid, process.wait()))
 
-    threading.Thread(target=tell, name="worker", daemon=True).start()
+    threading.Thread(target=tell_end, name="worker", daemon=True).start()
 
 
 def _end_worker() -> None:
@@ -210,7 +217,7 @@ class _Launch:
                     if status and not self.code:
                         self.code = 128 - status if status < 0 else status
                         _say(f"rank {rank}, {why or f'PID {pid} {_how(status)}'}")
-                        self.channel.send(End())
+                        tell(self.channel, End())
                 case Refused(why):
                     _say(why)
                     return 1
@@ -246,11 +253,11 @@ def main(words: Sequence[str]) -> int:
         ears(events).add(channel)
         launch = _Launch(channel, events, int(ranks))
         try:
-            channel.send(Start(int(ranks), command, dict(os.environ), str(Path.cwd()), os.getpid()))
+            channel.send(Start(int(ranks), command, list(os.environb.items()), str(Path.cwd()), os.getpid()))
             return launch.follow()
         except KeyboardInterrupt:
             with processes.undisturbed():
-                channel.send(End())
+                tell(channel, End())
                 launch.follow()
                 return 128 + signal.SIGTERM
     except (UsageError, ChannelError) as error:
