@@ -17,7 +17,11 @@ _WAYS = ("PMI_FD", "PMI_PORT", "PMIX_RANK")
 """One of these has who can join an MPI world: srun's tasks and torchrun's processes need not be able to."""
 LIKE_CHOICES = tuple(
     f"OMPI_MCA_{name}"
-    for name in ("PREFIXES", "cpu_type", "ess", "initial_wdir", "num_procs", "orte_", "pmix", "shmem_RUNTIME_QUERY_hint")
+    for name in (
+        *("PREFIXES", "cpu_type", "ess", "initial_wdir", "mpi_oversubscribe", "num_procs", "pmix", "shmem_RUNTIME_QUERY_hint"),
+        *("orte_app_num", "orte_bound_at_launch", "orte_ess", "orte_hnp_uri", "orte_jobfam_session_dir", "orte_launch"),
+        *("orte_local_daemon_uri", "orte_num_nodes", "orte_precondition_transports", "orte_top_session_dir"),
+    )
 )
 """Beginnings of variables by which Open MPI tells its ranks something, though they look like somebody's choices."""
 _TOLD = (

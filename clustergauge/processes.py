@@ -148,23 +148,21 @@ def undisturbed() -> Generator[None]:
 def held() -> Generator[Callable[[], None]]:
     """Signals that ask us to end are heard at its end, or when what it yields is called: whichever is first.
 
-    Processes started inside have to `heed` them.
+    By handlers, not by a mask: that would be one thread's, and inherited by what is started inside.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
-    holding = True
+    heard: list[int] = []
+    handled = {number: signal.getsignal(number) for number in _ASKING}
+    before = {number: handler for number, handler in handled.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, lambda number, _: heard.append(number))
 
     def let_go() -> None:
-        nonlocal holding
-        if holding:
-            holding = False
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)  # raises what was held back
+        while before:
+            signal.signal(*before.popitem())
+        if heard:
+            signal.raise_signal(heard.pop())
 
     try:
         yield let_go
     finally:
         let_go()
-
-
-def heed() -> None:
-    """Be asked to end again, in a process that was started while its parent `held` that back."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)

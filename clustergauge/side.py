@@ -189,7 +189,7 @@ class Side:
                     stdout=out,
                     stderr=err,
                     start_new_session=True,
-                    preexec_fn=_begin,  # noqa: PLW1509 (there are no threads here)
+                    preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (there are no threads here)
                 )
                 call = Call(process, out, err, before)
                 try:
@@ -301,12 +301,6 @@ def _as_they_end(calls: Mapping[Letter, Call]) -> Iterator[Letter]:
 def _toml(value: Scalar) -> str:
     """As JSON writes it, but for what TOML wants otherwise: no surrogates, and no bare DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _begin() -> None:
-    """In the new process, which has our mask of signals."""
-    processes.die_with_parent()
-    processes.heed()
 
 
 def _last(complaint: str) -> str:

@@ -41,7 +41,7 @@ def test_who_is_held_back_twice_is_let_go_by_the_first():
             let_go()
         reached = True
     assert reached
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with processes.held() as let_go:
         let_go()
         with pytest.raises(KeyboardInterrupt):
@@ -78,9 +78,13 @@ def test_a_side_can_be_asked_to_end_though_its_parent_held_that_back(endless, tm
         assert call.process.wait(30) == -signal.SIGTERM
 
 
-def test_a_process_started_while_signals_are_held_back_heeds_them():
-    """Masks are inherited."""
-    code = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
-    with processes.held():
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=processes.heed)
-    assert told.stdout == "[]\n"
+def test_what_is_ignored_stays_so_also_for_what_is_started_meanwhile():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    code = "import signal; print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGHUP, signal.SIGTERM)])"
+    try:
+        with processes.held():
+            told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert told.stdout == "[True, False]\n"

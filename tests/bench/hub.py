@@ -221,3 +221,7 @@ class Ranks:
             self._hub.stdin.flush()
         if self._hub.poll() is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
