@@ -43,6 +43,10 @@ BROKEN, USAGE = 3, 4
 """Exit statuses as pytest has them: for what went wrong inside (the session of a seat is gone), and for the user's mistake."""
 
 
+_INSTEAD = {"mpi4py": "tests.bench.unaborted"}
+"""What runs a worker's module in a seat, in place of what does under an mpiexec of its own."""
+
+
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """What hub, seats and `main` say to each other."""
 
@@ -244,6 +248,7 @@ def _say(text: str) -> None:
 def main(words: Sequence[str]) -> int:
     """``FOLDER -n RANKS COMMAND …``: have a command started in every seat.  Ends when all that was started has ended."""
     folder, _, ranks, *command = words
+    command = [_INSTEAD.get(word, word) for word in command]
     heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     for number in heeded:
         signal.signal(number, signal.default_int_handler)
