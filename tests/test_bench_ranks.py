@@ -12,6 +12,7 @@ import sysconfig
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,7 +100,22 @@ def stale(path: Path) -> bool:
     return launcher is None or launcher.start != int(start)
 
 
-def start(launcher: Launcher, folder: Path, *words: str, ranks: int = 2) -> Session:
+@pytest.fixture
+def start(tmp_path):
+    """Launches a session; what is left of it when a test has failed is ended."""
+    started: list[Session] = []
+
+    def launch(launcher: Launcher, *words: str, ranks: int = 2) -> Session:
+        started.append(launched(launcher, tmp_path, *words, ranks=ranks))
+        return started[-1]
+
+    yield launch
+    for session in started:
+        session.process.kill()
+        processes.end_all(partial(processes.bearing, session.mark), 0.0)
+
+
+def launched(launcher: Launcher, folder: Path, *words: str, ranks: int) -> Session:
     (folder / "t").mkdir()
     (folder / "seated.toml").write_text(SUITE)
     mark = f"CLUSTERGAUGE_TEST_MARK={uuid.uuid4()}"
@@ -139,8 +155,8 @@ def commands(session: Session) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("launcher", BOTH)
-def test_mpi_cases_run_in_the_launchers_world_and_rank_0_alone_writes(launcher, tmp_path):
-    session = start(launcher, tmp_path, "--bench-case=*how=well*", "--bench-case=*how=wrong*", "--benchmark-json=out.json")
+def test_mpi_cases_run_in_the_launchers_world_and_rank_0_alone_writes(launcher, start, tmp_path):
+    session = start(launcher, "--bench-case=*how=well*", "--bench-case=*how=wrong*", "--benchmark-json=out.json")
     assert session.end() == 1, session.output
     worlds = ("serial", "torch", "mpi")
     assert session.found == {f"{how}/{w}": word for how, word in (("well", "PASSED"), ("wrong", "FAILED")) for w in worlds}
@@ -159,15 +175,15 @@ def test_mpi_cases_run_in_the_launchers_world_and_rank_0_alone_writes(launcher, 
 
 
 @pytest.mark.parametrize("launcher", BOTH)
-def test_disabled_cases_are_checked_and_all_ranks_end_well(launcher, tmp_path):
-    session = start(launcher, tmp_path, "--benchmark-disable", "-k", "well and mpi", ranks=3)
+def test_disabled_cases_are_checked_and_all_ranks_end_well(launcher, start):
+    session = start(launcher, "--benchmark-disable", "-k", "well and mpi", ranks=3)
     assert session.end() == 0, session.output
     assert session.found == {"well/mpi": "PASSED"}
 
 
 @pytest.mark.parametrize("launcher", BOTH)
-def test_a_worker_that_is_killed_is_named_and_no_second_world_is_feigned(launcher, tmp_path):
-    session = start(launcher, tmp_path, "--bench-case=*how=kill/world=mpi*", "--bench-case=*how=late/world=mpi*")
+def test_a_worker_that_is_killed_is_named_and_no_second_world_is_feigned(launcher, start):
+    session = start(launcher, "--bench-case=*how=kill/world=mpi*", "--bench-case=*how=late/world=mpi*")
     assert session.end() == 1, session.output
     assert session.found == {"kill/mpi": "FAILED", "late/mpi": "FAILED"}
     assert re.search(r"error: rank 1 on \S+ was killed by signal 9 \(Killed\) in phase 'warm up'", session.output)
@@ -176,18 +192,18 @@ def test_a_worker_that_is_killed_is_named_and_no_second_world_is_feigned(launche
 
 @pytest.mark.parametrize("launcher", BOTH)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_end_no_process_is_left(launcher, tmp_path, number):
-    session = start(launcher, tmp_path, "-k", "well and mpi", "--bench-duration=100s")
-    await_phase(session, b"measure", 2)
+def test_told_to_end_no_process_is_left(launcher, start, number):
+    session = start(launcher, "-k", "late and mpi")
+    await_phase(session, b"warm up", 2)
     session.process.send_signal(number)
     assert session.end() != 0, session.output
 
 
 @pytest.mark.parametrize("launcher", BOTH)
 @pytest.mark.parametrize("who", ["seat", "session", "hub", "launcher"])
-def test_whoever_is_killed_no_process_is_left_and_nobody_says_that_all_is_well(launcher, who, tmp_path):
-    session = start(launcher, tmp_path, "-k", "well and mpi", "--bench-duration=100s")
-    await_phase(session, b"measure", 2)
+def test_whoever_is_killed_no_process_is_left_and_nobody_says_that_all_is_well(launcher, who, start):
+    session = start(launcher, "-k", "late and mpi")
+    await_phase(session, b"warm up", 2)
     called = commands(session)
     workers = {_rank(pid): processes.read(pid) for pid, command in called.items() if "clustergauge.worker" in command}
     seat, hub = (processes.read(workers[rank].parent) for rank in "10")
@@ -215,8 +231,8 @@ def _rank(pid: int) -> str:
         (["--bench-target=/no/such"], "ERROR: --bench-target /no/such: no such folder"),
     ],
 )
-def test_a_mistake_is_one_line_and_every_rank_ends_with_it(tmp_path, words, said):
-    session = start(MPICH, tmp_path, *words)
+def test_a_mistake_is_one_line_and_every_rank_ends_with_it(start, words, said):
+    session = start(MPICH, *words)
     assert session.end() == pytest.ExitCode.USAGE_ERROR, session.output
     assert [line for line in session.output.splitlines() if line.startswith("ERROR")] == [said]
     assert "collected" not in session.output

@@ -1,4 +1,4 @@
-"""Cases for ranks that mpiexec started around pytest: right, wrong on the last rank, and the last rank killed."""
+"""Cases for ranks that mpiexec started around pytest: right, wrong on the last rank, the last rank killed, and without end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def seated(ctx: Context, how: str, world: str) -> Work:
     def run() -> None:
         if how == "kill" and last:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.0005)
+        time.sleep(600 if how == "late" else 0.0005)
 
     def check() -> None:
         if how == "wrong" and last:
