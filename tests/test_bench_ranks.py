@@ -89,7 +89,7 @@ class Session:
         return self.process.returncode
 
     def left(self) -> list[str]:
-        folders = [*filter(stale, Path("/tmp").glob("clustergauge-ranks-*")), *self.folder.glob("t/*")]
+        folders = [*filter(stale, Path("/tmp").glob("clustergauge-ranks-*")), *self.folder.glob("t/clustergauge*")]
         return [*(process.describe() for process in processes.bearing(self.mark)), *map(str, folders)]
 
 

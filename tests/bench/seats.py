@@ -188,6 +188,7 @@ def _start(asked: Start, rank: int, channel: Channel) -> None:
                 env=dict(asked.environment) | {os.fsencode(k): os.fsencode(v) for k, v in given(os.environ).items()},
                 cwd=asked.folder,
                 close_fds=False,  # ours are not inherited anyway (PEP 446)
+                start_new_session=True,  # whatever it does to its group is not done to us
             )
     except (OSError, ValueError) as error:
         tell(channel, Ended(rank, 0, 1, f"cannot start {asked.command[0]}: {getattr(error, 'strerror', error)}"))
