@@ -71,6 +71,7 @@ class Session:
     folder: Path
     process: subprocess.Popen[str]
     mark: str
+    earlier: set[Path]
     output: str = ""
     found: dict[str, str] = field(default_factory=dict)
 
@@ -89,15 +90,18 @@ class Session:
         return self.process.returncode
 
     def left(self) -> list[str]:
-        folders = [*filter(stale, Path("/tmp").glob("clustergauge-ranks-*")), *self.folder.glob("t/clustergauge*")]
-        return [*(process.describe() for process in processes.bearing(self.mark)), *map(str, folders)]
+        """Processes and folders of it that are still there."""
+        folders = [*(set(Path("/tmp").glob("clustergauge-ranks-*")) - self.earlier), *self.folder.glob("t/clustergauge*")]
+        return [*(process.describe() for process in processes.bearing(self.mark)), *map(str, filter(over, folders))]
 
 
-def stale(path: Path) -> bool:
-    """Whether it is a folder in which the ranks of a launch met that is over."""
+def over(path: Path) -> bool:
+    """Whether it is not a folder in which the ranks of another launch meet just now."""
+    if not path.name.startswith("clustergauge-ranks-"):
+        return True
     pid, start = path.name.split("-")[-2:]
     launcher = processes.read(int(pid))
-    return launcher is None or launcher.start != int(start)
+    return launcher is None or launcher.state == "Z" or launcher.start != int(start)
 
 
 @pytest.fixture
@@ -123,6 +127,7 @@ def launched(launcher: Launcher, folder: Path, *words: str, ranks: int) -> Sessi
     own = {n: v for n, v in os.environ.items() if not n.startswith("PYTEST_")}
     command = [launcher.command, "-n", str(ranks), sys.executable, "-P", "-m", "pytest", str(ROOT / "tests/bench"), "-v"]
     command += ["-p", "no:cacheprovider", "--color=no", "--bench-suite=seated.toml", "--bench-probes=tests.faults.seated", *words]
+    earlier = set(Path("/tmp").glob("clustergauge-ranks-*"))
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -132,7 +137,7 @@ def launched(launcher: Launcher, folder: Path, *words: str, ranks: int) -> Sessi
         stderr=subprocess.PIPE,
         text=True,
     )
-    return Session(folder, process, mark)
+    return Session(folder, process, mark, earlier)
 
 
 def await_phase(session: Session, phase: bytes, ranks: int) -> None:
@@ -279,3 +284,13 @@ def test_all_ranks_of_a_launch_name_the_same_folder_also_where_a_script_stands_b
         subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout for words in (command, between)
     )
     assert direct == through == f"{os.getpid()}\n"
+
+
+@pytest.mark.skipif(not OPEN_MPI, reason="no Open MPI is installed")
+def test_a_launcher_of_another_mpi_than_the_library_is_named_and_what_to_do(start):
+    foreign = Launcher("", OPEN.command, {name: value for name, value in OPEN.environment.items() if name != "MPI4PY_LIBMPI"})
+    session = start(foreign, "-k", "well and mpi")
+    assert session.end() == 1, session.output
+    assert session.found == {"well/mpi": "FAILED"}
+    assert "must be of one kind, and are the mpiexec that started pytest and the library of the MPICH" in session.output
+    assert "export MPI4PY_LIBMPI=/PATH/OF/THAT/MPI/lib/libmpi.so, or leave out that mpiexec" in session.output

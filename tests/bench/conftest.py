@@ -175,10 +175,11 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """What the supervisor has to say at the end: processes that it could not end, say."""
+    ranks = config.stash.get(_RANKS, None)
     if notes := config.stash[_LANE].notes if _LANE in config.stash else []:
         terminalreporter.section("clustergauge")
         for note in notes:
-            terminalreporter.write_line(note)
+            terminalreporter.write_line(ranks.in_words(note) if ranks else note)
 
 
 @pytest.fixture(scope="session")

@@ -213,6 +213,11 @@ class Ranks:
         command = [sys.executable, "-P", "-m", "tests.bench.seats", str(self._folder)]
         self.launcher = f"{shlex.join(command)} -n {{ranks}}"
 
+    def in_words(self, note: str) -> str:
+        """What the supervisor notes of our launcher, by the name that the user knows."""
+        named = note.replace(f"--launcher {self.launcher!r}", "the mpiexec that started pytest")
+        return named.replace("leave out --launcher", "leave out that mpiexec")
+
     def over(self, status: int) -> None:
         """All ranks are to end with this exit status as soon as this process has."""
         assert self._hub.stdin

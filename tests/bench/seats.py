@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import shutil
 import signal
 import stat
 import subprocess
@@ -168,7 +169,8 @@ def sit(folder: Path, rank: int, within_s: float = GATHER_S) -> int:
                     _end_worker()
                 case Over(status):
                     return status
-                case None:
+                case None:  # killed: a launcher may end all the others when it sees this rank end, and nobody would tidy up
+                    shutil.rmtree(folder, ignore_errors=True)
                     return BROKEN
                 case _:
                     pass
