@@ -56,12 +56,28 @@ OPEN = Launcher(
         "OMPI_MCA_mpi_yield_when_idle": "1",
     },
 )
-BOTH = [
-    pytest.param(MPICH, id="mpich"),
-    pytest.param(
-        OPEN, id="openmpi", marks=pytest.mark.skipif(not (OPEN_MPI and OPEN_LIBRARY), reason="no Open MPI is installed")
-    ),
-]
+
+
+def each(*fast: Launcher):
+    """A test with each MPI; with those that are not ``fast`` it is a slow variant."""
+    missing = {MPICH.library: False, OPEN.library: not (OPEN_MPI and OPEN_LIBRARY)}
+    return pytest.mark.parametrize(
+        "launcher",
+        [
+            pytest.param(
+                one,
+                id=one.library,
+                marks=[
+                    pytest.mark.skipif(missing[one.library], reason=f"no {one.library} is installed"),
+                    *([] if one in fast else [pytest.mark.slow]),
+                ],
+            )
+            for one in (MPICH, OPEN)
+        ],
+    )
+
+
+SLOW = pytest.mark.slow
 
 
 @dataclass
@@ -159,7 +175,7 @@ def commands(session: Session) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize("launcher", BOTH)
+@each(MPICH, OPEN)
 def test_mpi_cases_run_in_the_launchers_world_and_rank_0_alone_writes(launcher, start, tmp_path):
     session = start(launcher, "--bench-case=*how=well*", "--bench-case=*how=wrong*", "--benchmark-json=out.json")
     assert session.end() == 1, session.output
@@ -179,14 +195,14 @@ def test_mpi_cases_run_in_the_launchers_world_and_rank_0_alone_writes(launcher, 
     assert about["serial@cpu:0"]["settings"]["cpus"] == len(os.sched_getaffinity(0)), "as without a launcher that binds"
 
 
-@pytest.mark.parametrize("launcher", BOTH)
+@each()
 def test_disabled_cases_are_checked_and_all_ranks_end_well(launcher, start):
     session = start(launcher, "--benchmark-disable", "-k", "well and mpi", ranks=3)
     assert session.end() == 0, session.output
     assert session.found == {"well/mpi": "PASSED"}
 
 
-@pytest.mark.parametrize("launcher", BOTH)
+@each(MPICH)
 def test_a_worker_that_is_killed_is_named_and_no_second_world_is_feigned(launcher, start):
     session = start(launcher, "--bench-case=*how=kill/world=mpi*", "--bench-case=*how=late/world=mpi*")
     assert session.end() == 1, session.output
@@ -195,8 +211,8 @@ def test_a_worker_that_is_killed_is_named_and_no_second_world_is_feigned(launche
     assert "a launcher's processes join one world in their life" in session.output
 
 
-@pytest.mark.parametrize("launcher", BOTH)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@each(MPICH)
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=SLOW)])
 def test_told_to_end_no_process_is_left(launcher, start, number):
     session = start(launcher, "-k", "late and mpi")
     await_phase(session, b"warm up", 2)
@@ -204,8 +220,8 @@ def test_told_to_end_no_process_is_left(launcher, start, number):
     assert session.end() != 0, session.output
 
 
-@pytest.mark.parametrize("launcher", BOTH)
-@pytest.mark.parametrize("who", ["seat", "session", "hub", "launcher"])
+@each(MPICH)
+@pytest.mark.parametrize("who", ["seat", *(pytest.param(who, marks=SLOW) for who in ("session", "hub", "launcher"))])
 def test_whoever_is_killed_no_process_is_left_and_nobody_says_that_all_is_well(launcher, who, start):
     session = start(launcher, "-k", "late and mpi")
     await_phase(session, b"warm up", 2)
@@ -232,8 +248,8 @@ def _rank(pid: int) -> str:
             ["--bench-launcher=mpiexec"],
             "ERROR: --bench-launcher 'mpiexec': the ranks are there already: leave it out, or mpiexec",
         ),
-        (["-n", "2"], "ERROR: -n is for a pytest that is started once: leave it out, or mpiexec"),
-        (["--bench-target=/no/such"], "ERROR: --bench-target /no/such: no such folder"),
+        pytest.param(["-n", "2"], "ERROR: -n is for a pytest that is started once: leave it out, or mpiexec", marks=SLOW),
+        pytest.param(["--bench-target=/no/such"], "ERROR: --bench-target /no/such: no such folder", marks=SLOW),
     ],
 )
 def test_a_mistake_is_one_line_and_every_rank_ends_with_it(start, words, said):
@@ -287,6 +303,7 @@ def test_all_ranks_of_a_launch_name_the_same_folder_also_where_a_script_stands_b
 
 
 @pytest.mark.skipif(not OPEN_MPI, reason="no Open MPI is installed")
+@pytest.mark.slow
 def test_a_launcher_of_another_mpi_than_the_library_is_named_and_what_to_do(start):
     foreign = Launcher("", OPEN.command, {name: value for name, value in OPEN.environment.items() if name != "MPI4PY_LIBMPI"})
     session = start(foreign, "-k", "well and mpi")
