@@ -1,4 +1,4 @@
-"""From records and criteria to verdicts and the exit code.  Pure: judged anew whenever a run is read.
+"""From records and criteria to verdicts.  Pure: judged anew whenever a run is read.
 
 A verdict comes from the interval, with the spread between launches in it (`stats.judging_interval`), never from the point:
 *pass* if all of it is on the right side of the bound, *FAIL* if none of it is, *inconclusive* otherwise.  What was asked for and
@@ -19,7 +19,7 @@ from clustergauge.believed import Limits, contradiction, deciding, is_cut
 from clustergauge.bounds import Asked, absolute, fraction
 from clustergauge.criteria import kind_of
 from clustergauge.globs import matches
-from clustergauge.model import GPUS_UNUSABLE, Criterion, Machine, Metric, Planned, Record, Verdict
+from clustergauge.model import Criterion, Machine, Metric, Planned, Record, Verdict
 from clustergauge.presence import Launch, launch_of
 from clustergauge.reached import Baseline, Devices, Group, Peers, grouped, kind_of_device
 from clustergauge.units import counted, format_rate
@@ -27,8 +27,6 @@ from clustergauge.units import counted, format_rate
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
 
-OK, FAILED, BROKEN, UNKNOWN = 0, 1, 3, 4
-"""Exit codes of results; `exit_code` chooses."""
 LEAST_PEERS = 3
 """Fewer others say nothing of what is usual."""
 
@@ -134,111 +132,6 @@ def _left(planned: Iterable[Planned], machines: Iterable[Machine]) -> set[Group]
 def applies(criterion: Criterion, case: str, device: str) -> bool:
     """Whether a criterion is about this case on this device."""
     return criterion.device in ("", kind_of_device(device)) and matches(criterion.case, case)
-
-
-def idle(records: Iterable[Record], planned: Iterable[Planned], device: str = "") -> bool:
-    """Whether every case that was planned was skipped, when planned or when it was to run; with a ``device`` that was asked for
-    (``cuda``), every case on such."""
-    asked = [p for p in planned if p.device.startswith(device)]
-    came = [r for r in records if r.device.startswith(device)]
-    answered = {(r.case, r.device) for r in came}
-    return (
-        bool(asked) and all(p.skip or (p.case, p.device) in answered for p in asked) and all(r.status == "skipped" for r in came)
-    )
-
-
-def gpus_unmeasured(
-    records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
-) -> list[str]:
-    """Of each machine none of whose GPUs was measured though cases were meant for them: that, and why, in words."""
-    machines = list(machines)
-    told = of_gpus(records, planned, machines, device)
-    return [f"{machine.host}: {words}" for machine in machines for words in told.get(machine.machine_id, ())]
-
-
-def of_gpus(
-    records: Iterable[Record], planned: Iterable[Planned], machines: Iterable[Machine], device: str = ""
-) -> dict[str, list[str]]:
-    """What a run says of the GPUs of each machine, by its id: why they were not measured; nothing where they were, or are none.
-
-    Of machines on which none was meant to be measured it says nothing, and they are left out: where the processor was asked for
-    (``device``), and where all asked for has its place there (storage, MPI).  Where ``CUDA_VISIBLE_DEVICES`` hides GPUs, there
-    are none: `preflight` says so.
-    """
-    if device == "cpu":
-        return {}
-    on_gpus = [r for r in records if r.device.startswith("cuda")]
-    tried = {r.machine_id for r in on_gpus if r.status != "skipped"}
-    spanned = {place.host for r in on_gpus if r.status != "skipped" for place in r.placement if hosts.spans(r.device)}
-    late: dict[str, list[str]] = {}
-    for record in on_gpus:
-        if record.reason:
-            late.setdefault(record.machine_id, []).append(record.reason)
-    reasons_of: dict[str, list[str]] = {}  # by the nodes that a case was planned for: the same few for many machines
-    for p in planned:
-        if reason := p.instead or (p.skip if p.device.startswith("cuda") else ""):
-            reasons_of.setdefault(p.hosts, []).append(reason)
-    named = {where: set(hosts.expand(where)) for where in reasons_of if where}
-    found: dict[str, list[str]] = {}
-    for machine in machines:
-        why = [f"{f.detail}; {f.remedy}" for f in machine.findings if f.name == GPUS_UNUSABLE]
-        if not machine.gpus or machine.machine_id in tried or machine.host in spanned:
-            found[machine.machine_id] = why
-            continue
-        meant = (told for where, told in reasons_of.items() if not where or not machine.node or machine.node in named[where])
-        if reasons := [reason for told in meant for reason in told] or late.get(machine.machine_id):
-            count = f"{len(machine.gpus)} GPUs are" if len(machine.gpus) > 1 else "a GPU is"
-            why.append(f"{count} here and not measured: {Counter(reasons).most_common(1)[0][0]}")
-        if why:
-            found[machine.machine_id] = why
-    return found
-
-
-def exit_code(
-    records: Sequence[Record],
-    verdicts: Iterable[Verdict],
-    planned: Sequence[Planned] = (),
-    device: str = "",
-    machines: Iterable[Machine] = (),
-) -> int:
-    """The worst that happened: 3 wrong, error, invalid · 1 FAIL · 4 not measured, inconclusive · 0.
-
-    Not measured is what was planned and has no record, or one that was cut short (`is_cut`) or was over fewer nodes than it was
-    to be, what nodes left to a case over all of them that has no number (`presence`), and a run that is `idle`: nothing in it was
-    seen to be good.  So are GPUs that are there and were not measured (`gpus_unmeasured`).  Of a run over nodes it is not the
-    whole: see `judgement.exit_code_of`.
-    """
-    machines = list(machines)
-    outcomes: set[str] = {v.verdict for v in verdicts}
-    statuses: set[str] = {r.status for r in records}
-    recorded = Counter((r.case, r.device, r.launch) for r in records)
-    wanted = Counter[tuple[str, str, int]]()
-    for p in planned:
-        if not p.skip:
-            wanted[p.case, p.device, p.launch] += len(hosts.expand(p.hosts)) if p.hosts and p.nodes == 1 else 1
-    if any(recorded[key] < count for key, count in wanted.items()):
-        outcomes.add("not measured")
-    if idle(records, planned, device) or any(r.status == "ok" and is_cut(r) for r in records):
-        outcomes.add("not measured")
-    missing = presence.absent(records, planned, machines) or presence.unjudged(records, planned)
-    if missing or gpus_unmeasured(records, planned, machines, device):
-        outcomes.add("not measured")
-    return code_of(outcomes | statuses)
-
-
-def code_of(words: Iterable[str]) -> int:
-    """The exit code of what cases came to: of verdicts and of statuses the worst."""
-    found = set(words)
-    if found & {"wrong", "error", "invalid"}:
-        return BROKEN
-    if "FAIL" in found:
-        return FAILED
-    return UNKNOWN if found & {"not measured", "inconclusive"} else OK
-
-
-def worst(codes: Iterable[int]) -> int:
-    """The exit code that says the worst of several."""
-    return min(codes, key=(BROKEN, FAILED, UNKNOWN, OK).index, default=OK)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from clustergauge import ceilings, metrics, path, searched
+from clustergauge import ceilings, metrics, path, readings, searched
 from clustergauge.catalogue import Catalogue
 from clustergauge.ceilings import Ceiling
 from clustergauge.model import Machine, Metric, Record
@@ -96,7 +96,7 @@ def number(records: Sequence[Record], limits: Limits) -> tuple[str, Metric | Non
     for record in records:
         if record.status != "ok":
             return f"{record.status}: {record.reason}", None
-        if not metrics.samples(record):
+        if not readings.samples(record):
             return "no samples", None
     chosen = deciding(records)
     found = metrics.derive(chosen)

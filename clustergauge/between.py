@@ -5,21 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from clustergauge import accept, believed, groups, hosts, links, presence, sweeps, topology, verdicts
+from clustergauge import believed, exits, groups, hosts, links, presence, sweeps, topology, unmeasured, verdicts
+from clustergauge.blamed import Joint
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Data, Record
+from clustergauge.model import Record
 from clustergauge.presence import Launch, Since, case_of, launch_of
 from clustergauge.verdicts import Asked
-
-
-class Joint(Data, frozen=True, array_like=True):
-    """A case over nodes that did not come to what it was to.  ``word``: its status, or the verdict on it."""
-
-    case: str
-    device: str
-    word: str
-    reason: str
 
 
 def there(loaded: LoadedRun, together: Iterable[Record]) -> set[tuple[Launch, str]]:
@@ -74,7 +66,7 @@ def cut(loaded: LoadedRun, present: set[tuple[Launch, str]]) -> list[tuple[Since
 
 
 def joint(loaded: LoadedRun, together: Sequence[Record]) -> list[tuple[Since, Joint]]:
-    """What is wrong, failed or owed among the cases over nodes, each once, as `accept.exit_code` counts it, with the machines for
+    """What is wrong, failed or owed among the cases over nodes, each once, as `exits.exit_code` counts it, with the machines for
     which they were planned.
 
     ``together``: the records of the run that are over several hosts.
@@ -97,7 +89,7 @@ def _joint(loaded: LoadedRun, together: Sequence[Record]) -> list[Joint]:
     recorded = {launch_of(record) for record in together}
     partly = presence.partly(together, planned, loaded.machines.values())
     found = [Joint(r.case, r.device, r.status, r.reason) for r in together if r.status in ("wrong", "error")]
-    found += [Joint(v.case, v.device, v.verdict, v.reason) for v in judged if v.device and accept.code_of([v.verdict])]
+    found += [Joint(v.case, v.device, v.verdict, v.reason) for v in judged if v.device and exits.code_of([v.verdict])]
     found += [Joint(case, device, "not measured", f"over {words}") for (case, device, *_), words in partly.items()]
     found += [Joint(p.case, p.device, "not measured", "it has no record") for p in planned if launch_of(p) not in recorded]
     found += [Joint(r.case, r.device, "not measured", r.reason) for r in together if r.status == "ok" and believed.is_cut(r)]
@@ -117,10 +109,10 @@ def fell(loaded: LoadedRun) -> dict[str, list[str]]:
 
 def gpus(loaded: LoadedRun) -> dict[str, str]:
     """Why the GPUs of each machine were not measured, empty where they were; without those of which the run says nothing
-    (`accept.of_gpus`).  Asked for on GPUs, and all of it skipped, is not measured on any machine (`accept.idle`)."""
+    (`unmeasured.of_gpus`).  Asked for on GPUs, and all of it skipped, is not measured on any machine (`unmeasured.idle`)."""
     planned, device = loaded.run.planned, str(loaded.run.settings.get("device", ""))
-    told = accept.of_gpus(loaded.records, planned, loaded.machines.values(), device)
+    told = unmeasured.of_gpus(loaded.records, planned, loaded.machines.values(), device)
     found = {machine_id: "; ".join(words) for machine_id, words in told.items()}
-    if device and accept.idle(loaded.records, planned, device):
+    if device and unmeasured.idle(loaded.records, planned, device):
         found |= {machine_id: f"nothing was measured on {device}" for machine_id in loaded.machines if not found.get(machine_id)}
     return found

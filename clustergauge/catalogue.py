@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -17,6 +16,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from clustergauge import toml
 from clustergauge.errors import UsageError
 from clustergauge.model import Cpu, Gpu, Scalar
 
@@ -81,9 +81,8 @@ class Catalogue:
 @functools.cache
 def known() -> Catalogue:
     """Our own figures; read once."""
-    text = resources.files("clustergauge").joinpath("ceilings.toml").read_text(encoding="utf-8")
-    file = _parse(text, "ceilings.toml")
-    return _catalogue(file.sources, _plain(file), file.parts, "ceilings.toml")
+    file = _parse(resources.files("clustergauge").joinpath("ceilings.toml").read_text(encoding="utf-8"))
+    return _catalogue(file.sources, _plain(file), file.parts)
 
 
 def load(path: Path) -> Catalogue:
@@ -98,10 +97,20 @@ def load(path: Path) -> Catalogue:
         raise UsageError(f"no file of ceilings {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read ceilings {path}: {error}") from None
-    own, base = _parse(text, str(path)), known()
+    try:
+        laid_over = _laid_over(text)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return replace(laid_over, path=str(path), sha256=hashlib.sha256(content).hexdigest(), content=content)
+
+
+@functools.lru_cache(8)
+def _laid_over(text: str) -> Catalogue:
+    """A file laid over ours.  The runs of a fleet keep the same one again and again."""
+    own, base = _parse(text), known()
     names = [part.name for part in own.parts]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f"{path}: two parts are named {twice!r}")
+        raise UsageError(f"two parts are named {twice!r}")
     taken = {normal_name(name) for part in own.parts for name in part.device_names}
     parts = {
         name: msgspec.structs.replace(part, device_names=[n for n in part.device_names if normal_name(n) not in taken])
@@ -110,19 +119,16 @@ def load(path: Path) -> Catalogue:
     for part in own.parts:
         parts[part.name] = _over(base.parts.get(part.name), part)
     cores = {**base.cores, **{unit: {**base.cores.get(unit, {}), **rates} for unit, rates in _plain(own).items()}}
-    laid_over = _catalogue({**base.sources, **own.sources}, cores, parts.values(), str(path))
-    return replace(laid_over, path=str(path), sha256=hashlib.sha256(content).hexdigest(), content=content)
+    return _catalogue({**base.sources, **own.sources}, cores, parts.values())
 
 
-def _parse(text: str, path: str) -> _File:
+def _parse(text: str) -> _File:
     try:
-        file = msgspec.convert(tomllib.loads(text), _File)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {error}{_fields_there(str(error))}") from None
+        file = msgspec.convert(toml.parse(text), _File)
+    except ValueError as error:
+        raise UsageError(f"{error}{_fields_there(str(error))}") from None
     if file.schema != 1:
-        raise UsageError(f"{path}: schema {file.schema} is not known (this version reads 1)")
+        raise UsageError(f"schema {file.schema} is not known (this version reads 1)")
     return file
 
 
@@ -150,9 +156,7 @@ def _plain(file: _File) -> dict[str, dict[str, Figure]]:
     return {unit: {**rates} for unit, rates in file.cores.items()}
 
 
-def _catalogue(
-    sources: Mapping[str, str], cores: Mapping[str, Mapping[str, Figure]], parts: Iterable[Part], path: str
-) -> Catalogue:
+def _catalogue(sources: Mapping[str, str], cores: Mapping[str, Mapping[str, Figure]], parts: Iterable[Part]) -> Catalogue:
     parts = list(parts)
     exact: dict[str, Part] = {}
     normal: dict[str, Part] = {}
@@ -160,7 +164,7 @@ def _catalogue(
         for name in part.device_names:
             other = normal.setdefault(normal_name(name), part)
             if other is not part:
-                raise UsageError(f"{path}: device name {name!r} belongs to both {other.name!r} and {part.name!r}")
+                raise UsageError(f"device name {name!r} belongs to both {other.name!r} and {part.name!r}")
             exact[name] = part
     return Catalogue(sources, cores, {part.name: part for part in parts}, exact, normal)
 
@@ -169,6 +173,7 @@ def _catalogue(
 # which part is it
 
 
+@functools.lru_cache(1024)
 def normal_name(name: str) -> str:
     """A device name without its vendor, in small letters, with single blanks between its words.  Keeps every other word."""
     return re.sub(r"^(nvidia|amd) ", "", " ".join(re.split(r"[\s_-]+", name.strip().casefold())))

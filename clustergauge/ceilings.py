@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -36,14 +37,12 @@ class Ceiling:
     """The clock that the figure holds at; of memory, or where it is not known, ``None``."""
 
 
-def _gpu_of(record: Record, machine: Machine) -> Gpu | None:
-    """The device a record ran on: by UUID or PCI address where the placement has one, else by its number."""
-    place = record.placement[0] if record.placement else None
-    if place and place.device.lower().startswith(("gpu-", "mig-")):
-        return next((gpu for gpu in machine.gpus if gpu.uuid == place.device), None)
-    if place and place.pci:
-        return next((gpu for gpu in machine.gpus if gpu.pci == place.pci), None)
-    return next((gpu for gpu in machine.gpus if record.device == f"cuda:{gpu.index}"), None)
+class Under(NamedTuple):
+    """The parts whose figures a record is held against: ``number`` of one kind, whose clock goes up to ``highest_mhz``."""
+
+    part: Part
+    number: int
+    highest_mhz: float | None
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -65,17 +64,35 @@ def ceiling(record: Record, machine: Machine, metric: Metric, catalogue: Catalog
     catalogue = catalogue or known()
     if record.workload is None or record.ranks != 1 or metric.better != "higher":
         return None
+    there = under(record, machine, catalogue)
+    if there and (limit := _of_part(record, there, metric, catalogue)):
+        return limit
+    if record.device.startswith("cuda") or metric.name != "compute":
+        return None
+    return _of_cpu(record.workload.dtype, machine.cpu, metric, catalogue)
+
+
+def under(record: Record, machine: Machine, catalogue: Catalogue) -> Under | None:
+    """The known parts that a record of one rank ran on: its GPU, or all sockets; ``None`` where they are not known."""
     if record.device.startswith("cuda"):
         gpu = _gpu_of(record, machine)
         part = part_of(gpu, catalogue) if gpu else None
-        return _of_part(record, part, 1, gpu.sm_clock_max_mhz, metric, catalogue) if gpu and part else None
+        return Under(part, 1, gpu.sm_clock_max_mhz) if gpu and part else None
     part, sockets = part_of_cpu(machine.cpu, catalogue), machine.cpu.sockets
-    if part and sockets:
-        part = replace(part, matrix_clock_mhz=part.matrix_clock_mhz or part.clock_mhz)
-        highest = machine.cpu.clock_max_mhz or (part.clock_mhz.value if part.clock_mhz else None)  # what the file calls it
-        if limit := _of_part(record, part, sockets, highest, metric, catalogue):
-            return limit
-    return _of_cpu(record.workload.dtype, machine.cpu, metric, catalogue) if metric.name == "compute" else None
+    if part is None or not sockets:
+        return None
+    highest = machine.cpu.clock_max_mhz or (part.clock_mhz.value if part.clock_mhz else None)  # what the file calls it
+    return Under(replace(part, matrix_clock_mhz=part.matrix_clock_mhz or part.clock_mhz), sockets, highest)
+
+
+def _gpu_of(record: Record, machine: Machine) -> Gpu | None:
+    """The device a record ran on: by UUID or PCI address where the placement has one, else by its number."""
+    place = record.placement[0] if record.placement else None
+    if place and place.device.lower().startswith(("gpu-", "mig-")):
+        return next((gpu for gpu in machine.gpus if gpu.uuid == place.device), None)
+    if place and place.pci:
+        return next((gpu for gpu in machine.gpus if gpu.pci == place.pci), None)
+    return next((gpu for gpu in machine.gpus if record.device == f"cuda:{gpu.index}"), None)
 
 
 def of_machines(
@@ -102,13 +119,11 @@ def at_clock(limit: Ceiling, mhz: float) -> float | None:
     return limit.value * mhz / limit.clock_mhz if limit.clock_mhz else None
 
 
-def _of_part(
-    record: Record, part: Part, count: int, highest_mhz: float | None, metric: Metric, catalogue: Catalogue
-) -> Ceiling | None:
-    """Of ``count`` parts together, whose clock goes up to ``highest_mhz``."""
-    workload, measured = record.workload, record.measurement
+def _of_part(record: Record, there: Under, metric: Metric, catalogue: Catalogue) -> Ceiling | None:
+    """Of known parts, all of them together."""
+    (part, count, _), workload, measured = there, record.workload, record.measurement
     if workload and metric.name == "compute" and metric.unit == _unit(workload.dtype):
-        return _peak(workload.dtype, part, count, highest_mhz, metric, catalogue)
+        return _peak(workload.dtype, there, metric, catalogue)
     if metric.name == "bandwidth" and metric.unit == "B/s" and workload and workload.bound == "memory":
         figure = part.bandwidth_gb_s
         if figure and measured and measured.cache == "cold":
@@ -120,8 +135,9 @@ def _of_part(
     return None
 
 
-def _peak(dtype: str, part: Part, count: int, highest_mhz: float | None, metric: Metric, catalogue: Catalogue) -> Ceiling | None:
+def _peak(dtype: str, there: Under, metric: Metric, catalogue: Catalogue) -> Ceiling | None:
     """The faster of vector and matrix units.  Firm only if all clocks are known: a device may run faster than its data sheet."""
+    part, count, highest_mhz = there
     units = ("fp64", "fp64_matrix") if dtype == "fp64" else (dtype,) if dtype in DTYPES else ()
     peaks = [(unit, figure) for unit, figure in part.peak.items() if unit in units]
     unit, figure = max(peaks, key=lambda peak: peak[1].value, default=(None, None))

@@ -23,6 +23,7 @@ def classes_of(machines: Mapping[str, Machine]) -> tuple[dict[str, str], dict[st
     if not large:
         if len(sizes) > 1:
             notes.append(f"{len(sizes)} kinds of machines, none with {LARGE_CLASS} members: each is judged by itself")
+            notes += _unlike_most(machines, own, *sizes.most_common(1)[0])
         return own, {}, notes
     if len(large) > 1:
         notes.append(f"{len(large)} classes of machines (parts, drivers or libraries differ): each is judged by itself")
@@ -31,6 +32,13 @@ def classes_of(machines: Mapping[str, Machine]) -> tuple[dict[str, str], dict[st
     why = {name: _deviation(machine, usual) for name, machine in first.items() if sizes[name] < LARGE_CLASS}
     peers = {m: name for m, name in own.items() if name not in why}
     return peers, {m: why[name] for m, name in own.items() if name in why}, notes
+
+
+def _unlike_most(machines: Mapping[str, Machine], own: Mapping[str, str], most: str, count: int) -> list[str]:
+    """In what the others differ from a class that more than half are in: too few to call them bad for it, and worth a look."""
+    usual = next(machine for m, machine in machines.items() if own[m] == most)
+    odd = [machine for m, machine in machines.items() if own[m] != most] if 2 * count > len(own) else []
+    return [f"{machine.host} is not as most of them: {_deviation(machine, [usual])}" for machine in odd]
 
 
 def _deviation(machine: Machine, usual: Sequence[Machine]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,11 +133,11 @@ def of(units: Iterable[Unit]) -> Units:
     return Units(rows=b"".join(rows), **{name: list(found) for name, found in lists.items()})
 
 
-def joined(parts: Sequence[Units]) -> tuple[Units, list[Unit]]:
+def joined(parts: Sequence[Units], gone: Collection[tuple[str, str, str]] = ()) -> tuple[Units, list[Unit]]:
     """Several as one, in their order, without those that do not count any more; and these.
 
     Of each case on a device of a machine the newest run counts (of runs of one second the last), and the newest of those that
-    only confirm.
+    only confirm.  ``gone``: machine, device and run of what was measured on a device that is not there any more.
     """
     lists = _lists()
     tables = [np.zeros(0, ROW)]
@@ -149,6 +149,7 @@ def joined(parts: Sequence[Units]) -> tuple[Units, list[Unit]]:
         tables.append(table)
     names: dict[str, Any] = {name: list(found) for name, found in lists.items()}
     rows = np.concatenate(tables)
+    rows = rows[~_among(rows, gone, lists)] if gone else rows
     order = _in_order(rows, names["run"])
     kept = np.ones(len(rows), np.bool_)
     kept[order[:-1][_alike(rows, order[:-1], order[1:], *_KEY, "confirms")]] = False
@@ -156,6 +157,19 @@ def joined(parts: Sequence[Units]) -> tuple[Units, list[Unit]]:
         return Units(rows=rows.tobytes(), **names), []
     outdone = Units(rows=rows[~kept].tobytes(), **names)
     return Units(rows=rows[kept].tobytes(), **names), [outdone.unit(number) for number in range(len(outdone.table()))]
+
+
+def _among(rows: Rows, wanted: Iterable[tuple[str, str, str]], lists: Mapping[str, Mapping[Any, int]]) -> NDArray[np.bool_]:
+    """Whether machine, device and run of each row are among those ``wanted``.  ``lists``: the numbers of names."""
+    machines, devices, runs = (lists[name] for name in ("machine", "device", "run"))
+
+    def key(machine: Any, device: Any, run: Any) -> Any:
+        return (machine * np.int64(len(devices)) + device) * np.int64(len(runs)) + run
+
+    known = [(m, d, r) for m, d, r in wanted if m in machines and d in devices and r in runs]
+    return np.isin(
+        key(rows["machine"], rows["device"], rows["run"]), [key(machines[m], devices[d], runs[r]) for m, d, r in known]
+    )
 
 
 def confirmed(units: Units) -> Units:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from clustergauge import accept, believed, differ, metrics, stats
+from clustergauge import believed, differ, exits, metrics, readings, stats
 from clustergauge.believed import Limits
 from clustergauge.differ import Difference
 from clustergauge.loading import LoadedRun
@@ -143,11 +143,11 @@ def _each_once(a: LoadedRun, b: LoadedRun, apart: Mapping[tuple[str, str], list[
 def exit_code(report: Report) -> int:
     """The worst that was found: 3 broken in B · 1 slower · 4 inconclusive, incomparable or nothing compared · 0."""
     if report.having("broken"):
-        return accept.BROKEN
+        return exits.BROKEN
     if any(pair.slower for pair in report.pairs):
-        return accept.FAILED
+        return exits.FAILED
     unsure = report.having("inconclusive") or report.having("incomparable") or not report.pairs
-    return accept.UNKNOWN if unsure else accept.OK
+    return exits.UNKNOWN if unsure else exits.OK
 
 
 def _apart(a: dict[str, Machine], b: dict[str, Machine]) -> dict[tuple[str, str], list[Difference]]:
@@ -207,7 +207,7 @@ def _side(name: str, loaded: LoadedRun) -> _Side:
     for plan in loaded.run.planned:
         devices = planned.setdefault(plan.case, {})
         devices[plan.device] = plan.skip and devices.get(plan.device, plan.skip)  # skipped by all nodes, or not at all
-    return _Side(name, loaded, grouped(timed), untimed, planned, believed.limits_of(loaded.machines))
+    return _Side(name, loaded, grouped(timed), untimed, planned, believed.limits_of(loaded.machines, loaded.catalogue))
 
 
 def _unpaired(own: _Side, other: _Side, records: list[Record], machine: str, why: str) -> Pair:
@@ -251,10 +251,10 @@ def _pair(
         return pair("incomparable", apart)
     told = _told(d for d in differences if d.kind != "work")
     if not paired:
-        shift = stats.compare_launches([metrics.samples(r) for r in left], [metrics.samples(r) for r in right], delta)
+        shift = stats.compare_launches([readings.samples(r) for r in left], [readings.samples(r) for r in right], delta)
         return pair(shift.word, told, shift)
-    there = {record.launch: metrics.by_turn(record) for record in right}
-    both = [stats.difference(metrics.by_turn(r), there[r.launch]) for r in left if r.launch in there]
+    there = {record.launch: readings.by_turn(record) for record in right}
+    both = [stats.difference(readings.by_turn(r), there[r.launch]) for r in left if r.launch in there]
     known = [difference for difference in both if difference is not None]
     if not known:
         return pair("incomparable", "no launch was measured on both sides, turn beside turn")

@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from clustergauge import columns, hosts
-from clustergauge.blame import Fleet, Reason
+from clustergauge.blamed import Fleet, Reason
 from clustergauge.columns import Unit
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Planned, Run, Scalar

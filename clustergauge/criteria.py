@@ -22,14 +22,13 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from clustergauge import metrics
+from clustergauge import metrics, toml
 from clustergauge.errors import UsageError
 from clustergauge.globs import matches
 from clustergauge.model import Criterion, Data, Scalar
@@ -38,6 +37,10 @@ from clustergauge.units import parse_rate, parse_size
 KINDS = ("floor", "limit", "of_ceiling", "reference", "of_baseline", "of_peers")
 """The ways to say what a case must reach; a criterion has exactly one."""
 _ABSOLUTE = ("floor", "limit", "reference")
+LEAST_FRACTION = 1e-6
+"""Of what else is reached: less asks for nothing."""
+BEYOND = 1e24
+"""Nothing is measured to be as much, or as little as one over it, in a bare unit; what is derived from such a bound is finite."""
 _VERSION = re.compile(r"(>=|==|)\s*(\d[0-9A-Za-z.+-]*)")
 
 
@@ -86,12 +89,12 @@ def parse(text: str, path: str) -> Acceptance:
     """An acceptance file.  Raises `UsageError` naming file, line and field."""
     text = text.removeprefix("\ufeff")
     try:
-        file = msgspec.convert(tomllib.loads(text), Acceptance)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
+        file = msgspec.convert(toml.parse(text), Acceptance)
     except msgspec.ValidationError as error:
         words, _, field = str(error).partition(" - at `$")
         raise UsageError(f"{_located(text, path, field.rstrip('`').lstrip('.'), words)}: {words}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
     if file.schema != 1:
         raise UsageError(f"{_located(text, path, 'schema')}: {file.schema} is not known (this version reads 1)")
     if not file.criteria and file.expect in (None, Expect()):
@@ -112,9 +115,12 @@ def kind_of(criterion: Criterion) -> str:
     return next(kind for kind in KINDS if getattr(criterion, kind) is not None)
 
 
-def unmatched(criteria: Iterable[Criterion], cases: Sequence[str]) -> list[str]:
-    """The globs of criteria that no case answers to."""
-    return [c.case for c in criteria if not any(matches(c.case, case) for case in cases)]
+def check_fits(criteria: Sequence[Criterion], cases: Collection[str], text: str, path: str) -> None:
+    """Raises `UsageError` for the first criterion that is about none of the cases.  ``text``, ``path``: of its file."""
+    for number, criterion in enumerate(criteria):
+        if not any(matches(criterion.case, case) for case in cases):
+            where = _located(text.removeprefix("\ufeff"), path, f"criteria[{number}].case")
+            raise UsageError(f"{where}: {criterion.case!r} matches no case of this run")
 
 
 def _problem(c: Criterion) -> tuple[str, str] | None:
@@ -125,7 +131,7 @@ def _problem(c: Criterion) -> tuple[str, str] | None:
     kind, value = given[0], float(getattr(c, given[0]))
     if not (math.isfinite(value) and value > 0):
         return kind, f"{value:g}: must be more than 0"
-    if kind not in _ABSOLUTE and value > 10:
+    if kind not in _ABSOLUTE and not LEAST_FRACTION <= value <= 10:
         return kind, f"{value:g} is a fraction: 0.9 is 90 %"
     if (c.lower is not None or c.upper is not None) != (kind == "reference"):
         return ("lower" if kind == "reference" else kind), "a reference needs lower or upper (or both), and nothing else has them"
@@ -146,9 +152,11 @@ def _problem_of_unit(c: Criterion, kind: str, value: float) -> tuple[str, str] |
     if not c.metric:
         return "metric", f"{kind} needs a metric (there are {', '.join(metrics.UNITS)})"
     try:
-        bare = parse_rate(value, c.unit)[1]
+        amount, bare = parse_rate(value, c.unit)
     except ValueError as error:
         return "unit", str(error)
+    if not 1 / BEYOND < amount < BEYOND:
+        return kind, f"{value:g} {c.unit}: beyond all that is measured"
     if bare not in metrics.UNITS[c.metric]:
         return "unit", f"{c.metric} is not measured in {c.unit} (but in {' or '.join(metrics.UNITS[c.metric])})"
     return _wrong_way(c, kind, bare)
@@ -171,8 +179,8 @@ def _wrong_way(c: Criterion, kind: str, bare: str) -> tuple[str, str] | None:
 def _problem_of_expect(expect: Expect) -> tuple[str, str] | None:
     for field in ("gpus", "cores", "nics", "power_limit_w", "nic_rate_gbit_s"):
         value = getattr(expect, field)
-        if value is not None and not (math.isfinite(value) and 0 <= value < 1e9):
-            return field, f"{value}: must be 0 or more, and believable"
+        if value is not None and not 0 <= value < 1e9:
+            return field, f"{str(value)[:20]}: must be 0 or more, and believable"
     for field in ("nic_kind", "nic_rate_gbit_s"):
         if getattr(expect, field) and expect.nics is None:
             return field, "says which ports are meant: say how many of them with nics"
@@ -181,6 +189,9 @@ def _problem_of_expect(expect: Expect) -> tuple[str, str] | None:
             _ = getattr(expect, field) and parse_size(getattr(expect, field))
         except ValueError as error:
             return field, str(error)
+    for name, value in expect.settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"settings.{name}", f"{value}: no setting is that"
     for name, text in expect.versions.items():
         if not _VERSION.fullmatch(text):
             return f"versions.{name}", f"{text!r} is no version (write '>=550', '==2.13.0' or '2.13')"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from clustergauge import metrics, stats
+from clustergauge import metrics, readings, stats
 from clustergauge.believed import Limits, deciding, limits_of, number
 from clustergauge.criteria import Acceptance, Expect
 from clustergauge.loading import LoadedRun
@@ -28,7 +28,7 @@ NAMED = 8
 
 def acceptance_of(loaded: LoadedRun) -> Acceptance:
     """References for all cases with a number; of several devices of one kind their median, with room for how they differ."""
-    limits = limits_of(loaded.machines)
+    limits = limits_of(loaded.machines, loaded.catalogue)
     criteria = [c for key, devices in _groups(loaded).items() if (c := _criterion(loaded, limits, *key, devices.values()))]
     machines = list(loaded.machines.values())
     return Acceptance(criteria=criteria, expect=_expect(machines[0]) if machines else None, title=f"as run {loaded.run.run_id}")
@@ -42,7 +42,7 @@ def remarks(loaded: LoadedRun, acceptance: Acceptance) -> list[str]:
     wide: list[str] = []
     loose: list[str] = []
     single: list[str] = []
-    few, limits = bool(asked), limits_of(loaded.machines)
+    few, limits = bool(asked), limits_of(loaded.machines, loaded.catalogue)
     for (case, kind), devices in _groups(loaded).items():
         chosen = [deciding(records) for records in devices.values()]
         statuses = {record.status for records in chosen for record in records}
@@ -126,7 +126,7 @@ def _width(records: list[Record]) -> float | None:
     head = metrics.headline(records)
     if head and (half := metrics.half_width(head)) is not None:
         return half
-    times = sorted(seconds for record in records for seconds in metrics.samples(record))
+    times = sorted(seconds for record in records for seconds in readings.samples(record))
     return (times[-1] - times[0]) / 2 / stats.median(times) if len(times) > 1 else None
 
 

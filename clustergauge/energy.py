@@ -1,10 +1,13 @@
-"""What one run of a case drew, by the energy counter of its device.  Pure."""
+"""What one run of a case drew, by the energy counter of its device, and for each operation and byte.  Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from clustergauge.model import Record, Scalar
+from clustergauge import stats
+from clustergauge.model import Metric, Record, Scalar
+from clustergauge.rates import bytes_moved, operations
 
 ENERGY_S = 1.0
 """The least time between two readings of an energy counter that give a metric."""
@@ -51,3 +54,20 @@ def joules_of_a_run(record: Record) -> Joules | None:
 def number(value: Scalar) -> float | None:
     """A setting or a reading as a number; ``None`` for whatever is none."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def energies(records: Sequence[Record]) -> Iterator[Metric]:
+    """Energy by operation and by byte of memory, the median of the launches that know it, each of its own work; else absent.
+
+    The ends are the furthest of all launches.  Storage and links have their own devices, whose energy is not counted here.
+    """
+    known = [(record, joules) for record in records if (joules := joules_of_a_run(record))]
+    workload = records[0].workload
+    if not known or workload is None or workload.bound in ("storage", "network"):
+        return
+    of_one = "J/FLOP" if workload.flops else "J/OP"
+    for name, amount, unit in (("energy_per_flop", operations, of_one), ("energy_per_byte", bytes_moved, "J/B")):
+        each = [(j.value / work, j.low / work, j.high / work) for record, j in known if (work := amount(record)) > 0]
+        if each:
+            values, lows, highs = zip(*each, strict=True)
+            yield Metric(name=name, value=stats.median(values), unit=unit, low=min(lows), high=max(highs), better="lower")

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from clustergauge import hosts, metrics, slow_storage, stats, sweeps
+from clustergauge import hosts, rates, readings, slow_storage, stats, sweeps
 from clustergauge.believed import deciding, is_bad
 from clustergauge.model import Data, Machine, Planned, Record, Verdict
 from clustergauge.topology import Topology
@@ -113,7 +113,7 @@ def _cases(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
     """What was measured, by case and group."""
     found: dict[str, dict[str, list[Record]]] = {}
     for record in records:
-        if record.status == "ok" and hosts.is_group(record.device) and metrics.samples(record):
+        if record.status == "ok" and hosts.is_group(record.device) and readings.samples(record):
             found.setdefault(record.case, {}).setdefault(record.device, []).append(record)
     return found
 
@@ -136,13 +136,13 @@ def _peers(group: str, of_group: Mapping[str, Sequence[Record]]) -> _Peers | Non
 def _carried(record: Record) -> float:
     """Bytes that each link has to carry for a run; 0 where they don't bound it."""
     work = record.workload
-    factor = metrics.BUS_FACTOR.get(work.collective) if work and work.bound == "network" else None
+    factor = rates.BUS_FACTOR.get(work.collective) if work and work.bound == "network" else None
     return factor(record.ranks) * work.message_bytes if factor and work else 0.0
 
 
 def _cost(own: Sequence[Record], quantile: float) -> float:
     """Seconds of a run, or for each byte that a link has to carry where these bound it."""
-    return stats.median([float(np.quantile(metrics.samples(r), quantile)) / (_carried(r) or 1.0) for r in deciding(own)])
+    return stats.median([float(np.quantile(readings.samples(r), quantile)) / (_carried(r) or 1.0) for r in deciding(own)])
 
 
 def members(record: Record) -> str:

@@ -20,11 +20,10 @@ from msgspec.structs import replace
 
 from clustergauge import (
     __version__,
-    accept,
     blame,
-    catalogue,
     code,
     criteria,
+    exits,
     folder,
     loading,
     store,
@@ -33,7 +32,7 @@ from clustergauge import (
     valid,
     verdicts,
 )
-from clustergauge.blame import Fleet
+from clustergauge.blamed import Fleet
 from clustergauge.catalogue import Catalogue
 from clustergauge.criteria import Acceptance
 from clustergauge.errors import UsageError
@@ -74,8 +73,8 @@ def exit_code_of(loaded: LoadedRun, found: Iterable[Verdict], fleet: Fleet | Non
     ``fleet``: its nodes held against each other (`blame.of_run`), if there are several.
     """
     device = str(loaded.run.settings.get("device", ""))
-    of_cases = accept.exit_code(loaded.records, found, loaded.run.planned, device, loaded.machines.values())
-    return accept.worst([of_cases, blame.exit_code(fleet)] if fleet else [of_cases])
+    of_cases = exits.exit_code(loaded.records, found, loaded.run.planned, device, loaded.machines.values())
+    return exits.worst([of_cases, blame.exit_code(fleet)] if fleet else [of_cases])
 
 
 def keep(
@@ -175,6 +174,7 @@ def verify(path: Path, results: Path, baseline: Path | None = None) -> Checked:
         checked.said.append(f"no verdicts were kept ({_why_none(loaded.run)}): there is nothing to hold the records against")
         return checked
     asked = _asked(loaded, judgement, _baseline(judgement, [path.parent, results], baseline))
+    loaded = dataclasses.replace(loaded, catalogue=asked.catalogue)
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
     exit_code = exit_code_of(loaded, found, blame.of_run(loaded, asked.topology))
     told = list(_differences(path / folder.VERDICTS, judgement, found, exit_code))
@@ -249,12 +249,8 @@ def _text_of(loaded: LoadedRun, judgement: Judgement) -> str:
 def _catalogue(loaded: LoadedRun, judgement: Judgement) -> Catalogue | None:
     if not judgement.ceilings:
         return None
-    file = _kept(loaded, folder.CEILINGS)
-    folder.content_of(file)  # of reasonable size
-    try:
-        return catalogue.load(file)
-    except UsageError as error:
-        raise UsageError(valid.printable(str(error))) from None
+    _kept(loaded, folder.CEILINGS)
+    return loaded.catalogue
 
 
 def _kept(loaded: LoadedRun, name: str) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from clustergauge import hosts, placement
 from clustergauge.code import ROOT, python_path as path_of
 from clustergauge.errors import UsageError
+from clustergauge.launched import LIKE_CHOICES
 from clustergauge.messages import StartPool
 from clustergauge.model import Machine, Place, Planned
 
@@ -55,13 +56,11 @@ STEERING: tuple[str, ...] = (
     *("MPICH_", "MPIR_CVAR_", "OMPI_MCA_", "OPAL_", "PMIX_MCA_", "PRTE_MCA_", "I_MPI_"),
 )
 """Beginnings of variables that steer transports: recorded with every case of several ranks, and passed on to other nodes."""
-_NOT_CHOSEN = tuple(f"OMPI_MCA_{name}" for name in ("PREFIXES", "cpu_type", "initial_wdir", "num_procs"))
-"""What Open MPI tells its ranks by variables that look like choices."""
 
 
 def steering(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of an environment that steer transports."""
-    return {k: v for k, v in sorted(environment.items()) if k.startswith(STEERING) and not k.startswith(_NOT_CHOSEN)}
+    return {k: v for k, v in sorted(environment.items()) if k.startswith(STEERING) and not k.startswith(LIKE_CHOICES)}
 
 
 def told(environment: Mapping[str, str]) -> dict[str, str]:

@@ -19,7 +19,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from clustergauge import folder, sums, valid
+from clustergauge import catalogue, folder, sums, valid
+from clustergauge.catalogue import Catalogue
 from clustergauge.errors import UsageError
 from clustergauge.model import SCHEMA, Data, Judgement, Machine, Planned, Record, Run, Scalar
 
@@ -65,13 +66,18 @@ _judgement_decoder = msgspec.json.Decoder(Judgement)
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run as its folder tells it.  ``notes``: what a reader should know (interrupted, still being written), one line each."""
+    """A run as its folder tells it.
+
+    ``notes``: what a reader should know (interrupted, still being written), one line each.  ``catalogue``: the ceilings that its
+    numbers are held against, if not ours alone.
+    """
 
     run: Run
     machines: dict[str, Machine]
     records: list[Record]
     path: Path
     notes: list[str]
+    catalogue: Catalogue | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ def read(path: Path, tail: Tail, writer: int | None = None) -> tuple[LoadedRun, 
             torn = "refuse" if tail == "cut" and folder.ended_well(path) else tail
             records, ends = _records(path, run.run_id, planned, machines, torn)
             _refuse(by_line)  # a line that is not as it was is better told, and has been
+            known = _ceilings(path)
     except OSError as error:
         raise folder.failed(path, error) from None
     notes: list[str] = []
@@ -119,7 +126,7 @@ def read(path: Path, tail: Tail, writer: int | None = None) -> tuple[LoadedRun, 
         notes.append(f"interrupted while writing: {ends.torn}")
     if run.finished and tail != "live" and not (path / folder.SUMS).exists():
         notes.append(f"the run ended but {folder.SUMS} is missing: {folder.RUN} and {folder.MACHINES}/ are unchecked")
-    return LoadedRun(run, machines, records, path, notes), ends
+    return LoadedRun(run, machines, records, path, notes, known), ends
 
 
 def verify(path: Path) -> list[str]:
@@ -156,6 +163,18 @@ def judgement(path: Path, run_id: str) -> Judgement | None:
     if not os.path.lexists(file):
         return None
     return _document(folder.content_of(file), _judgement_decoder, lambda j: valid.check_judgement(j, run_id), file)
+
+
+def _ceilings(path: Path) -> Catalogue | None:
+    """The ceilings of the user's that a run was judged by when it ended, if its folder keeps any; none that have no checksum."""
+    file = path / folder.CEILINGS
+    if not os.path.lexists(file) or folder.CEILINGS in sums.unsummed(path):
+        return None
+    folder.content_of(file)  # of reasonable size
+    try:
+        return catalogue.load(file)
+    except UsageError as error:
+        raise UsageError(valid.printable(str(error))) from None
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ class Finding(Data, frozen=True, kw_only=True):
 
 
 GPUS_UNUSABLE = "gpus_unusable"
-"""The finding that GPUs are there and none can be used: what is measured without them is no success (`accept`)."""
+"""The finding that GPUs are there and none can be used: what is measured without them is no success (`unmeasured`)."""
 
 
 class Machine(Data, frozen=True, kw_only=True):
@@ -454,13 +454,3 @@ class PairFindings(Data, frozen=True, kw_only=True):
     suspects: list[Suspect] = []
     smallest_degradation: float | None = None
     notes: list[str] = []
-
-
-class Document(Data, frozen=True, kw_only=True):
-    """What ``--format json`` prints: one document."""
-
-    run: Run
-    machines: list[Machine]
-    records: list[Record]
-    verdicts: list[Verdict]
-    pairs: list[PairFindings] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from clustergauge import targets
+from clustergauge import targets, toml
 from clustergauge.cross_check import ALLOWED_S
 from clustergauge.errors import UsageError
 from clustergauge.forecast import beyond
@@ -86,13 +85,13 @@ class Wish:
 def load_suite(path: Path) -> Suite:
     """Read a suite file.  Every mistake in it is a `UsageError` naming file and field."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        raw = toml.parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(f"no suite file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read suite {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
     tables: Any = raw.get("cases")
     if not isinstance(tables, list) or not all(isinstance(t, dict) for t in cast("list[object]", tables)):
         raise UsageError(f"{path}: needs [[cases]] tables")

@@ -183,7 +183,7 @@ class Pool:
         rank = self.ranks.get(gone.pid) or Rank(gone.pid, gone.rank, self.host)
         how = (gone.how == "ended" and self._launcher_tells(gone.pid)) or gone.how
         if gone.oom and re.search(r"SIGKILL|signal 9\b", how):
-            how += " (out of memory: the kernel's OOM killer struck)"
+            how += " (out of memory? the kernel's OOM killer struck on this node meanwhile)"
         self.crash = gone.stack
         full = "; is shared memory full? (df /dev/shm)" if re.search(r"SIGBUS|signal 7\b", how) else ""
         return f"{rank} {how} in phase {gone.phase!r}{full}"

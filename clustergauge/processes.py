@@ -17,6 +17,8 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to end."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,33 @@ def end_all(find: Callable[[], list[Process]], grace_s: float, limit_s: float = 
 @contextlib.contextmanager
 def undisturbed() -> Generator[None]:
     """No signal that asks us to end is heard inside: we are about to."""
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.SIG_IGN) for number in asked]
+    before = [signal.signal(number, signal.SIG_IGN) for number in _ASKING]
     try:
         yield
     finally:
-        for number, handler in zip(asked, before, strict=True):
+        for number, handler in zip(_ASKING, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held() -> Generator[Callable[[], None]]:
+    """Signals that ask us to end are heard at its end, or when what it yields is called: whichever is first.
+
+    By handlers, not by a mask: that would be one thread's, and inherited by what is started inside.
+    """
+    heard: list[int] = []
+    handled = {number: signal.getsignal(number) for number in _ASKING}
+    before = {number: handler for number, handler in handled.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, lambda number, _: heard.append(number))
+
+    def let_go() -> None:
+        while before:
+            signal.signal(*before.popitem())
+        if heard:
+            signal.raise_signal(heard.pop())
+
+    try:
+        yield let_go
+    finally:
+        let_go()

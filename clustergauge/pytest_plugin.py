@@ -14,8 +14,6 @@ checked, and nothing is timed.
 
 from __future__ import annotations
 
-import operator
-import re
 import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -24,13 +22,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from clustergauge import marker
+
 if TYPE_CHECKING:  # everything else is imported when the fixture is used: each pytest that has us installed loads this file
     from clustergauge.model import Measurement, Metric, Outcome
     from clustergauge.probe import Work
 
-FIELDS = ("flops", "ops", "bytes", "dtype", "floor", "limit", "device", "budget_s")
-"""What the marker knows."""
-_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(\S+)\s*")
 _KEPT = "gauge"
 _GAUGE = pytest.StashKey["Gauge"]()
 
@@ -62,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
-    words = f"gauge({', '.join(f'{name}=…' for name in FIELDS)}): declared work and threshold of a gauged kernel."
+    words = f"gauge({', '.join(f'{name}=…' for name in marker.FIELDS)}): declared work and threshold of a gauged kernel."
     config.addinivalue_line("markers", words)
 
 
@@ -79,7 +76,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     """A test that asks for a gauge and never calls it does not pass in silence."""
     result = yield  # raises where the test failed or was skipped
     made = pyfuncitem.stash.get(_GAUGE, None)
-    if not made.called if made else any(marker.name == _KEPT for marker in pyfuncitem.own_markers):
+    if not made.called if made else any(mark.name == _KEPT for mark in pyfuncitem.own_markers):
         warnings.warn(GaugeWarning(f"{pyfuncitem.nodeid}: gauge was never called: nothing was measured"), stacklevel=1)
     return result
 
@@ -109,7 +106,7 @@ class Gauge:
 
         self.called = True
         try:
-            asked = _marker(self._node)
+            asked = marker.read(self._node)
         except pytest.UsageError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         work = Work(run=run, check=lambda: _checked(check), reset=reset, workload=asked.workload, clock="device")
@@ -145,91 +142,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 # steps
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What the marker says.  ``bound`` in its bare ``unit``; ``None``: no threshold."""
-
-    workload: Any
-    metric: str
-    bound: float | None
-    unit: str
-    text: str
-    device: str
-    budget_s: float
-
-
-def _marker(node: pytest.Item) -> _Asked:
-    """The marker of a test, read strictly.  Raises ``pytest.UsageError``."""
-    from clustergauge.model import DTYPES, Workload
-
-    marker = node.get_closest_marker("gauge")
-    given = dict(marker.kwargs) if marker else {}
-    if marker and (marker.args or set(given) - set(FIELDS)):
-        raise pytest.UsageError(f"{node.nodeid}: gauge takes {', '.join(FIELDS)}, each by name")
-    counts = {name: _count(node.nodeid, name, given.get(name, 0)) for name in ("flops", "ops", "bytes")}
-    if given.get("dtype", "") not in ("", *DTYPES):
-        raise pytest.UsageError(f"{node.nodeid}: gauge: dtype={given['dtype']!r} (there are {', '.join(DTYPES)})")
-    if counts["flops"] and counts["ops"]:
-        raise pytest.UsageError(f"{node.nodeid}: gauge: flops or ops, not both")
-    bound = "compute" if counts["flops"] or counts["ops"] else "memory" if counts["bytes"] else "latency"
-    workload = Workload(
-        flops=counts["flops"], ops=counts["ops"], bytes_read=counts["bytes"], dtype=given.get("dtype", ""), bound=bound
-    )
-    budget = given.get("budget_s", 2.0)
-    if not isinstance(budget, int | float) or not 0 < budget < 1e6:
-        raise pytest.UsageError(f"{node.nodeid}: gauge: budget_s={budget!r} must be seconds")
-    metric, value, unit, text = _threshold(node.nodeid, given, counts)
-    return _Asked(workload, metric, value, unit, text, _device(node.nodeid, given.get("device")), float(budget))
-
-
-def _count(where: str, name: str, given: Any) -> int:
-    """Work of one call; numpy's whole numbers are such too."""
-    try:
-        count = operator.index(given)
-    except TypeError:
-        count = -1
-    if count < 0:
-        raise pytest.UsageError(f"{where}: gauge: {name}={given!r} must be a whole number: the work of one call")
-    return count
-
-
-def _threshold(where: str, given: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, float | None, str, str]:
-    """Metric, bound in its bare unit, that unit, and the words: a rate is a floor, a time a limit."""
-    from clustergauge.units import parse_rate
-
-    if "floor" in given and "limit" in given:
-        raise pytest.UsageError(f"{where}: gauge: floor or limit, not both")
-    if "floor" not in given and "limit" not in given:
-        return "", None, "", ""
-    kind = "floor" if "floor" in given else "limit"
-    match = _NUMBER.fullmatch(given[kind]) if isinstance(given[kind], str) else None
-    if not match:
-        raise pytest.UsageError(f"{where}: gauge: {kind}={given[kind]!r}: write '700 TFLOP/s', '3 TB/s' or '1.4 ms'")
-    try:
-        value, unit = parse_rate(float(match[1]), match[2])
-    except ValueError as error:
-        raise pytest.UsageError(f"{where}: gauge: {kind}: {error}") from None
-    work = {"FLOP/s": "flops", "OP/s": "ops", "B/s": "bytes", "s": ""}.get(unit)
-    if work is None or value <= 0 or (unit == "s") != (kind == "limit"):
-        raise pytest.UsageError(f"{where}: gauge: {kind}={given[kind]!r}: a rate is a floor, a time a limit, and more than 0")
-    if work and not counts[work]:
-        raise pytest.UsageError(f"{where}: gauge: a floor in {match[2]} needs {work}=…, the work of one call")
-    metric = {"flops": "compute", "ops": "compute", "bytes": "bandwidth", "": "time"}[work]
-    return metric, value, unit, f"{'at least' if kind == 'floor' else 'at most'} {given[kind].strip()}"
-
-
-def _device(where: str, device: Any) -> str:
-    """The device that the kernel runs on.  A GPU must be named: launching is over long before its kernel is."""
-    if device is None:
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            raise pytest.UsageError(f"{where}: gauge: this process uses a GPU: say device='cuda:0', or device='cpu'")
-        return "cpu"
-    if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda:\d{1,3}", device):
-        raise pytest.UsageError(f"{where}: gauge: device={device!r}: write 'cpu' or 'cuda:0'")
-    return device
-
-
 def _only_check(config: pytest.Config) -> bool:
     return bool(config.getoption("gauge_check_only")) or hasattr(config, "workerinput")
 
@@ -255,7 +167,7 @@ def _checked_only(work: Work) -> Gauged:
     return Gauged("not measured", "checked once, not timed")
 
 
-def _untraced(work: Work, asked: _Asked) -> Gauged:
+def _untraced(work: Work, asked: marker.Asked) -> Gauged:
     """Measure without coverage, a debugger or a profiler of this thread: they would be part of every time."""
     tracer, profiler = sys.gettrace(), sys.getprofile()
     if tracer:
@@ -269,7 +181,7 @@ def _untraced(work: Work, asked: _Asked) -> Gauged:
         sys.settrace(tracer)
 
 
-def _measured(work: Work, asked: _Asked) -> Gauged:
+def _measured(work: Work, asked: marker.Asked) -> Gauged:
     """Time it with the suite's own loop, and judge."""
     from clustergauge import metrics
     from clustergauge.bounds import Asked

@@ -7,43 +7,34 @@ processes of their own, and only the reduced part of a run is kept.
 from __future__ import annotations
 
 import gc
-import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from clustergauge import believed, between, columns, folder, hosts, loading, metrics
-from clustergauge.believed import Limits
-from clustergauge.between import Joint
-from clustergauge.columns import Unit, Units, Work
+from clustergauge import between, columns, folder, hosts, launches, loading
+from clustergauge.blamed import Joint
+from clustergauge.columns import Unit, Units
 from clustergauge.errors import UsageError
 from clustergauge.groups import Failed
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Data, Machine, Record
 from clustergauge.presence import Since
 
-TAIL_SAMPLES = 10
-"""The fewest samples whose 90th percentile says something."""
 CHUNK = 16
 """Runs that one process reads at a time."""
 APART = 32
 """Below this many runs nothing is gained by other processes."""
 MOST_TOLD = 20
 """Notes on what a newer run outdid."""
+ALL_GPUS = "cuda:all"
+"""The device of a case on all GPUs of a machine."""
 BEFORE = "in a run before its newest,"
-
-Key = tuple[str, str, str]
-"""Machine, case, device."""
 
 
 class Part(Data, frozen=True):
@@ -56,6 +47,7 @@ class Part(Data, frozen=True):
     nobody alone.  ``newest``: when the last run began in which a machine has a number in such a case, by machine and case.
     ``fell``: the links that trained down while a case ran, by machine, each when its run began and in words (a later run finds
     them so at its start).  ``gpus``: when the newest run began that says something of its GPUs, and what (`between.gpus`).
+    ``uuids``: of the GPUs of each machine by when the run began and by device; of all of them together under ``cuda:all``.
     ``topologies``: what runs remember of the leaves that hosts hang on, each once.
     """
 
@@ -73,6 +65,7 @@ class Part(Data, frozen=True):
     joint: list[tuple[Since, Joint]] = msgspec.field(default_factory=list[tuple[Since, Joint]])
     fell: dict[str, list[tuple[str, str]]] = msgspec.field(default_factory=dict[str, list[tuple[str, str]]])
     gpus: dict[str, tuple[str, str]] = msgspec.field(default_factory=dict[str, tuple[str, str]])
+    uuids: dict[str, dict[str, dict[str, str]]] = msgspec.field(default_factory=dict[str, dict[str, dict[str, str]]])
     topologies: list[str] = msgspec.field(default_factory=list[str])
 
 
@@ -106,9 +99,13 @@ def _chunk(paths: list[str]) -> bytes:
 def _part(path: Path) -> Part:
     """One folder, reduced, whatever is in it."""
     try:
-        return part_of(loading.load(path))
+        loaded = loading.load(path)
+        part = part_of(loaded)
     except (UsageError, MemoryError) as error:
         return Part({}, columns.of(()), {}, [], {}, {folder.located(path): str(error) or "out of memory"})
+    if own := loaded.catalogue:  # the same words for all that keep it
+        part.notes.append(f"runs that keep ceilings of their user's (SHA-256 {own.sha256[:12]}…) are held against those")
+    return part
 
 
 def joined(parts: Iterable[Part]) -> Part:
@@ -130,6 +127,7 @@ def joined(parts: Iterable[Part]) -> Part:
     joint: list[tuple[Since, Joint]] = []
     fell: dict[str, list[tuple[str, str]]] = {}
     gpus: dict[str, tuple[str, str]] = {}
+    uuids: dict[str, dict[str, dict[str, str]]] = {}
     topologies = list(dict.fromkeys(text for part in parts for text in part.topologies))
     for part in parts:
         for machine_id, machine in part.machines.items():
@@ -150,7 +148,11 @@ def joined(parts: Iterable[Part]) -> Part:
         for machine_id, words in part.fell.items():
             fell.setdefault(machine_id, []).extend(words)
         gpus |= {m: said for m, said in part.gpus.items() if m not in gpus or said[0] >= gpus[m][0]}
-    units, outdone = columns.joined([part.units for part in parts])
+        for machine_id, by_run in part.uuids.items():
+            uuids.setdefault(machine_id, {}).update(by_run)
+    gone = [one for machine_id, by_run in uuids.items() if len(by_run) > 1 for one in _gone(machine_id, by_run)]
+    units, outdone = columns.joined([part.units for part in parts], gone)
+    notes = list(dict.fromkeys([*notes, *_replaced(gone, machines)]))
     old = [(since, one) for since, one in failed if since.outdone(newest)]
     over = [f"{machines[since.machines[0]].host}: {BEFORE} {one.case} on {one.device}: {one.reason}" for since, one in old]
     gone = [one for since, one in joint if since.outdone(newest)]
@@ -162,7 +164,9 @@ def joined(parts: Iterable[Part]) -> Part:
     folders = {machine_id: of_machine for machine_id, of_machine in folders.items() if of_machine}
     fell = {m: [one for one in told if one[0] >= max(folders.get(m, ()), default="")] for m, told in fell.items()}
     spans = list(spanned)
-    return Part(machines, units, left_out, notes, folders, unreadable, spans, newest, failed, cut, joint, fell, gpus, topologies)
+    return Part(
+        machines, units, left_out, notes, folders, unreadable, spans, newest, failed, cut, joint, fell, gpus, uuids, topologies
+    )
 
 
 def _outdone(units: Iterable[Unit], machines: Mapping[str, Machine], over: Iterable[str]) -> list[str]:
@@ -171,6 +175,30 @@ def _outdone(units: Iterable[Unit], machines: Mapping[str, Machine], over: Itera
     wrong = dict.fromkeys([*own, *over])
     told = list(wrong)[:MOST_TOLD]
     return told + ([f"… and {len(wrong) - len(told)} more of runs before the newest"] if len(wrong) > len(told) else [])
+
+
+def _gone(machine_id: str, by_run: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str, str]]:
+    """The devices (machine, device, run) that are not those of the newest run any more, though they have their numbers."""
+    now = by_run[max(by_run)]
+    return [
+        (machine_id, device, began)
+        for began, then in by_run.items()
+        for device, uuid in then.items()
+        if device in now and now[device] != uuid
+    ]
+
+
+def _replaced(gone: Iterable[tuple[str, str, str]], machines: Mapping[str, Machine]) -> list[str]:
+    """That they were, each once."""
+    found = dict.fromkeys((machine_id, device) for machine_id, device, _ in gone if device != ALL_GPUS)
+    told = [f"{machines[m].host}: {device} is another GPU than before: what that one did is left aside" for m, device in found]
+    return told[:MOST_TOLD] + ([f"… and {len(told) - MOST_TOLD} more GPUs that were replaced"] if len(told) > MOST_TOLD else [])
+
+
+def _uuids(machine: Machine) -> dict[str, str]:
+    """Of its GPUs by device, where all are known."""
+    found = {f"cuda:{gpu.index}": gpu.uuid for gpu in machine.gpus if gpu.uuid}
+    return found | {ALL_GPUS: " ".join(found.values())} if found and len(found) == len(machine.gpus) else {}
 
 
 def part_of(loaded: LoadedRun) -> Part:
@@ -183,19 +211,12 @@ def part_of(loaded: LoadedRun) -> Part:
             together.append(record)
         elif record.status in ("ok", "wrong", "error"):
             alone.append(record)
-    own: dict[Key, list[_Launch]] = {}
-    for record, middle, tail in zip(alone, *_middles_and_tails(alone), strict=True):
-        own.setdefault((record.machine_id, record.case, record.device), []).append(_Launch(record, middle, tail))
-    began, missing = loaded.run.started, _missing(loaded)
-    machines = loaded.machines
-    units = [_unit(key, launches, began, missing.pop(key, 0), machines.get(key[0])) for key, launches in own.items()]
-    units += [Unit(case, device, machine, began, missing=count) for (machine, case, device), count in missing.items()]
     notes = [f"{loaded.run.run_id}: {note}" for note in loaded.notes]
-    first = {r.machine_id for r in loaded.records if not r.confirms}
+    began, first = loaded.run.started, {r.machine_id for r in loaded.records if not r.confirms}
     there = between.there(loaded, together)
     return Part(
         machines=loaded.machines,
-        units=columns.of(units),
+        units=columns.of(launches.units(loaded, alone)),
         left_out=dict(loaded.run.left_out),
         notes=notes,
         folders={machine: {began: str(loaded.path)} for machine in loaded.machines if machine in first},
@@ -206,107 +227,6 @@ def part_of(loaded: LoadedRun) -> Part:
         joint=between.joint(loaded, together),
         fell={machine_id: [(began, words) for words in told] for machine_id, told in between.fell(loaded).items()},
         gpus={machine_id: (began, why) for machine_id, why in between.gpus(loaded).items()},
+        uuids={m: {began: uuids} for m, machine in loaded.machines.items() if (uuids := _uuids(machine))},
         topologies=[str(text)] if (text := loaded.run.settings.get("topology")) else [],
     )
-
-
-class _Launch(NamedTuple):
-    """``middle``, ``tail``: ln of the median and of the 90th percentile of its samples, not a number where there are too few."""
-
-    record: Record
-    middle: float
-    tail: float
-
-
-def _unit(key: Key, launches: list[_Launch], began: str, missing: int, there: Machine | None) -> Unit:
-    """``there``: the machine, whose links say what path its cases were meant to take."""
-    machine, case, device = key
-    records = [launch.record for launch in launches]
-    ordinary = [launch for launch in launches if not launch.record.confirms]
-    if trouble := _trouble(records, there):
-        return Unit(case, device, machine, began, trouble=trouble, missing=missing, confirms=not ordinary)
-    first = (ordinary or launches)[0].record
-    assert first.workload
-    y, tail = _means(ordinary)
-    fresh_y = fresh_tail = math.nan
-    if len(ordinary) < len(launches) - 1:  # one launch does not confirm
-        fresh_y, fresh_tail = _means([launch for launch in launches if launch.record.confirms])
-    digests = {r.measurement.digest for r in records if r.measurement and r.measurement.digest}
-    digest = digests.pop() if len(digests) == 1 else "-" if digests else ""
-    work = Work(first.workload, first.ranks)
-    return Unit(case, device, machine, began, work, y, tail, fresh_y, fresh_tail, digest, "", missing, not ordinary)
-
-
-def _middles_and_tails(records: Sequence[Record]) -> tuple[list[float], list[float]]:
-    """The numbers of a `_Launch` for each record.  Those with as many samples are one table: one at a time it takes a fifth of
-    reading a fleet."""
-    of_count: dict[int, list[int]] = {}
-    taken = [metrics.samples(record) for record in records]
-    for place, samples in enumerate(taken):
-        of_count.setdefault(len(samples), []).append(place)
-    middles, tails = np.full(len(records), math.nan), np.full(len(records), math.nan)
-    for count, places in of_count.items():
-        if count:
-            table = np.sort(np.array([taken[place] for place in places]), axis=1)
-            middles[places] = _ln(table, 0.5)
-            if count >= TAIL_SAMPLES:
-                tails[places] = _ln(table, 0.9)
-    return middles.tolist(), tails.tolist()
-
-
-def _ln(table: NDArray[np.float64], quantile: float) -> NDArray[np.float64]:
-    """ln of a quantile of each line of sorted samples, interpolated between neighbours."""
-    place = quantile * (table.shape[1] - 1)
-    low = int(place)
-    below, above = table[:, low], table[:, min(low + 1, table.shape[1] - 1)]
-    return np.log(below + (above - below) * (place - low))
-
-
-def _means(launches: Sequence[_Launch]) -> tuple[float, float]:
-    """Over launches; of the tails, over those that have one."""
-    if len(launches) == 1:
-        return launches[0].middle, launches[0].tail
-    tails = [launch.tail for launch in launches if not math.isnan(launch.tail)]
-    return _mean([launch.middle for launch in launches]), _mean(tails)
-
-
-def _trouble(records: Sequence[Record], there: Machine | None) -> str:
-    """Why these launches have no number to believe: wrong, an error, or invalid by what was counted meanwhile; and lost, where
-    they went with the node."""
-    counted, lost, name = False, "", there.node if there else ""
-    for record in records:
-        if record.status == "error" and hosts.went_with(record.reason, name):
-            lost = f"{columns.LOST}{record.reason[:200]}"
-        elif record.status != "ok":
-            return f"{record.status}: {record.reason[:200]}"
-        counters = record.counters
-        counted = counted or bool(counters.health or counters.device_bytes or counters.path)
-    if counted:  # else nothing says so, and working out all numbers takes long
-        measured = [record for record in records if record.status == "ok"]
-        return believed.number(measured, Limits(machines=(there,) if there else ()))[0] or lost
-    return lost
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _missing(loaded: LoadedRun) -> dict[Key, int]:
-    """How many planned launches have no record at all: of each node they were planned for, or of the only machine.
-
-    Launches that were to confirm are no part of it: without them a suspect stays one.
-    """
-    recorded = {(r.machine_id, r.case, r.device, r.launch) for r in loaded.records}
-    by_host = {machine.node or machine.host: machine_id for machine_id, machine in loaded.machines.items()}
-    alone = list(loaded.machines) if len(loaded.machines) == 1 else []
-    named: dict[str, list[str]] = {}
-    missing: Counter[Key] = Counter()
-    for plan in loaded.run.planned:
-        if plan.skip or plan.nodes > 1 or plan.confirms:
-            continue
-        if plan.hosts not in named:  # the same few lists again and again
-            named[plan.hosts] = [by_host[h] for h in hosts.expand(plan.hosts) if h in by_host] if plan.hosts else alone
-        for machine in named[plan.hosts]:
-            if (machine, plan.case, plan.device, plan.launch) not in recorded:
-                missing[machine, plan.case, plan.device] += 1
-    return missing

@@ -1,7 +1,7 @@
 """JSON Schemas of the documents of a run folder: for other programs that read them, or write records of their own.
 
-They are made from the types of `model`, with the rules of `valid` that a schema can say.  What it cannot say (that a record is
-of its run, that its id follows from its parameters) `store.load` checks.
+They are made from the types of `model` and `document`, with the rules of `valid` that a schema can say.  What it cannot say (that
+a record is of its run, that its id follows from its parameters) `store.load` checks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from clustergauge import valid
-from clustergauge.model import SCHEMA, Data, Document, Machine, Record, Run
+from clustergauge.document import Document
+from clustergauge.model import SCHEMA, Data, Machine, Record, Run
 
 JsonSchema = dict[str, Any]
 

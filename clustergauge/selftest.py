@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from clustergauge import accept, metrics, stats
+from clustergauge import accept, readings, stats
 from clustergauge.conversation import Died
 from clustergauge.model import Criterion, Machine, Planned, Record, Scalar
 from clustergauge.plan import load_probes
@@ -238,7 +238,7 @@ def _contradiction(shift: Shift) -> str:
 
 
 def _launches(records: list[Record]) -> list[list[float]]:
-    return [metrics.samples(record) for record in records]
+    return [readings.samples(record) for record in records]
 
 
 def _number(value: Scalar) -> float:

@@ -51,7 +51,7 @@ class Unable(RuntimeError):
     """A side could not measure; the text names it, and says what it said."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
     """A ``run_suite.py`` under way.  ``before``: the run folders that were there when it began."""
 
@@ -59,6 +59,7 @@ class Call:
     out: IO[bytes]
     err: IO[bytes]
     before: list[Path]
+    _told: bool = False
 
     def wait(self) -> tuple[int, bytes, str]:
         """Its end: exit code, what it printed, what it said on stderr."""
@@ -66,6 +67,26 @@ class Call:
         self.out.seek(0)
         self.err.seek(0)
         return code, self.out.read(), self.err.read().decode(errors="replace")
+
+    def tell_to_end(self) -> None:
+        """Ask it to end, as a person would, and once."""
+        if not self._told:
+            self._told = True
+            self.process.terminate()
+
+    def end(self) -> None:
+        """Have it end; whatever does not is killed, to the last descendant."""
+        process = self.process
+        if process.poll() is not None:
+            return
+        with processes.undisturbed():
+            self.tell_to_end()
+            try:
+                process.wait(ENDING_S)
+            except subprocess.TimeoutExpired:
+                processes.end_all(lambda: processes.descendants(process.pid), grace_s=0.5)
+                process.kill()
+                process.wait()
 
 
 @dataclass(frozen=True)
@@ -159,22 +180,23 @@ class Side:
         command = [sys.executable, str(self.tree.root / "run_suite.py"), words[0], *self.words, *words[1:]]
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             before = self._runs()
-            process = subprocess.Popen(
-                command,
-                cwd=self.cwd,
-                env=os.environ | {"NO_COLOR": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-                preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (there are no threads here)
-            )
-            try:
-                yield Call(process, out, err, before)
-            finally:
-                if process.poll() is None:
-                    with processes.undisturbed():
-                        _end(process)
+            with processes.held() as let_go:  # between its start and the `try` a Ctrl-C would leave it to itself
+                process = subprocess.Popen(
+                    command,
+                    cwd=self.cwd,
+                    env=os.environ | {"NO_COLOR": "1"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                    preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (there are no threads here)
+                )
+                call = Call(process, out, err, before)
+                try:
+                    let_go()
+                    yield call
+                finally:
+                    call.end()
 
 
 @dataclass(frozen=True)
@@ -205,9 +227,15 @@ class Bench:
         with contextlib.ExitStack() as stack:
             turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="clustergauge-turns-"))
             calls: dict[Letter, Call] = {}
-            for side in order:
-                calls[side] = stack.enter_context(self.sides[side].launched(path, "--turns", turns))
-            loaded = {side: self._measured(side, calls[side]) for side in _as_they_end(calls)}
+            try:
+                with processes.held():  # until both can be ended
+                    for side in order:
+                        calls[side] = stack.enter_context(self.sides[side].launched(path, "--turns", turns))
+                loaded = {side: self._measured(side, calls[side]) for side in _as_they_end(calls)}
+            except BaseException:
+                for call in calls.values():  # both at once: who goes on measuring delays the other's end
+                    call.tell_to_end()
+                raise
         return {side: loaded[side] for side in order}
 
     def _alone(self, letter: Letter, suite: Path) -> LoadedRun:
@@ -273,17 +301,6 @@ def _as_they_end(calls: Mapping[Letter, Call]) -> Iterator[Letter]:
 def _toml(value: Scalar) -> str:
     """As JSON writes it, but for what TOML wants otherwise: no surrogates, and no bare DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, as a person would; whatever does not is killed, to the last descendant."""
-    process.terminate()
-    try:
-        process.wait(ENDING_S)
-    except subprocess.TimeoutExpired:
-        processes.end_all(lambda: processes.descendants(process.pid), grace_s=0.5)
-        process.kill()
-        process.wait()
 
 
 def _last(complaint: str) -> str:

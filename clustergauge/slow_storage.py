@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clustergauge import metrics
+from clustergauge import readings
 from clustergauge.model import Record
 from clustergauge.units import format_time
 
@@ -43,7 +43,7 @@ class Slow(NamedTuple):
 
 def rank_seconds(record: Record) -> np.ndarray[tuple[int, int], np.dtype[np.float64]] | None:
     """Each rank's own seconds, a line for each sample that counts; ``None`` where the record has none, or nonsense."""
-    values, ranks = metrics.series(record, "rank_seconds"), record.ranks
+    values, ranks = readings.series(record, "rank_seconds"), record.ranks
     if ranks < 2 or not values or len(values) % ranks or min(values) <= 0:
         return None
     return np.asarray(values).reshape(len(values) // ranks, ranks)

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Annotated
 
 import msgspec
 
+from clustergauge import toml
 from clustergauge.errors import UsageError
 from clustergauge.model import Data, Run
 from clustergauge.valid import TEXT_LENGTH, printable, shown
@@ -98,10 +98,8 @@ class Topology(Data, frozen=True, dict=True):
 def parse(text: str, path: str) -> Topology:
     """A topology file.  Every mistake is a `UsageError` naming the file and the line or field (``leaf[2].hosts[0]``)."""
     try:
-        topology = msgspec.convert(tomllib.loads(text.removeprefix("\ufeff")), Topology)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
-    except msgspec.ValidationError as error:
+        topology = msgspec.convert(toml.parse(text.removeprefix("\ufeff")), Topology)
+    except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     return _checked(topology, path)
 

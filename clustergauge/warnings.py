@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from clustergauge import believed, groups, metrics, searched, stats, sweeps, waits
+from clustergauge import believed, groups, metrics, readings, searched, stats, sweeps, waits
 from clustergauge.model import Record, Scalar, Warning_
 from clustergauge.slow_storage import SLOW_RATIO, rank_seconds
 from clustergauge.units import format_rate, format_time, format_width
@@ -77,7 +77,7 @@ def doubts(records: Sequence[Record], ceiling: CeilingOf | None = None) -> list[
 
     ``ceiling``: what physics allows a metric.
     """
-    timed = [(r, s) for r in records if r.status == "ok" and (s := metrics.samples(r))]
+    timed = [(r, s) for r in records if r.status == "ok" and (s := readings.samples(r))]
     looked_at = [doubt for doubt in DOUBTS if not (doubt.name in OF_ALIKE and any(sweeps.is_sweep(r) for r, _ in timed))]
     found = (warning for doubt in looked_at for warning in _of_kind(doubt, timed))
     return [*_apart(records), *_above([r for r, _ in timed], ceiling), *found]
@@ -105,7 +105,7 @@ def _groups_alone(records: Sequence[Record]) -> Iterator[Warning_]:
 def _few_launches(records: Sequence[Record]) -> list[Warning_]:
     launches: dict[tuple[str, str, str], set[int]] = {}
     for record in records:
-        if record.status == "ok" and metrics.samples(record):
+        if record.status == "ok" and readings.samples(record):
             launches.setdefault((record.machine_id, record.case, record.device), set()).add(record.launch)
     few = [len(numbers) for numbers in launches.values() if len(numbers) < LAUNCHES_LEAST]
     if not few:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clustergauge import believed, ceilings, metrics
+from clustergauge import believed, ceilings, readings, special
 from clustergauge.units import format_rate, format_time
 from clustergauge.valid import printable
 from reports.layout import Part, fit_end
@@ -47,7 +47,7 @@ def _cut(row: Row) -> Iterator[list[Part]]:
     for record in row.records:
         if row.metrics and believed.is_cut(record) and not any(v.reason == record.reason for v in row.verdicts):
             yield [f"  {fit_end(printable(record.reason), 100)}"]
-        rates = [format_rate(m.value, m.unit) for m in metrics.windows(record) if m.name != "sustained"]
+        rates = [format_rate(m.value, m.unit) for m in special.windows(record) if m.name != "sustained"]
         if rates and record.status in ("wrong", "error"):
             yield ["  before that, first to last window: ", (" → ".join(rates), "dim")]
 
@@ -90,7 +90,7 @@ def _loader(row: Row) -> Iterator[list[Part]]:
 
 def _cross_check(row: Row) -> Iterator[list[Part]]:
     """Our rate over that of another program doing the same, by turns; or why there is none."""
-    ratios = [ratio for record in row.measured for ratio in metrics.over_peer(record)]
+    ratios = [ratio for record in row.measured for ratio in readings.over_peer(record)]
     names = ", ".join(dict.fromkeys(str(r.settings["cross_check"]) for r in row.measured if r.settings.get("cross_check")))
     if ratios and (found := row.metric("over_peer")):
         spread = f"{min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} turns of each"

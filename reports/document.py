@@ -6,16 +6,22 @@ from collections.abc import Sequence
 
 import msgspec
 
+from clustergauge.blamed import Fleet
+from clustergauge.document import Document
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Document, PairFindings, Verdict
+from clustergauge.model import PairFindings, Verdict
 
 
-def document(loaded: LoadedRun, verdicts: Sequence[Verdict], pairs: Sequence[PairFindings] = ()) -> bytes:
+def document(
+    loaded: LoadedRun, verdicts: Sequence[Verdict], pairs: Sequence[PairFindings] = (), fleet: Fleet | None = None
+) -> bytes:
     """UTF-8 JSON of a `Document` with a newline at its end; machines sorted by id, records as measured."""
-    machines = [loaded.machines[machine_id] for machine_id in sorted(loaded.machines)]
-    return (
-        msgspec.json.encode(
-            Document(run=loaded.run, machines=machines, records=loaded.records, verdicts=list(verdicts), pairs=list(pairs))
-        )
-        + b"\n"
+    made = Document(
+        run=loaded.run,
+        machines=[loaded.machines[machine_id] for machine_id in sorted(loaded.machines)],
+        records=loaded.records,
+        verdicts=list(verdicts),
+        pairs=list(pairs),
+        fleet=fleet,
     )
+    return msgspec.json.encode(made) + b"\n"

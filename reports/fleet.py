@@ -10,9 +10,8 @@ from pathlib import Path
 import msgspec
 from rich.cells import cell_len
 
-from clustergauge import accept, folder, hosts
-from clustergauge.between import Joint
-from clustergauge.blame import CaseFinding, Fleet, Node, Reason
+from clustergauge import exits, folder, hosts
+from clustergauge.blamed import CaseFinding, Fleet, Joint, Node, Reason
 from clustergauge.confirm import Outcome
 from clustergauge.reduce import Part
 from clustergauge.units import counted, format_time
@@ -23,6 +22,7 @@ STYLES = {"bad": "bold red", "suspect": "yellow", "unmeasured": "yellow", "good"
 REASONS_SHOWN = 3
 CASES_SHOWN = 12
 JOINT_SHOWN = 8
+NOTES_SHOWN = 40
 FILES = {"bad": folder.BAD, "suspect": folder.SUSPECT, "unmeasured": folder.UNMEASURED}
 """Host lists by state, as `scontrol` and `pdsh` take them."""
 
@@ -51,7 +51,7 @@ def page_of(fleet: Fleet, width: int, outcomes: Sequence[Outcome] = ()) -> Page:
     kinds = len({c.peer_class for c in fleet.cases})
     cases = counted(len({c.case for c in fleet.cases}), "case")
     page.add((counted(len(fleet.nodes), "node"), "bold"), f" · {cases}" + (f" · {kinds} classes" if kinds > 1 else ""))
-    for note in fleet.notes:
+    for note in notes_of(fleet):
         page.wrap(note, "note: ", "dim", 2)
     page.gap()
     _cases(page, fleet.cases)
@@ -75,6 +75,12 @@ def page_of(fleet: Fleet, width: int, outcomes: Sequence[Outcome] = ()) -> Page:
             parts.append((f"{counts[state]} {state}", STYLES[state]))
     page.add(*parts or ["no nodes"])
     return page
+
+
+def notes_of(fleet: Fleet) -> list[str]:
+    """What a reader should know of all of it; of very many notes the first ones."""
+    more = len(fleet.notes) - NOTES_SHOWN
+    return [*fleet.notes[:NOTES_SHOWN], *([f"… and {more} more: --format json has them all"] if more > 0 else [])]
 
 
 def _cases(page: Page, cases: Sequence[CaseFinding]) -> None:
@@ -122,12 +128,12 @@ def _joint(page: Page, joint: Sequence[Joint]) -> None:
 
 def worst_first(joint: Sequence[Joint]) -> list[Joint]:
     """Those that weigh most in the exit code first."""
-    return sorted(joint, key=lambda one: accept.code_of([one.word]) == accept.UNKNOWN)
+    return sorted(joint, key=lambda one: exits.code_of([one.word]) == exits.UNKNOWN)
 
 
 def style_of(one: Joint) -> str:
     """How its word is printed."""
-    return "yellow" if accept.code_of([one.word]) == accept.UNKNOWN else "bold red"
+    return "yellow" if exits.code_of([one.word]) == exits.UNKNOWN else "bold red"
 
 
 def _outcomes(page: Page, outcomes: Sequence[Outcome]) -> None:

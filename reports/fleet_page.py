@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from clustergauge import accept, blame, hosts
-from clustergauge.blame import CaseFinding, Fleet, Node, State
+from clustergauge import alike, exits, hosts
+from clustergauge.blamed import CaseFinding, Fleet, Node, State
 from clustergauge.reduce import Part
 from clustergauge.units import counted, format_time
 from reports import charts
 from reports.charts import Strip
-from reports.fleet import smallest_of, words, worst_first
+from reports.fleet import notes_of, smallest_of, words, worst_first
 from reports.web import banner, document, paragraph, section, table
 
-MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED = 1000, 400, 24, 20
+MOST_NODES, MOST_CASES, MOST_STRIPS, MOST_NAMED, MOST_REASONS = 1000, 400, 24, 20, 5
 """What a page holds, so that it stays small; it says what it leaves out."""
 STATES: dict[State, str] = {"bad": "bad", "suspect": "doubt", "unmeasured": "doubt", "good": "good"}
 
@@ -64,7 +64,7 @@ def _lead(fleet: Fleet) -> tuple[str, str, str]:
     if count["bad"]:
         some = "is" if count["bad"] == 1 else "are"
         lead, style = f"{count['bad']} of {counted(len(fleet.nodes), 'node')} {some} bad", "bad"
-    elif (code := accept.code_of(one.word for one in fleet.joint)) in (accept.BROKEN, accept.FAILED):
+    elif (code := exits.code_of(one.word for one in fleet.joint)) in (exits.BROKEN, exits.FAILED):
         lead, style = "No node is known to be bad, but cases over several of them failed", "bad"
     elif unsure or fleet.racks or not fleet.nodes or code:
         lead, style = "No node is known to be bad, but not all are known to be good", "doubt"
@@ -77,21 +77,24 @@ def _lead(fleet: Fleet) -> tuple[str, str, str]:
 
 
 def _notes(fleet: Fleet) -> Iterator[str]:
-    for note in fleet.notes:
+    for note in notes_of(fleet):
         yield paragraph(note, "doubt")
 
 
 def _nodes(nodes: Sequence[Node]) -> Iterator[str]:
     if not nodes:
         return
-    told = [
-        [node.name, node.state, node.rack, "; ".join(map(words, node.reasons[:5])), ", ".join(node.parts[:8])]
-        for node in nodes[:MOST_NODES]
-    ]
+    told = [[node.name, node.state, node.rack, _reasons(node), ", ".join(node.parts[:8])] for node in nodes[:MOST_NODES]]
     left = f"; {len(nodes) - MOST_NODES} more are left out of this page" if len(nodes) > MOST_NODES else ""
     styles = [STATES[node.state] for node in nodes[:MOST_NODES]]
     head = ["node", "state", "rack", "why", "parts"]
     yield table(f"{counted(len(nodes), 'node')}, the worst first{left}", head, told, styles, word="state")
+
+
+def _reasons(node: Node) -> str:
+    """The first ones, and how many more there are."""
+    more = len(node.reasons) - MOST_REASONS
+    return "; ".join([*map(words, node.reasons[:MOST_REASONS]), *([f"and {more} more"] if more > 0 else [])])
 
 
 def _joint(fleet: Fleet) -> Iterator[str]:
@@ -115,7 +118,7 @@ def _strips(fleet: Fleet, part: Part) -> Iterator[str]:
     blamed = Counter(reason.case for node in accused.values() for reason in node.reasons if reason.case)
     chosen = sorted(fleet.cases, key=lambda c: (-blamed[c.case], -(c.smallest or 0.0)))[:MOST_STRIPS]
     rows: list[Strip] = []
-    for case, shares in zip(chosen, blame.shares(part, chosen), strict=True):
+    for case, shares in zip(chosen, alike.shares(part, chosen), strict=True):
         of_case = {(m, r.device) for m, node in accused.items() for r in node.reasons if r.case == case.case}
         blameworthy = (s for s in shares if not of_case.isdisjoint({(s.machine_id, s.device), (s.machine_id, "")}))
         slowest = sorted(blameworthy, key=lambda s: s.value)[:MOST_NAMED]

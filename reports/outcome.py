@@ -7,7 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from clustergauge import accept, blame, ceilings, compare, gauged, judgement, presence, store, sweeps, topology, verdicts
+from clustergauge import (
+    blame,
+    ceilings,
+    compare,
+    exits,
+    gauged,
+    judgement,
+    presence,
+    store,
+    sweeps,
+    topology,
+    unmeasured,
+    verdicts,
+)
 from clustergauge.catalogue import remembered
 from clustergauge.model import PairFindings, Run, Scalar, Verdict
 from reports import fleet as nodes
@@ -16,7 +29,7 @@ from reports.rows import of_nodes, of_run, rows_of
 
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
-    from clustergauge.blame import Fleet
+    from clustergauge.blamed import Fleet
     from clustergauge.catalogue import Catalogue
     from clustergauge.compare import Before
     from clustergauge.gauged import Gauged
@@ -68,7 +81,7 @@ def show(
     ``say``: where remarks go that are no part of the document.  ``keep``: what was decided goes into the run folder.
     ``notes``: what a reader should know of what the run is held against.
     """
-    asked = replace(asked, topology=topology.of_run(loaded.run))
+    asked, loaded = replace(asked, topology=topology.of_run(loaded.run)), replace(loaded, catalogue=asked.catalogue)
     planned, device, there = loaded.run.planned, str(loaded.run.settings.get("device", "")), loaded.machines.values()
     found = verdicts.judge(loaded.records, planned, loaded.machines, asked)
     fleet = blame.of_run(loaded, asked.topology)
@@ -78,10 +91,10 @@ def show(
             judgement.keep(loaded, asked, found, code, nodes.lists_of(fleet) if fleet else None)
         except store.StoreError as error:
             say(f"run_suite.py: {error}")
-            code = accept.BROKEN
+            code = exits.BROKEN
     page = form == "html"
-    unsaid = accept.gpus_unmeasured(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned)
-    if accept.idle(loaded.records, planned, device):
+    unsaid = unmeasured.gpus(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned)
+    if unmeasured.idle(loaded.records, planned, device):
         unsaid.insert(0, f"nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
     unplaced = topology.notes(asked.topology, [machine.host for machine in there])
     held = [*_held_against(loaded.run, asked.catalogue), *unplaced, *notes, *(unsaid if page else ())]  # a page is read by itself
@@ -97,7 +110,7 @@ def show(
         unsaid,
     )
     shown = shown.redacted() if redact else shown
-    _print(shown, form, ceilings.of_machines(shown.loaded.machines, asked.catalogue), code)
+    _print(shown, form, ceilings.of_machines(shown.loaded.machines, shown.loaded.catalogue), code)
     for words in [*held, *(f"run_suite.py: {words}" for words in shown.unsaid)]:
         say(words)
     return code
@@ -117,7 +130,7 @@ def _print(shown: _Shown, form: str, ceiling: CeilingOf, code: int) -> None:
     if form == "json":
         from reports import document
 
-        content = document.document(loaded, found, pairs)
+        content = document.document(loaded, found, pairs, fleet)
     elif form == "html":
         from reports import page
 

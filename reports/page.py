@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clustergauge import accept, metrics, reduce, warnings
-from clustergauge.blame import Fleet
+from clustergauge import exits, readings, reduce, warnings
+from clustergauge.blamed import Fleet
 from clustergauge.compare import Before
 from clustergauge.gauged import Gauged
 from clustergauge.loading import LoadedRun
@@ -23,8 +23,8 @@ from reports.web import banner, document, paragraph, section, table
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
 
-MOST_ROWS, MOST_MACHINES, MOST_WARNINGS = 2000, 50, 200
-"""What a page holds, so that it stays small; it says what it leaves out."""
+MOST_ROWS, LEAST_ROWS, MOST_MACHINES, MOST_WARNINGS, MOST_LEFT_OUT = 2000, 200, 50, 200, 50
+"""What a page holds, so that it stays small; it says what it leaves out.  Rows: of all tables of results, and of one of them."""
 UNTIMED = ("verified", "skipped")
 STYLES: dict[Word, str] = {**dict.fromkeys(BAD, "bad"), "inconclusive": "doubt", "not measured": "doubt", "pass": "good"}
 
@@ -37,7 +37,7 @@ def html_of(
     before: Before | None = None,
     gauges: Sequence[Gauged] = (),
     fleet: Fleet | None = None,
-    code: int = accept.OK,
+    code: int = exits.OK,
 ) -> str:
     """The whole page.
 
@@ -48,12 +48,14 @@ def html_of(
     bad = [r for r in rows if r.word in BAD]
     timed = [r for r in rows if r.word not in (*BAD, *UNTIMED)]
     rest = [r for r in rows if r.word in UNTIMED]
+    of_timed = min(len(timed), max(LEAST_ROWS, MOST_ROWS - len(bad)))
+    of_rest = min(len(rest), max(LEAST_ROWS, MOST_ROWS - len(bad) - of_timed))
     parts = [
         *_banner(loaded, rows, fleet, code),
-        *section("What must be looked at", _results(loaded, bad, "bad, the worst first")),
+        *section("What must be looked at", _results(loaded, bad, "bad, the worst first", MOST_ROWS - of_timed - of_rest)),
         *section("Nodes against each other", fleet_page.inside(fleet, reduce.part_of(loaded)) if fleet else ()),
-        *section("Results", _results(loaded, timed, "with a number")),
-        *section("Not timed", _results(loaded, rest, "skipped, or checked alone")),
+        *section("Results", _results(loaded, timed, "with a number", of_timed)),
+        *section("Not timed", _results(loaded, rest, "skipped, or checked alone", of_rest)),
         *section("Machines", _machines(list(loaded.machines.values()))),
         *section("What differs from the baseline", _differences(before)),
         *section("Against the roof", page_charts.rooflines(loaded, rows)),
@@ -81,16 +83,19 @@ def _banner(loaded: LoadedRun, rows: Sequence[Row], fleet: Fleet | None, code: i
     if any(unwell.values()):
         lead += "; nodes: " + ", ".join(f"{n} {state}" for state, n in unwell.items() if n)
         style = "bad" if unwell["bad"] else "doubt" if style == "good" else style
-    if code != accept.OK and style == "good":
+    if code != exits.OK and style == "good":
         lead, style = "Nothing failed, but not all is known to be good", "doubt"
-        if code != accept.UNKNOWN:
+        if code != exits.UNKNOWN:
             lead, style = f"No case failed, but the run came to exit code {code}", "bad"
     words = " · ".join(f"{n} {_word(word)}" for word, n in count.most_common()) or "no case was measured"
     yield banner(style, lead, words)
     if missing:
         yield paragraph(f"{lacking(missing, owed(loaded.run))}.", "doubt")
-    for name, why in loaded.run.left_out.items():
-        yield paragraph(f"node {name}: {why}", "doubt")
+    left_out = [f"node {name}: {why}" for name, why in loaded.run.left_out.items()]
+    for words in left_out[:MOST_LEFT_OUT]:
+        yield paragraph(words, "doubt")
+    if len(left_out) > MOST_LEFT_OUT:
+        yield paragraph(f"{len(left_out) - MOST_LEFT_OUT} more nodes were not measured, or not in all cases.", "doubt")
     for note in loaded.notes:
         yield paragraph(note, "doubt")
 
@@ -99,13 +104,13 @@ def _word(word: str) -> str:
     return "ok (no criterion)" if word == "unreferenced" else word
 
 
-def _results(loaded: LoadedRun, rows: list[Row], caption: str) -> Iterator[str]:
+def _results(loaded: LoadedRun, rows: list[Row], caption: str, most: int) -> Iterator[str]:
     if not rows:
         return
     rows = sorted(rows, key=lambda r: BAD.index(r.word) if r.word in BAD else len(BAD))
     names = short_names({row.case: row.params for row in rows})
     told: list[list[str]] = []
-    for row in rows[:MOST_ROWS]:
+    for row in rows[:most]:
         metric, limit = row.headline, row.ceiling
         rated = metric and limit and metric.unit == limit.unit != "s"
         share = f"{'' if limit.firm else '~'}{100 * metric.value / limit.value:.0f} %" if rated and metric and limit else ""
@@ -119,8 +124,8 @@ def _results(loaded: LoadedRun, rows: list[Row], caption: str) -> Iterator[str]:
             [names[row.case], place, _word(row.word), number, _interval(row), share, asked, margin, source, reason_of(row)]
         )
     head = ["case", "where", "verdict", "result", "95 % interval", "of ceiling", "asked", "margin", "source", "why"]
-    left = f"; {len(rows) - MOST_ROWS} more are left out of this page" if len(rows) > MOST_ROWS else ""
-    styles = [STYLES.get(row.word, "") for row in rows[:MOST_ROWS]]
+    left = f"; {len(rows) - most} more are left out of this page" if len(rows) > most else ""
+    styles = [STYLES.get(row.word, "") for row in rows[:most]]
     yield table(f"{counted(len(rows), 'case')}: {caption}{left}", head, told, styles, word="verdict")
 
 
@@ -131,7 +136,7 @@ def _interval(row: Row) -> str:
         return ""
     if metric.low is not None and metric.high is not None:
         return f"{format_rate(metric.low, metric.unit)} … {format_rate(metric.high, metric.unit)}"
-    why = (warnings.no_interval(metrics.samples(record)) for record in row.measured)
+    why = (warnings.no_interval(readings.samples(record)) for record in row.measured)
     return f"none: {next(filter(None, why), 'times beyond reason')}"
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from clustergauge import ceilings, metrics, stats, sweeps
+from clustergauge import ceilings, readings, stats, sweeps
 from clustergauge.believed import deciding
 from clustergauge.ceilings import Ceiling
 from clustergauge.loading import LoadedRun
@@ -146,7 +146,7 @@ def _limit(loaded: LoadedRun, row: Row, rate: Metric) -> Ceiling | None:
     if row.headline is rate:
         return row.ceiling
     machine = loaded.machines.get(row.machine_id)
-    return ceilings.ceiling(row.measured[0], machine, rate) if machine else None
+    return ceilings.ceiling(row.measured[0], machine, rate, loaded.catalogue) if machine else None
 
 
 def _intensity(row: Row) -> float:
@@ -212,8 +212,8 @@ def distributions(loaded: LoadedRun, rows: Sequence[Row]) -> Iterator[str]:
 
 def _times(row: Row) -> tuple[list[float], str]:
     """Seconds, and of what; never 0, which a logarithm has no place for."""
-    operations = [t for r in row.measured for t in metrics.series(r, "latency")]
-    found = operations or [t for r in row.measured for t in metrics.samples(r)]
+    operations = [t for r in row.measured for t in readings.series(r, "latency")]
+    found = operations or [t for r in row.measured for t in readings.samples(r)]
     return [t for t in found if t > 0], "operations" if operations else "samples"
 
 

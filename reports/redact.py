@@ -108,6 +108,7 @@ class Names:
             [self.document(record) for record in loaded.records],
             Path(self.text(str(loaded.path))),
             [self.text(note) for note in loaded.notes],
+            loaded.catalogue,
         )
 
     def document(self, document: D) -> D:

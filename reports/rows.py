@@ -16,7 +16,7 @@ from reports.fleet import words
 
 if TYPE_CHECKING:
     from clustergauge.believed import CeilingOf
-    from clustergauge.blame import Fleet, State
+    from clustergauge.blamed import Fleet, State
 
 Word = Literal[
     "error", "wrong", "invalid", "FAIL", "not measured", "inconclusive", "pass", "unreferenced", "verified", "skipped"
@@ -79,7 +79,7 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf |
 
     ``ceiling``: what physics allows a metric, if it is not as we know it.
     """
-    ceiling = ceiling or ceilings.of_machines(loaded.machines)
+    ceiling = ceiling or ceilings.of_machines(loaded.machines, loaded.catalogue)
     groups = grouped(loaded.records)
     judged: dict[tuple[str, str, str], list[Verdict]] = {}
     for verdict in verdicts:

@@ -54,7 +54,7 @@ def lines_of(runs: Sequence[LoadedRun]) -> list[Line]:
     found: dict[tuple[str, str], list[Metric | None]] = {}
     params: dict[str, dict[str, Scalar]] = {}
     for index, loaded in enumerate(runs):
-        limits = believed.limits_of(loaded.machines)
+        limits = believed.limits_of(loaded.machines, loaded.catalogue)
         heads: dict[tuple[str, str], list[Metric]] = {}
         timed = (r for r in loaded.records if r.status not in ("skipped", "verified"))
         for (_, case, device), records in grouped(timed).items():

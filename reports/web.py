@@ -8,10 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from clustergauge.units import counted
 from clustergauge.valid import printable
 
 LONGEST = 2000
 """Characters of one text."""
+SHORTER = (LONGEST, 500, 200, 80, 40)
+"""Characters of a cell, where its table would otherwise hold more than `MOST_TEXT`."""
+MOST_TEXT = 300_000
+"""Characters of one table."""
+MOST_BYTES = 1_900_000
+"""Of a page without its head."""
 SENTENCE = 40
 """Characters from which on a cell may be broken into lines."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -51,7 +58,23 @@ def document(title: str, body: Iterable[str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(text(title))}</title><style>{STYLE}</style></head><body><main><h1>{escape(text(title))}</h1>",
     ]
-    return "\n".join([*head, *body, "</main></body></html>\n"])
+    return "\n".join([*head, *_fitting(list(body)), "</main></body></html>\n"])
+
+
+def _fitting(parts: list[str]) -> Iterator[str]:
+    """The parts but for those without which the page is small enough: first pictures, then tables, then text, the last ones
+    first; and how many these are."""
+    sizes = [len(part.encode(errors="replace")) + 1 for part in parts]
+    excess, left = sum(sizes) - MOST_BYTES, set[int]()
+    for kind in ("<figure", '<div class="wide"', "<p"):
+        for number in range(len(parts) - 1, 0, -1):
+            if excess > 0 and parts[number].startswith(kind):
+                left.add(number)
+                excess -= sizes[number]
+    yield from (part for number, part in enumerate(parts) if number not in left)
+    if left:
+        what = counted(len(left), "picture, table or paragraph is", "pictures, tables or paragraphs are")
+        yield paragraph(f"{what} left out of this page: it would be too large.", "doubt")
 
 
 def section(title: str, body: Iterable[str]) -> Iterator[str]:
@@ -74,10 +97,10 @@ def paragraph(words: str, style: str = "") -> str:
     return f"<p{kind}>{escape(text(words))}</p>"
 
 
-def text(words: str) -> str:
-    """Printable, and no longer than `LONGEST`; not yet escaped."""
-    plain = printable(words)
-    return plain if len(plain) <= LONGEST else plain[:LONGEST] + "…"
+def text(words: str, longest: int = LONGEST) -> str:
+    """Printable, and no longer than that; not yet escaped."""
+    plain = printable(words[: longest + 1])
+    return plain if len(plain) <= longest else plain[:longest] + "…"
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = (), word: str = "") -> str:
@@ -89,11 +112,12 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], styl
     kept = [n for n in range(len(head)) if n == 0 or any(row[n] for row in rows)]
     head, rows = [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
     top = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
+    most = next((n for n in SHORTER if sum(min(len(words), n) for row in rows for words in row) <= MOST_TEXT), SHORTER[-1])
     lines: list[str] = []
     for number, row in enumerate(rows):
         kind = f' class="{styles[number]}"' if number < len(styles) and styles[number] else ""
-        cells = "".join(_cell(words, of == word) for of, words in zip(head[1:], row[1:], strict=True))
-        lines.append(f'<tr{kind}><th scope="row">{escape(text(row[0]))}</th>{cells}</tr>')
+        cells = "".join(_cell(text(words, most), of == word) for of, words in zip(head[1:], row[1:], strict=True))
+        lines.append(f'<tr{kind}><th scope="row">{escape(text(row[0], most))}</th>{cells}</tr>')
     lead = f"<caption>{escape(text(caption))}</caption><thead><tr>{top}</tr></thead>"
     return f'<div class="wide"><table>{lead}<tbody>{"".join(lines)}</tbody></table></div>'
 
@@ -102,7 +126,7 @@ def _cell(words: str, coloured: bool) -> str:
     """Numbers and words stay on one line; a sentence is broken."""
     kinds = [kind for kind, so in (("text", len(words) > SENTENCE), ("word", coloured)) if so]
     kind = f' class="{" ".join(kinds)}"' if kinds else ""
-    return f"<td{kind}>{escape(text(words))}</td>"
+    return f"<td{kind}>{escape(words)}</td>"
 
 
 def figure(title: str, svg: str, numbers: str) -> str:

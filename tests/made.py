@@ -10,14 +10,19 @@ from clustergauge.probe import Case
 STARTED = "2026-11-23T06:30:00Z"
 
 
-def machine(gpus: int = 0, cores: int = 2, **more: Any) -> Machine:
-    """A processor, and A100s if asked for."""
+def machine(gpus: int | list[Gpu] = 0, cores: int = 2, **more: Any) -> Machine:
+    """A processor, and so many A100s, or these GPUs, if asked for."""
+    own = (
+        [Gpu(index=i, name="NVIDIA A100-SXM4-80GB", uuid=f"GPU-{i}", arch="sm_80") for i in range(gpus)]
+        if isinstance(gpus, int)
+        else gpus
+    )
     fields: dict[str, Any] = {
         "machine_id": "m1",
         "host": "node-1",
         "cpu": Cpu(model="cpu", cores=cores, threads=cores, allowed=f"0-{cores - 1}"),
         "memory_bytes": 1 << 34,
-        "gpus": [Gpu(index=i, name="NVIDIA A100-SXM4-80GB", uuid=f"GPU-{i}", arch="sm_80") for i in range(gpus)],
+        "gpus": own,
     }
     return Machine(**fields | more)
 

@@ -23,6 +23,22 @@ REMOTE = f"{FAULTS}/remote.sh {{host}}"
 HERE = "127.0.0.1"
 """Where agents call that are really on this machine, under names that lead nowhere."""
 PROBE = load_probes(["tests.faults.misbehaving"])["misbehave"]
+SUITE = """
+title = "nodes"
+budget_s = 0.3
+timeout_s = 20
+[[cases]]
+probe = "misbehave"
+how = ["well", "sick"]
+world = "serial"
+phase = "run"
+[[cases]]
+probe = "misbehave"
+how = "well"
+world = "torch"
+phase = "run"
+"""
+"""Two cases that each node measures alone, of which one fails on the nodes named sick; and one over all of them."""
 
 
 def fleet(

@@ -1,15 +1,13 @@
-"""From records and criteria to verdicts and exit codes, on planted figures."""
+"""From records and criteria to verdicts, on planted figures."""
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
 from clustergauge import metrics, stats
-from clustergauge.accept import Standards, exit_code, gpus_unmeasured, idle, judge
+from clustergauge.accept import Standards, judge
 from clustergauge.ceilings import Ceiling
-from clustergauge.criteria import unmatched
 from clustergauge.model import Counters, Criterion, Measurement, Verdict, Workload
 from clustergauge.reached import Devices, Peers, grouped
 from tests import made
@@ -114,7 +112,6 @@ def test_a_case_that_was_skipped_when_it_was_planned_says_why():
 def test_a_criterion_nobody_answers_is_not_measured():
     verdicts = judge([made.record()], [at_least(1, case="attention")])
     assert [v.verdict for v in verdicts] == ["unreferenced", "not measured"]
-    assert unmatched([at_least(1, case="attention"), at_least(1)], ["matmul/dtype=fp32"]) == ["attention"]
 
 
 def test_a_metric_the_case_does_not_have_is_not_measured():
@@ -192,78 +189,11 @@ def test_above_a_firm_ceiling_is_invalid_and_above_an_estimate_a_doubt():
     assert one([made.record()], at_least(1), standards=limit(1.999e12, firm=True)).verdict == "pass"  # not surely above
 
 
-# -- exit codes: the worst wins
-
-
-@pytest.mark.parametrize(
-    ("statuses", "verdicts", "code"),
-    [
-        (["ok"], ["pass"], 0),
-        (["ok", "skipped", "verified"], ["unreferenced"], 0),
-        ([], [], 0),
-        (["ok"], ["pass", "inconclusive"], 4),
-        (["ok"], ["not measured"], 4),
-        (["ok"], ["FAIL", "not measured"], 1),
-        (["ok"], ["invalid", "FAIL"], 3),
-        (["wrong"], ["FAIL"], 3),
-        (["error"], [], 3),
-    ],
-)
-def test_the_worst_decides_the_exit_code(statuses, verdicts, code):
-    records = [made.failed(s, "") for s in statuses]
-    assert exit_code(records, [Verdict(case="c", verdict=v) for v in verdicts]) == code
-
-
-def test_cases_that_skipped_themselves_when_they_were_to_run_were_not_measured_either():
-    late, early = made.failed("skipped", "llvmlite is broken"), made.failed("skipped", "no GPU", n=2)
-    plans = [made.planned(late), made.planned(early, skip="no GPU")]
-    assert idle([late, early], plans)
-    assert exit_code([late, early], [], plans) == 4
-    assert not idle([early], plans)  # what has no record was not skipped: the run did not get to it
-    other = made.record(n=3)
-    assert exit_code([late, early, other], [], [*plans, made.planned(other)]) == 0
-
-
-def test_a_run_that_skipped_everything_is_not_measured_rather_than_well():
-    skipped = made.failed("skipped", "no GPU")
-    plan = made.planned(skipped, skip="no GPU")
-    assert exit_code([skipped], [], [plan]) == 4
-    assert exit_code([], [], [plan]) == 4
-    other = made.record(shape="2")
-    assert exit_code([skipped, other], [], [plan, made.planned(other)]) == 0
-
-
-def test_where_gpus_were_asked_for_what_else_was_measured_does_not_count():
-    disk, gpu = made.record(), msgspec.structs.replace(made.failed("skipped", "no GPU"), device="cuda:0")
-    plans = [made.planned(disk), made.planned(gpu, skip="no GPU")]
-    assert disk.device == "cpu:0"
-    assert exit_code([disk, gpu], [], plans) == 0
-    assert exit_code([disk, gpu], [], plans, "cuda") == 4
-    seen = msgspec.structs.replace(made.record(shape="2"), device="cuda:1")
-    assert exit_code([disk, gpu, seen], [], [*plans, made.planned(seen)], "cuda") == 0
-    assert exit_code([disk], [], plans[:1], "cuda") == 0  # only storage was asked for
-
-
 def test_what_was_cut_short_is_inconclusive_though_all_that_is_asked_of_it_is_optional():
     taken = Measurement(clock="wall", cache="none", samples_s=[1.0] * 30, stop_reason="interrupted")
     burn = made.record(measurement=taken, reason="interrupted after 30 of 60 s")
     verdict = one([burn], Criterion(case="*", of_baseline=0.95, required=False))
     assert (verdict.verdict, verdict.reason) == ("inconclusive", "interrupted after 30 of 60 s")
-
-
-def test_every_machine_says_for_itself_why_its_gpus_were_not_measured():
-    machines = [made.machine(1, machine_id=f"m{n}", host=f"h{n}", node=f"h{n}") for n in range(3)]
-    plans = [
-        made.planned(made.record(device="cuda:0"), hosts="h[0-1]", skip="no driver"),
-        made.planned(made.record(shape="2"), hosts="h2", instead="no CUDA in torch"),
-    ]
-    assert gpus_unmeasured([], plans, machines) == [
-        "h0: a GPU is here and not measured: no driver",
-        "h1: a GPU is here and not measured: no driver",
-        "h2: a GPU is here and not measured: no CUDA in torch",
-    ]
-    late = made.failed("skipped", "memory is full", machine_id="m1", device="cuda:0")
-    assert gpus_unmeasured([late], [made.planned(late)], machines) == ["h1: a GPU is here and not measured: memory is full"]
 
 
 def test_launches_that_chose_different_work_are_judged_by_their_rate_and_have_no_time():
@@ -280,15 +210,6 @@ def test_launches_with_nothing_in_common_are_not_measured_even_if_nothing_was_as
     records = [made.record(work=READ, device_bytes={"read": 1, "asked_read": 1}, launch=n, ranks=n) for n in (1, 2)]
     verdict = one(records)
     assert (verdict.verdict, verdict.reason) == ("not measured", "nothing in common: launches ran on 1 and 2 ranks")
-    assert exit_code(records, [verdict]) == 4
-
-
-def test_what_was_planned_and_has_no_record_is_not_success():
-    done, missing = made.record(shape="1"), made.record(shape="2")
-    plans = [made.planned(done), made.planned(missing)]
-    assert exit_code([done], [], plans) == 4
-    assert exit_code([done], [], [plans[0], made.planned(missing, skip="no GPU")]) == 0
-    assert exit_code([done], [], [plans[0], made.planned(done, launch=1)]) == 4
 
 
 # -- parts of something else: a ceiling, a reference, a baseline, peers

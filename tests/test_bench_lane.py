@@ -9,7 +9,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,7 @@ from clustergauge.conversation import Died
 from clustergauge.model import Gpu, Workload
 from tests import made
 from tests.bench import conftest
-from tests.bench.lane import Lane, Tape, describe, launched_as
+from tests.bench.lane import Lane, Tape, describe
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = """
@@ -222,36 +221,6 @@ def test_probes_of_the_folder_that_pytest_was_called_in_are_found(tmp_path):
     (tmp_path / "own.toml").write_text(SUITE.replace('probe = "benched"', 'probe = "own"'))
     _, output = lane(tmp_path / "own.toml", "--bench-probes=own_probe_of_mine", "--collect-only")
     assert "test_case[own/how=right@cpu:0]" in output
-
-
-@pytest.mark.parametrize(
-    ("told", "known"),
-    [
-        ({}, (0, 1)),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, (1, 2)),
-        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"}, (0, 4)),
-        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}, (3, 8)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1)),
-        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, (1, 2)),
-        ({"PMI_RANK": "", "PMI_SIZE": "two"}, (0, 1)),
-    ],
-)
-def test_what_a_launcher_tells(told, known):
-    assert launched_as(told) == known
-
-
-def test_started_by_mpiexec_it_ends_at_once_in_one_line_and_nobody_writes(tmp_path):
-    command = [str(Path(sysconfig.get_path("scripts")) / "mpiexec"), "-n", "2", sys.executable, "-P", "-m", "pytest"]
-    command += [str(ROOT / "tests/bench"), "-p", "no:cacheprovider", "-k", "all_reduce", "--benchmark-json=out.json"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=110)
-    assert done.returncode == 4
-    said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]
-    assert said == [
-        "ERROR: pytest was started 2 times at once (by mpiexec, srun, …): start it once, by itself; "
-        "cases of several ranks start their own (--bench-ranks 2, --bench-launcher CMD)"
-    ]
-    assert "collected" not in done.stdout
-    assert list(tmp_path.iterdir()) == []
 
 
 class Dead:

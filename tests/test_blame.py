@@ -102,6 +102,17 @@ def test_a_machine_that_lacks_a_gpu_is_bad_and_no_class_of_its_own():
     assert reason.detail == "gpus: 7 × NVIDIA A100-SXM4-80GB, the others 8 × NVIDIA A100-SXM4-80GB"
 
 
+def test_of_few_machines_the_odd_one_is_no_class_to_be_bad_against_and_named_all_the_same():
+    fleet = judge(*(node(n, gpus=8) for n in range(3)), node(3, gpus=7))
+    assert states(fleet) == {}
+    assert fleet.notes[:2] == [
+        "2 kinds of machines, none with 8 members: each is judged by itself",
+        "node-03 is not as most of them: gpus: 7 × NVIDIA A100-SXM4-80GB, the others 8 × NVIDIA A100-SXM4-80GB",
+    ]
+    halves = judge(node(0, gpus=8), node(1, gpus=7))
+    assert [note for note in halves.notes if "not as most" in note] == []
+
+
 def test_another_driver_deviates_too():
     old = made.machine(machine_id="m9", host="node-09", versions={"nvidia_driver": "550"})
     new = [made.machine(machine_id=f"m{n}", host=f"node-0{n}", versions={"nvidia_driver": "570"}) for n in range(8)]

@@ -12,7 +12,9 @@ from hypothesis import given, strategies as st
 
 from clustergauge import blame, columns, confirm, peers, reduce
 from clustergauge.columns import Unit, Units, Work
-from clustergauge.model import Workload
+from clustergauge.launches import TAIL_SAMPLES, _middles_and_tails
+from clustergauge.loading import LoadedRun
+from clustergauge.model import Gpu, Workload
 from tests import made
 from tests.test_blame import judge, node, states
 from tests.test_verdicts import loaded
@@ -177,10 +179,44 @@ def test_a_fleet_is_judged_as_case_by_case(found):
 @given(st.lists(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=25), min_size=1, max_size=8))
 def test_a_unit_has_the_median_and_the_tail_of_its_samples_however_many_its_neighbours_have(samples):
     records = [made.record(n=n, samples=taken) for n, taken in enumerate(samples)]
-    middles, tails = reduce._middles_and_tails(records)
+    middles, tails = _middles_and_tails(records)
     for taken, middle, tail in zip(samples, middles, tails, strict=True):
         assert middle == pytest.approx(math.log(np.quantile(taken, 0.5)))
-        if len(taken) < reduce.TAIL_SAMPLES:
+        if len(taken) < TAIL_SAMPLES:
             assert math.isnan(tail)
         else:
             assert tail == pytest.approx(math.log(np.quantile(taken, 0.9)))
+
+
+def with_gpus(number: int, uuids: str, slow: str = "", shapes: str = "12", began: str = "2026-11-23T06:30:00Z"):
+    """A run of one machine with a GPU of each of these UUIDs, of one letter; those in ``slow`` are slow in all cases."""
+    gpus = [Gpu(index=index, name="NVIDIA A100-SXM4-80GB", uuid=uuid) for index, uuid in enumerate(uuids)]
+    machine = made.machine(machine_id=f"m{number:02}", host=f"node-{number:02}", gpus=gpus)
+    records = [
+        made.record(device=f"cuda:{gpu.index}", machine_id=machine.machine_id, samples=[seconds] * 20, shape=shape)
+        for gpu, seconds in ((gpu, 1.3 if gpu.uuid in slow else 1.0) for gpu in gpus)
+        for shape in shapes
+    ]
+    run = loaded(records, machine, run_id=f"r{number}")
+    return LoadedRun(msgspec.structs.replace(run.run, started=began), run.machines, run.records, run.path, [])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_a_gpu_did_that_was_replaced_does_not_count_for_the_one_in_its_place(turned):
+    """In one case alone the new one was measured: of the other nothing is known yet."""
+    others = [with_gpus(number, "ab") for number in range(8)]
+    before = with_gpus(9, "cd", slow="d")
+    later = with_gpus(9, "ce", shapes="1", began="2026-11-24T06:30:00Z")
+    fleet = judge(*(sorted([*others, before, later], key=lambda run: run.run.started, reverse=turned)))
+    assert states(fleet) == {}
+    assert fleet.notes == ["node-09: cuda:1 is another GPU than before: what that one did is left aside"]
+    assert {(c.case, c.devices) for c in fleet.cases} == {("matmul/shape=1", 18), ("matmul/shape=2", 17)}
+    same = with_gpus(9, "cd", shapes="1", began="2026-11-24T06:30:00Z")
+    fleet = judge(*others, before, same)
+    assert (states(fleet), fleet.notes) == ({"node-09": "suspect"}, [])
+
+
+def test_machines_of_one_name_are_told_for_neither_outdoes_the_other():
+    fleet = judge(*(node(number) for number in range(8)), node(8, machine=made.machine(machine_id="m08", host="node-05")))
+    words = "several machines of one name: each is judged by itself; leave out the runs of one that is gone: node-05 (2)"
+    assert fleet.notes == [words]

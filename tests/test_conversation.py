@@ -173,7 +173,7 @@ def test_an_out_of_memory_kill_under_a_launcher_is_told(node):
     """Hydra alone learns how a rank ended, the agent alone that the OOM killer struck."""
     key = launch.PoolKey("mpi", False, 2, "cpu:0", 0)
     tail = "=   PID 11 RUNNING AT node-1\n=   EXIT CODE: 9\nYOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)\n"
-    for oom, words in ((True, " (out of memory: the kernel's OOM killer struck)"), (False, "")):
+    for oom, words in ((True, " (out of memory? the kernel's OOM killer struck on this node meanwhile)"), (False, "")):
         pool = Pool(node, "node-1", key, [], ranks={11: Rank(11, 1, "node-1")})
         node.inbox.heard.put(Heard(node._channel, m.LauncherGone(0, "exited with 9", tail)))
         said = pool.blame(m.WorkerGone(11, 1, "measure", "ended", oom=oom))

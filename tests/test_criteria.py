@@ -91,6 +91,14 @@ def test_the_source_of_the_file_serves_criteria_without_one():
         ),
         ("gpus = 8", "nic_rate_gbit_s = 400", "a.toml:5: expect.nic_rate_gbit_s: says which ports are meant"),
         ('">=550"', '"new"', "a.toml:9: expect.versions.nvidia_driver: 'new' is no version"),
+        ("[expect.versions]", "[expect.settings]\nx = nan\n[expect.versions]", "a.toml:9: expect.settings.x: nan: no setting is"),
+        ("gpus = 8", f"gpus = {'9' * 400}", f"a.toml:5: expect.gpus: {'9' * 20}: must be 0 or more"),
+        ("gpus = 8", f"gpus = {'9' * 5000}", "a.toml: not TOML: Exceeds the limit (4300 digits)"),
+        ("gpus = 8", f"gpus = {'[' * 100_000}", "a.toml: not TOML: nested too deeply"),
+        ("floor = 700", f"floor = {'9' * 400}", "a.toml:18: criteria[1].floor: Number out of range"),
+        ("floor = 700", "floor = 1e300", "a.toml:18: criteria[1].floor: 1e+300 TFLOP/s: beyond all that is measured"),
+        ("floor = 700", "floor = 1e-300", "a.toml:18: criteria[1].floor: 1e-300 TFLOP/s: beyond all that is measured"),
+        ("of_ceiling = 0.5", "of_ceiling = 1e-9", "a.toml:13: criteria[0].of_ceiling: 1e-09 is a fraction: 0.9 is 90 %"),
     ],
 )
 def test_a_mistake_names_file_line_and_field(old, new, said):
@@ -168,9 +176,12 @@ def test_a_path_means_whole_parts_and_a_word_any_part(glob, case, meant):
     assert matches(glob, case) is meant
 
 
-def test_a_glob_that_matches_nothing_is_known():
-    (lonely,) = criteria.unmatched([Criterion(case="attention"), Criterion(case="mat")], ["matmul/shape=1"])
-    assert lonely == "attention"
+@pytest.mark.parametrize("lead", ["", "\ufeff"])
+def test_a_glob_that_matches_no_case_is_named_with_file_line_and_field(lead):
+    found = parse(GOOD, "a.toml").criteria
+    criteria.check_fits(found, ["matmul/dtype=bf16/shape=1", "attention/mode=decode"], GOOD, "a.toml")
+    with pytest.raises(UsageError, match=r"^a.toml:16: criteria\[1\].case: 'matmul/\*' matches no case of this run$"):
+        criteria.check_fits(found, ["attention/mode=decode"], lead + GOOD, "a.toml")
 
 
 def test_an_energy_is_asked_for_in_its_own_units():

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import cross_check, metrics, processes
+from clustergauge import cross_check, metrics, processes, readings
 from clustergauge.cross_check import Turns
 from clustergauge.execute import execute
 from clustergauge.messages import Job
@@ -209,7 +209,7 @@ def said(record):
 
 def test_the_ratio_is_that_of_the_rates_with_its_spread():
     record = checked([2.0, 1.0, 1.0], [1.0, 1.0, 1.5], cross_check="fio-3.33")
-    assert metrics.over_peer(record) == [0.5, 1.0, 1.5]
+    assert readings.over_peer(record) == [0.5, 1.0, 1.5]
     assert said(record) == ["  over fio-3.33: 1.00 (0.50 to 1.50 in 3 turns of each)"]
     assert next(m for m in metrics.derive([record]) if m.name == "over_peer").unit == "1"
     assert said(checked([], [], cross_check="fio is not\x1b installed")) == ["  no cross-check: fio is not� installed"]

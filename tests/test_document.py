@@ -9,9 +9,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from clustergauge import accept, schema
+from clustergauge import accept, blame, exits, schema
+from clustergauge.document import Document
 from clustergauge.loading import LoadedRun
-from clustergauge.model import Document
+from clustergauge.verdicts import Asked
+from reports import fleet, outcome
 from reports.document import document
 from tests import strategies
 from tests.made_up import COPY, CPU, MATMUL, loaded, record, verdict
@@ -30,6 +32,30 @@ def test_a_run_becomes_one_document_that_its_schema_accepts():
     assert msgspec.json.decode(raw, type=Document) == Document(
         run=run.run, machines=[CPU], records=run.records, verdicts=verdicts
     )
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_run_over_nodes_has_them_as_a_fleet_of_runs_has(redact, capsysbinary):
+    machines = [msgspec.structs.replace(CPU, machine_id=f"m{n}", host=f"node-{n}", node=f"node-{n}") for n in range(5)]
+    records = [record("matmul", MATMUL, time=2e-3 if n == 3 else 1e-3, machine_id=f"m{n}") for n in range(5)]
+    run = loaded(*records, machines=machines, left_out={"node-9": "no answer"})
+    assert outcome.show(run, Asked(), "json", lambda _: None, redact) == exits.UNKNOWN
+    whole = json.loads(capsysbinary.readouterr().out)
+    VALIDATOR.validate(whole)
+    found = blame.of_run(run)
+    fleet.show(found, "json")
+    same = json.loads(capsysbinary.readouterr().out)
+    assert {n["host"]: n["state"] for n in same["nodes"] if n["state"] != "good"} == {"node-3": "suspect", "node-9": "unmeasured"}
+    if redact:
+        assert [n["state"] for n in whole["fleet"]["nodes"]] == [n["state"] for n in same["nodes"]]
+        assert "node-9" not in json.dumps(whole["fleet"])
+    else:
+        assert whole["fleet"] == same
+
+
+def test_a_run_of_one_machine_has_no_fleet(capsysbinary):
+    outcome.show(loaded(record("matmul", MATMUL)), Asked(), "json", lambda _: None)
+    assert json.loads(capsysbinary.readouterr().out)["fleet"] is None
 
 
 def test_the_schema_can_refuse():

@@ -18,7 +18,7 @@ import pytest
 from clustergauge import addresses, code, hosts, messages as m, summons
 from clustergauge.conversation import Conversation, Died
 from clustergauge.errors import UsageError
-from clustergauge.fleet import Fleet, Left, conduct
+from clustergauge.fleet import Fleet, Left, conduct, odd_ones
 from clustergauge.launch import passed_on, told
 from clustergauge.model import Machine
 from clustergauge.remote import Desk, RemoteNode
@@ -222,3 +222,10 @@ def test_what_nobody_foresaw_in_a_group_is_its_case_and_the_other_groups_go_on(d
     (record,) = kept
     assert (record.device, record.status) == ("cpu:group1", "error")
     assert record.reason.startswith("unexpected RuntimeError (test_fleet.py line ")
+
+
+def test_nodes_with_other_versions_than_most_are_told():
+    usual = {"python": "3.11.7", "torch": "2.13.0"}
+    machines = {name: made.machine(versions=usual) for name in "abc"} | {"d": made.machine(versions=usual | {"torch": "2.12.0"})}
+    assert odd_ones(machines) == {"d": "other versions than most nodes: torch 2.12.0 (there 2.13.0)"}
+    assert odd_ones({}) == {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import accept, catalogue, code, criteria, judgement, stats, store, sums, verdicts
+from clustergauge import catalogue, code, criteria, exits, judgement, stats, store, sums, verdicts
 from clustergauge.errors import UsageError
 from clustergauge.verdicts import Asked
 from tests.command_line import called
@@ -42,7 +42,7 @@ def judged(parent: Path, text: str = ACCEPT, baseline: Path | None = None, parts
     acceptance = criteria.parse(text, "a.toml") if text else criteria.NOTHING
     asked = Asked(acceptance, against, catalogue.load(parts) if parts else None, name="a.toml" if text else "", text=text)
     found = verdicts.judge(loaded.records, loaded.run.planned, loaded.machines, asked)
-    judgement.keep(loaded, asked, found, accept.exit_code(loaded.records, found, loaded.run.planned))
+    judgement.keep(loaded, asked, found, exits.exit_code(loaded.records, found, loaded.run.planned))
     return path
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from clustergauge import accept, gpu_links, health, inventory, links, nvml, preflight_links, verdicts
+from clustergauge import accept, exits, gpu_links, health, inventory, links, nvml, preflight_links, verdicts
 from clustergauge.links import Rate
 from clustergauge.model import Counters, Finding, Link, Machine, Nic
 from tests import fake_nvml, made
@@ -276,7 +276,7 @@ def test_a_finding_that_fails_is_a_failed_criterion_whatever_was_measured(tmp_pa
         ("matmul", "m1", "unreferenced"),
         ("link/mlx5_0:1", "m1", "FAIL"),
     ]
-    assert accept.exit_code([made.record()], found) == accept.FAILED
+    assert exits.exit_code([made.record()], found) == exits.FAILED
 
 
 @pytest.mark.parametrize(

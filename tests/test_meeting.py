@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from clustergauge import accept, code, forecast, hosts, marks, meeting, presence
+from clustergauge import accept, code, exits, forecast, hosts, marks, meeting, presence
 from clustergauge.fleet import turns
 from clustergauge.model import Criterion
 from clustergauge.plan import Suite, Wish, load_probes, load_suite
@@ -221,11 +221,11 @@ def test_a_node_that_leaves_a_case_to_others_neither_passes_nor_fails():
     def said(*records):
         verdicts = accept.judge([*records, over], asked, standards, plans)
         found = {v.machine_id: v.verdict for v in verdicts if v.case != over.case}
-        return found, accept.exit_code([*records, over], verdicts, plans)
+        return found, exits.exit_code([*records, over], verdicts, plans)
 
-    assert said(here, there) == ({"m1": "pass"}, accept.OK)
-    assert said(there) == ({"": "not measured"}, accept.UNKNOWN)
-    assert said(made.failed("skipped", "full", machine_id="m1"), there) == ({"m1": "not measured"}, accept.UNKNOWN)
+    assert said(here, there) == ({"m1": "pass"}, exits.OK)
+    assert said(there) == ({"": "not measured"}, exits.UNKNOWN)
+    assert said(made.failed("skipped", "full", machine_id="m1"), there) == ({"m1": "not measured"}, exits.UNKNOWN)
     assert said(here, made.record(machine_id="m2", samples=[9.0] * 30))[0] == {"m1": "pass", "m2": "FAIL"}
 
 
@@ -241,12 +241,12 @@ def test_nodes_are_not_measured_where_the_case_that_judges_them_came_to_nothing(
     others = [made.failed("skipped", "left to n1", probe="sequential", machine_id=f"m{n}") for n in (3, 4)]
     recorded = [here, left, *others]
     assert presence.unjudged([*recorded, over], plans) == []
-    assert accept.exit_code([*recorded, over], [], plans) == accept.OK
+    assert exits.exit_code([*recorded, over], [], plans) == exits.OK
     full = made.failed("skipped", "/x has 1 MiB free", probe="parallel", device="cpu:nodes")
     assert presence.unjudged([*recorded, full], plans) == [
         "n[2-4]: storage was not measured: no case over all nodes on /x came to a number"
     ]
-    assert accept.exit_code([*recorded, full], [], plans) == accept.UNKNOWN
+    assert exits.exit_code([*recorded, full], [], plans) == exits.UNKNOWN
 
 
 def test_the_plan_says_what_is_measured_in_turn_and_for_how_long(tmp_path):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from clustergauge import metrics, stats
+from clustergauge import metrics, readings, stats
 from clustergauge.model import Measurement, Metric, Series, Workload
 from tests import made
 from tests.strategies import measurements, workloads
@@ -27,8 +27,8 @@ def by_name(*records) -> dict[str, Metric]:
 
 
 def test_samples_are_what_follows_the_warm_up():
-    assert metrics.samples(made.record(measurement=measured([9.0, 9.0, 1.0, 2.0], warmup_cut=2))) == [1.0, 2.0]
-    assert metrics.samples(made.failed("error", "died")) == []
+    assert readings.samples(made.record(measurement=measured([9.0, 9.0, 1.0, 2.0], warmup_cut=2))) == [1.0, 2.0]
+    assert readings.samples(made.failed("error", "died")) == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clustergauge import accept, sweeps
-from reports import charts, page
+from reports import charts, page, web
 from reports.rows import rows_of
 from tests.made_up import COPY, CPU, MATMUL, TINY, finding, loaded, planned, record, verdict
 from tests.pages import BROWSER, HOSTILE, draw, parsed
@@ -76,6 +76,37 @@ def test_a_large_run_stays_below_two_megabytes():
     text = page.html_of(run, rows_of(run, []))
     assert len(text.encode()) < 2_000_000
     assert "500 more are left out of this page" in text
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "<", "漢"])
+def test_a_run_whose_every_case_has_much_to_say_stays_below_two_megabytes(letter):
+    """Nothing of it is lost without a word."""
+    records = [record("memory", {**COPY, "size": n}, "error" if n % 3 else "skipped", letter * 2000) for n in range(1, 7000)]
+    run = loaded(*records, left_out={f"node-{n}": letter * 900 for n in range(3000)})
+    text = page.html_of(run, rows_of(run, []))
+    parsed(text)
+    assert len(text.encode()) < 2_000_000
+    assert "4666 of 6999 cases must be looked at" in text
+    assert "2866 more are left out of this page" in text
+    assert "2133 more are left out of this page" in text
+    assert "2950 more nodes were not measured" in text
+    assert text.count("<table>") == 4  # what is bad, what was skipped, the machine, methods
+
+
+def test_of_a_page_that_is_too_large_pictures_go_first_and_the_first_lines_never():
+    figures = [web.figure(f"picture {n}", "<svg></svg>" * 40_000, web.table("t", ["a"], [["1"]])) for n in range(5)]
+    text = web.document("much", [web.banner("bad", "lead", "x" * 2_000_000), web.table("kept", ["a"], [["1"]]), *figures])
+    assert ["picture 0" in text, "kept" in text, "lead" in text] == [False, False, True]
+    text = web.document("much", [web.banner("bad", "lead", "words"), web.table("kept", ["a"], [["1"]]), *figures])
+    assert [f"picture {n}" in text for n in range(5)] == [True, True, True, True, False]
+    assert "kept" in text
+    assert "1 picture, table or paragraph is left out of this page: it would be too large." in text
+
+
+def test_a_table_with_much_to_say_says_less_in_each_cell():
+    short, long = web.table("t", ["a", "b"], [["1", "x" * 3000]]), web.table("t", ["a", "b"], [["1", "x" * 3000]] * 1000)
+    assert f">{'x' * 2000}…<" in short
+    assert f">{'x' * 200}…<" in long
 
 
 def test_a_run_of_nothing_never_reads_as_a_pass():

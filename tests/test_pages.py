@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import blame, compare, gauged, reduce
+from clustergauge import alike, blame, compare, gauged, reduce
 from clustergauge.selftest import Known, Selftest
 from reports import charts, comparison, comparison_page, fleet_page, page, side_by_side
 from reports.rows import rows_of
 from tests import made
 from tests.made_up import COPY, CPU, MATMUL, loaded, record, verdict
 from tests.pages import BROWSER, HOSTILE, draw, is_safe, parsed
-from tests.test_blame import node
+from tests.test_blame import judge, node
 from tests.test_compare import launches, loaded as compared
 
 
@@ -121,10 +121,16 @@ def test_the_page_of_a_run_on_one_machine_says_nothing_of_others():
 def test_shares_are_of_what_is_usual_in_the_class():
     part = reduce.joined([reduce.part_of(node(n, 1.25 if n == 5 else 1.0)) for n in range(10)])
     fleet = blame.judge(part)
-    (shares,) = blame.shares(part, fleet.cases)
+    (shares,) = alike.shares(part, fleet.cases)
     assert len(shares) == 10
     assert {s.machine_id: s.value for s in shares}["m05"] == pytest.approx(0.8, abs=0.001)
     assert sorted(s.value for s in shares)[1] == pytest.approx(1.0, abs=0.001)
+
+
+def test_of_a_node_that_is_slow_in_many_cases_the_page_says_in_how_many():
+    runs = [node(n, 1.25 if n == 5 else 1.0, shape=str(shape)) for n in range(10) for shape in range(8)]
+    text = fleet_page.html_of(judge(*runs))
+    assert "and 3 more</td>" in text
 
 
 def test_a_fleet_of_thousands_stays_small():

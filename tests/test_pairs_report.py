@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from clustergauge import accept, schema, sweeps
+from clustergauge import accept, exits, schema, sweeps
 from clustergauge.model import Place
 from reports import document, terminal
 from tests.made_up import loaded
@@ -95,7 +95,7 @@ def test_a_sweep_that_could_have_shown_nothing_is_no_ok():
     assert "(6 of 6 pairs, 7 passes), one of 20 % must: more time (budget_s) or quiet helps" in " ".join(text.split())
     assert "stands out" not in text
     found = sweeps.findings([record])
-    assert accept.exit_code([record], [*accept.judge([record]), *sweeps.verdicts(found)]) == accept.UNKNOWN
+    assert exits.exit_code([record], [*accept.judge([record]), *sweeps.verdicts(found)]) == exits.UNKNOWN
 
 
 def test_a_matrix_that_finds_no_room_is_left_out():

@@ -1,4 +1,4 @@
-"""Proof of path: planted counters of every kind of link are proven, contradicted or unproven; gloo over lo is proven for real."""
+"""Proof of path: planted counters of every kind of link are proven, contradicted or unproven."""
 
 from __future__ import annotations
 
@@ -6,151 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, strategies as st
 
-from clustergauge import accept, inventory, path, run as running
-from clustergauge.collective_bytes import of_each, predicted
-from clustergauge.messages import Facts, Outcome
-from clustergauge.model import Counters, Finding, Link, Machine, Measurement, Nic, Place, Planned, Record, Series, Workload
-from clustergauge.supervise import CaseResult, Patience, Supervisor
-from collectives.pairs import steps as plan
-from reports import terminal
-from tests import made
-from tests.made_up import loaded
-
-SIZE = 1 << 26
-RUNS = 100
-IB = Nic(name="mlx5_0", kind="infiniband", state="active")
-ROCE = Nic(name="mlx5_0", kind="roce", state="active")
-EFA = Nic(name="rdmap0s31", kind="other", state="active")
-ETH = Nic(name="eth0", kind="ethernet", state="up")
-
-
-def record(
-    hosts: dict[str, int],
-    moved: dict[str, float],
-    collective: str = "all_reduce",
-    backend: str = "nccl",
-    runs: int = RUNS,
-    size: int = SIZE,
-    device: str = "cpu:0",
-    settings: dict[str, Any] | None = None,
-    **params: Any,
-) -> Record:
-    """A record of ranks on hosts (name → number).  ``moved``: port → bytes sent and received, in units of S × runs."""
-    places = [Place(rank=rank, host=host) for rank, host in enumerate(h for h, n in hosts.items() for _ in range(n))]
-    counters = {f"{port}.{way}_bytes": round(share * size * runs) for port, share in moved.items() for way in ("tx", "rx")}
-    return made.record(
-        collective,
-        [1e-3] * 30,
-        Workload(message_bytes=size, collective=collective, bound="network"),
-        ranks=len(places),
-        placement=places,
-        device=device,
-        settings=settings or {},
-        counters=Counters(path=counters | ({"runs": runs} if runs else {})),
-        size=size,
-        **params,
-        **({"backend": backend} if backend else {}),
-    )
-
-
-def node(host: str, *nics: Nic, gpus: int = 0, nvlink: bool = False) -> Machine:
-    links = [Link(a=0, b=b, kind="nvlink" if nvlink else "pcie") for b in range(1, gpus)]
-    return made.machine(gpus=gpus, host=host, machine_id=host, nics=list(nics), links=links)
-
-
-def state(record: Record, *machines: Machine) -> str:
-    found = path.proof(record, machines)
-    assert found
-    return found.state
-
-
-# -- what must move
-
-
-@pytest.mark.parametrize(
-    ("collective", "groups", "algorithm", "least", "most"),
-    [
-        ("all_reduce", [1, 1], "RING", 2, 2),
-        ("all_reduce", [1] * 8, "RING", 14, 14),  # 2(n−1)/n·S for each of n
-        ("all_reduce", [1] * 8, "TREE", 14, 14),
-        ("all_reduce", [8, 8], "RING", 3.75, 3.75),  # 2(n−1)/n·S out of each host
-        ("all_reduce", [8, 8], "TREE", 2, 2),
-        ("all_reduce", [1] * 8, "NVLS", 8, 14),
-        ("all_reduce", [1] * 8, "", 8, 15),
-        ("all_gather", [1] * 4, "RING", 3, 3),
-        ("reduce_scatter", [2, 2], "RING", 1.5, 1.5),
-        ("reduce_scatter", [2, 2], "PAT", 1, 6),
-        ("broadcast", [1] * 4, "RING", 3, 3),
-        ("all_to_all", [1] * 4, "", 3, 3),
-        ("all_to_all", [2, 2], "", 2, 2),
-        ("gather", [1] * 4, "", 0.75, 3),
-    ],
-)
-def test_the_bytes_of_a_collective_follow_from_its_algorithm(
-    collective: str, groups: list[int], algorithm: str, least: float, most: float
-) -> None:
-    said = {"nccl_algorithm": algorithm, "nccl_protocol": "SIMPLE"}
-    found = predicted(collective, 1000, groups, "nccl", said)
-    assert found == pytest.approx((1000 * least, 1000 * most))
-
-
-@pytest.mark.parametrize(
-    ("collective", "groups", "counted"),
-    [
-        ("all_reduce", [1] * 3, 4.007),
-        ("all_gather", [1] * 3, 2.004),
-        ("reduce_scatter", [1] * 3, 4.007),
-        ("broadcast", [1] * 3, 2.002),
-        ("reduce", [1] * 3, 2.671),
-        ("all_to_all", [1] * 3, 2.003),
-        ("gather", [1] * 3, 0.668),
-        ("all_reduce", [2, 2], 3.006),
-        ("all_gather", [2, 2], 1.503),
-        ("reduce_scatter", [2, 2], 3.006),
-        ("broadcast", [2, 2], 2.004),
-        ("reduce", [2, 2], 2.004),
-        ("all_to_all", [2, 2], 2.003),
-        ("scatter", [2, 2], 0.501),
-    ],
-)
-def test_what_gloo_moved_between_network_namespaces_lies_within_the_bounds(
-    collective: str, groups: list[int], counted: float
-) -> None:
-    """Counted once, in units of S: torch 2.13, ranks of each group in a namespace of their own, at the ends of virtual wires."""
-    found = predicted(collective, 1, groups, "gloo", {})
-    assert found
-    assert path.LEAST * found.least <= counted <= path.MOST["tcp"] * found.most
-
-
-def test_protocols_move_flags_too_and_an_unknown_one_widens_the_bounds() -> None:
-    def of(protocol: str) -> tuple[float, float] | None:
-        return predicted("all_reduce", 1200, [1, 1], "nccl", {"nccl_algorithm": "RING", "nccl_protocol": protocol})
-
-    assert [of("SIMPLE"), of("LL128"), of("LL"), of("")] == [(2400, 2400), (2560, 2560), (4800, 4800), (2400, 4800)]
-
-
-def test_of_an_unknown_operation_nothing_is_predicted() -> None:
-    assert predicted("barrier", 1000, [1, 1], "nccl", {}) is None
-
-
-@given(
-    st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "gather"]),
-    st.lists(st.integers(1, 16), min_size=2, max_size=20),
-    st.sampled_from(["mpi", "gloo", "nccl"]),
-    st.sampled_from(["", "RING", "TREE", "NVLS", "COLLNET_CHAIN", "PAT"]),
-)
-def test_bounds_are_positive_and_in_order(collective: str, groups: list[int], backend: str, algorithm: str) -> None:
-    found = predicted(collective, 1 << 20, groups, backend, {"nccl_algorithm": algorithm})
-    assert found
-    assert 0 < found.least <= found.most
-
+from clustergauge import path
+from clustergauge.model import Counters, Nic, Place, Record
+from tests.paths import EFA, ETH, GLOO, IB, PAIR, RING, ROCE, node, record, state
 
 # -- gloo: the interface it was told
-
-
-GLOO = {"torch_distributed_backend": "gloo", "env.GLOO_SOCKET_IFNAME": "lo"}
 
 
 @pytest.mark.parametrize(
@@ -203,9 +64,6 @@ def test_small_messages_lone_ranks_failed_cases_and_records_without_counters_are
 
 
 # -- hosts joined by a network
-
-
-PAIR = {"a": 1, "b": 1}
 
 
 def both(shares: dict[str, float]) -> dict[str, float]:
@@ -340,108 +198,6 @@ def test_gloo_is_held_against_the_interface_of_each_host() -> None:
     assert str(path.proof(what)) == "eth0, ens3, proven (100 % of predicted bytes)"
 
 
-@pytest.mark.parametrize("groups", [[1, 1], [1] * 5, [2, 3, 1], [8, 8]])
-@pytest.mark.parametrize(
-    "collective", ["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "gather", "scatter"]
-)
-@pytest.mark.parametrize("backend", ["mpi", "gloo", "nccl"])
-@pytest.mark.parametrize("algorithm", ["", "RING", "NVLS"])
-def test_what_each_must_move_is_no_more_than_what_all_must(
-    collective: str, groups: list[int], backend: str, algorithm: str
-) -> None:
-    said = {"nccl_algorithm": algorithm, "nccl_protocol": "LL128"}
-    total = predicted(collective, 1 << 20, groups, backend, said)
-    each = of_each(collective, 1 << 20, groups, backend, said)
-    assert total
-    assert len(each) == len(groups)
-    assert all(min(ends) >= 0 and max(ends) > 0 for ends in each)
-    assert min(sum(tx for tx, _ in each), sum(rx for _, rx in each)) <= total.least * 1.000001
-
-
-# -- sweeps over pairs
-
-
-def sweep(ports: dict[str, dict[int, float]], backend: str = "mpi", direction: str = "uni", each: int = 1) -> Record:
-    """All ordered pairs of four hosts with so many ranks ``each``; ``ports``: shares of S × passes by host number."""
-    ranks, passes = 4 * each, 5
-    steps = plan(ranks, direction, "one", 0)
-    ends = [pair for step in steps for a, b in step for pair in ([(a, b), (b, a)] if direction == "bi" else [(a, b)])]
-    series = {
-        name: Series(unit="rank", values=[float(pair[at]) for pair in ends]) for at, name in enumerate(("pair_from", "pair_to"))
-    }
-    hosts = {f"n{i}": each for i in range(4)}
-    moved = {f"n{i}/{port}": share * passes / (passes * len(steps)) for port, of in ports.items() for i, share in of.items()}
-    what = record(hosts, moved, "send_recv", backend, runs=passes * len(steps), settings={"steps": len(steps)})
-    assert what.measurement
-    measured = msgspec.structs.replace(what.measurement, series=series)
-    return msgspec.structs.replace(what, probe="pairs", measurement=measured)
-
-
-@pytest.mark.parametrize(
-    ("backend", "direction", "each", "share"), [("mpi", "uni", 1, 3), ("nccl", "bi", 1, 3), ("gloo", "uni", 2, 12)]
-)
-def test_pairs_have_a_proof_of_their_path(backend: str, direction: str, each: int, share: float) -> None:
-    """Every rank sends a message to each that is not on its host."""
-    fabric, ethernet = (dict.fromkeys(range(4), share * 1.01), dict.fromkeys(range(4), 0.0))
-    machines = [node(f"n{i}", IB, ETH) for i in range(4)]
-    if backend == "gloo":
-        assert state(sweep({"eth0": fabric}, backend, direction, each), *machines) == "proven"
-        return
-    good = sweep({"mlx5_0:1": fabric, "eth0": ethernet}, backend, direction, each)
-    assert str(path.proof(good, machines)) == "InfiniBand or RoCE, proven (101 % of predicted bytes)"
-    fallen = sweep({"mlx5_0:1": ethernet, "eth0": fabric}, backend, direction, each)
-    assert str(path.proof(fallen, machines)) == (
-        "InfiniBand or RoCE, contradicted (it moved 0.0 % of the predicted bytes, eth0 moved 101 %)"
-    )
-    one = sweep({"mlx5_0:1": fabric | {2: 0.0}, "eth0": ethernet | {2: share * 1.02}}, backend, direction, each)
-    found = path.proof(one, machines)
-    assert found
-    assert (found.state, found.reason) == ("contradicted", "n2 moved 0.0 % of its bytes, eth0 moved 102 %")
-
-
-def test_of_pairs_whose_steps_are_not_known_nothing_is_predicted() -> None:
-    what = sweep({"eth0": dict.fromkeys(range(4), 3.0)})
-    assert state(what) == "proven"
-    assert state(msgspec.structs.replace(what, settings={})) == "unproven"
-    assert state(msgspec.structs.replace(what, placement=what.placement[:3])) == "unproven"
-
-
-def one_way(what: Record, sender: str) -> Record:
-    """With the bytes from one host to the others, and none back."""
-    counters = {
-        name: 0 if name.endswith("_bytes") and (name.startswith(f"{sender}/") != (".tx_" in name)) else value
-        for name, value in what.counters.path.items()
-    }
-    return msgspec.structs.replace(what, counters=Counters(path=counters))
-
-
-def test_what_goes_one_way_is_counted_where_it_leaves_and_where_it_comes() -> None:
-    hosts = {"a": 2, "b": 2}
-    moved = {f"{host}/{port}": share for host in hosts for port, share in (("mlx5_0:1", 0.0), ("eth0", 1.02))}
-    what = one_way(record(hosts, moved, "broadcast", backend="mpi"), "a")
-    assert state(what, node("a", ETH), node("b", ETH)) == "proven"
-    assert state(what, node("a", IB), node("b", IB)) == "contradicted"
-
-
-@pytest.mark.parametrize(("mode", "each"), [("unidirectional", 1.0), ("pingpong", 0.5), ("bidirectional", 1.0)])
-def test_messages_between_two_ranks_concern_their_hosts_alone(mode: str, each: float) -> None:
-    """``each``: what the first and the last host send; the one between them has nothing to do."""
-    what = record(dict.fromkeys("abc", 1), {"a/eth0": each, "b/eth0": 0.0, "c/eth0": each}, "send_recv", "mpi", mode=mode)
-    found = path.proof(one_way(what, "a") if mode == "unidirectional" else what)
-    assert found
-    assert (found.state, found.share) == ("proven", 1.0)
-
-
-def test_of_messages_that_others_count_nothing_is_predicted() -> None:
-    assert state(record(PAIR, {"a/eth0": 1.0, "b/eth0": 1.0}, "send_recv", "mpi")) == "unproven"
-
-
-def test_a_host_that_does_not_count_is_named() -> None:
-    found = path.proof(record(PAIR, {"a/eth0": 1.0}, backend="mpi"))
-    assert found
-    assert (found.state, found.reason) == ("unproven", "b does not count its bytes")
-
-
 # -- inside a host
 
 
@@ -466,9 +222,6 @@ def test_a_port_that_is_not_counted_leaves_memory_unproven() -> None:
     what = record({"h": 2}, MEMORY, backend="mpi")
     assert state(what, node("h", IB)) == "unproven"
     assert state(record({"h": 2}, MEMORY | {"h/mlx5_0:1": 0.0}, backend="mpi"), node("h", IB)) == "proven"
-
-
-RING = {"nccl_algorithm": "RING", "nccl_protocol": "SIMPLE", "torch_distributed_backend": "nccl"}
 
 
 def gpus(shares: dict[str, float], nvlink: float, params: str = "default", said: dict[str, str] | None = None) -> Record:
@@ -513,111 +266,3 @@ def test_nvlink_across_hosts_is_known_by_its_name_in_the_log() -> None:
     moved = {f"{host}/{port}": share for host in PAIR for port, share in (("gpu0.nvlink", 1.0), ("mlx5_0:1", 0.001))}
     what = record(PAIR, moved, settings=RING | {"nccl_transports": "P2P/MNNVL ×4"})
     assert state(what, node("a", IB), node("b", IB)) == "proven"
-
-
-# -- verdict and report
-
-
-def test_a_contradicted_path_makes_the_number_invalid_and_the_run_broken() -> None:
-    what = record({"h": 2}, {"h/lo": 2.0}, backend="mpi")
-    (verdict,) = accept.judge([what], standards=accept.Standards(machines=[node("h", ETH)]))
-    assert (verdict.verdict, verdict.reason) == (
-        "invalid",
-        "another path: meant for memory of the host, but lo moved 100 % of the predicted bytes",
-    )
-    assert accept.exit_code([what], [verdict]) == accept.BROKEN
-
-
-def test_one_launch_of_several_on_another_path_is_enough() -> None:
-    launches = [record({"h": 2}, {"h/lo": share}, backend="gloo", settings=GLOO) for share in (2.0, 0.1)]
-    assert [v.verdict for v in accept.judge(launches)] == ["invalid"]
-
-
-def test_the_report_says_under_a_case_what_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    what = record({"node-017": 2}, {"node-017/lo": 2.0}, backend="gloo", settings=GLOO)
-    page = terminal.page_of(loaded(what), accept.judge([what]), 120)
-    assert "  path: lo, proven (100 % of predicted bytes)" in text_of(page)
-
-
-def test_the_report_has_a_row_for_a_link_that_trained_down() -> None:
-    finding = Finding(name="link/mlx5_3:1", state="warning", detail="mlx5_3:1 trained down", remedy="replace it", fails=True)
-    machine = made.machine(findings=[finding])
-    page = terminal.page_of(loaded(machines=(machine,)), inventory.trained_down([machine]), 120)
-    lines = text_of(page)
-    assert any(line.startswith("link/mlx5_3:1") and line.endswith("FAIL") for line in lines), lines
-    assert "  mlx5_3:1 trained down; replace it" in lines
-
-
-def text_of(page: Any) -> list[str]:
-    return [line.plain for line in page.lines]
-
-
-# -- what a record keeps of it
-
-
-def kept(size: int, ranks: int = 2) -> dict[str, Any]:
-    planned = made.planned(record({"h": ranks}, {}))
-    work = Workload(message_bytes=size, collective="all_reduce")
-    outcome = Outcome("ok", workload=work, measurement=Measurement(clock="wall", cache="none"), runs=7)
-    result = CaseResult(outcome, Facts({}, {}, {"h/lo.tx_bytes": 5}), [])
-    return running._path(planned, result)  # pyright: ignore[reportPrivateUsage]
-
-
-def test_counters_are_kept_for_large_cases_of_several_ranks() -> None:
-    assert kept(path.LEAST_BYTES) == {"h/lo.tx_bytes": 5, "runs": 7}
-    assert kept(path.LEAST_BYTES - 1) == {}
-    assert kept(path.LEAST_BYTES, ranks=1) == {}
-
-
-# -- for real
-
-
-@pytest.fixture(scope="module")
-def measured() -> Any:
-    """A real all-reduce of 4 MiB by two gloo ranks over the loop of this machine, as its record."""
-    supervisor = Supervisor(patience=Patience(start_s=120))
-    machine = supervisor.start()
-    planned = Planned(
-        case="all_reduce/backend=gloo/dtype=fp32/size=4MiB",
-        probe="all_reduce",
-        module="collectives.operations",
-        params={"backend": "gloo", "dtype": "fp32", "size": 1 << 22},
-        device="cpu:0",
-        ranks=2,
-        world="torch",
-        budget_s=0.3,
-    )
-    try:
-        result = supervisor.run(planned, 1, 1 << 20)
-    finally:
-        supervisor.close()
-    assert result.outcome.status == "ok", result.outcome
-    return running._record(made.run([]), machine, planned, made.STARTED, result), machine  # pyright: ignore[reportPrivateUsage]
-
-
-def test_gloo_over_the_loop_of_this_machine_is_proven(measured: tuple[Record, Machine]) -> None:
-    """Counters, no timing.  Others may use the loop at the same time: more than predicted is said to be other traffic."""
-    what, machine = measured
-    found = path.proof(what, [machine])
-    assert found
-    assert found.path == "lo"
-    assert found.share is not None
-    assert found.share >= path.LEAST
-    if "other traffic" in found.reason:
-        pytest.skip(f"others use the loop of this machine: {found}")
-    assert found.state == "proven"
-
-
-def test_the_same_bytes_contradict_another_interface(measured: tuple[Record, Machine]) -> None:
-    what, machine = measured
-    others = sorted(
-        {k.partition("/")[2].removesuffix(".tx_bytes") for k in what.counters.path if k.endswith(".tx_bytes")} - {"lo"}
-    )
-    if not others:
-        pytest.skip("this machine has no interface but its loop")
-    for name in others:
-        told = msgspec.structs.replace(
-            what, placement=[msgspec.structs.replace(place, interface=name) for place in what.placement]
-        )
-        assert state(told, machine) == "contradicted"

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import run_suite
-from clustergauge import accept, blame, judgement, loading, presence, retry, store, verdicts
+from clustergauge import accept, blame, exits, judgement, loading, presence, retry, store, verdicts
 from clustergauge.criteria import NOTHING, Acceptance
 from clustergauge.model import Counters, Criterion
 from clustergauge.verdicts import Asked
@@ -42,8 +42,8 @@ def called_by_address(machine):
 
 def test_a_case_over_fewer_nodes_is_not_all_that_was_asked():
     whole, cut = over_nodes(all_reduce(*HOSTS)), over_nodes(all_reduce(*CUT))
-    for run, code in ((whole, accept.OK), (cut, accept.UNKNOWN)):
-        assert accept.exit_code(run.records, [], run.run.planned, "", run.machines.values()) == code
+    for run, code in ((whole, exits.OK), (cut, exits.UNKNOWN)):
+        assert exits.exit_code(run.records, [], run.run.planned, "", run.machines.values()) == code
 
 
 @pytest.mark.parametrize(("floor", "word"), [(1.9, "not measured"), (1.999, "inconclusive"), (4, "FAIL")])

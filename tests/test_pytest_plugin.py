@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clustergauge import clocks, pytest_plugin
+from clustergauge import clocks, marker, pytest_plugin
 from clustergauge.model import Workload
 from clustergauge.probe import Work
 
@@ -184,7 +184,7 @@ def judged(monkeypatch, floor, **clock):
     asked_for = []
     monkeypatch.setattr(clocks, "clock_for", lambda kind, device: asked_for.append((kind, device)) or Planted(**clock))
     work = Work(run=lambda: None, check=lambda: None, workload=Workload(flops=10**9), clock="device")
-    asked = pytest_plugin._Asked(work.workload, "compute", floor, "FLOP/s", "at least this", "cuda:0", 0.2)
+    asked = marker.Asked(work.workload, "compute", floor, "FLOP/s", "at least this", "cuda:0", 0.2)
     gauged = pytest_plugin._measured(work, asked)
     assert asked_for == [("device", "cuda:0")]  # the accelerator's own clock
     return gauged
@@ -235,11 +235,11 @@ def node(*args, **given):
 )
 def test_a_marker_that_makes_no_sense_is_refused(given, words):
     with pytest.raises(pytest.UsageError, match=words):
-        pytest_plugin._marker(node(**given))
+        marker.read(node(**given))
 
 
 def test_a_marker_is_read_in_bare_units():
-    asked = pytest_plugin._marker(node(flops=np.prod([1, 2]), bytes=3, floor="700 TFLOP/s", device="cuda:1"))
+    asked = marker.read(node(flops=np.prod([1, 2]), bytes=3, floor="700 TFLOP/s", device="cuda:1"))
     assert (asked.metric, asked.bound, asked.unit, asked.device) == ("compute", 7e14, "FLOP/s", "cuda:1")
     assert asked.workload == Workload(flops=2, bytes_read=3, bound="compute")
 
@@ -251,8 +251,8 @@ def test_a_process_that_uses_a_gpu_must_say_where_the_kernel_runs(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch", Torch)
     with pytest.raises(pytest.UsageError, match="say device="):
-        pytest_plugin._marker(node())
-    assert pytest_plugin._marker(node(device="cpu")).device == "cpu"
+        marker.read(node())
+    assert marker.read(node(device="cpu")).device == "cpu"
 
 
 def test_a_warning_says_that_nothing_was_shown(monkeypatch):

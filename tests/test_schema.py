@@ -9,7 +9,9 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from clustergauge import schema, valid
-from clustergauge.model import Document, Machine, Record, Run, Verdict
+from clustergauge.blamed import CaseFinding, Fleet, Joint, Node, RackFinding, Reason
+from clustergauge.document import Document
+from clustergauge.model import Machine, Record, Run, Verdict
 from tests.run_folders import RUN_ID, a_machine, a_record, a_run
 from tests.strategies import filled_runs, names
 
@@ -66,7 +68,22 @@ def places(value, path=()):
 
 SAMPLES = {"record": a_record(), "run": a_run(2), "machine": a_machine()}
 SAMPLES["document"] = Document(
-    run=SAMPLES["run"], machines=[SAMPLES["machine"]], records=[SAMPLES["record"]], verdicts=[Verdict(case="a", verdict="pass")]
+    run=SAMPLES["run"],
+    machines=[SAMPLES["machine"]],
+    records=[SAMPLES["record"]],
+    verdicts=[Verdict(case="a", verdict="pass")],
+    fleet=Fleet(
+        nodes=[Node(host="h", machine_id="m1", state="suspect", reasons=[Reason(kind="slow", case="a", ratio=0.9)])],
+        cases=[
+            CaseFinding(
+                case="a", device="cpu", peer_class="c", devices=8, usual=1.0, low=0.9, high=1.1, smallest=None, weak=False
+            )
+        ],
+        racks=[RackFinding(rack="r", case="a", ratio=0.9, devices=6)],
+        notes=["a note"],
+        joint=[Joint("a", "cpu:nodes", "FAIL", "why")],
+        alone=["h"],
+    ),
 )
 OTHERS = st.sampled_from([None, True, 0, -1, 3, 1.5, "", "ok", "text", "2.0", [], [1], [[]], {}, {"a": 1}, {"a": {}}])
 

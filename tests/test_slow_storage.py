@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import accept, blame, groups, reduce, slow_storage
+from clustergauge import blame, exits, groups, reduce, slow_storage
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Measurement, Place, Series, Workload
 from tests import made
@@ -74,5 +74,5 @@ def test_it_is_a_suspect_and_neither_bad_nor_kept_out():
     (reason,) = fleet.nodes[0].reasons
     assert (reason.kind, reason.case, reason.device, reason.confirmed) == ("slow", record.case, "cpu:nodes", False)
     assert reason.detail.startswith("its ranks take 2.00 s where nodes usually take")
-    assert blame.exit_code(fleet) == accept.UNKNOWN
+    assert blame.exit_code(fleet) == exits.UNKNOWN
     assert groups.unfit([record], {machine.host: machine for machine in machines.values()}) == {}

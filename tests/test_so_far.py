@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from clustergauge import accept, messages as m, metrics, run as runs, so_far, warnings
+from clustergauge import accept, exits, messages as m, metrics, run as runs, so_far, warnings
 from clustergauge.messages import Outcome
 from clustergauge.model import Criterion, Measurement, Place, Planned, Series
 from clustergauge.plan import load_probes
@@ -141,8 +141,8 @@ def test_what_was_cut_short_never_passes_and_may_fail():
         assert verdict.verdict == word
     (verdict,) = accept.judge([record])
     assert (verdict.verdict, verdict.reason, verdict.value) == ("inconclusive", record.reason, pytest.approx(2e12, rel=0.01))
-    assert accept.exit_code([record], []) == accept.UNKNOWN
-    assert accept.exit_code([made.record()], []) == accept.OK
+    assert exits.exit_code([record], []) == exits.UNKNOWN
+    assert exits.exit_code([made.record()], []) == exits.OK
 
 
 def test_the_page_shows_first_and_last_window_of_what_was_cut_short_and_of_what_went_wrong():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from clustergauge import accept, retry, sweeps, topology, verdicts, warnings
+from clustergauge import accept, exits, retry, sweeps, topology, verdicts, warnings
 from clustergauge.model import Link, Machine, PairFindings, Place, Series, Suspect
 from tests import made
 from tests.swept import flat, series_of, swept
@@ -38,7 +38,7 @@ def test_a_slow_sender_is_found_named_and_fails():
     assert verdict.margin == pytest.approx(0.61 / 0.8 - 1)
     assert verdict.reason == sweeps.sentence(suspect)
     record = swept(flat(4, sends_2=0.61))
-    assert accept.exit_code([record], [*accept.judge([record]), verdict]) == accept.FAILED
+    assert exits.exit_code([record], [*accept.judge([record]), verdict]) == exits.FAILED
 
 
 def test_who_is_not_sure_enough_does_not_fail():

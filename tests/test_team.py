@@ -19,7 +19,7 @@ from clustergauge.conversation import Conversation, Died, Silent, Site
 from clustergauge.launch import PoolKey
 from clustergauge.pool import Pool, Rank
 from clustergauge.remote import RemoteNode
-from clustergauge.team import Team, worker_id
+from clustergauge.team import Team, _extremes, worker_id
 from tests import made
 
 _DECODER: msgspec.json.Decoder[m.FromAgent] = msgspec.json.Decoder(m.FromAgent)
@@ -182,3 +182,9 @@ def test_a_node_is_who_we_called_whatever_it_calls_itself(own: str, beside: str)
     node._ears.close()
     left.close()
     right.close()
+
+
+def test_sensors_over_nodes_keep_their_extremes():
+    said = [{"load1_max": 1.0, "clock_min": 5, "cpu_energy_j": 2.0, "gpu0_throttle": "", "t_start": 1.0}]
+    said.append({"load1_max": 3.0, "clock_min": 4, "cpu_energy_j": 1.5, "gpu0_throttle": "thermal", "t_start": 2.0})
+    assert _extremes(said) == {"load1_max": 3.0, "clock_min": 4, "gpu0_throttle": "thermal"}

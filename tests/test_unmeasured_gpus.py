@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clustergauge import accept, between, blame, criteria, machine, nvml, preflight_gpus, reduce
+from clustergauge import between, blame, criteria, exits, machine, nvml, preflight_gpus, reduce, unmeasured
 from clustergauge.loading import LoadedRun
 from clustergauge.model import GPUS_UNUSABLE, Finding, Gpu, Machine, Place, Planned, Record
 from clustergauge.plan import CPU_TORCH, Wish, load_probes, load_suite, plan
@@ -58,7 +58,7 @@ def records(plans: list[Planned], of: Machine) -> list[Record]:
 def outcome(tmp_path: Path, of: Machine, device: str = "") -> tuple[int, list[str]]:
     plans = planned(tmp_path, of, device or "auto")
     found = records(plans, of)
-    return accept.exit_code(found, [], plans, device, [of]), accept.gpus_unmeasured(found, plans, [of], device)
+    return exits.exit_code(found, [], plans, device, [of]), unmeasured.gpus(found, plans, [of], device)
 
 
 def test_a_torch_for_processors_beside_gpus_measures_the_processor_and_is_no_success(monkeypatch, tmp_path):
@@ -104,12 +104,12 @@ def test_a_driver_that_holds_gpus_and_opens_none_is_no_success(monkeypatch, tmp_
 def test_a_gpu_that_no_case_was_meant_for_is_not_missed_and_one_that_failed_was_tried():
     of = made.machine(gpus=1)
     disk = made.record("sequential")
-    assert accept.gpus_unmeasured([disk], [made.planned(disk)], [of]) == []
+    assert unmeasured.gpus([disk], [made.planned(disk)], [of]) == []
     gpu = made.failed("error", "RuntimeError: driver too old", device="cuda:0")
-    assert accept.gpus_unmeasured([gpu], [made.planned(gpu)], [of]) == []  # that is an error, which is worse
+    assert unmeasured.gpus([gpu], [made.planned(gpu)], [of]) == []  # that is an error, which is worse
     old = made.failed("skipped", "one call would take too long", device="cuda:0")
     words = "node-1: a GPU is here and not measured: one call would take too long"
-    assert accept.gpus_unmeasured([disk, old], [made.planned(disk), made.planned(old)], [of]) == [words]
+    assert unmeasured.gpus([disk, old], [made.planned(disk), made.planned(old)], [of]) == [words]
 
 
 def test_each_of_several_machines_answers_for_its_own_gpus():
@@ -118,7 +118,7 @@ def test_each_of_several_machines_answers_for_its_own_gpus():
     done = made.record(device="cuda:0")
     beside = made.record(machine_id="m2")
     plans = [made.planned(done, hosts="n1"), made.planned(beside, hosts="n2", instead="why")]
-    assert accept.gpus_unmeasured([done, beside], plans, [good, bad]) == ["node-2: a GPU is here and not measured: why"]
+    assert unmeasured.gpus([done, beside], plans, [good, bad]) == ["node-2: a GPU is here and not measured: why"]
 
 
 def test_the_last_line_says_so_and_report_says_it_again(monkeypatch, tmp_path, capfd):
@@ -137,7 +137,7 @@ def test_who_is_not_in_a_case_over_nodes_has_no_gpus_measured_by_it():
     alone = made.failed("skipped", "no Triton", device="cuda:0", machine_id="m2")
     plans = [made.planned(together, hosts="node-[0-2]", nodes=3), made.planned(alone, hosts="node-[0-2]", skip="no Triton")]
     words = "node-2: a GPU is here and not measured: no Triton"
-    assert accept.gpus_unmeasured([together, alone], plans, machines) == [words]
+    assert unmeasured.gpus([together, alone], plans, machines) == [words]
 
 
 def a_folder(parent: Path, number: int, instead: str = "") -> Path:
@@ -202,6 +202,6 @@ def test_the_newest_run_that_says_something_of_the_gpus_counts_and_one_that_says
 def test_where_gpus_were_asked_for_and_all_of_it_was_skipped_no_machine_is_good():
     skipped, disk = made.failed("skipped", "no GPU", device="cuda:0"), made.record("sequential")
     run = one_run("2026-11-23T06:30:00Z", skipped, disk, device="cuda", gpus=0)
-    assert accept.exit_code(run.records, [], run.run.planned, "cuda", run.machines.values()) == 4
+    assert exits.exit_code(run.records, [], run.run.planned, "cuda", run.machines.values()) == 4
     assert between.gpus(run) == {"m1": "nothing was measured on cuda"}
     assert states(run) == {"unmeasured"}

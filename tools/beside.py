@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from clustergauge.clocks import WallClock
 from clustergauge.cross_check import Turns
 from clustergauge.globs import matches
-from clustergauge.probe import Context, Work
+from clustergauge.probe import Context, Skip, Work
 from clustergauge.world import Serial
 
 PAIRS, SECONDS = 9, 1.0
@@ -53,8 +53,12 @@ def main(usage: str, cases: Iterable[tuple[str, Make]], missing: str) -> int:
         sys.stderr.write(f"no case is called {glob!r}\n")
         return 2
     for name, make in chosen:
-        peer, us, same = beside(make, target, pairs, seconds)
-        texts = [f"{median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in (us, same)]
-        sys.stdout.write(f"{name:26} {texts[0]}   {peer} to itself {texts[1]}\n")
+        try:
+            peer, us, same = beside(make, target, pairs, seconds)
+        except Skip as why:
+            sys.stdout.write(f"{name:26} skipped: {why}\n")
+        else:
+            texts = [f"{median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in (us, same)]
+            sys.stdout.write(f"{name:26} {texts[0]}   {peer} to itself {texts[1]}\n")
         sys.stdout.flush()
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from clustergauge import flags
 from clustergauge.errors import UsageError
 from verbs.asked import suite_path
-from verbs.said import BROKEN, OK, ROOT, heed_signals, say
+from verbs.said import BROKEN, OK, ROOT, alone, heed_signals, say
 
 
 def do_compare(options: argparse.Namespace) -> int:
@@ -42,6 +42,7 @@ def _against(options: argparse.Namespace, output: Path) -> int:
     from clustergauge import against, compare, machine, revision, side, store
     from reports import comparison
 
+    alone()
     if options.runs:
         raise UsageError("compare --against REV measures both sides itself: leave out the runs")
     launches = options.launches or against.LAUNCHES

@@ -13,7 +13,7 @@ from clustergauge.errors import UsageError
 from verbs.asked import leaves_in
 from verbs.cases import check_trust, way_to
 from verbs.nodes import fleet_of
-from verbs.said import BROKEN, INTERRUPTED, OK, heed_signals, say
+from verbs.said import BROKEN, INTERRUPTED, OK, alone, heed_signals, say
 
 if TYPE_CHECKING:
     from clustergauge.confirm import Suspect
@@ -61,6 +61,7 @@ def _confirm(
     from clustergauge import store
     from reports.again import confirming
 
+    alone()
     if not wanted:
         say("nobody is suspect: there is nothing to confirm")
     again: list[Suspect] = []

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from verbs.said import BROKEN, OK, say
+from verbs.said import BROKEN, OK, alone, say
 
 
 def do_selftest(options: argparse.Namespace) -> int:
@@ -15,6 +15,7 @@ def do_selftest(options: argparse.Namespace) -> int:
     from clustergauge.run import now_text
     from reports import selfcheck
 
+    alone()
     result = selftest.run(short=options.short, say=say)
     selfcheck.show(result, options.format)
     here = machine.describe_apart().machine_id

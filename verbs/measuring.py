@@ -17,7 +17,7 @@ from verbs.asked import asked_of, check_baseline, given_by, leaves_in
 from verbs.cases import check_trust, failed_cases, planned_for, probes_of, python_path, reach_objects, show_plan, way_of
 from verbs.judging import show_again
 from verbs.nodes import SWEEP, fleet_of, names_in
-from verbs.said import BROKEN, INTERRUPTED, heed_signals, say
+from verbs.said import BROKEN, INTERRUPTED, alone, heed_signals, say
 
 if TYPE_CHECKING:
     from clustergauge.fleet import Fleet
@@ -30,6 +30,7 @@ def do_run(options: argparse.Namespace) -> int:
     """Measure, keep, judge, report."""
     from clustergauge import hosts, retry
 
+    alone()
     output = Path(options.output).absolute()
     asked = given_by(options, output) if options.resume else asked_of(options, output)
     flags.duration("--max-time", options.max_time)
@@ -64,8 +65,7 @@ def _run(options: argparse.Namespace, output: Path, asked: Asked, fleet: Fleet |
     topology = leaves_in(options.topology, fleet.desk.names if fleet else [hosts.own()])
     planned = failed_cases(options, output, fleet) if options.rerun_failed else planned_for(options, output, fleet)
     planned = [msgspec.structs.replace(p, confirms=True) for p in planned] if options.confirming else planned
-    for glob in criteria.unmatched(asked.acceptance.criteria, [p.case for p in planned]):
-        raise UsageError(f"{options.accept}: criterion {glob!r} matches no case of this run")
+    criteria.check_fits(asked.acceptance.criteria, {p.case for p in planned}, asked.text, asked.name)
     if options.dry_run:
         return show_plan(planned, options, fleet)
     planned = room.promised(planned, probes_of(options), fleet.free() if fleet else None)

@@ -15,9 +15,12 @@ from pytest_benchmark.logger import PytestBenchmarkWarning
 
 from clustergauge import flags, machine, plan, processes, spread, targets
 from clustergauge.errors import UsageError
-from tests.bench import lane as lanes
+from clustergauge.launched import Launched, launched_as
+from tests.bench import lane as lanes, seats
+from tests.bench.hub import Ranks
 from tests.bench.lane import Lane, Tape
 
+_RANKS = pytest.StashKey[Ranks]()
 _LANE = pytest.StashKey[Lane]()
 _MACHINE = pytest.StashKey[machine.Machine]()
 
@@ -35,18 +38,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-probes", action="append", default=[], metavar="MODULE", help="also load the probes of this module")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main() -> int | None:
-    """Of processes that a launcher started together none goes on: all would measure at once, and write the same files."""
-    rank, size = lanes.launched_as(os.environ)
-    if size < 2:
+@pytest.hookimpl(tryfirst=True, specname="pytest_cmdline_main")
+def pytest_seat(config: pytest.Config) -> int | None:
+    """Of processes that mpiexec started together the first alone is a session; the others serve it, and end as it does."""
+    one = launched_as(os.environ)
+    if one.size < 2 or not one.rank:
         return None
-    if rank:
-        return 0
-    raise pytest.UsageError(
-        f"pytest was started {size} times at once (by mpiexec, srun, …): start it once, by itself; "
-        f"cases of several ranks start their own (--bench-ranks {size}, --bench-launcher CMD)"
-    )
+    if _no_way(one, config):
+        return pytest.ExitCode.OK  # rank 0 says why not: it would be ended before that if we ended badly
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is rank 0's to hear
+    with _told():
+        return seats.sit(seats.place(seats.launcher(one)), one.rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
+    """Rank 0: the others come together before anything is planned, and hear at the end how it ended."""
+    one = launched_as(os.environ)
+    if one.size < 2 or one.rank:
+        return (yield)
+    if why := _no_way(one, config):
+        raise pytest.UsageError(why)
+    with _told():
+        ranks = config.stash[_RANKS] = Ranks(one)
+    status: int | None = pytest.ExitCode.INTERNAL_ERROR
+    try:
+        status = yield
+    except pytest.UsageError:
+        status = pytest.ExitCode.USAGE_ERROR
+        raise
+    finally:
+        ranks.over(int(status or 0))
+    return status
+
+
+def _no_way(one: Launched, config: pytest.Config) -> str:
+    """Why processes that were started together can't be one lane, in words; empty if they can."""
+    if not one.joins:
+        return (
+            f"pytest was started {one.size} times at once, by what starts no MPI ranks (torchrun, srun without --mpi): start it "
+            f"once, by itself; cases of several ranks start their own (--bench-ranks {one.size}, --bench-launcher CMD)"
+        )
+    if one.apart:
+        return f"the {one.size} ranks are on several hosts: this is a lane for one; run_suite.py --hosts a,b measures several"
+    if getattr(config.option, "numprocesses", None):
+        return "-n is for a pytest that is started once: leave it out, or mpiexec"
+    return ""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,19 +121,30 @@ def _lane(config: pytest.Config) -> Lane:
         option: Any = config.option
         python_path = [str(config.invocation_params.dir)] if option.bench_probes else []
         sys.path.extend(python_path)
+        ranks = config.stash.get(_RANKS, None)
         with _told():
+            _check_ranks(option, ranks)
             spread.check_launcher(option.bench_launcher, 0)
             wish = plan.Wish(
                 globs=option.bench_case,
                 device=option.bench_device,
                 targets=targets.parse([option.bench_target]) if option.bench_target is not None else (),
-                ranks=option.bench_ranks,
+                ranks=ranks.count if ranks else option.bench_ranks,
                 duration_s=flags.duration("--duration", option.bench_duration),
             )
             suite, probes = plan.load_suite(lanes.suite_path(option.bench_suite)), lanes.probes(option.bench_probes)
             planned = plan.plan(suite, probes, _machine(config), wish)
-        config.stash[_LANE] = Lane(planned, _machine(config), option.bench_launcher, python_path)
+        launcher = ranks.launcher if ranks else option.bench_launcher
+        config.stash[_LANE] = Lane(planned, _machine(config), launcher, python_path)
     return config.stash[_LANE]
+
+
+def _check_ranks(option: Any, ranks: Ranks | None) -> None:
+    """Raises `UsageError` where other ranks are asked for than those that were started."""
+    if ranks and option.bench_ranks not in (None, ranks.count):
+        raise UsageError(f"--ranks {option.bench_ranks}: {ranks.count} were started: leave it out, or start so many")
+    if ranks and option.bench_launcher:
+        raise UsageError(f"--launcher {option.bench_launcher!r}: the ranks are there already: leave it out, or mpiexec")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -127,10 +175,11 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """What the supervisor has to say at the end: processes that it could not end, say."""
+    ranks = config.stash.get(_RANKS, None)
     if notes := config.stash[_LANE].notes if _LANE in config.stash else []:
         terminalreporter.section("clustergauge")
         for note in notes:
-            terminalreporter.write_line(note)
+            terminalreporter.write_line(ranks.in_words(note) if ranks else note)
 
 
 @pytest.fixture(scope="session")

@@ -27,13 +27,6 @@ from clustergauge.valid import check_record, key_of
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("kernels", "collectives", "storage_io")
 SWEEP = ("-P", "-m", "storage_io.workspace")
-LAUNCHERS = (
-    ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, MVAPICH
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # of srun alone: a batch script has SLURM_NTASKS too, and is one process
-    ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),  # torchrun
-)
-"""What launchers tell each of the processes that they start: its rank, and how many there are."""
 
 
 @dataclass
@@ -65,15 +58,6 @@ def suite_path(name: str) -> Path:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.toml")))
         raise UsageError(f"--suite {name!r}: there are {known}; or name a .toml file")
     return path
-
-
-def launched_as(environment: Mapping[str, str]) -> tuple[int, int]:
-    """The rank of this process among those that a launcher started with it, and how many these are; (0, 1) without one."""
-    for rank, size in LAUNCHERS:
-        told = (environment.get(rank, ""), environment.get(size, ""))
-        if all(text.isdecimal() for text in told):
-            return int(told[0]), int(told[1])
-    return 0, 1
 
 
 @dataclass

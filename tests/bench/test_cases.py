@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from clustergauge import metrics
+from clustergauge import readings
 from tests.bench.lane import Lane, Tape
 
 
@@ -18,7 +18,7 @@ def test_case(benchmark: BenchmarkFixture, lane: Lane, tape: Tape, case: str) ->
     if record.status == "skipped":
         pytest.skip(record.reason)
     problem = "" if record.status in ("ok", "verified") else f"{record.status}: {record.reason}"
-    samples = metrics.samples(record) if record.status == "ok" else []
+    samples = readings.samples(record) if record.status == "ok" else []
     if samples:
         about, impossible = lane.describe(record)
         problem = f"invalid: {impossible}" if impossible else ""
