@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clustergauge.model import Scalar
+from clustergauge.probe import Context
 
 LONGEST_OPTION = 64
 
@@ -66,6 +67,12 @@ def describe(folder: Path) -> dict[str, Scalar]:
         if behind := cached(disk):
             said["device_cached"] = behind
     return said
+
+
+def tell(ctx: Context, folder: Path) -> None:
+    """Record what `describe` says; early in a case, so that one which fails tells of its target, too."""
+    for name, value in describe(folder).items():
+        ctx.set(name, value)
 
 
 def cached(disk: Path) -> str:

@@ -30,7 +30,7 @@ from storage_io.evidence import DeviceBytes
 from storage_io.helpers import LARGE, Alone, Helpers, helpers_for
 from storage_io.latencies import Latencies
 from storage_io.layout import READ_TO_PROVE, lay_out
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern
 from storage_io.workspace import Workspace, target_of
 
@@ -89,13 +89,12 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op != "read").of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        tell(ctx, workspace.path)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()
         lay_out(ctx, file, pattern, reads=True)
         scattered = stack.enter_context(contextlib.closing(Scattered(ctx, file, pattern, op, block, depth)))
         scattered.calibrate()
-        for name, value in describe(workspace.path).items():
-            ctx.set(name, value)
         work = workload(op, block)
         asked = fio.Pattern(RW[op], block, depth, size, "end" if op != "read" else "", 100 * MIX_READS // MIX)
         peer = fio.peer(ctx, workspace, file, asked, work.bytes_read + work.bytes_written)

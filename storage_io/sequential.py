@@ -28,7 +28,7 @@ from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
 from storage_io.layout import READ_TO_PROVE, lay_out, pieces, require_patience, words_of
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned
 from storage_io.slots import Slot, Slots
 from storage_io.workspace import Workspace, target_of
@@ -96,11 +96,12 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op == "write").of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        tell(ctx, workspace.path)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         made = _Writes(ctx, file, depth, block) if op == "write" else _Reads(ctx, file, depth, block)
         transfer = stack.enter_context(contextlib.closing(made))
         transfer.lay_out()
-        for name, value in (describe(workspace.path) | _settings(file, depth, block)).items():
+        for name, value in _settings(file, depth, block).items():
             ctx.set(name, value)
         pattern = fio.Pattern("write" if op == "write" else "read", block, depth, size, "end" if op == "write" else "")
         peer = fio.peer(ctx, workspace, file, pattern, size)

@@ -17,6 +17,7 @@ from clustergauge.probe import Context, Skip, Wrong
 from clustergauge.world import Serial
 from storage_io import datafile, memory, workspace
 from storage_io.errors import StorageError
+from storage_io.mounts import describe
 from storage_io.sequential import BLOCK_BYTES, prepare, sequential, sequential_blocks
 from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
 
@@ -338,6 +339,21 @@ def test_a_limit_on_file_size_is_one_sentence(tmp_path, depth):
         assert caught.match(rf"^cannot write {data_file(tmp_path)} at byte \d+: file too large$")
         if depth == 1:
             assert f"at byte {BLOCK_BYTES}:" in str(caught.value)
+
+
+def test_a_case_that_fails_says_what_it_wrote_to(tmp_path, any_space, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pwritev", fails)
+    params = {"op": "write", "depth": 1, "size": SIZE // 4096 * 4096}
+    job = Job("x", "storage_io.sequential", "sequential", params, "cpu", budget_s=0.1, seed=1, target=str(tmp_path))
+    outcome = execute(job, sequential, Serial(), tmp_path, lambda _: None)
+    assert (outcome.status, outcome.measurement) == ("error", None)
+    assert outcome.reason.endswith("data-0 at byte 0: input/output error")
+    assert outcome.settings == {name: value for name, value in describe(tmp_path).items() if name != "free_bytes"} | {
+        "free_bytes": outcome.settings["free_bytes"]
+    }
 
 
 @needs_root
