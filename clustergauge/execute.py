@@ -22,7 +22,7 @@ from clustergauge.clocks import clock_for
 from clustergauge.cross_check import Turns
 from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
-from clustergauge.model import Measurement, Series
+from clustergauge.model import Measurement, Scalar, Series
 from clustergauge.probe import Context, NoRoom, Probe, Skip, Work, Wrong
 from clustergauge.turnstile import WAITING, Turnstile
 from clustergauge.waits import SERIES, Waits
@@ -31,6 +31,17 @@ from clustergauge.world import Serial
 if TYPE_CHECKING:
     from clustergauge.world import World
 
+OF_TARGET = (
+    "folder",
+    "free_bytes",
+    "fs_type",
+    "fs_source",
+    "fs_options",
+    "device_model",
+    "device_rotational",
+    "device_cached",
+)
+"""Settings that say what a storage case wrote to; told of one that failed, too."""
 _SEVERITY = ("ok", "skipped", "wrong", "error")
 
 
@@ -102,7 +113,13 @@ def execute(
         said = _explain(error, world.rank, world.size)
     else:
         return outcome
-    return Outcome(said.status, said.reason, said.detail, broken=said.broken)
+    return Outcome(said.status, said.reason, said.detail, settings=_of_target(context), broken=said.broken)
+
+
+def _of_target(context: Context) -> dict[str, Scalar]:
+    """What a case that came to nothing had found out of where it wrote."""
+    found = {name: context.settings[name] for name in OF_TARGET if name in context.settings} if context.target else {}
+    return {name: value for name, value in found.items() if isinstance(value, str | bool) or 0 <= value < 1 << 63}
 
 
 class TargetFilled(Exception):

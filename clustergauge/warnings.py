@@ -401,6 +401,8 @@ def _unproven(record: Record, _samples: list[float]) -> Seen | None:
     kind = record.settings.get("fs_type") or "this file system"
     if believed.is_remote(record):
         return Seen(1.0, f"{kind}: what its servers read from their caches cannot be seen from here")
+    if behind := record.settings.get("device_cached"):
+        return Seen(1.0, f"{behind}: what the device does cannot be seen from here")
     if any(metric.name == "device_fraction" for metric in metrics.derive([record])):
         return None
     return Seen(1.0, f"the kernel counts no device bytes on {kind}: a cache may have answered")

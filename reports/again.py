@@ -1,10 +1,10 @@
-"""The line to paste that measures one case of a run again."""
+"""The line to paste that measures one case of a run again, or what is missing in a run."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from clustergauge.model import Run
@@ -13,6 +13,8 @@ from clustergauge.valid import printable
 _NODES = ("hosts", "hostfile", "remote", "remote-root", "address")
 _KEPT = ("suite", "set", "device", "ranks", "duration", "launcher", *_NODES, "target", "topology", "probes", "output")
 """Flags that decide which cases there are and how they run, in the order in which they are given again."""
+_TRUSTED = ("launcher", *_NODES, "target", "probes", "output")
+"""Those of them that a run folder may not decide for who goes on with its cases (`trust`)."""
 _OTHER = ("k", "launches", "max-time", "resume", "rerun-failed", "accept", "baseline", "ceilings", "format", "turns")
 _SWITCHES = ("dry-run", "confirming", "cross-check")
 _DEFAULTS = {"suite": "quick", "device": "auto", "output": "results"}
@@ -37,17 +39,19 @@ def again(run: Run, case: str, broken: bool) -> list[str]:
         if source == "latest":
             return []
         parts.append(_part("--rerun-failed", source))
-        kept = ("launcher", *_NODES, "target", "probes", "output")
+        kept = _TRUSTED
     else:
         parts.append(_part("-k", glob_of(case, (p.case for p in run.planned))))
         kept = _KEPT
-    for name in kept:
-        flag = "-o" if name == "output" else f"--{name}"
-        values = given[name] if name in ("set", "target", "probes") else given[name][-1:]
-        parts += [_part(flag, value) for value in values if value != _DEFAULTS.get(name)]
+    parts += _said(given, kept)
     if given["cross-check"] and not given["rerun-failed"]:
         parts.append("--cross-check")
     return parts
+
+
+def resuming(run: Run) -> str:
+    """The command that goes on with a run."""
+    return " ".join(["run_suite.py run", _part("--resume", run.run_id), *_said(_given(run.command), _TRUSTED)])
 
 
 def confirming(run: Run, cases: Iterable[str]) -> str:
@@ -68,6 +72,16 @@ def glob_of(case: str, others: Iterable[str]) -> str:
         place = next((i for i, c in enumerate(case) if c.isalnum()), 0)
         glob = f"{case[:place]}[{case[place]}]{case[place + 1 :]}"
     return f"[-]{glob[1:]}" if glob.startswith("-") else glob
+
+
+def _said(given: Mapping[str, list[str]], names: Iterable[str]) -> list[str]:
+    """Flags as a command gave them, but for what holds anyway."""
+    parts: list[str] = []
+    for name in names:
+        flag = "-o" if name == "output" else f"--{name}"
+        values = given[name] if name in ("set", "target", "probes") else given[name][-1:]
+        parts += [_part(flag, value) for value in values if value != _DEFAULTS.get(name)]
+    return parts
 
 
 def _part(flag: str, value: str) -> str:

@@ -29,7 +29,7 @@ def lines(loaded: LoadedRun, most: int = LONGEST) -> Iterator[str]:
     for target, found in kinds.items():
         name = fit(printable(target), most)
         if not found:
-            yield f"{name}: nothing is known of it, for no case reached it"
+            yield f"{name}: nothing is known of it, for no case came to a number there"
         for (place, options), records in found.items():
             free = [count for r in records if isinstance(count := r.settings.get("free_bytes"), int)]
             least = [f"{min(free) / 2**30:.1f} GiB free"] if free else []

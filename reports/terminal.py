@@ -19,6 +19,7 @@ from clustergauge.model import PairFindings, Verdict
 from clustergauge.units import format_duration, format_rate, format_time
 from clustergauge.valid import printable
 from reports import doubts, grouped, heading, pairs, storage, why
+from reports.again import resuming
 from reports.called import GOOD, Called
 from reports.details import details
 from reports.export import lacking, owed, unanswered
@@ -148,8 +149,7 @@ class _View:
             self.page.wrap(printable(reason), f"node {printable(name)}: ", "yellow")
         if missing := len(unanswered(self.loaded)):
             lead = "interrupted: " if self.run.interrupted else "" if self.run.finished else "the run did not end: "
-            words = f"{lacking(missing, owed(self.run))}; run_suite.py run --resume"
-            self.page.wrap(f"{words} {self.run.run_id} goes on", lead, "yellow")
+            self.page.wrap(f"{lacking(missing, owed(self.run))}; {resuming(self.run)} goes on", lead, "yellow")
         parts: list[Part] = []
         for part in [*self._counts(), *self._time()]:
             parts += [" · ", part] if parts else [part]

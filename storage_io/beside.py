@@ -1,20 +1,18 @@
 """A writer that works beside a case, in a process of its own, as fast as it can: whole passes over a file, stamped anew each.
 
-``python -m storage_io.beside``: started by `Writer`, and ended with its worker in the ways that `helpers` says.
+``python -m storage_io.beside``: started by `Writer`, and ended with its worker in the ways that `crew` says.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import select
 import subprocess
 import sys
 
-from clustergauge import processes
 from storage_io.batch import Batch
-from storage_io.crew import END_S, start_python
+from storage_io.crew import Crew, belongs_to, say, start_python
 from storage_io.datafile import DataFile
 from storage_io.errors import StorageError
 from storage_io.lanes import Lanes
@@ -27,11 +25,13 @@ SPOT_CHECKS = 4
 FILE_NUMBER = 1
 
 
-class Writer:
+class Writer(Crew):
     """Writes the file, laid out as number `FILE_NUMBER` of the pattern, between `start` and `stop`; a multiple of 16 MiB long.
 
     ``pid``: for what the kernel counts of it.  Raises ``RuntimeError`` where it doesn't start.
     """
+
+    who = "the writer beside"
 
     def __init__(self, file: DataFile, pattern: Pattern, seed: int) -> None:
         import numpy as np
@@ -42,22 +42,9 @@ class Writer:
         self._choose = np.random.default_rng(seed)
         self._at_start = 0
         self._done = [1, 0]
-        self._process: subprocess.Popen[str] | None = None
-        try:
-            pattern.fill(self._batch.content, FILE_NUMBER, 0)
-            numbers = [file.descriptor, self._batch.descriptor, file.size, os.getpid()]
-            descriptors = (file.descriptor, self._batch.descriptor)
-            self._process = start_python("storage_io.beside", numbers, descriptors)
-            self._answer()
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def pid(self) -> int:
-        """The process that writes."""
-        assert self._process
-        return self._process.pid
+        pattern.fill(self._batch.content, FILE_NUMBER, 0)
+        super().__init__([self._start])
+        (self.pid,) = self.pids
 
     def written(self) -> int:
         """Bytes written since the writer began, all its turns together; to be asked at any moment."""
@@ -66,11 +53,12 @@ class Writer:
     def start(self) -> None:
         """Returns when it is writing at full speed: 16 MiB are done."""
         self._at_start = self.written()
-        self._tell("start")
+        self._all(["start"])
 
     def stop(self) -> int:
         """Returns when all is on the device: the bytes written since `start`.  Raises `StorageError` where a write failed."""
-        self._done = [int(word) for word in self._tell("stop").split()]
+        (done,) = self._all(["stop"])
+        self._done = [int(word) for word in done.split()]
         return self.written() - self._at_start
 
     def verify(self) -> None:
@@ -86,39 +74,18 @@ class Writer:
 
     def close(self) -> None:
         """Kill the process and wait until it is gone."""
-        process, self._process = self._process, None
-        if process:
-            process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(END_S)
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    assert pipe
-                    pipe.close()
+        super().close()
         self._batch.close()
 
-    def _tell(self, command: str) -> str:
-        assert self._process
-        assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # the answer will be missing, and says more
-            self._process.stdin.write(command + "\n")
-            self._process.stdin.flush()
-        return self._answer()
+    def _start(self) -> subprocess.Popen[str]:
+        descriptors = self._file.descriptor, self._batch.descriptor
+        return start_python("storage_io.beside", (*descriptors, self._file.size, os.getpid()), descriptors)
 
-    def _answer(self) -> str:
-        assert self._process
-        assert self._process.stdout
-        word, _, rest = self._process.stdout.readline().rstrip("\n").partition(" ")
-        if word == "ok":
-            return rest
-        if word == "failed":
-            number, text = rest.split(" ", 1)
-            raise StorageError(f"cannot write {self._file.path}", OSError(int(number), text))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_S)
-        ended = self._process.returncode
-        how = "does not answer" if ended is None else processes.how_it_ended(-ended if ended < 0 else ended << 8)
-        raise RuntimeError(f"the writer beside {how if ended is None or ended >= 0 else f'was {how}'}")
+    def _met(self, word: str, rest: str) -> Exception | None:
+        if word != "failed":
+            return None
+        number, text = rest.split(" ", 1)
+        return StorageError(f"cannot write {self._file.path}", OSError(int(number), text))
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -169,29 +136,23 @@ def main() -> int:
     for name in ("file", "memory", "size", "parent"):
         parser.add_argument(name, type=int)
     given = parser.parse_args()
-    processes.die_with_parent()
-    if os.getppid() != given.parent:  # it died before the kernel knew whom to tell
+    if not belongs_to(given.parent):
         return 1
     passes = _Passes(given.file, Batch(PIECES, PIECE_BYTES, given.memory), given.size)
-    _say("ok")
+    say("ok")
     while command := sys.stdin.readline():
         try:
             if command.strip() == "stop":
-                _say(f"ok {passes.settle()}")
+                say(f"ok {passes.settle()}")
                 continue
             passes.go_on()
-            _say("ok")
+            say("ok")
             while not select.select([sys.stdin], [], [], 0)[0]:
                 passes.go_on()
         except OSError as error:
-            _say(f"failed {error.errno} {' '.join((error.strerror or '').split())}")
+            say(f"failed {error.errno} {error.strerror}")
             return 1
     return 0
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from storage_io.evidence import DeviceBytes, process_io
 from storage_io.formats import Format, Raw, Safetensors, Shard, Torch
 from storage_io.layout import trial
 from storage_io.models import MODELS, Model, first_of
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.pattern import Pattern
 from storage_io.ranks import add_up, least, together
 from storage_io.workspace import Workspace, require_space, target_of
@@ -102,6 +102,7 @@ def prepare(ctx: Context, name: str, kind: str, op: str, size: int, spare: int |
             return stack.enter_context(contextlib.closing(space))
 
         workspace = together(world, make)
+        tell(ctx, workspace.path)
         proof, took = together(world, lambda: _proof(workspace))
         limit = least(world, _in_time(fitting, took, ctx.budget_s))
         whole = model.shard()
@@ -113,7 +114,7 @@ def prepare(ctx: Context, name: str, kind: str, op: str, size: int, spare: int |
         stack.callback(format_.close)
         done = _Checkpoint(ctx, workspace, format_, shard, op == "save", counted=proof.counted)
         together(world, done.lay_out)
-        for setting, value in (describe(workspace.path) | proof.settings()).items():
+        for setting, value in proof.settings().items():
             ctx.set(setting, value)
         if not format_.direct:
             ctx.set("direct", False)

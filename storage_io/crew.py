@@ -10,7 +10,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from clustergauge import code, processes
 
@@ -21,8 +21,10 @@ END_S = 10.0
 class Crew:
     """Helpers that were started and have answered.  ``pids``: for what the kernel counts of them.  ``said``: what they said.
 
-    Raises ``RuntimeError`` where one does not start.
+    ``who``: what one of them is called.  Raises ``RuntimeError`` where one does not start.
     """
+
+    who = "a helper process"
 
     def __init__(self, starts: Sequence[Callable[[], subprocess.Popen[str]]]) -> None:
         self._helpers: list[subprocess.Popen[str]] = []
@@ -48,15 +50,14 @@ class Crew:
                         pipe.close()
         self._helpers = []
 
-    def _all(self, commands: Sequence[str]) -> None:
+    def _all(self, commands: Sequence[str]) -> list[str]:
         """Tell each helper its command, then wait for the answers of all."""
         for helper, command in zip(self._helpers, commands, strict=True):
             assert helper.stdin
             with contextlib.suppress(BrokenPipeError):  # its answer will be missing, and says more
                 helper.stdin.write(command + "\n")
                 helper.stdin.flush()
-        for helper in self._helpers:
-            self._answer(helper)
+        return [self._answer(helper) for helper in self._helpers]
 
     def _answer(self, helper: subprocess.Popen[str]) -> str:
         """What a helper says after ``ok``.  Raises what it met, or ``RuntimeError`` where it says nothing that is known."""
@@ -64,13 +65,13 @@ class Crew:
         word, _, rest = helper.stdout.readline().rstrip("\n").partition(" ")
         if word == "ok":
             return rest
-        if error := self._met(word, rest):
+        if error := self._met(word, rest.encode("ascii", "replace").decode("unicode_escape", "replace")):
             raise error
         with contextlib.suppress(subprocess.TimeoutExpired):
             helper.wait(END_S)
         ended = helper.returncode
         how = "does not answer" if ended is None else processes.how_it_ended(-ended if ended < 0 else ended << 8)
-        raise RuntimeError(f"a helper process {how if ended is None or ended >= 0 else f'was {how}'}")
+        raise RuntimeError(f"{self.who} {how if ended is None or ended >= 0 else f'was {how}'}")
 
     def _met(self, word: str, rest: str) -> Exception | None:
         """What a helper met, by its word for it; ``None`` for a word that is none."""
@@ -99,7 +100,24 @@ def belongs_to(parent: int) -> bool:
     return os.getppid() == parent  # it may have died before the kernel knew whom to tell
 
 
+def serve(commands: Mapping[str, Callable[..., object]], words: Callable[[Exception], str]) -> None:
+    """Do what each line of stdin says, a command and whole numbers, and answer ``ok``, or the ``words`` for what was met.
+
+    What there are no words for is raised.
+    """
+    for line in sys.stdin:
+        command, *numbers = line.split()
+        try:
+            commands[command](*map(int, numbers))
+        except Exception as error:
+            if not (said := words(error)):
+                raise
+            say(said)
+        else:
+            say("ok")
+
+
 def say(line: str) -> None:
-    """Answer."""
-    sys.stdout.write(" ".join(line.split()) + "\n")
+    """Answer.  Names of files may hold anything: what is no plain character is escaped, as `Crew` expects it."""
+    sys.stdout.write(line.encode("unicode_escape").decode("ascii") + "\n")
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from storage_io import fio
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.layout import lay_out
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.pattern import STAMP_EVERY, Pattern, aligned
 from storage_io.random_io import require
 from storage_io.workspace import Workspace
@@ -43,11 +43,12 @@ def prepare(ctx: Context, size: int, spare: int | None = None) -> Work:
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=True).of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        tell(ctx, workspace.path)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()
         lay_out(ctx, file, pattern)
         entries = _Entries(file, pattern, DeviceBytes(ctx.device_bytes))
-        for name, value in (describe(workspace.path) | file.settings() | {"engine": "pwritev and fdatasync, 1 thread"}).items():
+        for name, value in (file.settings() | {"engine": "pwritev and fdatasync, 1 thread"}).items():
             ctx.set(name, value)
         peer = fio.peer(ctx, workspace, file, fio.Pattern("write", STAMP_EVERY, 1, size, "each"), STAMP_EVERY)
         close = stack.pop_all().close

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from storage_io.batch import READ, Batch
-from storage_io.crew import Crew, belongs_to, say, start_python
+from storage_io.crew import Crew, belongs_to, say, serve, start_python
 from storage_io.datafile import DataFile
 from storage_io.engines import Aio, Engine, Threads, TransferError
 from storage_io.errors import StorageError
@@ -127,20 +127,12 @@ def main() -> int:
     batch = Batch(given.most, given.block, given.memory)
     engine = _engine(given.file, batch, given.depth, direct=bool(given.direct))
     say(f"ok {engine.name}")
-    for line in sys.stdin:
-        command, *numbers = line.split()
-        try:
-            if command == _GO:
-                engine.run()
-            elif command == _LOAD:
-                engine.load(int(numbers[0]), int(numbers[1]))
-            else:
-                engine.finish()
-        except TransferError as error:
-            say(f"failed {error.index} {error.cause.errno} {error.cause.strerror}")
-            continue
-        say("ok")
+    serve({_LOAD: engine.load, _GO: engine.run, _FINISH: engine.finish}, _words)
     return 0
+
+
+def _words(error: Exception) -> str:
+    return f"failed {error.index} {error.cause.errno} {error.cause.strerror}" if isinstance(error, TransferError) else ""
 
 
 def _engine(descriptor: int, batch: Batch, depth: int, *, direct: bool) -> Engine:

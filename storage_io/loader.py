@@ -36,7 +36,7 @@ from storage_io.dataset import SAMPLE_BYTES, SHARD_SAMPLES, DataSet
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
 from storage_io.layout import patience, trial
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.workspace import Workspace, target_of
 
 BATCH = 64
@@ -99,13 +99,12 @@ def prepare(ctx: Context, layout: str, workers: int, compute: int, size: int, sp
     with contextlib.ExitStack() as stack:
         space = Workspace(target, *room(layout, size).of(), spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
+        tell(ctx, workspace.path)
         proof, _ = trial(workspace.file(0), PROBE_BYTES)
         data = DataSet(workspace, 1 if layout == "files" else SHARD_SAMPLES, count)
         data.write(patience(ctx))
         epochs = stack.enter_context(contextlib.closing(_Epochs(ctx, data, workers, compute / 1000, steps, held, proof.counted)))
         epochs.calibrate()
-        for name, value in describe(workspace.path).items():
-            ctx.set(name, value)
         epochs.describe()
         close = stack.pop_all().close
     return Work(

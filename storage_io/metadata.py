@@ -22,7 +22,7 @@ from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, p
 from storage_io import names as calling
 from storage_io.errors import StorageError
 from storage_io.layout import make_all, patience
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.workspace import Workspace
 
 PER_FOLDER = 32
@@ -69,11 +69,10 @@ def prepare(ctx: Context, op: str, layout: str, files: int, spare: int | None = 
     with contextlib.ExitStack() as stack:
         space = Workspace(ctx.target, *room(layout, files).of(), spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
+        tell(ctx, workspace.path)
         names = _Names(ctx, workspace, op, files, each)
         names.populate()
         names.calibrate()
-        for name, value in describe(workspace.path).items():
-            ctx.set(name, value)
         ctx.set("engine", names.engine)
         ctx.set("folders", folders)
         close = stack.pop_all().close

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clustergauge.model import Scalar
+from clustergauge.probe import Context
 
 LONGEST_OPTION = 64
 
@@ -46,7 +47,8 @@ def mount_of(path: str, mounts: list[Mount]) -> Mount | None:
 
 
 def describe(folder: Path) -> dict[str, Scalar]:
-    """For the record: ``fs_type``, ``fs_options``, ``fs_source``, ``device_model``, ``device_rotational``, ``free_bytes``.
+    """For the record: ``fs_type``, ``fs_options``, ``fs_source``, ``device_model``, ``device_rotational``, ``device_cached``,
+    ``free_bytes``.
 
     What the kernel doesn't say is absent; options that are long paths (overlayfs has some) are left out.
     """
@@ -56,14 +58,41 @@ def describe(folder: Path) -> dict[str, Scalar]:
     if mount:
         options = ",".join(option for option in mount.options.split(",") if len(option) <= LONGEST_OPTION)
         said |= {"fs_type": mount.type, "fs_options": options, "fs_source": mount.source}
-        device = Path("/sys/dev/block", mount.device).resolve()
-        disk = device.parent if (device / "partition").exists() else device
+        disk = _disk(Path("/sys/dev/block", mount.device))
         model, rotational = _read(disk / "device/model").strip(), _read(disk / "queue/rotational").strip()
         if model:
             said["device_model"] = model
         if rotational in ("0", "1"):
             said["device_rotational"] = rotational == "1"
+        if behind := cached(disk):
+            said["device_cached"] = behind
     return said
+
+
+def tell(ctx: Context, folder: Path) -> None:
+    """Record what `describe` says; early in a case, so that one which fails tells of its target, too."""
+    for name, value in describe(folder).items():
+        ctx.set(name, value)
+
+
+def cached(disk: Path) -> str:
+    """Why what the kernel counts of a disk (a folder of ``/sys``) need not leave memory, in words; empty where nothing says so.
+
+    A loop device transfers to and from a file through the page cache, unless it was set up for direct I/O; some disks are memory.
+    What volumes are made of is looked at, too.
+    """
+    if _read(disk / "loop/dio").strip() == "0":
+        return f"{disk.name} is the file {_read(disk / 'loop/backing_file').strip()}, through the page cache"
+    if re.fullmatch(r"(ram|zram)[0-9]+", disk.name, re.ASCII):
+        return f"{disk.name} is memory"
+    parts = sorted((disk / "slaves").iterdir()) if (disk / "slaves").is_dir() else []
+    return next(filter(None, (cached(_disk(part)) for part in parts)), "")
+
+
+def _disk(device: Path) -> Path:
+    """Of a disk or a partition."""
+    device = device.resolve()
+    return device.parent if (device / "partition").exists() else device
 
 
 def _unescape(text: str) -> str:

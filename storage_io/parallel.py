@@ -27,7 +27,7 @@ from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
 from storage_io.layout import pieces, require_patience, trial
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
 from storage_io.sequential import SPOT_CHECKS, Block, moves
@@ -76,10 +76,11 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     assert ctx.target
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(contextlib.closing(SharedFolder(world, ctx.target, layout, size, agreed, spare)))
+        tell(ctx, folder.path)
         done = together(world, lambda: _Transfer(ctx, folder, agreed, block, depth, writes=op == "write"))
         stack.callback(done.close)
         done.lay_out()
-        for name, value in (describe(folder.path) | done.settings(block, depth)).items():
+        for name, value in done.settings(block, depth).items():
             ctx.set(name, value)
         close = stack.pop_all().close
     total = size * world.size

@@ -30,7 +30,7 @@ from storage_io.evidence import DeviceBytes
 from storage_io.helpers import LARGE, Alone, Helpers, helpers_for
 from storage_io.latencies import Latencies
 from storage_io.layout import READ_TO_PROVE, lay_out
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern
 from storage_io.workspace import Workspace, target_of
 
@@ -89,13 +89,12 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op != "read").of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        tell(ctx, workspace.path)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()
         lay_out(ctx, file, pattern, reads=True)
         scattered = stack.enter_context(contextlib.closing(Scattered(ctx, file, pattern, op, block, depth)))
         scattered.calibrate()
-        for name, value in describe(workspace.path).items():
-            ctx.set(name, value)
         work = workload(op, block)
         asked = fio.Pattern(RW[op], block, depth, size, "end" if op != "read" else "", 100 * MIX_READS // MIX)
         peer = fio.peer(ctx, workspace, file, asked, work.bytes_read + work.bytes_written)
@@ -152,13 +151,16 @@ class Scattered:
         helpers = helpers_for(depth, block, len(os.sched_getaffinity(0)))
         self._batch = Batch(min(self._blocks, BUFFER_BYTES // block), block, shared=helpers > 1)
         self._count = 0
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._batch.close)
             self._back = Helpers(file, self._batch, depth, helpers) if helpers > 1 else Alone(file, self._batch, depth)
-        except BaseException:
-            self._batch.close()
-            raise
-        self._again = Again(file.descriptor, self._batch, depth) if op == "read" and block >= LARGE and helpers == 1 else None
-        self._engine = Alone(file, self._batch, depth, self._again) if self._again else self._back
+            stack.callback(self._back.close)
+            self._again = Again(file.descriptor, self._batch, depth) if op == "read" and block >= LARGE and helpers == 1 else None
+            self._engine = Alone(file, self._batch, depth, self._again) if self._again else self._back
+            if self._again:
+                stack.callback(self._engine.close)
+            self.close = stack.pop_all().close
+            """End the helpers."""
         self.pids = list(self._engine.pids)
         self.beside = 0
         self._device = DeviceBytes(ctx.device_bytes, self.pids)
@@ -232,13 +234,6 @@ class Scattered:
             self._verify_all()
         self._asked = False
 
-    def close(self) -> None:
-        """End the helpers."""
-        self._engine.close()
-        if self._back is not self._engine:
-            self._back.close()
-        self._batch.close()
-
     def _load(self) -> None:
         """Choose blocks, fill what is to be written, poison what is to be read."""
         batch, count = self._batch, self._count
@@ -249,7 +244,7 @@ class Scattered:
         kinds[:], kinds[:reads] = WRITE, READ
         self._choose.shuffle(kinds)
         content = self._content(count)
-        if reads:
+        if reads and not self._again:  # which has memory of its own
             content[kinds == READ] = POISON
         if self.writes:
             self._sample += 1

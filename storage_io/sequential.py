@@ -27,8 +27,8 @@ from storage_io import cold, fio, memory
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
-from storage_io.layout import lay_out, pieces, require_patience, words_of
-from storage_io.mounts import describe
+from storage_io.layout import READ_TO_PROVE, lay_out, pieces, require_patience, words_of
+from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned
 from storage_io.slots import Slot, Slots
 from storage_io.workspace import Workspace, target_of
@@ -48,8 +48,9 @@ SIZES = (64 << 20, 256 << 20, 1 << 30, 4 << 30)
 
 def moves(op: str, size: int, block: int = BLOCK_BYTES) -> Moves:
     """What a case moves: the file is written once; of writes some blocks are read back after each, and all at the end."""
-    few = min(SPOT_CHECKS * block, size)
-    return Moves(before=size, sample=size + few, after=size) if op == "write" else Moves(before=size + few, sample=size)
+    if op == "read":
+        return Moves(before=size + min(READ_TO_PROVE, size), sample=size)
+    return Moves(before=size, sample=size + min(SPOT_CHECKS * block, size), after=size)
 
 
 def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa: ARG001 (an axis)
@@ -90,15 +91,17 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
     block = min(block, size)
     buffer = size if op == "write" else depth * block
-    memory.require(buffer, f"a buffer of {format_size(buffer)} needs")
+    back = blocks_back(depth, block, size) * block
+    memory.require(buffer + back, f"a buffer of {format_size(buffer)}, and {format_size(back)} to verify it, need")
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op == "write").of(peer=ctx.cross_check)
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        tell(ctx, workspace.path)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         made = _Writes(ctx, file, depth, block) if op == "write" else _Reads(ctx, file, depth, block)
         transfer = stack.enter_context(contextlib.closing(made))
         transfer.lay_out()
-        for name, value in (describe(workspace.path) | _settings(file, depth, block)).items():
+        for name, value in _settings(file, depth, block).items():
             ctx.set(name, value)
         pattern = fio.Pattern("write" if op == "write" else "read", block, depth, size, "end" if op == "write" else "")
         peer = fio.peer(ctx, workspace, file, pattern, size)
@@ -265,7 +268,7 @@ class _Back:
         self.places: list[Place] = [(offset, min(block, file.size - offset)) for offset in range(0, file.size, block)]
         self._file = file
         self._pattern = pattern
-        self._memory = pieces(aligned(min(len(self.places), max(depth, BASE_BYTES // block)) * block), block)
+        self._memory = pieces(aligned(blocks_back(depth, block, file.size) * block), block)
         self._lanes = Lanes([file.read_at] * depth)
 
     def verify(self, places: Sequence[Place], sample: int) -> None:
@@ -280,6 +283,11 @@ class _Back:
     def close(self) -> None:
         """End the threads."""
         self._lanes.close()
+
+
+def blocks_back(depth: int, block: int, size: int) -> int:
+    """Blocks that are read back at once."""
+    return min(-(-size // block), max(depth, BASE_BYTES // block))
 
 
 def _drop(ctx: Context, file: DataFile) -> None:

@@ -23,7 +23,7 @@ from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
 from storage_io.helpers import share
 from storage_io.layout import make_all, patience, trial
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.pattern import STAMP_EVERY, Pattern
 from storage_io.random_io import require
 from storage_io.whole_files import Reads, Shares, Writes, helpers_for
@@ -64,9 +64,10 @@ def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYT
     with contextlib.ExitStack() as stack:
         space = Workspace(target, *room(size, total).of(), spare=spare)
         workspace = stack.enter_context(contextlib.closing(space))
+        tell(ctx, workspace.path)
         files = _Files(ctx, workspace, op, depth, size, total // size)
         stack.callback(files.close)
-        for name, value in (describe(workspace.path) | files.settings).items():
+        for name, value in files.settings.items():
             ctx.set(name, value)
         files.populate()
         files.calibrate()

@@ -16,7 +16,7 @@ from clustergauge.units import parse_size
 from storage_io.beside import FILE_NUMBER, Writer
 from storage_io.datafile import DataFile
 from storage_io.layout import lay_out
-from storage_io.mounts import describe
+from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, Pattern
 from storage_io.random_io import SIZES, Scattered, moves, require, workload
 from storage_io.workspace import Workspace
@@ -53,6 +53,7 @@ def prepare(ctx: Context, block: int, depth: int, size: int, spare: int | None =
     need, files = room(size).of()
     with contextlib.ExitStack() as stack:
         workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        tell(ctx, workspace.path)
         pattern = Pattern()
         other = stack.enter_context(contextlib.closing(DataFile(workspace.file(1), written(size))))
         lay_out(ctx, other, pattern, FILE_NUMBER)
@@ -62,8 +63,6 @@ def prepare(ctx: Context, block: int, depth: int, size: int, spare: int | None =
         reads.calibrate()
         writer = stack.enter_context(contextlib.closing(Writer(other, pattern, ctx.seed)))
         both = _Both(ctx, reads, writer)
-        for name, value in describe(workspace.path).items():
-            ctx.set(name, value)
         ctx.set("beside", f"writes of 1 MiB, {'direct' if other.direct else 'buffered'}, 1 process × 4 threads")
         close = stack.pop_all().close
     return Work(

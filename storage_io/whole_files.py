@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clustergauge.probe import Wrong
-from storage_io.crew import Crew, belongs_to, say, start_python
+from storage_io.crew import Crew, belongs_to, say, serve, start_python
 from storage_io.errors import StorageError
 from storage_io.helpers import share
 from storage_io.lanes import Lanes
@@ -115,16 +115,16 @@ class Shares(Crew):
         super().__init__([functools.partial(start, part) for part in share(depth, helpers)])
 
     def load(self, sample: int, numbers: Sequence[int]) -> None:
-        """See `Share`."""
+        """See `Reads`."""
         count = len(self.pids)
         self._all([" ".join(map(str, (_LOAD, sample, *numbers[part::count]))) for part in range(count)])
 
     def run(self) -> None:
-        """See `Share`."""
+        """See `Reads`."""
         self._all([_GO] * len(self.pids))
 
     def verify(self) -> None:
-        """See `Share`."""
+        """See `Reads`."""
         self._all([_VERIFY] * len(self.pids))
 
     def _met(self, word: str, rest: str) -> Exception | None:
@@ -169,21 +169,19 @@ def main() -> int:
     if not belongs_to(parent):
         return 1
     own = Reads(Path(folder), size, depth, direct, Pattern(seed))
+
+    def load(sample: int, *chosen: int) -> None:
+        own.load(sample, chosen)
+
     say("ok")
-    for line in sys.stdin:
-        command, *words = line.split()
-        try:
-            if command == _GO:
-                own.run()
-            elif command == _VERIFY:
-                own.verify()
-            else:
-                own.load(int(words[0]), [int(word) for word in words[1:]])
-        except (StorageError, Wrong) as error:
-            say(f"{'wrong' if isinstance(error, Wrong) else 'failed'} {error}")
-        else:
-            say("ok")
+    serve({_LOAD: load, _GO: own.run, _VERIFY: own.verify}, _words)
     return 0
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, Wrong):
+        return f"wrong {error}"
+    return f"failed {error}" if isinstance(error, StorageError) else ""
 
 
 if __name__ == "__main__":

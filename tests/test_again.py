@@ -12,8 +12,8 @@ from hypothesis import given, strategies as st
 
 import run_suite
 from clustergauge.globs import matches
-from reports.again import again, glob_of
-from tests.made_up import COPY, MATMUL, RUN, loaded, record
+from reports.again import again, glob_of, resuming
+from tests.made_up import COPY, MATMUL, RUN, loaded, planned, record
 from tests.shown import shown
 
 
@@ -47,6 +47,22 @@ def test_a_pasted_line_gives_the_command_line_what_the_run_was_given(width):
 def test_what_is_the_default_anyway_is_not_said_again():
     run = loaded(command=("run", "--suite", "quick", "--device", "auto", "-o", "results")).run
     assert again(run, "a/b=1", broken=True) == ["run_suite.py run", "-k a/b=1"]
+
+
+def test_the_command_that_goes_on_says_what_a_run_folder_may_not_decide():
+    assert resuming(loaded(command=("run", "--suite", "full", "-k", "x", "--target", "a")).run) == (
+        f"run_suite.py run --resume {RUN} --target a"
+    )
+    command = ("--target", "a b", "--target", "c", "--hosts", "n[1-4]", "--launcher", NASTY, "-o", "/out", "--ranks", "2")
+    words = shlex.split(resuming(loaded(command=command).run))
+    options = run_suite.make_parser().parse_args(words[1:])
+    assert (options.resume, options.targets, options.output) == (RUN, ["a b", "c"], "/out")
+    assert (options.hosts, options.launcher, options.ranks) == ("n[1-4]", NASTY, None)
+    command = ("run", "--target", "a", "-o", "/out")
+    missing = [planned(record("memory", COPY))]
+    assert f"run_suite.py run --resume {RUN} --target a -o /out goes on" in " ".join(
+        shown(loaded(command=command, missing=missing, interrupted=True)).split()
+    )
 
 
 def test_every_flag_that_the_run_knows_is_known_to_the_rerun_line():

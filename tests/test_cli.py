@@ -183,6 +183,12 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(words, said):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_glob_that_chooses_nothing_beside_one_that_does_is_told():
+    done = called("list", "-k", "matmul/*", "-k", "sequental")
+    assert (done.returncode, done.stderr) == (0, "note: no case matches -k 'sequental'\n")
+    assert called("list", "-k", "matmul/*", "-k", "sequential").stderr == ""
+
+
 @pytest.mark.parametrize(
     ("verb", "flag"),
     [("run", flag) for flag in ("--accept", "--baseline", "--hosts", "--hostfile", "--topology", "--ceilings", "--max-time")]

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from storage_io.datafile import DataFile
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes, cached_bytes, process_io
 from storage_io.mounts import Mount, describe, mount_of, parse_mountinfo
+from tests.on_disk import mounted, needs_root
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
 23 22 0:21 / /proc rw,nosuid - proc proc rw
@@ -66,6 +69,40 @@ def test_a_folder_is_described(tmp_path, monkeypatch):
     assert said["fs_options"] == "rw,upperdir=/u"  # no list of layers
     monkeypatch.setattr(mounts, "_read", lambda _: "")
     assert set(describe(tmp_path)) == {"free_bytes"}  # unknown is absent
+
+
+def test_a_disk_that_is_a_file_or_memory_is_told_whatever_lies_on_it(tmp_path):
+    def made(name, **files):
+        for path, text in files.items():
+            file = tmp_path / name / path.replace("__", "/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        return tmp_path / name
+
+    file = made("loop0", loop__dio="0\n", loop__backing_file="/images/a b\n")
+    direct = made("loop1", loop__dio="1\n", loop__backing_file="/images/c\n")
+    memory_disk, disk = made("zram0"), made("nvme0n1")
+    part = made("loop0/loop0p1", partition="1\n")
+    volume = made("dm-0")
+    assert mounts.cached(file) == "loop0 is the file /images/a b, through the page cache"
+    assert mounts.cached(memory_disk) == "zram0 is memory"
+    assert [mounts.cached(other) for other in (direct, disk, volume, tmp_path / "gone")] == [""] * 4
+    (volume / "slaves").mkdir()
+    for name, under in (("a", disk), ("b", part)):
+        (volume / "slaves" / name).symlink_to(under)
+    assert mounts.cached(volume) == mounts.cached(file)
+
+
+@needs_root
+@pytest.mark.skipif(not shutil.which("mkfs.ext4"), reason="needs mkfs.ext4")
+def test_a_folder_on_a_loop_device_says_so(tmp_path):
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    with mounted(tmp_path / "there", "-o", "loop", str(image)) as folder:
+        assert str(describe(folder)["device_cached"]).endswith(f" is the file {image}, through the page cache")
 
 
 def test_memory_is_read_or_unknown():

@@ -505,6 +505,16 @@ def test_helpers_that_cannot_start_are_named_and_nothing_is_left(tmp_path, monke
     assert names(tmp_path) == []
 
 
+def test_an_engine_that_cannot_start_leaves_no_other_behind(tmp_path, monkeypatch):
+    ended, real = [], helpers.Aio.close
+    monkeypatch.setattr(helpers.Aio, "close", lambda aio: (ended.append(aio), real(aio)))
+    monkeypatch.setattr(random_io, "Again", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        prepare(context(tmp_path), "read", LARGE, 8, SIZE, spare=0)
+    assert len(ended) == 1
+    assert names(tmp_path) == []
+
+
 def test_a_helper_leaves_when_it_is_spoken_to_no_more(tmp_path):
     file = DataFile(tmp_path / "data", SIZE)
     batch = Batch(16, BLOCK)

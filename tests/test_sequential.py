@@ -17,6 +17,7 @@ from clustergauge.probe import Context, Skip, Wrong
 from clustergauge.world import Serial
 from storage_io import datafile, memory, workspace
 from storage_io.errors import StorageError
+from storage_io.mounts import describe
 from storage_io.sequential import BLOCK_BYTES, prepare, sequential, sequential_blocks
 from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
 
@@ -340,6 +341,21 @@ def test_a_limit_on_file_size_is_one_sentence(tmp_path, depth):
             assert f"at byte {BLOCK_BYTES}:" in str(caught.value)
 
 
+def test_a_case_that_fails_says_what_it_wrote_to(tmp_path, any_space, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pwritev", fails)
+    params = {"op": "write", "depth": 1, "size": SIZE // 4096 * 4096}
+    job = Job("x", "storage_io.sequential", "sequential", params, "cpu", budget_s=0.1, seed=1, target=str(tmp_path))
+    outcome = execute(job, sequential, Serial(), tmp_path, lambda _: None)
+    assert (outcome.status, outcome.measurement) == ("error", None)
+    assert outcome.reason.endswith("data-0 at byte 0: input/output error")
+    assert outcome.settings == {name: value for name, value in describe(tmp_path).items() if name != "free_bytes"} | {
+        "free_bytes": outcome.settings["free_bytes"]
+    }
+
+
 @needs_root
 def test_a_read_only_target_is_one_sentence(tmp_path):
     (tmp_path / "real").mkdir()
@@ -431,8 +447,11 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with pytest.raises(Skip, match=r"must stay free"):
         prepare(context(tmp_path), "read", 1, 4096, spare=1 << 60)
     monkeypatch.setattr(memory, "available", lambda: 100 << 20)
-    with pytest.raises(Skip, match="a buffer of 4KiB needs more memory than the 100 MiB available"):
+    with pytest.raises(Skip, match="a buffer of 4KiB, and 4KiB to verify it, need more memory than the 100 MiB available"):
         prepare(context(tmp_path), "read", 1, 4096, spare=0)
+    monkeypatch.setattr(memory, "available", lambda: memory.SPARE + (255 << 20))
+    with pytest.raises(Skip, match="a buffer of 128MiB, and 128MiB to verify it, need more memory than the 511 MiB available"):
+        prepare(context(tmp_path), "read", 8, 128 << 20, block=16 << 20, spare=0)
     assert names(tmp_path) == []
 
 

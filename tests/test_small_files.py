@@ -157,6 +157,25 @@ def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, monkeypatch, op, de
             work.check()
 
 
+@pytest.mark.parametrize("name", ["two  blanks", "a\nline", "\\x41", "ü", os.fsdecode(b"\xff")])
+def test_helpers_name_files_in_folders_of_any_name(tmp_path, monkeypatch, name):
+    two_processors(monkeypatch)
+    target = tmp_path / name
+    target.mkdir()
+    with prepared(target, "read", 8) as (work, _):
+        work.reset()
+        (path,) = target.glob(f".clustergauge-*/data-{work.run.__self__._chosen[-1]}")
+        flip(path, 77)
+        work.run()
+        with pytest.raises(Wrong) as wrong:
+            work.run.__self__._files.verify()
+        assert str(wrong.value).startswith(f"{path} differs at byte 77: ")
+        path.unlink()
+        with pytest.raises(StorageError) as failed:
+            work.run()
+        assert str(failed.value) == f"cannot read {path}: no such file or directory"
+
+
 def test_a_file_in_the_place_of_another_is_told(tmp_path):
     with prepared(tmp_path, "read") as (work, _):
         work.reset()

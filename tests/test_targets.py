@@ -234,7 +234,7 @@ def test_a_long_folder_behind_a_link_leaves_room_for_what_it_is():
 
 def test_a_target_that_no_case_reached_is_not_left_out():
     record = msgspec.structs.replace(on("/gone"), settings={}, status="error", reason="x", measurement=None)
-    assert list(storage.lines(shown([record]))) == ["/gone: nothing is known of it, for no case reached it"]
+    assert list(storage.lines(shown([record]))) == ["/gone: nothing is known of it, for no case came to a number there"]
 
 
 # -- all of it

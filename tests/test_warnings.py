@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -163,6 +164,15 @@ def test_storage_whose_last_windows_stray_or_slope_is_not_steady():
     assert doubted(rates(1, 1, 1.5, 1, 1, width=1))
     assert not doubted([1.0, 9.0, 1.0, 9.0])  # too few to say
     assert not doubted(rates(1, 1, 1.5, 1, 1), Workload(flops=1, bound="compute"))
+
+
+def test_storage_on_a_device_that_is_a_file_or_memory_is_unproven():
+    moved = {"read": 100, "asked_read": 100, "written": 0, "asked_written": 0}
+    record = made.record(work=STORED, device_bytes=moved, settings={"fs_type": "ext4"})
+    assert "unproven" not in names(record)
+    behind = "loop0 is the file /image, through the page cache"
+    cached = msgspec.structs.replace(record, settings={"fs_type": "ext4", "device_cached": behind})
+    assert detail("unproven", cached) == f"{behind}: what the device does cannot be seen from here"
 
 
 def test_two_modes_are_told_with_their_shares():

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from clustergauge import flags
 from clustergauge.errors import UsageError
+from clustergauge.globs import matches
 from verbs.asked import suite_path
-from verbs.said import OK, ROOT
+from verbs.said import OK, ROOT, say
 
 if TYPE_CHECKING:
     from clustergauge.fleet import Fleet
@@ -46,8 +47,14 @@ def planned_for(options: argparse.Namespace, output: Path, fleet: Fleet | None) 
     suite, wish = plan.load_suite(suite_path(options.suite)), _wish(options, None if fleet else output)
     if fleet:
         fleet.meet(wish.targets)
-        return plan_nodes.plan_nodes(suite, probes, fleet.machines, fleet.desk.names, wish, shared=fleet.shared)
-    return plan.plan(suite, probes, machine.describe_apart(), wish)
+        planned = plan_nodes.plan_nodes(suite, probes, fleet.machines, fleet.desk.names, wish, shared=fleet.shared)
+    else:
+        planned = plan.plan(suite, probes, machine.describe_apart(), wish)
+    ids = {p.case for p in planned}
+    for glob in wish.globs:
+        if not any(matches(glob, case) for case in ids):
+            say(f"note: no case matches -k {glob!r}")
+    return planned
 
 
 def _wish(options: argparse.Namespace, output: Path | None) -> Wish:

@@ -177,6 +177,7 @@ def _measure(
     from clustergauge.run import conduct
     from clustergauge.supervise import Supervisor
     from reports import outcome
+    from reports.again import resuming
     from reports.progress import Progress
 
     before = earlier.records if earlier else []
@@ -208,10 +209,10 @@ def _measure(
         say(note)
     if came.interrupted:
         left = fleet or len(came.records) < sum(not p.skip for p in todo)  # a burn-in that was cut short has its record
-        say(f"interrupted: what was measured is kept{f'; run_suite.py run --resume {run.run_id} goes on' if left else ''}")
+        say(f"interrupted: what was measured is kept{f'; {resuming(run)} goes on' if left else ''}")
     if came.not_reached:
         missed = counted(len(came.not_reached), "case")
-        say(f"{missed} not reached in the time given; run_suite.py run --resume {run.run_id} goes on")
+        say(f"{missed} not reached in the time given; {resuming(run)} goes on")
     if came.problem:
         say(f"run_suite.py: {came.problem}")
     try:
