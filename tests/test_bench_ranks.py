@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -85,6 +87,7 @@ class Session:
     """One launch of pytest under mpiexec."""
 
     folder: Path
+    scratch: Path
     process: subprocess.Popen[str]
     mark: str
     earlier: set[Path]
@@ -107,7 +110,7 @@ class Session:
 
     def left(self) -> list[str]:
         """Processes and folders of it that are still there."""
-        folders = [*(set(Path("/tmp").glob("clustergauge-ranks-*")) - self.earlier), *self.folder.glob("t/clustergauge*")]
+        folders = [*(set(Path("/tmp").glob("clustergauge-ranks-*")) - self.earlier), *self.scratch.glob("clustergauge*")]
         return [*(process.describe() for process in processes.bearing(self.mark)), *map(str, filter(over, folders))]
 
 
@@ -126,17 +129,18 @@ def start(tmp_path):
     started: list[Session] = []
 
     def launch(launcher: Launcher, *words: str, ranks: int = 2) -> Session:
-        started.append(launched(launcher, tmp_path, *words, ranks=ranks))
+        scratch = Path(tempfile.mkdtemp(dir="/tmp"))  # a short name: sockets lie in it
+        started.append(launched(launcher, tmp_path, scratch, *words, ranks=ranks))
         return started[-1]
 
     yield launch
     for session in started:
         session.process.kill()
         processes.end_all(partial(processes.bearing, session.mark), 0.0)
+        shutil.rmtree(session.scratch, ignore_errors=True)
 
 
-def launched(launcher: Launcher, folder: Path, *words: str, ranks: int) -> Session:
-    (folder / "t").mkdir()
+def launched(launcher: Launcher, folder: Path, scratch: Path, *words: str, ranks: int) -> Session:
     (folder / "seated.toml").write_text(SUITE)
     mark = f"CLUSTERGAUGE_TEST_MARK={uuid.uuid4()}"
     name, value = mark.split("=")
@@ -147,20 +151,20 @@ def launched(launcher: Launcher, folder: Path, *words: str, ranks: int) -> Sessi
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=own | launcher.environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "t"), name: value},
+        env=own | launcher.environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), name: value},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    return Session(folder, process, mark, earlier)
+    return Session(folder, scratch, process, mark, earlier)
 
 
 def await_phase(session: Session, phase: bytes, ranks: int) -> None:
     """Until so many workers are in a phase."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        if sum(phase in path.read_bytes() for path in session.folder.glob("t/*/phase.*")) >= ranks:
+        if sum(phase in path.read_bytes() for path in session.scratch.glob("*/phase.*")) >= ranks:
             return
         time.sleep(0.05)
     raise AssertionError(f"nobody came to {phase}")
