@@ -5,6 +5,9 @@ anew, and what it did is undone before the next, untimed; *list* reads all names
 operations (of single names, for *list*).  The kernel's caches are warm, as they are for programs: a local file system answers
 *stat*, *open* and *list* from memory.  Nothing is synced: what a crash would lose is another question (see `flush`).
 
+On ext4 a create may take 0.02 ms, or 0.6 ms for some minutes after many files were removed and synced, whoever removed them; a
+sample of *create* comes after the removal of what the last one made.
+
 After every sample all names are listed and compared with what must be there; *stat* and *rename* must show each file's own inode.
 """
 
