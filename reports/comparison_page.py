@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from clustergauge.compare import Pair, Report
-from clustergauge.loading import LoadedRun
 from clustergauge.units import counted, format_rate
-from reports import charts, comparison, side_by_side
+from reports import charts, comparison, heading, side_by_side
 from reports.charts import Bar
 from reports.comparison import weakness, word_of
-from reports.layout import short_names
+from reports.side_by_side import Table
 from reports.table import percent
 from reports.web import banner, document, paragraph, section, table
 
@@ -109,29 +108,38 @@ def _methods(report: Report) -> Iterator[str]:
 # many runs
 
 
-def html_of_many(runs: Sequence[LoadedRun]) -> str:
+def html_of_many(runs: Table) -> str:
     """One column a run: the best is marked, the others say which share of it they reach."""
-    return document(f"ClusterGauge: {len(runs)} runs side by side", section("Cases", _many(runs)))
+    return document(f"ClusterGauge: {len(runs.runs)} runs side by side", section("Cases", _many(runs)))
 
 
-def _many(runs: Sequence[LoadedRun]) -> Iterator[str]:
-    shown = runs[:MOST_RUNS]
-    letters = [side_by_side.letter_of(number) for number in range(len(shown))]
+def _many(runs: Table) -> Iterator[str]:
+    more = len(runs.runs) - MOST_RUNS
+    found = side_by_side.table_of(runs.runs[:MOST_RUNS]) if more > 0 else runs
     told = [
-        [letter, r.run.run_id, ", ".join(m.host for m in r.machines.values())] for letter, r in zip(letters, shown, strict=True)
+        [
+            letter,
+            r.run.run_id,
+            "; ".join(heading.kinds(r.machines.values())),
+            "; ".join(dict.fromkeys(map(heading.versions, r.machines.values()))),
+        ]
+        for letter, r in zip(found.labels, found.runs, strict=True)
     ]
-    yield table("Runs", ["", "run", "machines"], told)
-    if len(runs) > MOST_RUNS:
-        yield paragraph(f"{len(runs) - MOST_RUNS} more runs are left out of this page.")
-    lines = side_by_side.lines_of(shown)
-    names = short_names({line.case: line.params for line in lines})
+    yield table("Runs", ["", "run", "machines", "versions"], told)
+    if more > 0:
+        yield paragraph(f"{counted(more, 'more run is', 'more runs are')} left out of this page.")
+    for remark in found.remarks():
+        yield paragraph(remark, "doubt")
+    names = found.names()
     rows: list[list[str]] = []
-    for line in lines[:MOST_ROWS]:
+    for line in found.lines[:MOST_ROWS]:
         cells: list[str] = []
         for index, metric in enumerate(line.values):
             ratio = line.ratio(index)
             share = "" if ratio is None else " (best)" if line.best == index else f" ({100 * ratio:.0f} %)"
-            cells.append(format_rate(metric.value, metric.unit) + share if metric else "–")
+            cells.append(format_rate(metric.value, metric.unit) + share if metric else line.words[index] or "–")
         rows.append([names[line.case], line.device, *cells])
-    yield table(f"{counted(len(lines), 'case')}, medians, and the share of the best", ["case", "device", *letters], rows)
-    yield paragraph("Medians side by side: whether two of them differ, a comparison of those two runs tells.")
+    left = f"; {len(found.lines) - MOST_ROWS} more are left out of this page" if len(found.lines) > MOST_ROWS else ""
+    title = f"{counted(len(found.lines), 'case')}, medians, and the share of the best{left}"
+    yield table(title, ["case", "device", *found.labels], rows)
+    yield paragraph(side_by_side.LEGEND)

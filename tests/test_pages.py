@@ -51,7 +51,7 @@ def test_nothing_compared_is_no_success():
 
 def test_many_runs_are_columns():
     runs = [compared(launches(t), run_id=name) for t, name in ((1.0, "a"), (2.0, "b"), (4.0, HOSTILE))]
-    text = comparison_page.html_of_many(runs)
+    text = comparison_page.html_of_many(side_by_side.table_of(runs))
     is_safe(text)
     assert text.count("(best)") == 1
     assert "(50 %)" in text
