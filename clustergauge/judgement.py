@@ -124,8 +124,11 @@ class Recalled:
 def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
     """What the run was held against when it ended, as its folder keeps it, but for what is ``given`` now.
 
-    ``results``: where its baseline may lie, if not beside it.  Raises `UsageError` for kept files that are no such files.
+    ``results``: where its baseline may lie, if not beside it.  Raises `UsageError` for kept files that are no such files, and for
+    a baseline that is this run itself.
     """
+    if given.baseline and given.baseline.run.run_id == loaded.run.run_id:
+        raise UsageError(f"--baseline {loaded.run.run_id}: that is this run itself, which reaches all of itself: name another")
     judgement = loading.judgement(loaded.path, loaded.run.run_id)
     if judgement is None:
         return Recalled(given)

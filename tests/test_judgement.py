@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -349,6 +350,19 @@ def test_the_baseline_is_found_again_or_missed_aloud(tmp_path):
         "baseline: other; when the run ended: base\n",
         {"baseline other"},
     )
+
+
+def test_a_run_is_not_held_against_itself(tmp_path):
+    """It would reach all of itself: a pass that says nothing, by whichever name it comes."""
+    path = judged(tmp_path)
+    copy = shutil.copytree(path, tmp_path / "elsewhere" / "copy")
+    for name in (path, copy):
+        code, found, said = report(path, "--baseline", str(name))
+        assert (code, found) == (2, [])
+        assert said.startswith(f"run_suite.py: --baseline {path.name}: that is this run itself")
+        assert said.count("\n") == 1
+    done = called("compare", str(path), str(copy), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "run_suite.py: compare: the same run is named twice\n")
 
 
 def test_what_has_no_checksum_is_left_aside(tmp_path):
