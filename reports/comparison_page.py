@@ -15,6 +15,8 @@ from reports.web import banner, document, paragraph, section, table
 
 MOST_BARS, MOST_ROWS, MOST_RUNS = 60, 2000, 40
 """What a page holds, so that it stays small; it says what it leaves out."""
+COLUMNS = 6
+"""So many runs stand side by side in one table: a sheet of paper holds no more."""
 STYLES = {"broken": "bad", "slower": "bad", "faster": "good", "inconclusive": "doubt", "incomparable": "doubt"}
 
 
@@ -125,21 +127,28 @@ def _many(runs: Table) -> Iterator[str]:
         ]
         for letter, r in zip(found.labels, found.runs, strict=True)
     ]
-    yield table("Runs", ["", "run", "machines", "versions"], told)
+    yield table("Runs", ["column", "run", "machines", "versions"], told)
     if more > 0:
         yield paragraph(f"{counted(more, 'more run is', 'more runs are')} left out of this page.")
     for remark in found.remarks():
         yield paragraph(remark, "doubt")
+    left = f"; {len(found.lines) - MOST_ROWS} more are left out of this page" if len(found.lines) > MOST_ROWS else ""
+    title = f"{counted(len(found.lines), 'case')}, medians, and the share of the best{left}"
+    for first in range(0, len(found.runs), COLUMNS):
+        block = range(first, min(first + COLUMNS, len(found.runs)))
+        more = f"; {found.labels[block[0]]} to {found.labels[block[-1]]}" if len(found.runs) > COLUMNS else ""
+        yield table(f"{title}{more}", ["case", "device", *(found.labels[i] for i in block)], _rows(found, block))
+    yield paragraph(side_by_side.LEGEND)
+
+
+def _rows(found: Table, block: range) -> list[list[str]]:
     names = found.names()
     rows: list[list[str]] = []
     for line in found.lines[:MOST_ROWS]:
         cells: list[str] = []
-        for index, metric in enumerate(line.values):
-            ratio = line.ratio(index)
+        for index in block:
+            metric, ratio = line.values[index], line.ratio(index)
             share = "" if ratio is None else " (best)" if line.best == index else f" ({100 * ratio:.0f} %)"
             cells.append(format_rate(metric.value, metric.unit) + share if metric else line.words[index] or "–")
         rows.append([names[line.case], line.device, *cells])
-    left = f"; {len(found.lines) - MOST_ROWS} more are left out of this page" if len(found.lines) > MOST_ROWS else ""
-    title = f"{counted(len(found.lines), 'case')}, medians, and the share of the best{left}"
-    yield table(title, ["case", "device", *found.labels], rows)
-    yield paragraph(side_by_side.LEGEND)
+    return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -92,6 +92,12 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf |
         if (machine_id, case, device) not in groups
     ]
     return rows
+
+
+def place_in(loaded: LoadedRun) -> Callable[[Row], tuple[bool, int]]:
+    """What rows are sorted by where the place decides: machines by their names, and what spans several last."""
+    order = {machine_id: number for number, machine_id in enumerate(loaded.machines)}
+    return lambda row: (hosts.spans(row.device), order.get(row.machine_id, len(order)))
 
 
 def of_run(rows: Sequence[Row], owed: Sequence[str]) -> list[Row]:

@@ -59,6 +59,17 @@ def test_many_runs_are_columns():
     assert HOSTILE in parsed(text).text
 
 
+def test_of_many_columns_as_many_stand_in_a_table_as_a_sheet_holds():
+    runs = [compared(launches(1 + n / 10), run_id=f"r{n}") for n in range(14)]
+    text = comparison_page.html_of_many(side_by_side.table_of(runs))
+    is_safe(text)
+    heads = [re.findall(r'<th scope="col">([A-Z])</th>', table) for table in text.split("<table>")]
+    assert [len(head) for head in heads if head] == [6, 6, 2]
+    assert [label for head in heads for label in head] == list("ABCDEFGHIJKLMN")
+    assert text.count("(best)") == 1
+    assert text.count("FLOP/s") == 14
+
+
 def test_comparisons_are_printed_as_pages(capsysbinary):
     report = compare.compare(compared(launches(1.0), run_id="a"), compared(launches(1.0, seed=1), run_id="b"))
     comparison.show(report, "html")
