@@ -23,7 +23,8 @@ from clustergauge.model import Planned, Record, Run
 from clustergauge.units import counted, format_rate
 from clustergauge.valid import printable
 from reports.markdown import cell
-from reports.rows import BAD, Row
+from reports.rows import BAD, Row, worst_first
+from reports.table import asked
 
 COLUMNS = (
     "case", "device", "host", "machine_id", "launches", "verdict", "metric", "value", "unit", "low", "high", "ceiling",
@@ -48,6 +49,14 @@ def reason_of(row: Row) -> str:
     said += [r.reason for r in row.records if r.reason]
     said += [v.reason for v in row.verdicts if v.reason and v.verdict == row.word]
     return printable("; ".join(dict.fromkeys(said)))
+
+
+def told_of(row: Row) -> str:
+    """What was asked and reached where that decided the row's word, and `reason_of` it: for a reader who has no columns."""
+    deciding = [v for v in row.verdicts if v.verdict == row.word]
+    said = [*map(asked, deciding), reason_of(row), *(v.remark for v in deciding)]
+    said += [f"source: {v.source}" for v in deciding if v.source]
+    return printable("; ".join(dict.fromkeys(filter(None, said))))
 
 
 def unanswered(loaded: LoadedRun) -> list[Planned]:
@@ -115,14 +124,15 @@ def to_markdown(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     lines += [f"Suite {cell(loaded.run.suite)}, {cell(loaded.run.started)}: " + ", ".join(f"{n} {w}" for w, n in count.items())]
     if missing := len(unanswered(loaded)):
         lines += ["", f"**{lacking(missing, owed(loaded.run))}.**"]
-    lines += ["", "| verdict | case | host | device | result | of ceiling | why |", "|---|---|---|---|---:|---:|---|"]
-    for row in sorted(rows, key=lambda r: BAD.index(r.word) if r.word in BAD else len(BAD)):
+    lines += ["", "| verdict | case | host | device | result | of ceiling | asked | why |", "|---|---|---|---|--:|--:|---|---|"]
+    for row in worst_first(loaded, rows):
         told, ceiling = row.headline, row.ceiling
         number = format_rate(told.value, told.unit) if told else ""
         share = f"{100 * told.value / ceiling.value:.0f} %" if told and ceiling and ceiling.unit == told.unit != "s" else ""
         word = f"**{row.word}**" if row.word in BAD else row.word
         texts = [cell(t) for t in (row.case, host_of(loaded, row), row.device)]
-        lines.append(f"| {' | '.join([word, *texts, number, share, cell(reason_of(row))])} |")
+        bound = asked(row.verdict, named=not told or told.name != row.verdict.metric) if row.verdict else ""
+        lines.append(f"| {' | '.join([word, *texts, number, share, *map(cell, (bound, reason_of(row)))])} |")
     return "\n".join([*lines, *(f"\n{cell(note)}" for note in loaded.notes)]) + "\n"
 
 
@@ -146,7 +156,7 @@ def to_junit(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     for row in rows:
         kind = "failure" if row.word in _FAILURES else "error" if row.word in BAD else "skipped" if row.word in _SKIPPED else ""
         name = f"{host_of(loaded, row)} {row.device}".strip().replace(".", "_")
-        body += _testcase(name, row.case, kind, row.word, reason_of(row) or row.word, sum(map(_seconds, row.records)))
+        body += _testcase(name, row.case, kind, row.word, told_of(row) or row.word, sum(map(_seconds, row.records)))
         count[kind] += 1
     for planned in unanswered(loaded):
         why = f"launch {planned.launch} was planned and has no record"

@@ -16,7 +16,7 @@ from clustergauge.units import counted, format_rate, format_size, format_time
 from reports import fleet_page, page_charts, storage
 from reports.export import host_of, lacking, owed, reason_of, unanswered
 from reports.layout import short_names
-from reports.rows import BAD, Row, Word, place_in
+from reports.rows import BAD, Row, Word, worst_first
 from reports.table import amount, percent, sign_of
 from reports.web import banner, document, paragraph, section, table
 
@@ -107,8 +107,7 @@ def _word(word: str) -> str:
 def _results(loaded: LoadedRun, rows: list[Row], caption: str, most: int) -> Iterator[str]:
     if not rows:
         return
-    where, cases = place_in(loaded), {case: number for number, case in enumerate(dict.fromkeys(r.case for r in rows))}
-    rows = sorted(rows, key=lambda r: (BAD.index(r.word) if r.word in BAD else len(BAD), cases[r.case], *where(r)))
+    rows = worst_first(loaded, rows)
     names = short_names({row.case: row.params for row in rows})
     told: list[list[str]] = []
     for row in rows[:most]:

@@ -100,6 +100,12 @@ def place_in(loaded: LoadedRun) -> Callable[[Row], tuple[bool, int]]:
     return lambda row: (hosts.spans(row.device), order.get(row.machine_id, len(order)))
 
 
+def worst_first(loaded: LoadedRun, rows: Sequence[Row]) -> list[Row]:
+    """What somebody must look at before the rest; then by case in the order measured, and by place (`place_in`)."""
+    where, cases = place_in(loaded), {case: number for number, case in enumerate(dict.fromkeys(r.case for r in rows))}
+    return sorted(rows, key=lambda r: (BAD.index(r.word) if r.word in BAD else len(BAD), cases[r.case], *where(r)))
+
+
 def of_run(rows: Sequence[Row], owed: Sequence[str]) -> list[Row]:
     """What keeps a run from being whole though none of its ``rows`` says so, as one more of them: for programs that count rows.
 
