@@ -131,10 +131,10 @@ def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
         raise UsageError(f"--baseline {loaded.run.run_id}: that is this run itself, which reaches all of itself: name another")
     judgement = loading.judgement(loaded.path, loaded.run.run_id)
     if judgement is None:
-        return Recalled(given)
+        return _without(loaded, given, _why_none(loaded.run))
     if odd := sums.unsummed(loaded.path):
         words = f"{folder.located(loaded.path / odd[0])}: has no checksum in {folder.SUMS}"
-        return Recalled(given, (f"{words}: what was decided when the run ended is left aside",))
+        return _without(loaded, given, f"{words}: what was decided when the run ended is left aside", told=True)
     asked, notes, whole = given, list[str](), True
     if not given.name:
         text, acceptance = _acceptance(loaded, judgement)
@@ -153,6 +153,25 @@ def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
     elif other is None or (own.run.run_id, sums.facts(own.path)) != (other.run_id, other.facts):
         notes.append(f"baseline: {own.run.run_id}; when the run ended: {other.run_id if other else 'none'}")
     return Recalled(asked, tuple(notes), whole)
+
+
+def missing(loaded: LoadedRun, asked: Asked) -> list[str]:
+    """The flags that the run was begun with and ``asked`` has nothing of: held against less it passes more."""
+    there = {"--accept": asked.name, "--baseline": asked.baseline, "--ceilings": asked.catalogue}
+    said = {word.partition("=")[0] for word in loaded.run.command}
+    return [flag for flag, kept in there.items() if flag in said and not kept]
+
+
+def _without(loaded: LoadedRun, given: Asked, why: str, told: bool = False) -> Recalled:
+    """For a run of which nothing is kept, ``why``: what is ``given`` alone, which is not all if it was begun with more.
+
+    ``told``: the reader must know why, whatever it was begun with.
+    """
+    notes = [why] if told else []
+    if lacking := missing(loaded, given):
+        flags = " and ".join(lacking)
+        notes.append(f"begun with {flags}, of which nothing is kept{'' if told else f' ({why})'}: judged without; say it again")
+    return Recalled(given, tuple(notes), whole=not lacking)
 
 
 # --------------------------------------------------------------------------------------------------------------------------
