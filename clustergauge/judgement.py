@@ -113,12 +113,12 @@ def _text(judgement: Judgement) -> bytes:
 class Recalled:
     """What a run is held against when it is shown again.
 
-    ``notes``: what of it is not as it was when the run ended, in words.  ``whole``: nothing of it is missing.
+    ``notes``: what of it is not as it was when the run ended, in words.  ``owed``: what of it is missing, so that nothing passes.
     """
 
     asked: Asked
     notes: tuple[str, ...] = ()
-    whole: bool = True
+    owed: tuple[str, ...] = ()
 
 
 def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
@@ -135,7 +135,7 @@ def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
     if odd := sums.unsummed(loaded.path):
         words = f"{folder.located(loaded.path / odd[0])}: has no checksum in {folder.SUMS}"
         return _without(loaded, given, f"{words}: what was decided when the run ended is left aside", told=True)
-    asked, notes, whole = given, list[str](), True
+    asked, notes, owed = given, list[str](), list[str]()
     if not given.name:
         text, acceptance = _acceptance(loaded, judgement)
         asked = dataclasses.replace(asked, acceptance=acceptance, name=judgement.accept, text=text)
@@ -148,11 +148,10 @@ def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
         try:
             asked = dataclasses.replace(asked, baseline=_baseline(judgement, [loaded.path.parent, results], None))
         except UsageError as error:
-            notes.append(f"judged without its baseline: {error}")
-            whole = False
+            owed.append(f"judged without its baseline: {error}")
     elif other is None or (own.run.run_id, sums.facts(own.path)) != (other.run_id, other.facts):
         notes.append(f"baseline: {own.run.run_id}; when the run ended: {other.run_id if other else 'none'}")
-    return Recalled(asked, tuple(notes), whole)
+    return Recalled(asked, tuple(notes), tuple(owed))
 
 
 def missing(loaded: LoadedRun, asked: Asked) -> list[str]:
@@ -167,11 +166,11 @@ def _without(loaded: LoadedRun, given: Asked, why: str, told: bool = False) -> R
 
     ``told``: the reader must know why, whatever it was begun with.
     """
-    notes = [why] if told else []
+    owed = list[str]()
     if lacking := missing(loaded, given):
-        flags = " and ".join(lacking)
-        notes.append(f"begun with {flags}, of which nothing is kept{'' if told else f' ({why})'}: judged without; say it again")
-    return Recalled(given, tuple(notes), whole=not lacking)
+        because = "" if told else f" ({why})"
+        owed.append(f"begun with {' and '.join(lacking)}, of which nothing is kept{because}: judged without; say it again")
+    return Recalled(given, (why,) if told else (), tuple(owed))
 
 
 # --------------------------------------------------------------------------------------------------------------------------

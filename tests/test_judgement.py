@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -337,9 +338,8 @@ def test_the_baseline_is_found_again_or_missed_aloud(tmp_path):
     )
     path = judged(tmp_path / "runs", text="", baseline=base)
     code, _, said = report(path)
-    assert (code, said) == (
-        4, "judged without its baseline: this run was held against base, which is not beside it: name it with --baseline RUN\n"
-    )  # fmt: skip
+    words = "this run was held against base, which is not beside it: name it with --baseline RUN"
+    assert (code, said) == (4, f"run_suite.py: judged without its baseline: {words}\n")
     code, found, said = report(path, "-o", str(tmp_path / "there"))
     kept = msgspec.json.decode((path / "verdicts.json").read_bytes())
     assert (code, said, {v["source"] for v in found}) == (kept["exit_code"], "", {"baseline base"})
@@ -386,8 +386,10 @@ def test_a_run_that_ended_before_it_was_judged_does_not_pass_without_its_criteri
     code, found, said = report(path)
     flags = " and ".join(word.partition("=")[0] for word in words if word.startswith("--"))
     why = "an earlier version measured it, or it was stopped before it was judged" if finished else "it has not ended"
-    assert said == f"begun with {flags}, of which nothing is kept ({why}): judged without; say it again\n"
+    assert said == f"run_suite.py: begun with {flags}, of which nothing is kept ({why}): judged without; say it again\n"
     assert (code, {v["verdict"] for v in found}) == (4, {"unreferenced"})
+    (owing,) = ET.fromstring(called("report", str(path), "--format", "junit").stdout).iter("error")
+    assert (owing.get("type"), f"begun with {flags}" in owing.get("message", "")) == ("not measured", True)
     if words[0] == "--accept":
         (tmp_path / "a.toml").write_text(ACCEPT)
         code, found, said = report(path, "--accept", "a.toml")

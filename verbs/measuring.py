@@ -153,7 +153,7 @@ def _asked_before(loaded: LoadedRun, output: Path, given: Asked) -> Asked:
             f"run {loaded.run.run_id} was begun with {' and '.join(missing)}, of which nothing is kept: say it again"
         )
     check_baseline(given.name, asked)
-    for note in recalled.notes:
+    for note in (*recalled.notes, *recalled.owed):
         say(note)
     return asked
 
