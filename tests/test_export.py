@@ -61,6 +61,18 @@ def test_a_failure_says_what_was_asked_and_what_was_reached():
     assert "| ≥ 1.00 TFLOP/s \\(+100.0 %\\) |" in next(line for line in lines if line.startswith("| pass |"))
 
 
+def test_what_was_asked_of_a_case_without_a_record_is_told_once():
+    there, gone = record("matmul", MATMUL), record("memory", COPY)
+    run = loaded(there, missing=[planned(gone)])
+    rows = rows_of(run, [verdict(there, "unreferenced"), verdict(gone, "not measured", reason="the run did not get to it")])
+    suite = ET.fromstring(export.to_junit(run, rows)).find("testsuite")
+    assert suite is not None
+    assert [(case.get("name"), len(case)) for case in suite] == [(there.case, 0), (gone.case, 1)]
+    assert (suite.get("tests"), suite.get("errors")) == ("2", "1")
+    assert [line["verdict"] for line in csv.DictReader(io.StringIO(export.to_csv(run, rows)))] == ["unreferenced", "not measured"]
+    assert "1 of 2 planned cases have no record" in export.to_markdown(run, rows)
+
+
 def test_a_failure_says_where_its_bound_is_from_and_that_it_was_measured_again():
     slow = record("all_reduce", TINY)
     failed = verdict(slow, "FAIL", "time", 1e-3, "s", limit=1e-4, source="a data sheet")
