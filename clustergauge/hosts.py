@@ -104,13 +104,14 @@ def compress(names: Iterable[str]) -> str:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """By what stands around their last number, then by that: ``n2`` before ``n10``, so that `compress` has the least to say."""
+    """By `order`, so that `compress` has the least to say."""
+    return sorted(names, key=order)
 
-    def place(name: str) -> tuple[str, str, int, int]:
-        prefix, width, suffix, number = _taken_apart(name)
-        return prefix, suffix, number, width
 
-    return sorted(names, key=place)
+def order(name: str) -> tuple[str, str, int, int]:
+    """What names are sorted by: what stands around their last number, then that: ``n2`` before ``n10``."""
+    prefix, width, suffix, number = _taken_apart(name)
+    return prefix, suffix, number, width
 
 
 def read_file(path: Path) -> list[str]:

@@ -113,26 +113,29 @@ def _text(judgement: Judgement) -> bytes:
 class Recalled:
     """What a run is held against when it is shown again.
 
-    ``notes``: what of it is not as it was when the run ended, in words.  ``whole``: nothing of it is missing.
+    ``notes``: what of it is not as it was when the run ended, in words.  ``owed``: what of it is missing, so that nothing passes.
     """
 
     asked: Asked
     notes: tuple[str, ...] = ()
-    whole: bool = True
+    owed: tuple[str, ...] = ()
 
 
 def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
     """What the run was held against when it ended, as its folder keeps it, but for what is ``given`` now.
 
-    ``results``: where its baseline may lie, if not beside it.  Raises `UsageError` for kept files that are no such files.
+    ``results``: where its baseline may lie, if not beside it.  Raises `UsageError` for kept files that are no such files, and for
+    a baseline that is this run itself.
     """
+    if given.baseline and given.baseline.run.run_id == loaded.run.run_id:
+        raise UsageError(f"--baseline {loaded.run.run_id}: that is this run itself, which reaches all of itself: name another")
     judgement = loading.judgement(loaded.path, loaded.run.run_id)
     if judgement is None:
-        return Recalled(given)
+        return _without(loaded, given, _why_none(loaded.run))
     if odd := sums.unsummed(loaded.path):
         words = f"{folder.located(loaded.path / odd[0])}: has no checksum in {folder.SUMS}"
-        return Recalled(given, (f"{words}: what was decided when the run ended is left aside",))
-    asked, notes, whole = given, list[str](), True
+        return _without(loaded, given, f"{words}: what was decided when the run ended is left aside", told=True)
+    asked, notes, owed = given, list[str](), list[str]()
     if not given.name:
         text, acceptance = _acceptance(loaded, judgement)
         asked = dataclasses.replace(asked, acceptance=acceptance, name=judgement.accept, text=text)
@@ -145,11 +148,29 @@ def recall(loaded: LoadedRun, results: Path, given: Asked) -> Recalled:
         try:
             asked = dataclasses.replace(asked, baseline=_baseline(judgement, [loaded.path.parent, results], None))
         except UsageError as error:
-            notes.append(f"judged without its baseline: {error}")
-            whole = False
+            owed.append(f"judged without its baseline: {error}")
     elif other is None or (own.run.run_id, sums.facts(own.path)) != (other.run_id, other.facts):
         notes.append(f"baseline: {own.run.run_id}; when the run ended: {other.run_id if other else 'none'}")
-    return Recalled(asked, tuple(notes), whole)
+    return Recalled(asked, tuple(notes), tuple(owed))
+
+
+def missing(loaded: LoadedRun, asked: Asked) -> list[str]:
+    """The flags that the run was begun with and ``asked`` has nothing of: held against less it passes more."""
+    there = {"--accept": asked.name, "--baseline": asked.baseline, "--ceilings": asked.catalogue}
+    said = {word.partition("=")[0] for word in loaded.run.command}
+    return [flag for flag, kept in there.items() if flag in said and not kept]
+
+
+def _without(loaded: LoadedRun, given: Asked, why: str, told: bool = False) -> Recalled:
+    """For a run of which nothing is kept, ``why``: what is ``given`` alone, which is not all if it was begun with more.
+
+    ``told``: the reader must know why, whatever it was begun with.
+    """
+    owed = list[str]()
+    if lacking := missing(loaded, given):
+        because = "" if told else f" ({why})"
+        owed.append(f"begun with {' and '.join(lacking)}, of which nothing is kept{because}: judged without; say it again")
+    return Recalled(given, (why,) if told else (), tuple(owed))
 
 
 # --------------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from clustergauge import catalogue, folder, sums, valid
+from clustergauge import catalogue, folder, hosts, sums, valid
 from clustergauge.catalogue import Catalogue
 from clustergauge.errors import UsageError
 from clustergauge.model import SCHEMA, Data, Judgement, Machine, Planned, Record, Run, Scalar
@@ -112,7 +112,8 @@ def read(path: Path, tail: Tail, writer: int | None = None) -> tuple[LoadedRun, 
             by_line = {name: changed.pop(name, "") for name in (folder.RECORDS, folder.CHECKSUMS)}
             _refuse(changed)
             run, planned = _run(path / folder.RUN)
-            machines = {file.stem: _machine(file) for file in folder.machine_files(path)}
+            found = sorted(map(_machine, folder.machine_files(path)), key=lambda machine: hosts.order(machine.host))
+            machines = {machine.machine_id: machine for machine in found}
             torn = "refuse" if tail == "cut" and folder.ended_well(path) else tail
             records, ends = _records(path, run.run_id, planned, machines, torn)
             _refuse(by_line)  # a line that is not as it was is better told, and has been

@@ -23,6 +23,7 @@ from clustergauge.model import Finding, Machine
 from clustergauge.preflight_gpus import gpus, ok, unknown, warning
 from clustergauge.sensors import load1
 from clustergauge.threads import in_threads
+from clustergauge.units import about
 
 LEAST_SHM = 1 << 30
 """Data loaders, MPI and NCCL keep their exchange buffers in /dev/shm; containers start with 64 MiB."""
@@ -33,7 +34,6 @@ FILES_PER_CORE = 16
 PATIENCE_S = 5.0
 """How long a file system may take to answer."""
 
-_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 T = TypeVar("T")
 
 
@@ -69,7 +69,7 @@ def shared_memory(path: Path) -> Finding:
     except OSError as error:
         return unknown("shared_memory", f"{path}: {error.strerror}")
     size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-    detail = f"{_size(size)} in {path}, {_size(free)} free"
+    detail = f"{about(size)} in {path}, {about(free)} free"
     if size < LEAST_SHM:
         remedy = f"mount -o remount,size=8G {path}; in a container: --shm-size=8g or --ipc=host"
         return warning("shared_memory", f"{detail}: too little for MPI, NCCL and data loaders", remedy)
@@ -82,7 +82,7 @@ def locked_memory(machine: Machine, limit: int | None) -> Finding:
     """Whether memory can be pinned.  ``limit``: bytes, ``None`` for no limit.  RDMA registers all of its buffers."""
     if limit is None:
         return ok("locked_memory", "unlimited")
-    detail = f"at most {_size(limit)} can be locked"
+    detail = f"at most {about(limit)} can be locked"
     if any(nic.kind in ("infiniband", "roce") for nic in machine.nics):
         remedy = "ulimit -l unlimited (for all: 'memlock unlimited' in /etc/security/limits.conf; Slurm: PropagateResourceLimits)"
         return warning("locked_memory", f"{detail}: RDMA needs more", remedy)
@@ -147,8 +147,8 @@ def folder(name: str, path: Path, least: int, remedy: str) -> Finding:
     if problem:
         return warning(name, f"{path}: {problem}", remedy)
     if free < least:
-        return warning(name, f"{path} has {_size(free)} free, less than {_size(least)}", remedy)
-    return ok(name, f"{path} can be written, {_size(free)} free")
+        return warning(name, f"{path} has {about(free)} free, less than {about(least)}", remedy)
+    return ok(name, f"{path} can be written, {about(free)} free")
 
 
 def in_memory(name: str, target: Path, root: Path = sysfs.ROOT) -> Finding:
@@ -277,9 +277,3 @@ def load(machine: Machine, average: float | None) -> Finding:
         remedy = "see with top who works here (an earlier run counts for a minute); measure on an idle machine"
         return warning("load", detail, remedy)
     return ok("load", detail)
-
-
-def _size(size: int) -> str:
-    """Bytes as a person reads them."""
-    unit = next((u for u in ("GiB", "MiB", "KiB") if size >= _UNITS[u]), "B")
-    return f"{size / _UNITS.get(unit, 1):.3g} {unit}" if size < 1000 << 30 else f"{size / _UNITS['GiB']:.0f} GiB"

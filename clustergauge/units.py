@@ -22,6 +22,13 @@ def format_size(size: int) -> str:
     return f"{size}{_BINARY[unit]}"
 
 
+def about(size: int) -> str:
+    """Bytes as a person reads them, to three digits: ``23.5 GiB``."""
+    power = next((power for power in (3, 2, 1) if size >= 1 << 10 * power), 0)
+    scaled, unit = size / (1 << 10 * power), ("B", "KiB", "MiB", "GiB")[power]
+    return f"{scaled:.3g} {unit}" if scaled < 999.5 else f"{scaled:.0f} {unit}"
+
+
 def installed(memory_bytes: int) -> int:
     """The memory of a machine whose kernel shows so much of it: up to a sixteenth of its power of two, for the kernel keeps some
     to itself, and not always as much."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clustergauge.loading import LoadedRun
 from clustergauge.valid import printable
 from reports.layout import fit_end, short_names
-from reports.rows import BAD, Row
+from reports.rows import BAD, Row, place_in
 
 GOOD = ("pass", "unreferenced")
 """Words of rows that are well."""
@@ -23,7 +23,8 @@ class Called:
     def __init__(self, loaded: LoadedRun, rows: Sequence[Row], width: int) -> None:
         self.names = short_names({r.case: r.params for r in rows} | {p.case: p.params for p in loaded.run.planned})
         self.hosts = {m.machine_id: m.host for m in loaded.machines.values()}
-        numbered = sorted((r for r in rows if r.word in (*GOOD, *BAD)), key=lambda r: r.word in BAD)
+        place = place_in(loaded)
+        numbered = sorted((r for r in rows if r.word in (*GOOD, *BAD)), key=lambda r: (r.word in BAD, *place(r)))
         measured = dict.fromkeys((r.machine_id, r.device) for r in numbered if r.machine_id)
         self.places = {place: number for number, place in enumerate(measured)}
         self.several = len({machine for machine, _ in self.places}) > 1

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from clustergauge.compare import Pair, Report
-from clustergauge.loading import LoadedRun
 from clustergauge.units import counted, format_rate
-from reports import charts, comparison, side_by_side
+from reports import charts, comparison, heading, side_by_side
 from reports.charts import Bar
 from reports.comparison import weakness, word_of
-from reports.layout import short_names
+from reports.side_by_side import Table
 from reports.table import percent
 from reports.web import banner, document, paragraph, section, table
 
 MOST_BARS, MOST_ROWS, MOST_RUNS = 60, 2000, 40
 """What a page holds, so that it stays small; it says what it leaves out."""
+COLUMNS = 6
+"""So many runs stand side by side in one table: a sheet of paper holds no more."""
 STYLES = {"broken": "bad", "slower": "bad", "faster": "good", "inconclusive": "doubt", "incomparable": "doubt"}
 
 
@@ -109,29 +110,45 @@ def _methods(report: Report) -> Iterator[str]:
 # many runs
 
 
-def html_of_many(runs: Sequence[LoadedRun]) -> str:
+def html_of_many(runs: Table) -> str:
     """One column a run: the best is marked, the others say which share of it they reach."""
-    return document(f"ClusterGauge: {len(runs)} runs side by side", section("Cases", _many(runs)))
+    return document(f"ClusterGauge: {len(runs.runs)} runs side by side", section("Cases", _many(runs)))
 
 
-def _many(runs: Sequence[LoadedRun]) -> Iterator[str]:
-    shown = runs[:MOST_RUNS]
-    letters = [side_by_side.letter_of(number) for number in range(len(shown))]
+def _many(runs: Table) -> Iterator[str]:
+    more = len(runs.runs) - MOST_RUNS
+    found = side_by_side.table_of(runs.runs[:MOST_RUNS]) if more > 0 else runs
     told = [
-        [letter, r.run.run_id, ", ".join(m.host for m in r.machines.values())] for letter, r in zip(letters, shown, strict=True)
+        [
+            letter,
+            r.run.run_id,
+            "; ".join(heading.kinds(r.machines.values())),
+            "; ".join(dict.fromkeys(map(heading.versions, r.machines.values()))),
+        ]
+        for letter, r in zip(found.labels, found.runs, strict=True)
     ]
-    yield table("Runs", ["", "run", "machines"], told)
-    if len(runs) > MOST_RUNS:
-        yield paragraph(f"{len(runs) - MOST_RUNS} more runs are left out of this page.")
-    lines = side_by_side.lines_of(shown)
-    names = short_names({line.case: line.params for line in lines})
+    yield table("Runs", ["column", "run", "machines", "versions"], told)
+    if more > 0:
+        yield paragraph(f"{counted(more, 'more run is', 'more runs are')} left out of this page.")
+    for remark in found.remarks():
+        yield paragraph(remark, "doubt")
+    left = f"; {len(found.lines) - MOST_ROWS} more are left out of this page" if len(found.lines) > MOST_ROWS else ""
+    title = f"{counted(len(found.lines), 'case')}, medians, and the share of the best{left}"
+    for first in range(0, len(found.runs), COLUMNS):
+        block = range(first, min(first + COLUMNS, len(found.runs)))
+        more = f"; {found.labels[block[0]]} to {found.labels[block[-1]]}" if len(found.runs) > COLUMNS else ""
+        yield table(f"{title}{more}", ["case", "device", *(found.labels[i] for i in block)], _rows(found, block))
+    yield paragraph(side_by_side.LEGEND)
+
+
+def _rows(found: Table, block: range) -> list[list[str]]:
+    names = found.names()
     rows: list[list[str]] = []
-    for line in lines[:MOST_ROWS]:
+    for line in found.lines[:MOST_ROWS]:
         cells: list[str] = []
-        for index, metric in enumerate(line.values):
-            ratio = line.ratio(index)
+        for index in block:
+            metric, ratio = line.values[index], line.ratio(index)
             share = "" if ratio is None else " (best)" if line.best == index else f" ({100 * ratio:.0f} %)"
-            cells.append(format_rate(metric.value, metric.unit) + share if metric else "–")
+            cells.append(format_rate(metric.value, metric.unit) + share if metric else line.words[index] or "–")
         rows.append([names[line.case], line.device, *cells])
-    yield table(f"{counted(len(lines), 'case')}, medians, and the share of the best", ["case", "device", *letters], rows)
-    yield paragraph("Medians side by side: whether two of them differ, a comparison of those two runs tells.")
+    return rows

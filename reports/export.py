@@ -23,7 +23,8 @@ from clustergauge.model import Planned, Record, Run
 from clustergauge.units import counted, format_rate
 from clustergauge.valid import printable
 from reports.markdown import cell
-from reports.rows import BAD, Row
+from reports.rows import BAD, Row, worst_first
+from reports.table import asked
 
 COLUMNS = (
     "case", "device", "host", "machine_id", "launches", "verdict", "metric", "value", "unit", "low", "high", "ceiling",
@@ -50,6 +51,14 @@ def reason_of(row: Row) -> str:
     return printable("; ".join(dict.fromkeys(said)))
 
 
+def told_of(row: Row) -> str:
+    """What was asked and reached where that decided the row's word, and `reason_of` it: for a reader who has no columns."""
+    deciding = [v for v in row.verdicts if v.verdict == row.word]
+    said = [*map(asked, deciding), reason_of(row), *(v.remark for v in deciding)]
+    said += [f"source: {v.source}" for v in deciding if v.source]
+    return printable("; ".join(dict.fromkeys(filter(None, said))))
+
+
 def unanswered(loaded: LoadedRun) -> list[Planned]:
     """What was planned and has no record: never a pass.  What nodes owe each by itself is told by node (`Planned.hosts`)."""
     names = {machine.machine_id: machine.node for machine in loaded.machines.values()}
@@ -64,6 +73,12 @@ def unanswered(loaded: LoadedRun) -> list[Planned]:
         elif key not in done:
             found.append(planned)
     return found
+
+
+def _untold(loaded: LoadedRun, rows: Sequence[Row]) -> list[Planned]:
+    """What has no record, but for what a row without one tells already (*not measured*): no case is counted twice."""
+    told = {(row.case, row.device) for row in rows if row.word == "not measured" and not row.records}
+    return [p for p in unanswered(loaded) if p.hosts or (p.case, p.device) not in told]
 
 
 def owed(run: Run) -> int:
@@ -102,7 +117,7 @@ def to_csv(loaded: LoadedRun, rows: Sequence[Row]) -> str:
                 _harmless(reason_of(row)), _harmless(verdict.source if verdict else ""),
             ]
         )  # fmt: skip
-    for planned in unanswered(loaded):
+    for planned in _untold(loaded, rows):
         name, device, host = map(_harmless, (planned.case, planned.device, planned.hosts))
         writer.writerow([name, device, host, "", 0, "no record", *[""] * 8, f"launch {planned.launch} has no record", ""])
     return out.getvalue()
@@ -115,14 +130,15 @@ def to_markdown(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     lines += [f"Suite {cell(loaded.run.suite)}, {cell(loaded.run.started)}: " + ", ".join(f"{n} {w}" for w, n in count.items())]
     if missing := len(unanswered(loaded)):
         lines += ["", f"**{lacking(missing, owed(loaded.run))}.**"]
-    lines += ["", "| verdict | case | host | device | result | of ceiling | why |", "|---|---|---|---|---:|---:|---|"]
-    for row in sorted(rows, key=lambda r: BAD.index(r.word) if r.word in BAD else len(BAD)):
+    lines += ["", "| verdict | case | host | device | result | of ceiling | asked | why |", "|---|---|---|---|--:|--:|---|---|"]
+    for row in worst_first(loaded, rows):
         told, ceiling = row.headline, row.ceiling
         number = format_rate(told.value, told.unit) if told else ""
         share = f"{100 * told.value / ceiling.value:.0f} %" if told and ceiling and ceiling.unit == told.unit != "s" else ""
         word = f"**{row.word}**" if row.word in BAD else row.word
         texts = [cell(t) for t in (row.case, host_of(loaded, row), row.device)]
-        lines.append(f"| {' | '.join([word, *texts, number, share, cell(reason_of(row))])} |")
+        bound = asked(row.verdict, named=not told or told.name != row.verdict.metric) if row.verdict else ""
+        lines.append(f"| {' | '.join([word, *texts, number, share, *map(cell, (bound, reason_of(row)))])} |")
     return "\n".join([*lines, *(f"\n{cell(note)}" for note in loaded.notes)]) + "\n"
 
 
@@ -146,14 +162,15 @@ def to_junit(loaded: LoadedRun, rows: Sequence[Row]) -> str:
     for row in rows:
         kind = "failure" if row.word in _FAILURES else "error" if row.word in BAD else "skipped" if row.word in _SKIPPED else ""
         name = f"{host_of(loaded, row)} {row.device}".strip().replace(".", "_")
-        body += _testcase(name, row.case, kind, row.word, reason_of(row) or row.word, sum(map(_seconds, row.records)))
+        body += _testcase(name, row.case, kind, row.word, told_of(row) or row.word, sum(map(_seconds, row.records)))
         count[kind] += 1
-    for planned in unanswered(loaded):
+    untold = _untold(loaded, rows)
+    for planned in untold:
         why = f"launch {planned.launch} was planned and has no record"
         place = f"{planned.hosts} {planned.device}".strip().replace(".", "_")
         body += _testcase(place, planned.case, "error", "no record", why, 0.0)
         count["error"] += 1
-    totals = f'tests="{len(rows) + len(unanswered(loaded))}" failures="{count["failure"]}" errors="{count["error"]}"'
+    totals = f'tests="{len(rows) + len(untold)}" failures="{count["failure"]}" errors="{count["error"]}"'
     suite = f'<testsuite name={_attribute(f"clustergauge {loaded.run.suite}")} {totals} skipped="{count["skipped"]}"'
     started = _attribute(loaded.run.started.removesuffix("Z"))
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>", f"{suite} timestamp={started}>", *body]

@@ -26,8 +26,7 @@ def draw(page: Page, run_id: str, machines: Iterable[Machine]) -> None:
     mark = f"run {fit(printable(run_id), 40)}"
     for number, ((hardware, software), hosts) in enumerate(kinds.items() or [(("", ""), ["no machine was reached"])]):
         room = page.width - (cell_len(mark) + 2 if number == 0 else 0)
-        host = ", ".join(hosts) if len(hosts) <= HOSTS else f"{hosts[0]} … {hosts[-1]} ({len(hosts)})"
-        host = fit(host, max(room // 3, room - 3 - cell_len(hardware)) if hardware else room)
+        host = fit(_hosts(hosts), max(room // 3, room - 3 - cell_len(hardware)) if hardware else room)
         line = fit_end(" · ".join(filter(None, (host, hardware))), room)
         beside = " · ".join(filter(None, (line, software)))
         fits = cell_len(beside) <= room
@@ -36,6 +35,18 @@ def draw(page: Page, run_id: str, machines: Iterable[Machine]) -> None:
         page.add((text[: len(host)], "bold"), text[len(host) :], *tail)
         if software and not fits:
             page.add((listed(software.split(" · "), page.width, " · "), "dim"))
+
+
+def kinds(machines: Iterable[Machine]) -> list[str]:
+    """One text for each kind of machine, without versions: ``node-01 … node-16 (16) · 8× NVIDIA H100 80GB HBM3``."""
+    found: dict[str, list[str]] = {}
+    for machine in machines:
+        found.setdefault(parts(machine), []).append(printable(machine.host[:LONGEST]))
+    return [" · ".join(filter(None, (_hosts(hosts), hardware))) for hardware, hosts in found.items()]
+
+
+def _hosts(hosts: list[str]) -> str:
+    return ", ".join(hosts) if len(hosts) <= HOSTS else f"{hosts[0]} … {hosts[-1]} ({len(hosts)})"
 
 
 def parts(machine: Machine) -> str:

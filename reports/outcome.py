@@ -75,17 +75,18 @@ def show(
     redact: bool = False,
     keep: bool = False,
     notes: Sequence[str] = (),
+    owed: Sequence[str] = (),
 ) -> int:
     """Judge a run and print it on stdout; the exit code of the results.
 
     ``say``: where remarks go that are no part of the document.  ``keep``: what was decided goes into the run folder.
-    ``notes``: what a reader should know of what the run is held against.
+    ``notes``: what a reader should know of what the run is held against.  ``owed``: what of it is missing: no run passes then.
     """
     asked, loaded = replace(asked, topology=topology.of_run(loaded.run)), replace(loaded, catalogue=asked.catalogue)
     planned, device, there = loaded.run.planned, str(loaded.run.settings.get("device", "")), loaded.machines.values()
     found = verdicts.judge(loaded.records, planned, loaded.machines, asked)
     fleet = blame.of_run(loaded, asked.topology)
-    code = judgement.exit_code_of(loaded, found, fleet)
+    code = exits.worst([judgement.exit_code_of(loaded, found, fleet), exits.UNKNOWN if owed else exits.OK])
     if keep:
         try:
             judgement.keep(loaded, asked, found, code, nodes.lists_of(fleet) if fleet else None)
@@ -93,7 +94,7 @@ def show(
             say(f"run_suite.py: {error}")
             code = exits.BROKEN
     page = form == "html"
-    unsaid = unmeasured.gpus(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned)
+    unsaid = unmeasured.gpus(loaded.records, planned, there, device) + presence.unjudged(loaded.records, planned) + list(owed)
     if unmeasured.idle(loaded.records, planned, device):
         unsaid.insert(0, f"nothing was measured{f' on {device}' if device else ''}: see what was skipped, and why")
     unplaced = topology.notes(asked.topology, [machine.host for machine in there])

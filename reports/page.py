@@ -12,11 +12,11 @@ from clustergauge.compare import Before
 from clustergauge.gauged import Gauged
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, PairFindings
-from clustergauge.units import counted, format_rate, format_size, format_time
+from clustergauge.units import about, counted, format_rate, format_time
 from reports import fleet_page, page_charts, storage
 from reports.export import host_of, lacking, owed, reason_of, unanswered
 from reports.layout import short_names
-from reports.rows import BAD, Row, Word
+from reports.rows import BAD, Row, Word, worst_first
 from reports.table import amount, percent, sign_of
 from reports.web import banner, document, paragraph, section, table
 
@@ -107,7 +107,7 @@ def _word(word: str) -> str:
 def _results(loaded: LoadedRun, rows: list[Row], caption: str, most: int) -> Iterator[str]:
     if not rows:
         return
-    rows = sorted(rows, key=lambda r: BAD.index(r.word) if r.word in BAD else len(BAD))
+    rows = worst_first(loaded, rows)
     names = short_names({row.case: row.params for row in rows})
     told: list[list[str]] = []
     for row in rows[:most]:
@@ -146,7 +146,7 @@ def _machines(machines: list[Machine]) -> Iterator[str]:
         facts = {
             "calls itself": machine.calls_itself,
             "processor": f"{cpu.model}, {cpu.cores} cores, {cpu.threads} threads",
-            "memory": format_size(machine.memory_bytes),
+            "memory": about(machine.memory_bytes),
             "system": " ".join(filter(None, (machine.os, machine.kernel, machine.virtual))),
             **{f"gpu {g.index}": " ".join(filter(None, (g.name, g.arch, g.uuid))) for g in machine.gpus},
 **{f"port {n.name}": " ".join((n.kind, n.state, _speed(n.rate_gbit_s))) for n in machine.nics},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -92,6 +92,18 @@ def rows_of(loaded: LoadedRun, verdicts: Sequence[Verdict], ceiling: CeilingOf |
         if (machine_id, case, device) not in groups
     ]
     return rows
+
+
+def place_in(loaded: LoadedRun) -> Callable[[Row], tuple[bool, int]]:
+    """What rows are sorted by where the place decides: machines by their names, and what spans several last."""
+    order = {machine_id: number for number, machine_id in enumerate(loaded.machines)}
+    return lambda row: (hosts.spans(row.device), order.get(row.machine_id, len(order)))
+
+
+def worst_first(loaded: LoadedRun, rows: Sequence[Row]) -> list[Row]:
+    """What somebody must look at before the rest; then by case in the order measured, and by place (`place_in`)."""
+    where, cases = place_in(loaded), {case: number for number, case in enumerate(dict.fromkeys(r.case for r in rows))}
+    return sorted(rows, key=lambda r: (BAD.index(r.word) if r.word in BAD else len(BAD), cases[r.case], *where(r)))
 
 
 def of_run(rows: Sequence[Row], owed: Sequence[str]) -> list[Row]:

@@ -113,6 +113,19 @@ def _verdict(row: Row, full: bool) -> str:
     return printable(f"{words}  {metric}{sign_of(verdict)} {bound}{margin}")
 
 
+def asked(verdict: Verdict, named: bool = True) -> str:
+    """What was reached and asked: ``bandwidth 3.52 GB/s, asked ≥ 4.75 GB/s (−26.0 %)``; empty where there is no bound or number.
+
+    Without ``named`` the bound alone, for a line that tells the number: ``≥ 4.75 GB/s (−26.0 %)``.
+    """
+    if verdict.value is None or verdict.bound is None:
+        return ""
+    value, bound = (amount(v, verdict.unit) for v in (verdict.value, verdict.bound))
+    margin = f" ({percent(verdict.margin)})" if verdict.margin is not None else ""
+    lead = f"{verdict.metric} {value}, asked " if named else ""
+    return f"{lead}{sign_of(verdict)} {bound}{margin}"
+
+
 def sign_of(verdict: Verdict) -> str:
     """Whether the bound is a floor or a limit: a margin says how much better than it, an excess how much larger."""
     excess = (verdict.value or 0) - (verdict.bound or 0)

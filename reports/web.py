@@ -46,7 +46,8 @@ tr.bad,tr.doubt,tr.good{color:var(--ink)}tr.bad th,tr.bad .word{color:var(--bad)
 tr.good .word{color:var(--good)}
 .keys{list-style:none;padding:0;font-size:.875rem}.keys li{overflow-wrap:anywhere}
 svg.key{display:inline-block;width:26px;height:8px}
-@media print{body{max-width:none;padding:0}figure,tr{break-inside:avoid}.wide{overflow:visible}}
+@media print{body{max-width:none;padding:0}figure,tr{break-inside:avoid}.wide{overflow:visible}table{font-size:.75rem}
+th,td{white-space:normal;padding-right:.4rem}tbody th,td.text{min-width:6rem}}
 """
 
 

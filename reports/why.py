@@ -11,10 +11,10 @@ from rich.cells import cell_len
 from clustergauge import sweeps
 from clustergauge.loading import LoadedRun
 from clustergauge.valid import printable
+from reports import table
 from reports.again import again
 from reports.layout import Page
 from reports.rows import BAD, Row
-from reports.table import amount, percent, sign_of
 
 
 def draw(page: Page, loaded: LoadedRun, row: Row, full: bool) -> None:
@@ -44,12 +44,10 @@ def _reasons(row: Row, full: bool) -> Iterable[str]:
         if verdict.verdict in BAD and row.word not in ("error", "wrong") and not found.keys() & {verdict.reason}:
             asked = ""
             told = full and verdict is row.verdict and row.headline is not None and verdict.metric == row.headline.name
-            if not told and verdict.value is not None and verdict.bound is not None:
-                value, bound = (amount(v, verdict.unit) for v in (verdict.value, verdict.bound))
-                margin = f" ({percent(verdict.margin)})" if verdict.margin is not None else ""
-                asked = f"{verdict.metric} {value}, asked {sign_of(verdict)} {bound}{margin}"
-            elif verdict.verdict == "not measured" and verdict.value is None:
+            if verdict.verdict == "not measured" and verdict.value is None:
                 asked = f"{verdict.metric} is required".strip()
+            elif not told:
+                asked = table.asked(verdict)
             source = f"source: {verdict.source}" if verdict.source else ""
             why = verdict.reason if verdict.reason != row.over else ""  # said below the row
             found["; ".join(filter(None, (asked, why, verdict.remark, source)))] = None

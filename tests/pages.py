@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -61,6 +62,27 @@ def is_safe(text: str) -> None:
     assert all(attrs.get("aria-label") or attrs.get("aria-hidden") for tag, attrs in reader.seen if tag == "svg")
     figures = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
     assert all("<table>" in figure for figure in figures)
+
+
+def cut_on_paper(text: str, folder: Path) -> list[tuple[str, int]]:
+    """Tables that are wider than a sheet of A4 between its margins, by their captions, and how far (pixels), as a browser lays
+    them out by the page's rules for print."""
+    probe = """<script>document.title = JSON.stringify([...document.querySelectorAll(".wide")].filter(e => e.offsetParent)
+        .map(e => [e.querySelector("caption").textContent, e.scrollWidth - e.clientWidth]))</script>"""
+    page = folder / "paper.html"
+    bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace("@media print", "@media screen")
+    page.write_text(bare.replace("</main>", f"</main>{probe}"), encoding="utf-8")
+    assert BROWSER
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--window-size=718,1000", "--hide-scrollbars", "--dump-dom", page.as_uri()],
+        check=True, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title
+    widths = json.loads(html.unescape(title[1]))
+    assert widths
+    return [(caption, excess) for caption, excess in widths if excess > 0]
 
 
 def draw(text: str, folder: Path) -> tuple[list[str], list[str], Path]:

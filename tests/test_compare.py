@@ -168,7 +168,7 @@ def test_launches_that_have_nothing_in_common_have_no_number():
     apart = [*launches(1.0, 2, ranks=2), *(msgspec.structs.replace(r, launch=r.launch + 2) for r in launches(1.0, 2, ranks=3))]
     (pair,) = compare.compare(loaded(apart), loaded(launches(1.0, seed=1)), anyway=True).pairs
     assert (pair.word, pair.a) == ("incomparable", None)
-    assert [line.values for line in side_by_side.lines_of([loaded(apart)])] == []
+    assert [line.values for line in side_by_side.table_of([loaded(apart)]).lines] == []
 
 
 def test_another_cache_policy_is_other_work():
@@ -332,13 +332,14 @@ def test_the_table_of_two_runs_as_it_is_printed():
 
 def test_many_runs_mark_the_best_and_say_how_much_of_it_the_others_reach():
     runs = [loaded(launches(t, spread=0.0), run_id=f"r{i}") for i, t in enumerate((1.0, 0.5, 2.0))]
-    (line,) = side_by_side.lines_of(runs)
+    table = side_by_side.table_of(runs)
+    (line,) = table.lines
     assert line.best == 1
     assert [line.ratio(i) for i in range(3)] == pytest.approx([0.5, 1.0, 0.25])
-    text = side_by_side.page_of(runs, 120).text()
+    text = side_by_side.page_of(table, 120).text()
     assert "4.00 TFLOP/s    *" in text
     assert "1.00 TFLOP/s 25 %" in text
-    assert "**4.00 TFLOP/s**" in side_by_side.markdown(runs)
+    assert "**4.00 TFLOP/s**" in side_by_side.markdown(table)
 
 
 @pytest.mark.parametrize("kind", ["wrong", "invalid"])
@@ -348,15 +349,55 @@ def test_what_cannot_be_believed_is_best_of_nothing(kind):
         fast[0] = made.failed("wrong", "element 3", shape="1024")
     else:
         fast = launches(0.1, device_bytes={"read": 1, "asked_read": 100})
-    (line,) = side_by_side.lines_of([loaded(launches(1.0)), loaded(fast), loaded(launches(2.0))])
-    assert line.values[1] is None
+    table = side_by_side.table_of([loaded(launches(1.0)), loaded(fast, run_id="fast"), loaded(launches(2.0))])
+    (line,) = table.lines
+    assert (line.values[1], line.words) == (None, ["", kind, ""])
     assert line.best == 0
+    remark = f"in B: 1 {kind}, of 5 cases: report fast says why"
+    assert remark in side_by_side.page_of(table, 120).text()
+    assert f"- {cell(remark)}" in side_by_side.markdown(table)
+    assert f" {kind} " in side_by_side.page_of(table, 120).text().partition("* best")[0]
+
+
+def test_a_case_that_broke_wherever_it_ran_is_no_gap_in_the_table():
+    runs = [loaded([made.failed("error", "it died", shape="1024")], run_id=name) for name in "abc"]
+    assert [line.words for line in side_by_side.table_of(runs).lines] == [["error"] * 3]
+    assert side_by_side.show(runs, "md") is False  # nothing was measured, which is no success
+
+
+def test_one_bad_device_of_a_run_is_told_beside_the_number_of_the_others():
+    bad = made.failed("wrong", "element 3", shape="1024", device="cuda:1")
+    runs = [loaded([*launches(t, device="cuda:0"), *([bad] if t == 2 else [])], run_id=f"r{t}") for t in (1, 2, 3)]
+    table = side_by_side.table_of(runs)
+    assert [None in line.values for line in table.lines] == [False]
+    assert list(table.remarks()) == ["in B: 1 wrong, of 6 cases: report r2 says why"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_many_columns_stand_in_blocks_that_fit(width):
+    runs = [loaded(launches(1.0 + i / 100), run_id=f"run-{i}") for i in range(30)]
+    text = side_by_side.page_of(side_by_side.table_of(runs), width).text()
+    assert max(map(len, text.splitlines())) <= width
+    heads = [line.split()[1:] for line in text.splitlines() if line.startswith("case ")]
+    assert len(heads) > 1
+    assert [label for head in heads for label in head] == [side_by_side.letter_of(i) for i in range(30)]
+    assert text.count("FLOP/s") == 30
+
+
+def test_the_machines_of_the_columns_are_named():
+    runs = [loaded(launches(1.0), made.machine(gpus, host=f"n{gpus}"), run_id=f"r{gpus}") for gpus in (0, 4, 8)]
+    table = side_by_side.table_of(runs)
+    text = side_by_side.page_of(table, 120).text()
+    assert "C  r8  n8 · 8× NVIDIA A100-SXM4-80GB" in text
+    assert "n8 · 8× NVIDIA A100-SXM4-80GB" in side_by_side.markdown(table)
 
 
 def test_a_run_that_lacks_a_case_shows_none():
     runs = [loaded(launches(1.0)), loaded(launches(1.0, shape="2"))]
-    assert [line.values.count(None) for line in side_by_side.lines_of(runs)] == [1, 1]
-    assert all(line.best is None for line in side_by_side.lines_of(runs))
+    lines = side_by_side.table_of(runs).lines
+    assert [line.values.count(None) for line in lines] == [1, 1]
+    assert all(line.best is None for line in lines)
+    assert all(line.words == ["", ""] for line in lines)
 
 
 def test_names_from_a_foreign_run_are_no_markup():

@@ -52,6 +52,36 @@ def test_junit_counts_a_pass_a_failure_an_error_a_skip_and_a_case_without_a_reco
     assert suite[4][0].get("type") == "no record"
 
 
+def test_a_failure_says_what_was_asked_and_what_was_reached():
+    run, rows = a_run()
+    (failure,) = ET.fromstring(export.to_junit(run, rows)).iter("failure")
+    assert failure.get("message") == failure.text == "time 1.00 ms, asked ≤ 100 µs (−900.0 %)"
+    lines = export.to_markdown(run, rows).splitlines()
+    assert "| ≤ 100 µs \\(−900.0 %\\) |" in next(line for line in lines if "**FAIL**" in line)
+    assert "| ≥ 1.00 TFLOP/s \\(+100.0 %\\) |" in next(line for line in lines if line.startswith("| pass |"))
+
+
+def test_what_was_asked_of_a_case_without_a_record_is_told_once():
+    there, gone = record("matmul", MATMUL), record("memory", COPY)
+    run = loaded(there, missing=[planned(gone)])
+    rows = rows_of(run, [verdict(there, "unreferenced"), verdict(gone, "not measured", reason="the run did not get to it")])
+    suite = ET.fromstring(export.to_junit(run, rows)).find("testsuite")
+    assert suite is not None
+    assert [(case.get("name"), len(case)) for case in suite] == [(there.case, 0), (gone.case, 1)]
+    assert (suite.get("tests"), suite.get("errors")) == ("2", "1")
+    assert [line["verdict"] for line in csv.DictReader(io.StringIO(export.to_csv(run, rows)))] == ["unreferenced", "not measured"]
+    assert "1 of 2 planned cases have no record" in export.to_markdown(run, rows)
+
+
+def test_a_failure_says_where_its_bound_is_from_and_that_it_was_measured_again():
+    slow = record("all_reduce", TINY)
+    failed = verdict(slow, "FAIL", "time", 1e-3, "s", limit=1e-4, source="a data sheet")
+    failed = msgspec.structs.replace(failed, remark="measured again: 2.00 ms before")
+    (row,) = rows_of(loaded(slow), [failed])
+    asked = "time 1.00 ms, asked ≤ 100 µs (−900.0 %)"
+    assert export.told_of(row) == f"{asked}; measured again: 2.00 ms before; source: a data sheet"
+
+
 @pytest.mark.parametrize("form", export.WRITERS)
 def test_hostile_text_stays_text(form):
     run, rows = a_run("node", HOSTILE)
@@ -64,7 +94,7 @@ def test_hostile_text_stays_text(form):
     if form == "md":
         assert "<script>" not in text
         table = [line for line in text.splitlines() if line.startswith("|")]
-        assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9}
 
 
 def test_what_xml_cannot_carry_is_replaced_in_names_too():

@@ -188,3 +188,12 @@ def test_where_not_one_run_can_be_read_there_is_no_fleet(tmp_path):
         (tmp_path / name / "run.json").write_text("{}")
     with pytest.raises(UsageError, match=r"a/machines: No such file or directory \(and 1 more run that cannot be read\)"):
         reduce.read(folder.find_runs(str(tmp_path), tmp_path))
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_lists_that_cannot_be_written_are_told_before_anything_is_judged(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    run_folders.fill(tmp_path / "runs")
+    done = called("fleet", "runs", "--lists", place, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"run_suite.py: --lists {place}: no folder can be made there: there is a file in its way\n"

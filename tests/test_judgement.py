@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
 
 from clustergauge import catalogue, code, criteria, exits, judgement, stats, store, sums, verdicts
 from clustergauge.errors import UsageError
+from clustergauge.model import Run
 from clustergauge.verdicts import Asked
 from tests.command_line import called
 from tests.run_folders import RUN_ID, a_record, a_run, files_of, fill
@@ -34,9 +37,11 @@ source = "the other"
 """
 
 
-def judged(parent: Path, text: str = ACCEPT, baseline: Path | None = None, parts: Path | None = None) -> Path:
+def judged(
+    parent: Path, text: str = ACCEPT, baseline: Path | None = None, parts: Path | None = None, run: Run | None = None
+) -> Path:
     """A run of three launches that took 175 ns (median), with what was decided on it."""
-    path = fill(parent)
+    path = fill(parent, run=run)
     loaded = store.load(path)
     against = store.load(baseline) if baseline else None
     acceptance = criteria.parse(text, "a.toml") if text else criteria.NOTHING
@@ -333,9 +338,8 @@ def test_the_baseline_is_found_again_or_missed_aloud(tmp_path):
     )
     path = judged(tmp_path / "runs", text="", baseline=base)
     code, _, said = report(path)
-    assert (code, said) == (
-        4, "judged without its baseline: this run was held against base, which is not beside it: name it with --baseline RUN\n"
-    )  # fmt: skip
+    words = "this run was held against base, which is not beside it: name it with --baseline RUN"
+    assert (code, said) == (4, f"run_suite.py: judged without its baseline: {words}\n")
     code, found, said = report(path, "-o", str(tmp_path / "there"))
     kept = msgspec.json.decode((path / "verdicts.json").read_bytes())
     assert (code, said, {v["source"] for v in found}) == (kept["exit_code"], "", {"baseline base"})
@@ -351,6 +355,19 @@ def test_the_baseline_is_found_again_or_missed_aloud(tmp_path):
     )
 
 
+def test_a_run_is_not_held_against_itself(tmp_path):
+    """It would reach all of itself: a pass that says nothing, by whichever name it comes."""
+    path = judged(tmp_path)
+    copy = shutil.copytree(path, tmp_path / "elsewhere" / "copy")
+    for name in (path, copy):
+        code, found, said = report(path, "--baseline", str(name))
+        assert (code, found) == (2, [])
+        assert said.startswith(f"run_suite.py: --baseline {path.name}: that is this run itself")
+        assert said.count("\n") == 1
+    done = called("compare", str(path), str(copy), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "run_suite.py: compare: the same run is named twice\n")
+
+
 def test_what_has_no_checksum_is_left_aside(tmp_path):
     path = judged(tmp_path)
     text = (path / "SHA256SUMS").read_text()
@@ -359,6 +376,36 @@ def test_what_has_no_checksum_is_left_aside(tmp_path):
     assert recalled.asked == Asked()
     (note,) = recalled.notes
     assert "acceptance.toml: has no checksum in SHA256SUMS" in note
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("words", [["--accept", "a.toml"], ["--accept=a.toml", "--baseline", "b"], ["--ceilings", "c.toml"]])
+def test_a_run_that_ended_before_it_was_judged_does_not_pass_without_its_criteria(tmp_path, words, finished):
+    """The disk was full, or the process was killed: all is measured, and nothing was decided."""
+    path = fill(tmp_path, records=4, finished=finished, run=a_run(command=["run_suite.py", *words]))
+    code, found, said = report(path)
+    flags = " and ".join(word.partition("=")[0] for word in words if word.startswith("--"))
+    why = "an earlier version measured it, or it was stopped before it was judged" if finished else "it has not ended"
+    assert said == f"run_suite.py: begun with {flags}, of which nothing is kept ({why}): judged without; say it again\n"
+    assert (code, {v["verdict"] for v in found}) == (4, {"unreferenced"})
+    (owing,) = ET.fromstring(called("report", str(path), "--format", "junit").stdout).iter("error")
+    assert (owing.get("type"), f"begun with {flags}" in owing.get("message", "")) == ("not measured", True)
+    if words[0] == "--accept":
+        (tmp_path / "a.toml").write_text(ACCEPT)
+        code, found, said = report(path, "--accept", "a.toml")
+        assert (code, said) == (1, "")
+        assert len(found) == 2
+
+
+def test_a_failure_is_not_undone_by_taking_its_checksum_away(tmp_path):
+    path = judged(tmp_path, run=a_run(command=["run_suite.py", "--accept", "a.toml"]))
+    assert report(path)[0] == 1
+    text = (path / "SHA256SUMS").read_text()
+    (path / "SHA256SUMS").write_text("".join(line for line in text.splitlines(True) if "verdicts.json" not in line))
+    code, _, said = report(path)
+    assert code == 4
+    assert "verdicts.json: has no checksum in SHA256SUMS" in said
+    assert "begun with --accept, of which nothing is kept: judged without; say it again" in said
 
 
 def test_a_run_that_was_not_judged_is_shown_by_what_is_given(tmp_path):

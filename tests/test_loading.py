@@ -541,3 +541,12 @@ def test_a_long_text_is_one_between_any_two_quotes(raw, most):
 def test_marks_are_those_of_the_lines_whatever_blocks_they_are_read_in(content):
     plain = "".join(f" {zlib.crc32(line):08x}" for line in content.splitlines(keepends=True))
     assert sums._marks(content) == plain
+
+
+def test_machines_come_by_the_numbers_in_their_names(tmp_path):
+    """Folders keep them by a hash: a page would begin with *n7 … n3*."""
+    path = fill(tmp_path, finished=False)
+    names = {"m1": "n10", "a": "n9", "z": "n1", "c": "login"}
+    for machine_id, host in names.items():
+        (path / "machines" / f"{machine_id}.json").write_bytes(msgspec.json.encode(a_machine(machine_id=machine_id, host=host)))
+    assert [machine.host for machine in load(path).machines.values()] == ["login", "n1", "n9", "n10"]

@@ -14,7 +14,7 @@ from reports import charts, comparison, comparison_page, fleet_page, page, side_
 from reports.rows import rows_of
 from tests import made
 from tests.made_up import COPY, CPU, MATMUL, loaded, record, verdict
-from tests.pages import BROWSER, HOSTILE, draw, is_safe, parsed
+from tests.pages import BROWSER, HOSTILE, cut_on_paper, draw, is_safe, parsed
 from tests.test_blame import judge, node
 from tests.test_compare import launches, loaded as compared
 
@@ -51,12 +51,23 @@ def test_nothing_compared_is_no_success():
 
 def test_many_runs_are_columns():
     runs = [compared(launches(t), run_id=name) for t, name in ((1.0, "a"), (2.0, "b"), (4.0, HOSTILE))]
-    text = comparison_page.html_of_many(runs)
+    text = comparison_page.html_of_many(side_by_side.table_of(runs))
     is_safe(text)
     assert text.count("(best)") == 1
     assert "(50 %)" in text
     assert "(25 %)" in text
     assert HOSTILE in parsed(text).text
+
+
+def test_of_many_columns_as_many_stand_in_a_table_as_a_sheet_holds():
+    runs = [compared(launches(1 + n / 10), run_id=f"r{n}") for n in range(14)]
+    text = comparison_page.html_of_many(side_by_side.table_of(runs))
+    is_safe(text)
+    heads = [re.findall(r'<th scope="col">([A-Z])</th>', table) for table in text.split("<table>")]
+    assert [len(head) for head in heads if head] == [6, 6, 2]
+    assert [label for head in heads for label in head] == list("ABCDEFGHIJKLMN")
+    assert text.count("(best)") == 1
+    assert text.count("FLOP/s") == 14
 
 
 def test_comparisons_are_printed_as_pages(capsysbinary):
@@ -309,6 +320,26 @@ def test_a_browser_draws_it_and_asks_for_nothing(made, tmp_path):
     assert told == []
     assert asked == []
     assert picture.stat().st_size > 5000
+
+
+def many_columns() -> str:
+    runs = [compared(launches(1 + n / 10), run_id=f"run-20261130-2200{n:02}-abcd") for n in range(8)]
+    return comparison_page.html_of_many(side_by_side.table_of(runs))
+
+
+def accepted() -> str:
+    """The widest table that a run has: what was asked, its source, and why it is in doubt."""
+    case = record("matmul", MATMUL)
+    verdicts = [verdict(case, "inconclusive", "compute", 2e12, "FLOP/s", floor=1.9e12, source="run 20261130-220819-jn6i, " * 3)]
+    verdicts = [msgspec.structs.replace(v, reason="the bound lies inside the interval: 3.06 GB/s … 7.46 GB/s") for v in verdicts]
+    run = loaded(case, machines=(CPU,))
+    return page.html_of(run, rows_of(run, verdicts))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("made", [a_comparison, a_fleet, accepted, many_columns])
+def test_on_paper_no_table_is_cut(made, tmp_path):
+    assert cut_on_paper(made(), tmp_path) == []
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from clustergauge import accept, ceilings, warnings
 from clustergauge.loading import LoadedRun
 from clustergauge.model import Cpu, Place, Series, Warning_
-from reports import layout, terminal
+from reports import layout, page, terminal
 from reports.rows import rows_of
 from tests import strategies
 from tests.made_up import COPY, CPU, GPU, MATMUL, REDUCE, RUN, TINY, TRITON, finding, loaded, planned, record, verdict
@@ -201,6 +201,16 @@ def test_several_machines_are_told_apart_and_their_verdicts_not_mixed_up():
     good, bad = text.index("node-017 · cpu:0\nmatmul/torch/fp32/1024  1.00 ms"), text.index("node-018 · cpu:0\nmatmul")
     assert good < bad
     assert [r.word for r in rows_of(run, verdicts)] == ["pass", "FAIL"]
+
+
+def test_nodes_stand_in_the_order_of_their_machines_whoever_was_first_and_what_spans_them_last():
+    machines = [msgspec.structs.replace(CPU, machine_id=f"m{n}", host=f"n{n}") for n in (1, 2, 3)]
+    spanning = record("all_reduce", TINY, device="cpu:nodes", machine_id="m1")
+    run = loaded(spanning, *(record("matmul", MATMUL, machine_id=f"m{n}") for n in (3, 1, 2)), machines=machines)
+    heads = [line for line in shown(run).splitlines() if re.fullmatch(r"n\d · cpu:\w+", line)]
+    assert heads == ["n1 · cpu:0", "n2 · cpu:0", "n3 · cpu:0", "n1 · cpu:nodes"]
+    page_of_it = page.html_of(run, rows_of(run, ()))
+    assert re.findall(r">(n\d cpu:\w+)<", page_of_it)[:4] == ["n1 cpu:nodes", "n1 cpu:0", "n2 cpu:0", "n3 cpu:0"]  # by case
 
 
 def test_launches_of_a_case_are_one_row():

@@ -167,3 +167,23 @@ def test_prefixed_units_become_bare(value, unit, bare):
 def test_an_unknown_unit_is_refused_with_examples(unit):
     with pytest.raises(ValueError, match="write TFLOP/s, GB/s"):
         units.parse_rate(1.0, unit)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (24684092 << 10, "23.5 GiB"),
+        (10236 << 20, "10 GiB"),
+        (2 << 40, "2048 GiB"),
+    ],
+)
+def test_a_size_for_a_person_has_three_digits(size, text):
+    assert units.about(size) == text
+
+
+@given(st.integers(0, 1 << 60))
+def test_no_size_is_shown_with_an_exponent(size):
+    assert "e" not in units.about(size)

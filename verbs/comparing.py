@@ -10,7 +10,7 @@ from pathlib import Path
 from clustergauge import flags
 from clustergauge.errors import UsageError
 from verbs.asked import suite_path
-from verbs.said import BROKEN, OK, ROOT, alone, heed_signals, say
+from verbs.said import BROKEN, OK, ROOT, UNSURE, alone, heed_signals, say
 
 
 def do_compare(options: argparse.Namespace) -> int:
@@ -25,13 +25,11 @@ def do_compare(options: argparse.Namespace) -> int:
         raise UsageError(f"compare {given[0]} goes with --against REV: two runs are compared as they were measured")
     if len(options.runs) < 2:
         raise UsageError("compare needs two runs or more: compare A B")
-    paths = [store.find_run(run, output) for run in options.runs]
-    if len(set(paths)) < len(paths):
+    runs = [store.load(store.find_run(run, output)) for run in options.runs]
+    if len({loaded.run.run_id for loaded in runs}) < len(runs):  # a copy, or a link to it, is no other run
         raise UsageError("compare: the same run is named twice")
-    runs = [store.load(path) for path in paths]
     if len(runs) > 2:
-        side_by_side.show(runs, options.format)
-        return OK
+        return OK if side_by_side.show(runs, options.format) else UNSURE
     report = compare.compare(*runs, anyway=options.anyway)
     comparison.show(report, options.format)
     return compare.exit_code(report)

@@ -28,6 +28,8 @@ def do_fleet(options: argparse.Namespace) -> int:
     output = Path(options.output).absolute()
     paths = list(dict.fromkeys(path for word in options.runs for path in folder.find_runs(word, output)))
     expected = hosts.expand(options.expect) if options.expect else []
+    if options.lists:
+        _make(options.lists)  # before hours of confirming
     text, part = leaves_in(options.topology), reduce.read(paths)
     if not text and len(part.topologies) == 1:
         text = part.topologies[0]
@@ -52,6 +54,14 @@ def do_fleet(options: argparse.Namespace) -> int:
         for path in page.write_lists(found, Path(options.lists)):
             say(f"written: {path}")
     return stopped or blame.exit_code(found, held=True)
+
+
+def _make(lists: str) -> None:
+    try:
+        Path(lists).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "there is a file in its way" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise UsageError(f"--lists {lists}: no folder can be made there: {why}") from None
 
 
 def _confirm(

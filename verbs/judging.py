@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clustergauge.errors import UsageError
 from verbs.asked import check_baseline, given_by, leaves_in
-from verbs.said import OK, UNSURE, say
+from verbs.said import OK, say
 
 if TYPE_CHECKING:
     from clustergauge.store import LoadedRun
@@ -32,8 +32,7 @@ def show_again(loaded: LoadedRun, options: argparse.Namespace, output: Path, red
 
     recalled = judgement.recall(loaded, output, given_by(options, output))
     check_baseline(options.accept, recalled.asked)
-    code = outcome.show(loaded, recalled.asked, options.format, say, redact, notes=recalled.notes)
-    return code or (OK if recalled.whole else UNSURE)
+    return outcome.show(loaded, recalled.asked, options.format, say, redact, notes=recalled.notes, owed=recalled.owed)
 
 
 def do_accept(options: argparse.Namespace) -> int:

@@ -148,15 +148,13 @@ def _asked_before(loaded: LoadedRun, output: Path, given: Asked) -> Asked:
     from clustergauge import judgement
 
     recalled = judgement.recall(loaded, output, given)
-    asked, command = recalled.asked, loaded.run.command
-    there = {"--accept": asked.name, "--baseline": asked.baseline, "--ceilings": asked.catalogue}
-    begun = [flag for flag in there if any(word == flag or word.startswith(f"{flag}=") for word in command)]
-    if missing := [flag for flag in begun if not there[flag]]:
+    asked = recalled.asked
+    if missing := judgement.missing(loaded, asked):
         raise UsageError(
             f"run {loaded.run.run_id} was begun with {' and '.join(missing)}, of which nothing is kept: say it again"
         )
     check_baseline(given.name, asked)
-    for note in recalled.notes:
+    for note in (*recalled.notes, *recalled.owed):
         say(note)
     return asked
 
