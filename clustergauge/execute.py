@@ -119,7 +119,9 @@ def execute(
 def _of_target(context: Context) -> dict[str, Scalar]:
     """What a case that came to nothing had found out of where it wrote."""
     found = {name: context.settings[name] for name in OF_TARGET if name in context.settings} if context.target else {}
-    return {name: value for name, value in found.items() if isinstance(value, str | bool) or 0 <= value < 1 << 63}
+    return {
+        name: value for name, value in found.items() if value is not None and (isinstance(value, str) or 0 <= value < 1 << 63)
+    }
 
 
 class TargetFilled(Exception):

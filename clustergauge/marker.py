@@ -99,3 +99,16 @@ def _device(where: str, device: Any) -> str:
     if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda:\d{1,3}", device):
         raise pytest.UsageError(f"{where}: gauge: device={device!r}: write 'cpu' or 'cuda:0'")
     return device
+
+
+def require(where: str, device: str, *called: object) -> None:
+    """Raise ``pytest.UsageError`` unless there is the ``device`` that is to be timed (empty: none), and these can be called."""
+    if not all(map(callable, called)):
+        raise pytest.UsageError(f"{where}: gauge: kernel and check are functions: gauge(lambda: …, check=lambda: …)")
+    if device.startswith("cuda"):
+        try:
+            import torch
+        except ImportError:
+            raise pytest.UsageError(f"{where}: gauge: device={device!r} is timed by torch, which is not installed") from None
+        if (count := torch.cuda.device_count()) <= int(device.partition(":")[2]):
+            raise pytest.UsageError(f"{where}: gauge: device={device!r}: torch sees {count} GPUs here")

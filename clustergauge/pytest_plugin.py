@@ -104,14 +104,15 @@ class Gauge:
         __tracebackhide__ = True
         from clustergauge.probe import Work, Wrong
 
-        self.called = True
+        self.called, only_check = True, _only_check(self._node.config)
         try:
             asked = marker.read(self._node)
+            marker.require(self._node.nodeid, "" if only_check else asked.device, run, check)
         except pytest.UsageError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         work = Work(run=run, check=lambda: _checked(check), reset=reset, workload=asked.workload, clock="device")
         try:
-            gauged = _checked_only(work) if _only_check(self._node.config) else _untraced(work, asked)
+            gauged = _checked_only(work) if only_check else _untraced(work, asked)
         except Wrong as wrong:
             self._keep(f"wrong: {wrong}")
             raise pytest.fail.Exception(f"wrong: {wrong}", pytrace=False) from wrong

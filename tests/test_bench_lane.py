@@ -196,7 +196,9 @@ def test_a_mistake_is_one_line(suite):
     ("option", "said"),
     [
         ({"bench_launcher": "/opt/nope/mpirun"}, "--bench-launcher '/opt/nope/mpirun': there is no program"),
-        ({"bench_target": ""}, "--bench-target: an empty name"),
+        ({"bench_target": ""}, "--bench-target: nothing is given"),
+        ({"bench_duration": ""}, "--bench-duration: nothing is given (a variable that is not set?); to do without, leave it out"),
+        ({"bench_case": ["x", ""]}, "--bench-case: nothing is given"),
         ({"bench_duration": "-1"}, "--bench-duration: not a duration: '-1'"),
         ({"bench_suite": "nothing"}, "--bench-suite 'nothing': there are accept, "),
         ({"bench_suite": "no/such"}, "no suite file no/such"),
@@ -206,8 +208,8 @@ def test_a_mistake_is_one_line(suite):
 )
 def test_mistakes_are_named_by_the_flags_of_the_lane(option, said, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
-    none = {"bench_suite": "quick", "bench_case": [], "bench_device": "cpu", "bench_duration": "", "bench_ranks": None}
-    none |= {"bench_launcher": "", "bench_target": None, "bench_probes": []}
+    none = {"bench_suite": "quick", "bench_case": [], "bench_device": "cpu", "bench_duration": None, "bench_ranks": None}
+    none |= {"bench_launcher": None, "bench_target": None, "bench_probes": []}
     given = SimpleNamespace(**none | option)
     config = SimpleNamespace(stash=pytest.Stash(), option=given, invocation_params=SimpleNamespace(dir=ROOT))
     with pytest.raises(pytest.UsageError) as told:

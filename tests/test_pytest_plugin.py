@@ -238,6 +238,21 @@ def test_a_marker_that_makes_no_sense_is_refused(given, words):
         marker.read(node(**given))
 
 
+def test_what_cannot_be_measured_here_is_one_line(monkeypatch):
+    torch = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 1))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    marker.require("t.py::t", "cuda:0", print)
+    marker.require("t.py::t", "", print)
+    with pytest.raises(pytest.UsageError, match=r"^t\.py::t: gauge: device='cuda:1': torch sees 1 GPUs here$"):
+        marker.require("t.py::t", "cuda:1", print)
+    with pytest.raises(pytest.UsageError, match="are functions"):
+        marker.require("t.py::t", "cpu", print, None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    marker.require("t.py::t", "cpu", print)
+    with pytest.raises(pytest.UsageError, match="timed by torch, which is not installed"):
+        marker.require("t.py::t", "cuda:0", print)
+
+
 def test_a_marker_is_read_in_bare_units():
     asked = marker.read(node(flops=np.prod([1, 2]), bytes=3, floor="700 TFLOP/s", device="cuda:1"))
     assert (asked.metric, asked.bound, asked.unit, asked.device) == ("compute", 7e14, "FLOP/s", "cuda:1")

@@ -31,9 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-suite", default="quick", metavar="NAME|FILE", help="suite name or TOML file (default: quick)")
     group.addoption("--bench-case", action="append", default=[], metavar="GLOB", help="only cases whose id matches")
     group.addoption("--bench-device", choices=("auto", "cpu", "cuda"), default="auto")
-    group.addoption("--bench-duration", default="", metavar="TIME", help="measure each case for so long, not as the suite says")
+    group.addoption("--bench-duration", metavar="TIME", help="measure each case for so long, not as the suite says")
     group.addoption("--bench-ranks", type=flags.count, metavar="N", help="ranks of collective cases")
-    group.addoption("--bench-launcher", default="", metavar="CMD", help="command that starts MPI ranks")
+    group.addoption("--bench-launcher", metavar="CMD", help="command that starts MPI ranks")
     group.addoption("--bench-target", metavar="DIR", help="folder for storage cases (without it they are skipped)")
     group.addoption("--bench-probes", action="append", default=[], metavar="MODULE", help="also load the probes of this module")
 
@@ -122,9 +122,10 @@ def _lane(config: pytest.Config) -> Lane:
         python_path = [str(config.invocation_params.dir)] if option.bench_probes else []
         sys.path.extend(python_path)
         ranks = config.stash.get(_RANKS, None)
+        _check_given(option)
         with _told():
             _check_ranks(option, ranks)
-            spread.check_launcher(option.bench_launcher, 0)
+            spread.check_launcher(option.bench_launcher or "", 0)
             wish = plan.Wish(
                 globs=option.bench_case,
                 device=option.bench_device,
@@ -134,9 +135,17 @@ def _lane(config: pytest.Config) -> Lane:
             )
             suite, probes = plan.load_suite(lanes.suite_path(option.bench_suite)), lanes.probes(option.bench_probes)
             planned = plan.plan(suite, probes, _machine(config), wish)
-        launcher = ranks.launcher if ranks else option.bench_launcher
+        launcher = ranks.launcher if ranks else option.bench_launcher or ""
         config.stash[_LANE] = Lane(planned, _machine(config), launcher, python_path)
     return config.stash[_LANE]
+
+
+def _check_given(option: Any) -> None:
+    """Raise ``pytest.UsageError`` for an option of ours that is given and empty."""
+    for name, value in vars(option).items():
+        if name.startswith("bench_") and (value == "" or (isinstance(value, list) and "" in value)):
+            words = "nothing is given (a variable that is not set?); to do without, leave it out"
+            raise pytest.UsageError(f"--{name.replace('_', '-')}: {words}")
 
 
 def _check_ranks(option: Any, ranks: Ranks | None) -> None:
