@@ -50,7 +50,7 @@ def page_of(fleet: Fleet, width: int, outcomes: Sequence[Outcome] = ()) -> Page:
     page = Page(width)
     kinds = len({c.peer_class for c in fleet.cases})
     cases = counted(len({c.case for c in fleet.cases}), "case")
-    page.add((counted(len(fleet.nodes), "node"), "bold"), f" · {cases}" + (f" · {kinds} classes" if kinds > 1 else ""))
+    page.add((counted(len(fleet.nodes), "node"), "bold"), f" · {cases} compared" + (f" · {kinds} classes" if kinds > 1 else ""))
     for note in notes_of(fleet):
         page.wrap(note, "note: ", "dim", 2)
     page.gap()

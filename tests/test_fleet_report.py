@@ -26,7 +26,7 @@ def a_fleet():
 def test_the_page_ends_with_the_worst():
     text = report.page_of(a_fleet(), 100).text()
     assert text == (
-        "11 nodes · 1 case\n"
+        "11 nodes · 1 case compared\n"
         "\n"
         "case    devices  median  slowest over fastest  loss it would show\n"
         "matmul       10  1.00 s                  25 %               3.3 %\n"

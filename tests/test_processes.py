@@ -21,6 +21,14 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard():
+    """Also where a shell that started this in the background has Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_what_is_held_back_is_heard_at_the_end_or_when_it_is_let_go():
     reached = []
     with pytest.raises(KeyboardInterrupt), processes.held():  # noqa: PT012
