@@ -128,9 +128,9 @@ def start(tmp_path):
     """Launches a session; what is left of it when a test has failed is ended."""
     started: list[Session] = []
 
-    def launch(launcher: Launcher, *words: str, ranks: int = 2) -> Session:
+    def launch(launcher: Launcher, *words: str, ranks: int = 2, through: tuple[str, ...] = ()) -> Session:
         scratch = Path(tempfile.mkdtemp(dir="/tmp"))  # a short name: sockets lie in it
-        started.append(launched(launcher, tmp_path, scratch, *words, ranks=ranks))
+        started.append(launched(launcher, tmp_path, scratch, *words, ranks=ranks, through=through))
         return started[-1]
 
     yield launch
@@ -140,12 +140,24 @@ def start(tmp_path):
         shutil.rmtree(session.scratch, ignore_errors=True)
 
 
-def launched(launcher: Launcher, folder: Path, scratch: Path, *words: str, ranks: int) -> Session:
+def launched(launcher: Launcher, folder: Path, scratch: Path, *words: str, ranks: int, through: tuple[str, ...] = ()) -> Session:
+    """``through``: a command that starts each rank's pytest."""
     (folder / "seated.toml").write_text(SUITE)
     mark = f"CLUSTERGAUGE_TEST_MARK={uuid.uuid4()}"
     name, value = mark.split("=")
     own = {n: v for n, v in os.environ.items() if not n.startswith("PYTEST_")}
-    command = [launcher.command, "-n", str(ranks), sys.executable, "-P", "-m", "pytest", str(ROOT / "tests/bench"), "-v"]
+    command = [
+        launcher.command,
+        "-n",
+        str(ranks),
+        *through,
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        str(ROOT / "tests/bench"),
+        "-v",
+    ]
     command += ["-p", "no:cacheprovider", "--color=no", "--bench-suite=seated.toml", "--bench-probes=tests.faults.seated", *words]
     earlier = set(Path("/tmp").glob("clustergauge-ranks-*"))
     process = subprocess.Popen(
@@ -197,6 +209,13 @@ def test_mpi_cases_run_in_the_launchers_world_and_rank_0_alone_writes(launcher, 
     for world in ("serial", "torch"):
         assert about[f"{world}@cpu:0"]["settings"]["given"] == "", "of the launcher nothing, or a library would try to join"
     assert about["serial@cpu:0"]["settings"]["cpus"] == len(os.sched_getaffinity(0)), "as without a launcher that binds"
+
+
+def test_every_rank_ends_as_the_session_does(start, tmp_path):
+    note = """"$@"; code=$?; echo $code > "status.$PMI_RANK"; exit $code"""  # mpiexec itself ends with the worst of them
+    session = start(MPICH, "--bench-case=*how=wrong/world=serial*", through=("sh", "-c", note, "sh"))
+    assert session.end() == 1, session.output
+    assert [(tmp_path / f"status.{rank}").read_text() for rank in (0, 1)] == ["1\n", "1\n"]
 
 
 @each()
