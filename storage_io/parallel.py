@@ -30,12 +30,15 @@ from storage_io.layout import pieces, require_patience, trial
 from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
-from storage_io.sequential import SPOT_CHECKS, Block, moves
+from storage_io.sequential import SPOT_CHECKS, moves
 from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
 from storage_io.workspace import Workspace, target_of
 
 TRIAL_BYTES = 16 << 20
 """Of each rank's file that shows whether there is direct I/O."""
+
+Block = tuple[int, memoryview]
+"""Offset in the file, and the part of the buffer that belongs there."""
 
 
 def needs(op: str, block: str, size: int, **_axes: object) -> Needs:

@@ -1,8 +1,8 @@
 """Data for storage cases: incompressible, every 4 KiB different from every other, and telling whose it is.
 
-16 MiB of random bytes, new for every run, repeated; over each 4 KiB of them a stamp of four 64-bit words: run, file, number of
-the block in its file, and the sample that wrote it.  So nothing can be compressed, deduplicated, lost, stale or misplaced
-unnoticed.  Arrays are one-dimensional, ``uint64``, whole 4 KiB blocks.
+16 MiB of random bytes (or as many as a `Pattern` is told), new for every run, repeated; over each 4 KiB of them a stamp of four
+64-bit words: run, file, number of the block in its file, and the sample that wrote it.  So nothing can be compressed,
+deduplicated, lost, stale or misplaced unnoticed.  Arrays are one-dimensional, ``uint64``, whole 4 KiB blocks.
 """
 
 from __future__ import annotations
@@ -49,14 +49,18 @@ def aligned(size: int) -> Words:
 
 
 class Pattern:
-    """The data of one run.  ``seed``: for processes that must know each other's; it has to be new for every run."""
+    """The data of one run.
 
-    def __init__(self, seed: int | None = None) -> None:
+    ``seed``: for processes that must know each other's; it has to be new for every run.  ``period``: bytes after which it repeats
+    itself but for the stamps, whole 4 KiB; not less than a file system compresses at once.
+    """
+
+    def __init__(self, seed: int | None = None, period: int = BASE_BYTES) -> None:
         import numpy as np
 
         random = os.urandom if seed is None else np.random.default_rng(seed).bytes
         self._run = np.frombuffer(random(8), np.uint64)[0]
-        self._base = np.frombuffer(random(BASE_BYTES), np.uint64)
+        self._base = np.frombuffer(random(period), np.uint64)
         self._expected = self._base.copy()
 
     def fill(self, out: Words, file: int, sample: int, offset: int = 0) -> None:
@@ -114,6 +118,11 @@ class Pattern:
         rows = out.reshape(-1, _ROW)
         rows[:, 0], rows[:, 1], rows[:, 3] = self._run, file, sample
         rows[:, 2] = np.arange(first, first + len(rows), dtype=np.uint64)
+
+
+def stamped(content: Words) -> memoryview:
+    """Where the content of a file tells the number of each 4 KiB: 64-bit words that can be set."""
+    return content.data[2::_ROW]
 
 
 def _explain(got: Words, want: Words, path: Path | str, offset: int, bad: int | None = None) -> str:

@@ -4,10 +4,12 @@ The file is laid out and written once before timing, so a timed write overwrites
 the file system's allocation.  The timed region is the transfers of blocks (of 1 MiB, or what the case says) by ``depth`` lanes
 and, for a write, the ``fdatasync`` that ends it.
 
-Each lane reads into one block of memory again and again, as other tools do (`slots`); what programs get that keep what they read
-is `checkpoint`'s to say.  What is written has memory of its own, and is other data in every block.
+Each lane has memory of its own that it uses again and again, as other tools do (`slots`): one block that it reads into, or 1 MiB
+and at least a block that it writes from; what programs get that keep what they read, and write what lies somewhere, is
+`checkpoint`'s to say.  What is written is other data in every 4 KiB: just before a block goes, the numbers of its 4 KiB are put
+into them (for 1 MiB that took 1 µs of 300; fio, unless told otherwise, changes more of each block).
 
-Stamping, dropping pages and verifying happen outside the timed region.  After every read what lanes hold is verified, and then
+Dropping pages and verifying happen outside the timed region.  After every read what lanes hold is verified, and then
 all blocks are read once more and verified; of every write some blocks, chosen anew, are read back from the device, and all of the
 last one.
 """
@@ -19,7 +21,6 @@ import functools
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
-from clustergauge.budget import seconds
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
@@ -27,18 +28,18 @@ from storage_io import cold, fio, memory
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
-from storage_io.layout import READ_TO_PROVE, lay_out, pieces, require_patience, words_of
+from storage_io.layout import READ_TO_PROVE, lay_out, pieces, words_of
 from storage_io.mounts import tell
-from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned
+from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned, stamped
 from storage_io.slots import Slot, Slots
 from storage_io.workspace import Workspace, target_of
 
 BLOCK_BYTES = 1 << 20
+LANE_BYTES = 1 << 20
+"""Memory that a lane writes from, at least: file systems compress less at once (ZFS up to 1 MiB unless told otherwise)."""
 SPOT_CHECKS = 8
 """Blocks of a write that are read back after every sample."""
 
-Block = tuple[int, memoryview]
-"""Offset in the file, and the part of the buffer that belongs there."""
 Place = tuple[int, int]
 """Offset in the file, and bytes."""
 
@@ -90,7 +91,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     if size < STAMP_EVERY or size % STAMP_EVERY:
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
     block = min(block, size)
-    buffer = size if op == "write" else depth * block
+    buffer = depth * lane_bytes(op, block)
     back = blocks_back(depth, block, size) * block
     memory.require(buffer + back, f"a buffer of {format_size(buffer)}, and {format_size(back)} to verify it, need")
     with contextlib.ExitStack() as stack:
@@ -118,9 +119,10 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
 
 
 class _Writes:
-    """Writes of the whole file, with other data in every block.
+    """Writes of the whole file, with other data in every 4 KiB.
 
-    ``_sample``: the one whose data the file holds (0: as laid out).
+    ``_blocks``: place and length of each, where it begins in a lane's memory, and the numbers of its 4 KiB.  ``_sample``: the one
+    whose data the file holds (0: as laid out).
     """
 
     def __init__(self, ctx: Context, file: DataFile, depth: int, block: int) -> None:
@@ -128,14 +130,19 @@ class _Writes:
 
         self._ctx = ctx
         self._file = file
-        self._pattern = Pattern()
-        self._content = aligned(file.size)
-        self._blocks = pieces(self._content, block)
+        period = lane_bytes("write", block)
+        self._pattern = Pattern(period=period)
+        self._slots = Slots[Place](depth, period)
         self._back = _Back(file, self._pattern, depth, block)
+        numbers = np.arange(file.size // STAMP_EVERY, dtype=np.uint64).data
+        self._blocks = [
+            (offset, length, offset % period, numbers[offset // STAMP_EVERY : (offset + length) // STAMP_EVERY])
+            for offset, length in self._back.places
+        ]
         self._choose = np.random.default_rng(ctx.seed)
         self._device = DeviceBytes(ctx.device_bytes)
         self._sample = 0
-        self._lanes = Lanes([file.write_at] * depth)
+        self._lanes = Lanes([functools.partial(self._write, slot.bytes, stamped(slot.words)) for slot in self._slots.each])
 
     # -- the timed region
 
@@ -144,14 +151,18 @@ class _Writes:
         self._lanes.run(self._blocks)
         self._file.sync()
 
+    def _write(self, whole: memoryview, stamps: memoryview, offset: int, length: int, start: int, numbers: memoryview) -> None:
+        stamps[start // STAMP_EVERY : (start + length) // STAMP_EVERY] = numbers
+        self._file.write_at(offset, whole[start : start + length])
+
     # -- outside of it
 
     def lay_out(self) -> None:
         """Make the file, written whole and on the device, and find out whether direct I/O is what it says."""
-        with _on_huge_pages(self._ctx, self._file.size):
-            self._pattern.fill(self._content, 0, 0)
-        self._file.allocate()
-        self._file.prove_writes(self._write_once, self._file.size)
+        with _on_huge_pages(self._ctx, self._slots.nbytes):
+            for slot in self._slots.each:
+                self._pattern.fill(slot.words, 0, 0)
+        lay_out(self._ctx, self._file, self._pattern)
 
     def reset(self) -> None:
         """Verify some of what the last run left behind, then make ready what the next one writes."""
@@ -160,7 +171,8 @@ class _Writes:
         chosen = self._choose.choice(len(places), min(SPOT_CHECKS, len(places)), replace=False)
         self._verify([places[int(n)] for n in sorted(chosen)])
         self._sample += 1
-        self._pattern.restamp(self._content, self._sample)
+        for slot in self._slots.each:
+            self._pattern.restamp(slot.words, self._sample)
         _drop(self._ctx, self._file)
         if self._file.counted:
             self._device.mark()
@@ -178,20 +190,6 @@ class _Writes:
     def _verify(self, places: Sequence[Place]) -> None:
         _drop(self._ctx, self._file)
         self._back.verify(places, self._sample)
-
-    def _write_once(self) -> None:
-        """All blocks.  Raises `Skip` where that would take too long, once a part of them tells."""
-        spent, done, many = 0.0, 0, max(1, BASE_BYTES // len(self._blocks[0][1]))
-        for first in range(0, len(self._blocks), many):
-            some = self._blocks[first : first + many]
-            spent += seconds(lambda some=some: self._write_some(some))
-            done += sum(len(view) for _, view in some)
-            require_patience(self._ctx, self._file.size, spent * self._file.size / done)
-
-    def _write_some(self, blocks: list[Block]) -> None:
-        for block in blocks:
-            self._file.write_at(*block)
-        self._file.sync()
 
     def _settle(self) -> None:
         self._device.settle(0, self._file.size)
@@ -283,6 +281,11 @@ class _Back:
     def close(self) -> None:
         """End the threads."""
         self._lanes.close()
+
+
+def lane_bytes(op: str, block: int) -> int:
+    """Memory of a lane: a block, or so many that what is written is not the same again within `LANE_BYTES`."""
+    return block if op == "read" else -(-LANE_BYTES // block) * block
 
 
 def blocks_back(depth: int, block: int, size: int) -> int:

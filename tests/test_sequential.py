@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import lzma
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -103,6 +105,32 @@ def test_blocks_may_have_another_size(tmp_path, op, block, count):
         work.check()
     finally:
         work.close()
+
+
+@pytest.mark.parametrize("block", [4096, 3 * 4096, BLOCK_BYTES])
+@pytest.mark.parametrize("depth", [1, 8])
+def test_what_is_written_is_nowhere_the_same_and_cannot_be_compressed(tmp_path, block, depth):
+    work = prepare(context(tmp_path), "write", depth, SIZE, spare=0, block=block)
+    try:
+        work.reset()
+        work.run()
+        work.check()
+        os.sync()
+        written = data_file(tmp_path).read_bytes()
+    finally:
+        work.close()
+    assert len({written[at : at + 4096] for at in range(0, SIZE, 4096)}) == SIZE // 4096
+    for record in (128 << 10, 1 << 20):  # as ZFS and Btrfs compress
+        assert len(zlib.compress(written[:record], 1)) > 0.99 * record
+        assert len(lzma.compress(written[:record], preset=0)) > 0.99 * record
+
+
+def test_a_file_larger_than_memory_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: memory.SPARE + (40 << 20))
+    with prepared(tmp_path, "write", 8, 64 << 20) as (work, _):
+        work.reset()
+        work.run()
+        work.check()
 
 
 def test_the_default_block_has_the_ids_it_always_had():
