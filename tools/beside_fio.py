@@ -6,9 +6,10 @@ What ``--cross-check`` does of a case, for a table of patterns, and what it leav
 makes a new file on both sides) and small files (by fio: threads that open, read and close one after the other).  After the ratio
 of our rate to fio's (a flush being one operation; median over PAIRS, 9 and no fewer for a figure to be told, the smallest and the
 largest) stands that of fio to itself, which says what the disk's own unrest makes of a ratio.  Our writes end every sample with a
-sync, fio's the job, and have other data in every block, fio's the same; of reads both have memory that they use again.  fio's
-memory lies on huge pages, and so does ours, but for many small blocks at a time: that is shared by processes, and most kernels
-keep such on small pages.  GLOB chooses patterns as ``-k`` does cases.  Needs fio; files are made in TARGET and removed.
+sync, fio's the job; both have memory that they use again, but for random writes of ours and for checkpoints, which are as large
+as what they hold.  fio's memory lies on huge pages, and so does ours, but for many small blocks at a time: that is shared by
+processes, and most kernels keep such on small pages.  GLOB chooses patterns as ``-k`` does cases.  Needs fio; files are made in
+TARGET and removed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from collections.abc import Iterator
 
 from clustergauge.probe import Context, Peer, Work
 from storage_io import checkpoint, fio, flush, random_io, sequential, small_files
-from storage_io.formats import RAW_DEPTH
-from storage_io.layout import PIECE_BYTES
+from storage_io.formats import RAW_BYTES, RAW_DEPTH
 from tools.beside import Make, main
 
 SIZE = 256 << 20
@@ -48,14 +48,14 @@ def shard(ctx: Context, op: str) -> Work:
     """A checkpoint without a library; beside it the same bytes in one file, as many pieces in flight.  Both write a new file."""
     work = checkpoint.prepare(ctx, "llama3-8b", "raw", op, SHARD)
     size = work.workload.bytes_read + work.workload.bytes_written
-    whole = size // PIECE_BYTES * PIECE_BYTES
+    whole = size // RAW_BYTES * RAW_BYTES
     path = ctx.scratch / "shard"
     if op == "restore":
-        pattern = fio.Pattern("read", PIECE_BYTES, RAW_DEPTH, whole)
+        pattern = fio.Pattern("read", RAW_BYTES, RAW_DEPTH, whole)
         work.peer = Peer(fio.version(), lambda seconds: size / fio.run(pattern, path, seconds))
         return work
     timed = ("--overwrite=", "--time_based=", "--runtime=")
-    words = [w for w in fio.Pattern("write", PIECE_BYTES, RAW_DEPTH, whole, "end").words(path, 1) if not w.startswith(timed)]
+    words = [w for w in fio.Pattern("write", RAW_BYTES, RAW_DEPTH, whole, "end").words(path, 1) if not w.startswith(timed)]
 
     def theirs(seconds: float) -> float:
         path.unlink(missing_ok=True)
