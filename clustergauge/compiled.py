@@ -24,6 +24,11 @@ def address(library: Any, name: str) -> str:
     return f"inttoptr (i64 {ctypes.cast(getattr(library, name), ctypes.c_void_p).value} to ptr)"
 
 
+def libc(name: str) -> str:
+    """`address` of a function of the C library."""
+    return address(ctypes.CDLL(None), name)
+
+
 def made(code: str, name: str) -> tuple[Any, int]:
     """Machine code of a text: what holds it, and where the function of that name begins.  Raises what llvmlite raises."""
     from llvmlite import binding

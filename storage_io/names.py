@@ -148,7 +148,7 @@ def text(op: str) -> str:
             "  %next = add i64 %n, 1",
             "  br label %turn",
             "failed:",
-            f"  %where = call ptr {_libc('__errno_location')}()",
+            f"  %where = call ptr {compiled.libc('__errno_location')}()",
             "  %number = load i32, ptr %where",
             "  store i32 %number, ptr %errno",
             "  br label %end",
@@ -171,23 +171,20 @@ _SEEN = [
 def _call(op: str) -> list[str]:
     """The call on ``%path``, whose ``%code`` is below zero if it failed."""
     if op == "stat":
-        return [f"  %code = call i32 {_libc('statx')}(i32 {_HERE}, ptr %path, i32 0, i32 {_BASIC_STATS}, ptr %found)"]
+        return [f"  %code = call i32 {compiled.libc('statx')}(i32 {_HERE}, ptr %path, i32 0, i32 {_BASIC_STATS}, ptr %found)"]
     if op == "unlink":
-        return [f"  %code = call i32 {_libc('unlink')}(ptr %path)"]
+        return [f"  %code = call i32 {compiled.libc('unlink')}(ptr %path)"]
     if op == "rename":
         return [
             "  %new.at = getelementptr ptr, ptr %path.at, i64 1",
             "  %new = load ptr, ptr %new.at",
-            f"  %code = call i32 {_libc('rename')}(ptr %path, ptr %new)",
+            f"  %code = call i32 {compiled.libc('rename')}(ptr %path, ptr %new)",
         ]
+    flags = CREATE if op == "create" else OPEN
     return [
-        f"  %file = call i32 (ptr, i32, ...) {_libc('open')}(ptr %path, i32 {CREATE if op == 'create' else OPEN}, i32 {0o600})",
+        f"  %file = call i32 (ptr, i32, ...) {compiled.libc('open')}(ptr %path, i32 {flags}, i32 {0o600})",
         "  %none = icmp slt i32 %file, 0",
         "  br i1 %none, label %failed, label %opened",
         "opened:",
-        f"  %code = call i32 {_libc('close')}(i32 %file)",
+        f"  %code = call i32 {compiled.libc('close')}(i32 %file)",
     ]
-
-
-def _libc(name: str) -> str:
-    return compiled.address(ctypes.CDLL(None), name)

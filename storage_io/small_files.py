@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import secrets
 
 from clustergauge.budget import seconds
 from clustergauge.model import Workload
@@ -21,12 +20,11 @@ from clustergauge.units import format_size
 from storage_io import cold
 from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
-from storage_io.helpers import share
 from storage_io.layout import make_all, patience, trial
 from storage_io.mounts import tell
 from storage_io.pattern import STAMP_EVERY, Pattern
 from storage_io.random_io import require
-from storage_io.whole_files import Reads, Shares, Writes, helpers_for
+from storage_io.whole_files import Reads, Writes
 from storage_io.workspace import Workspace
 
 TOTAL_BYTES = 64 << 20
@@ -106,26 +104,21 @@ class _Files:
         file, _ = trial(workspace.file(0), PROBE_BYTES)
         self._direct = os.O_DIRECT if file.direct else 0
         self._counted = file.counted
-        seed = secrets.randbits(62)
-        helpers = 1 if self.writes else helpers_for(depth, len(os.sched_getaffinity(0)))
-        pattern = Pattern(seed)
+        pattern = Pattern()
         self._maker = Writes(workspace.path, size, 1, 1, self._direct, pattern)
         self._reader = Reads(workspace.path, size, 1, self._direct, pattern)
         with contextlib.ExitStack() as stack:
             self._folder = os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, self._folder)
-            self._files: Writes | Reads | Shares
-            if self.writes:
-                self._files = Writes(workspace.path, size, most, depth, self._direct, pattern)
-            elif helpers > 1:
-                self._files = Shares(workspace.path, size, depth, self._direct, seed, helpers)
-            else:
-                self._files = Reads(workspace.path, size, depth, self._direct, pattern)
+            self._files = (
+                Writes(workspace.path, size, most, depth, self._direct, pattern)
+                if self.writes
+                else Reads(workspace.path, size, depth, self._direct, pattern)
+            )
             stack.callback(self._files.close)
             self.close = stack.pop_all().close
-        self._device = DeviceBytes(ctx.device_bytes, self._files.pids)
-        lanes = f"{helpers} processes × {share(depth, helpers)[0]}" if helpers > 1 else f"{depth} thread{'s' * (depth > 1)}"
-        engine = f"open, {'pwritev' if self.writes else 'preadv'}, close, {lanes}"
+        self._device = DeviceBytes(ctx.device_bytes)
+        engine = f"open, {self._files.how}, {depth} thread{'s' * (depth > 1)}"
         self.settings = file.settings() | {"engine": engine}
 
     def populate(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from clustergauge import compiled
 from storage_io import names as calling
 from storage_io.errors import StorageError
 from tests.on_disk import mounted, names, needs_root
@@ -104,10 +105,11 @@ def test_where_nothing_can_be_compiled_python_calls(monkeypatch):
     assert isinstance(calling.calls("stat"), calling.Compiled)
     assert isinstance(calling.calls("list"), calling.FromPython)
     with monkeypatch.context() as patch:
-        patch.setattr(calling, "_libc", lambda name: calling.compiled.address(calling.ctypes.CDLL(None), f"no_such_{name}"))
+        real = compiled.libc
+        patch.setattr(compiled, "libc", lambda name: real(f"no_such_{name}"))
         assert isinstance(calling.calls("stat"), calling.FromPython)
     with monkeypatch.context() as patch:
-        patch.setattr(calling.compiled, "PROCESSORS", ("one of tomorrow",))
+        patch.setattr(compiled, "PROCESSORS", ("one of tomorrow",))
         assert isinstance(calling.calls("stat"), calling.FromPython)
     monkeypatch.setitem(sys.modules, "llvmlite", None)
     assert isinstance(calling.calls("stat"), calling.FromPython)

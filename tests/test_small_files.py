@@ -4,21 +4,20 @@ import contextlib
 import errno
 import os
 import resource
-import shutil
 import signal
-import sys
+from pathlib import Path
 
 import pytest
 
+from clustergauge import compiled
 from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import layout, small_files as module, workspace
+from storage_io import layout, small_files as module, whole_reads, workspace
 from storage_io.errors import StorageError
 from storage_io.small_files import LEAST, prepare, small_files
-from storage_io.whole_files import helpers_for
-from tests.on_disk import alive, context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root, slow
+from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root, slow
 
 SIZE = 16 << 10
 TOTAL = 64 * SIZE
@@ -103,46 +102,72 @@ def test_the_sync_ends_a_write_inside_the_time(tmp_path, monkeypatch):
         assert calls == [LEAST]
 
 
-def two_processors(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+@pytest.fixture(params=["compiled", "python"])
+def by(request, monkeypatch):
+    """What reads: compiled code, or Python where there can be none."""
+    if request.param == "python":
+        monkeypatch.setattr(compiled, "possible", lambda: False)
+    return request.param
 
 
-def test_where_there_are_processors_helpers_share_what_is_read(tmp_path, monkeypatch):
-    two_processors(monkeypatch)
+def test_a_record_says_what_reads(tmp_path, by):
     with prepared(tmp_path, "write", 8) as (_, ctx):
-        assert ctx.settings["engine"].endswith(", close, 8 threads")
-    with prepared(tmp_path, "read", 8) as (work, ctx):
-        assert ctx.settings["engine"].endswith(", close, 2 processes × 4")
-        pids = work.run.__self__._files.pids
-        assert len(pids) == 2
-        work.reset()
-        work.run()
-        work.check()
-        work.reset()
-        os.kill(pids[1], signal.SIGKILL)
-        with pytest.raises(RuntimeError, match=r"^a helper process was killed by SIGKILL$"):
+        assert ctx.settings["engine"] == "open, pwritev, close, 8 threads"
+    with prepared(tmp_path, "read", 1) as (_, ctx):
+        how = {"compiled": "pread, close, from compiled code", "python": "preadv, close"}[by]
+        assert ctx.settings["engine"] == f"open, {how}, 1 thread"
+
+
+@pytest.mark.parametrize("depth", [1, 3, 8])
+def test_every_file_is_read_once_and_each_thread_holds_its_last(tmp_path, by, depth):
+    with prepared(tmp_path, "read", depth) as (work, ctx):
+        group = work.run.__self__
+        group.count = 64
+        open_files = len(names(Path("/proc/self/fd")))
+        for _ in range(3):
+            work.reset()
             work.run()
-    assert alive(pids) == []
+            held = group._files._slots.held()
+            assert 1 <= len(held) <= depth
+            assert {number for _, number in held} <= set(group._chosen)
+            group._files.verify()
+        work.check()
+        assert len(names(Path("/proc/self/fd"))) == open_files
+        if has_device(ctx):
+            assert ctx.device_bytes["asked_read"] == 3 * 64 * SIZE
+            assert fraction(ctx, "read") >= 0.95
+            assert ctx.device_bytes["read"] < 1.05 * 3 * 64 * SIZE
 
 
-def test_helpers_that_cannot_start_are_named_and_nothing_is_left(tmp_path, monkeypatch):
-    two_processors(monkeypatch)
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(RuntimeError, match=r"^a helper process exited with 1$"):
-        prepare(context(tmp_path), "read", 8, SIZE, TOTAL, spare=0)
-    assert names(tmp_path) == []
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_file_that_is_gone_ends_all_threads(tmp_path, by, depth):
+    with prepared(tmp_path, "read", depth) as (work, _):
+        work.reset()
+        (path,) = tmp_path.glob(f".clustergauge-*/data-{work.run.__self__._chosen[3]}")
+        path.unlink()
+        with pytest.raises(StorageError, match=f"^cannot read {path}: no such file or directory$"):
+            work.run()
 
 
-def test_helpers_are_worth_it_for_two_files_each():
-    assert [helpers_for(depth, 64) for depth in (1, 2, 4, 8)] == [1, 1, 2, 4]
-    assert helpers_for(8, 2) == 2
-    assert helpers_for(8, 1) == 1
+def test_an_interrupted_or_short_read_is_gone_on_with(tmp_path, monkeypatch):
+    real = whole_reads.Files.take
+
+    def interrupted(self, into):
+        which, reason, last = real(self, into)
+        return (which, reason, last) if which != whole_reads.PAUSE else (last, errno.EINTR, -1)
+
+    with prepared(tmp_path, "read", 2) as (work, _):
+        work.run.__self__.count = 64
+        work.reset()
+        with monkeypatch.context() as other:
+            other.setattr(whole_reads.Files, "take", interrupted)
+            work.run()
+        work.check()
 
 
 @pytest.mark.parametrize("depth", [1, 8])
 @pytest.mark.parametrize("op", ["write", "read"])
-def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, monkeypatch, op, depth):
-    two_processors(monkeypatch)
+def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, by, op, depth):
     with prepared(tmp_path, op, depth) as (work, _):
         work.reset()
         number = work.run.__self__._chosen[5]
@@ -158,8 +183,7 @@ def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, monkeypatch, op, de
 
 
 @pytest.mark.parametrize("name", ["two  blanks", "a\nline", "\\x41", "ü", os.fsdecode(b"\xff")])
-def test_helpers_name_files_in_folders_of_any_name(tmp_path, monkeypatch, name):
-    two_processors(monkeypatch)
+def test_folders_may_have_any_name(tmp_path, by, name):
     target = tmp_path / name
     target.mkdir()
     with prepared(target, "read", 8) as (work, _):
@@ -191,8 +215,7 @@ def test_a_file_in_the_place_of_another_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("depth", [1, 8])
-def test_reads_that_did_nothing_are_caught(tmp_path, monkeypatch, depth):
-    two_processors(monkeypatch)
+def test_reads_that_did_nothing_are_caught(tmp_path, by, depth):
     with prepared(tmp_path, "read", depth) as (work, _):
         work.reset()
         with pytest.raises(Wrong, match=r"^none of \d+ files of .* was read$"):
@@ -203,15 +226,14 @@ def test_a_read_that_says_it_is_done_and_is_not_is_caught(tmp_path, monkeypatch)
     with prepared(tmp_path, "read") as (work, _):
         work.reset()
         with monkeypatch.context() as lying:
-            lying.setattr(os, "preadv", lambda _, views, __: len(views[0]))
+            lying.setattr(whole_reads.Files, "take", lambda *_: (whole_reads.NONE_LEFT, 0, 5))
             work.run()
         with pytest.raises(Wrong, match="got 0xa5"):
             work.check()
 
 
 @pytest.mark.parametrize("depth", [1, 8])
-def test_a_short_file_is_an_error_with_its_name(tmp_path, monkeypatch, depth):
-    two_processors(monkeypatch)
+def test_a_short_file_is_an_error_with_its_name(tmp_path, by, depth):
     with prepared(tmp_path, "read", depth) as (work, _):
         work.reset()
         (path,) = tmp_path.glob(f".clustergauge-*/data-{work.run.__self__._chosen[7]}")

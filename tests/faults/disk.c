@@ -103,7 +103,7 @@ static ssize_t write_at(int fd, const struct iovec *from, int count, off64_t at,
     return REAL(pwritev64v2)(fd, from, count, at, flags);
 }
 
-/* Which of them a Python calls depends on how it was built. */
+/* Which of them a Python calls depends on how it was built; compiled code calls the plain ones. */
 ssize_t preadv64v2(int fd, const struct iovec *to, int count, off64_t at, int flags)
 {
     return read_at(fd, to, count, at, flags);
@@ -112,6 +112,12 @@ ssize_t preadv64v2(int fd, const struct iovec *to, int count, off64_t at, int fl
 ssize_t preadv64(int fd, const struct iovec *to, int count, off64_t at)
 {
     return read_at(fd, to, count, at, 0);
+}
+
+ssize_t pread(int fd, void *to, size_t count, off_t at)
+{
+    struct iovec whole = {to, count};
+    return read_at(fd, &whole, 1, at, 0);
 }
 
 ssize_t pwritev64v2(int fd, const struct iovec *from, int count, off64_t at, int flags)
@@ -139,17 +145,29 @@ int posix_fadvise64(int fd, off64_t at, off64_t length, int advice)
     return due(fd, "cached") ? 0 : REAL(posix_fadvise64)(fd, at, length, advice);
 }
 
+static int opened(const char *path, int flags)
+{
+    if (!named(path))
+        return 1;
+    if (flags & O_CREAT)
+        atomic_store(&calls, 0);
+    return !(flags & O_DIRECT && (is("cached") || is("no_direct")));
+}
+
 int open64(const char *path, int flags, ...)
 {
     va_list rest;
     va_start(rest, flags);
     mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0;
     va_end(rest);
-    if (named(path)) {
-        if (flags & O_CREAT)
-            atomic_store(&calls, 0);
-        if (flags & O_DIRECT && (is("cached") || is("no_direct")))
-            return failed(EINVAL);
-    }
-    return REAL(open64)(path, flags, mode);
+    return opened(path, flags) ? REAL(open64)(path, flags, mode) : failed(EINVAL);
+}
+
+int open(const char *path, int flags, ...)
+{
+    va_list rest;
+    va_start(rest, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0;
+    va_end(rest);
+    return opened(path, flags) ? REAL(open)(path, flags, mode) : failed(EINVAL);
 }
