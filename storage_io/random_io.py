@@ -42,7 +42,9 @@ MIX = 10
 MIX_READS = 7
 BUFFER_BYTES = 128 << 20
 """Memory for the blocks of one sample, at most."""
-SAMPLES = 15
+AGAIN_BYTES = 1 << 30
+"""Blocks of one sample, at most, where they go into memory again and again."""
+SAMPLES = 8
 """About so many samples are to be had from the budget."""
 LEAST = 8
 """Transfers of a sample, however slow the disk."""
@@ -149,13 +151,15 @@ class Scattered:
         self._depth = depth
         self._blocks = file.size // block
         helpers = helpers_for(depth, block, len(os.sched_getaffinity(0)))
-        self._batch = Batch(min(self._blocks, BUFFER_BYTES // block), block, shared=helpers > 1)
+        again = op == "read" and block >= LARGE and helpers == 1
+        most, room = (min(self._blocks, size // block) for size in (AGAIN_BYTES if again else BUFFER_BYTES, BUFFER_BYTES))
+        self._batch = Batch(most, block, shared=helpers > 1, room=room)
         self._count = 0
         with contextlib.ExitStack() as stack:
             stack.callback(self._batch.close)
             self._back = Helpers(file, self._batch, depth, helpers) if helpers > 1 else Alone(file, self._batch, depth)
             stack.callback(self._back.close)
-            self._again = Again(file.descriptor, self._batch, depth) if op == "read" and block >= LARGE and helpers == 1 else None
+            self._again = Again(file.descriptor, self._batch, depth) if again else None
             self._engine = Alone(file, self._batch, depth, self._again) if self._again else self._back
             if self._again:
                 stack.callback(self._engine.close)
@@ -243,17 +247,21 @@ class Scattered:
         kinds = batch.kinds[:count]
         kinds[:], kinds[:reads] = WRITE, READ
         self._choose.shuffle(kinds)
-        content = self._content(count)
-        if reads and not self._again:  # which has memory of its own
-            content[kinds == READ] = POISON
+        if not self._again:  # which has memory of its own
+            self._prepare(chosen, kinds)
+        self._engine.load(count)
+
+    def _prepare(self, chosen: Numbers, kinds: Numbers) -> None:
+        """What memory holds before a run."""
+        content = self._content(len(chosen))
+        content[kinds == READ] = POISON
         if self.writes:
             self._sample += 1
             written = chosen[kinds == WRITE]
             self._held[written] = self._sample
             fresh = content[kinds == WRITE].reshape(-1)
             self._fill(fresh, written)
-            content[kinds == WRITE] = fresh.reshape(-1, batch.block // 8)
-        self._engine.load(count)
+            content[kinds == WRITE] = fresh.reshape(-1, self._batch.block // 8)
 
     def _verify_some(self) -> None:
         """All reads of the sample; of its writes some, read back."""
@@ -297,15 +305,18 @@ class Scattered:
 
     def _read_back(self, blocks: Numbers) -> None:
         """Read blocks, as many at a time, into poisoned buffers, and verify them."""
-        batch, count = self._batch, len(blocks)
+        batch = self._batch
         if not self._file.direct:
             self._file.drop()
-        batch.offsets[:count] = blocks * batch.block
-        batch.kinds[:count] = READ
-        self._content(count)[:] = POISON
-        self._back.load(count)
-        self._back.run()
-        self._verify(self._content(count).reshape(-1), blocks)
+        for start in range(0, len(blocks), batch.room):
+            some = blocks[start : start + batch.room]
+            count = len(some)
+            batch.offsets[:count] = some * batch.block
+            batch.kinds[:count] = READ
+            self._content(count)[:] = POISON
+            self._back.load(count)
+            self._back.run()
+            self._verify(self._content(count).reshape(-1), some)
 
     def _fill(self, out: Words, blocks: Numbers) -> None:
         self._pattern.fill_rows(out, self._rows(blocks), 0, self._samples(blocks))

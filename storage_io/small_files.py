@@ -1,8 +1,9 @@
 """Many small files: written anew, or read cold, as an unpacked data set is.  Files a second (as IO/s) and bytes a second.
 
 A sample is some hundreds of files, ``depth`` at a time (`whole_files`).  *write*: each is created, written whole and closed, and
-one ``syncfs`` ends the sample inside the time.  *read*: each is opened, read whole and closed, in random order out of a larger
-population, with direct I/O where the file system has it; else the pages of all of them are dropped before.  Inodes and names stay
+one ``syncfs`` ends the sample inside the time.  *read*: each is opened, read whole and closed, in random order, with direct I/O
+where the file system has it, and then all of them again until the sample is long enough that its beginning and end, when fewer
+are on their way, count for little; else once, and the pages of all of them are dropped before.  Inodes and names stay
 in the kernel's caches: only root could empty those, for everybody.  After a *read* what memory holds is verified, and then all
 files are read once more and verified; of the files written some are read back after every sample, and all of the last one.
 """
@@ -32,7 +33,9 @@ TOTAL_BYTES = 64 << 20
 PROBE_BYTES = 16 << 20
 """Of the file that shows whether there is direct I/O."""
 LEAST = 16
-SAMPLES = 15
+SAMPLES = 8
+TIMES = 16
+"""A file is read so often in a sample at most."""
 SPOT_CHECKS = 16
 
 
@@ -130,10 +133,11 @@ class _Files:
     def calibrate(self) -> None:
         """Find how many files take a sample's share of the budget."""
         share = self._ctx.budget_s / SAMPLES
+        most = self._most if self.writes or not self._direct else self._most * TIMES
         for _ in range(3):
             self.reset()
             took = seconds(self.run)
-            wanted = max(self.count, min(self._most, int(self.count * share / took)))
+            wanted = max(self.count, min(most, int(self.count * share / took)))
             self.check()
             near, self.count = wanted < 2 * self.count, wanted
             if near:
@@ -159,7 +163,9 @@ class _Files:
         if self.writes:
             for number in self._chosen:
                 self._workspace.file(number).unlink()
-        self._chosen = [int(n) + 1 for n in self._choose.permutation(self._most)[: self.count]]
+        times = -(-self.count // self._most)
+        numbers = [int(n) + 1 for _ in range(times) for n in self._choose.permutation(self._most)]
+        self._chosen = numbers[: self.count]
         self._sample += self.writes
         self._files.load(self._sample, self._chosen)
         if not self.writes:
@@ -180,11 +186,11 @@ class _Files:
         if not isinstance(self._files, Writes):
             self._files.verify()
         self._drop()
-        places = range(len(self._chosen))
+        numbers = list(dict.fromkeys(self._chosen))
         if some and self.writes:
-            places = sorted(int(n) for n in self._choose.choice(len(places), min(some, len(places)), replace=False))
-        for place in places:
-            self._reader.load(self._sample, [self._chosen[place]])
+            numbers = [numbers[int(n)] for n in sorted(self._choose.choice(len(numbers), min(some, len(numbers)), replace=False))]
+        for number in numbers:
+            self._reader.load(self._sample, [number])
             self._reader.run()
             self._reader.verify()
 

@@ -231,8 +231,10 @@ def test_large_blocks_are_read_into_one_block_of_memory_a_lane(tmp_path, monkeyp
 
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("depth", [1, 8])
-def test_a_flipped_bit_is_found_in_a_large_block_whichever_it_is(tmp_path, depth, place):
+def test_a_flipped_bit_is_found_in_a_large_block_whichever_it_is(tmp_path, monkeypatch, depth, place):
+    monkeypatch.setattr(random_io, "BUFFER_BYTES", 3 * LARGE)  # a sample is larger
     with prepared(tmp_path, "read", depth, block=LARGE) as (work, _):
+        assert work.steps > 3
         work.reset()
         at = int(work.run.__self__._batch.offsets[: work.steps][place]) + 1234
         was = flip(data_file(tmp_path), at)

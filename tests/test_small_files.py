@@ -60,7 +60,7 @@ def test_what_the_kernel_will_not_drop_is_said(tmp_path):
         work.check()
 
 
-def test_without_direct_io_reads_are_cold_all_the_same(tmp_path, monkeypatch):
+def refuse_direct(monkeypatch):
     real = os.open
 
     def refuse(path, flags, *args, **kwargs):
@@ -69,6 +69,10 @@ def test_without_direct_io_reads_are_cold_all_the_same(tmp_path, monkeypatch):
         return real(path, flags, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", refuse)
+
+
+def test_without_direct_io_reads_are_cold_all_the_same(tmp_path, monkeypatch):
+    refuse_direct(monkeypatch)
     for op, way in (("write", "written"), ("read", "read")):
         with prepared(tmp_path, op) as (work, ctx):
             for _ in range(2):
@@ -108,6 +112,34 @@ def by(request, monkeypatch):
     if request.param == "python":
         monkeypatch.setattr(compiled, "possible", lambda: False)
     return request.param
+
+
+def test_files_are_read_several_times_in_a_sample_and_each_verified_once(tmp_path, by):
+    with prepared(tmp_path, "read", 8) as (work, ctx):
+        if not ctx.settings["direct"]:
+            pytest.skip("without direct I/O each is read once")
+        group = work.run.__self__
+        group.count = 150
+        work.reset()
+        assert sorted(map(group._chosen.count, range(1, 65))) == [2] * 42 + [3] * 22
+        assert [len(set(group._chosen[first : first + 64])) for first in (0, 64)] == [64, 64]
+        work.run()
+        work.check()
+        if has_device(ctx):
+            assert fraction(ctx, "read") >= 0.95
+        (path,) = tmp_path.glob(f".clustergauge-*/data-{group._chosen[0]}")
+        work.reset()
+        flip(path, 5)
+        work.run()
+        with pytest.raises(Wrong, match=f"^{path} differs at byte 5"):
+            work.check()
+
+
+def test_without_direct_io_no_file_is_read_twice_in_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "seconds", lambda call: (call(), 1e-12)[1])
+    refuse_direct(monkeypatch)
+    with prepared(tmp_path, "read", 8) as (work, _):
+        assert work.steps == 64
 
 
 def test_a_record_says_what_reads(tmp_path, by):
