@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import cast
 
 from clustergauge.budget import seconds
+from clustergauge.closing import closing
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from storage_io import names as calling
@@ -71,7 +72,7 @@ def prepare(ctx: Context, op: str, layout: str, files: int, spare: int | None = 
     folders = -(-files // each)
     with contextlib.ExitStack() as stack:
         space = Workspace(ctx.target, *room(layout, files).of(), spare=spare)
-        workspace = stack.enter_context(contextlib.closing(space))
+        workspace = stack.enter_context(closing(space))
         tell(ctx, workspace.path)
         names = _Names(ctx, workspace, op, files, each)
         names.populate()

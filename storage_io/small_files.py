@@ -15,6 +15,7 @@ import ctypes
 import os
 
 from clustergauge.budget import seconds
+from clustergauge.closing import closing
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, probe
 from clustergauge.units import format_size
@@ -64,7 +65,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYT
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(total // LEAST)}")
     with contextlib.ExitStack() as stack:
         space = Workspace(target, *room(size, total).of(), spare=spare)
-        workspace = stack.enter_context(contextlib.closing(space))
+        workspace = stack.enter_context(closing(space))
         tell(ctx, workspace.path)
         files = _Files(ctx, workspace, op, depth, size, total // size)
         stack.callback(files.close)
