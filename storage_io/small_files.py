@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from pathlib import Path
 
 from clustergauge.budget import seconds
 from clustergauge.closing import closing
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
 from storage_io import cold
 from storage_io.errors import StorageError
@@ -191,9 +192,16 @@ class _Files:
         if some and self.writes:
             numbers = [numbers[int(n)] for n in sorted(self._choose.choice(len(numbers), min(some, len(numbers)), replace=False))]
         for number in numbers:
+            if self.writes:
+                self._require_whole(self._workspace.file(number))
             self._reader.load(self._sample, [number])
             self._reader.run()
             self._reader.verify()
+
+    def _require_whole(self, path: Path) -> None:
+        """A file that is shorter than what was written has lost it."""
+        if (there := path.stat().st_size) != self._size:
+            raise Wrong(f"{path} holds {there} bytes, {self._size} were written")
 
     def _make(self, number: int) -> None:
         self._maker.load(0, [number])

@@ -197,6 +197,16 @@ def test_an_interrupted_or_short_read_is_gone_on_with(tmp_path, monkeypatch):
         work.check()
 
 
+def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        work.run()
+        path = files(tmp_path)[5]
+        os.truncate(path, 8192)
+        with pytest.raises(Wrong, match=f"^{path} holds 8192 bytes, {SIZE} were written$"):
+            work.check()
+
+
 @pytest.mark.parametrize("depth", [1, 8])
 @pytest.mark.parametrize("op", ["write", "read"])
 def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, by, op, depth):
