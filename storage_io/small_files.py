@@ -130,7 +130,8 @@ class _Files:
         """The files that will be read; each on the device.  Raises `Skip` where that would take too long."""
         if self.writes:
             return
-        make_all(self._most, patience(self._ctx), self._make, f"writing {self._most} files to begin with", self._sync)
+        words, remedy = f"writing {self._most} files to begin with", "; take a larger --set size=…: fewer files"
+        make_all(self._most, patience(self._ctx), self._make, words, self._sync, remedy=remedy)
 
     def calibrate(self) -> None:
         """Find how many files take a sample's share of the budget."""
