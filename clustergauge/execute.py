@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ import msgspec
 
 from clustergauge import at_work, nccl_log, object_url, targets, transport
 from clustergauge.clocks import clock_for
+from clustergauge.closing import closing, told
 from clustergauge.cross_check import Turns
 from clustergauge.measure import Plan, Sampler
 from clustergauge.messages import Job, Outcome
@@ -42,6 +43,8 @@ OF_TARGET = (
     "device_cached",
 )
 """Settings that say what a storage case wrote to; told of one that failed, too."""
+MOST_TEXT = 500
+"""Characters of a reason."""
 _SEVERITY = ("ok", "skipped", "wrong", "error")
 
 
@@ -104,11 +107,11 @@ def execute(
                 if world.rank == 0:
                     stack.enter_context(turns.turn())
                 world.from_root(None)
-            stack.callback(live.close)
+            stack.enter_context(closing(live))
             outcome = live.run(job, probe)
         msgspec.json.decode(msgspec.json.encode(outcome), type=Outcome)  # what cannot be said is the case's fault
     except Ended as ended:
-        said = ended.said
+        said = replace(ended.said, reason=told(ended)[:MOST_TEXT])
     except Exception as error:  # noqa: BLE001 (whatever a probe raises costs one case)
         said = _explain(error, world.rank, world.size)
     else:
@@ -333,7 +336,7 @@ def _explain(error: BaseException, rank: int, size: int) -> Said:
     """An exception as a person should read it: one line, with the rank where there are several."""
     rank = whose if isinstance(whose := getattr(error, "rank", None), int) else rank
     who = f"rank {rank}: " if size > 1 else ""
-    text = " ".join(str(error).encode(errors="replace").decode().split())[:500]
+    text = told(error).encode(errors="replace").decode()[:MOST_TEXT]
     if isinstance(error, Skip):
         return Said("skipped", who + text)
     if isinstance(error, Wrong):

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
+from clustergauge.closing import closing
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from clustergauge.units import format_rate, format_size
@@ -99,7 +100,7 @@ def prepare(ctx: Context, name: str, kind: str, op: str, size: int, spare: int |
 
         def make() -> Workspace:
             space = Workspace(target, *room(fitting).of(world.size), spare=spare)
-            return stack.enter_context(contextlib.closing(space))
+            return stack.enter_context(closing(space))
 
         workspace = together(world, make)
         tell(ctx, workspace.path)

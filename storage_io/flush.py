@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from clustergauge.closing import closing
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Work, probe
 from storage_io import fio
@@ -42,7 +43,7 @@ def prepare(ctx: Context, size: int, spare: int | None = None) -> Work:
     target = require(ctx, size, STAMP_EVERY)
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=True).of(peer=ctx.cross_check)
-        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        workspace = stack.enter_context(closing(Workspace(target, need, files, spare=spare)))
         tell(ctx, workspace.path)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()

@@ -4,7 +4,8 @@ program fills the parameters that it has made."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -108,7 +109,7 @@ class Torch:
         """See `Format`."""
         import torch
 
-        with _in_words(f"cannot save {path}"):
+        with _in_words(f"cannot save {path}", lambda: _refused(path)):
             torch.save(dict(self._tensors), path)
 
     def restore(self, path: Path) -> None:
@@ -229,13 +230,26 @@ def _bytes(tensor: Any) -> memoryview:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
+def _refused(path: Path) -> OSError | None:
+    """Why a file takes no more, if it takes no more: of a full disk torch says ``unexpected pos 1152 vs 1046``."""
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(bytes(STAMP_EVERY))
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
 @contextlib.contextmanager
-def _in_words(failed: str) -> Any:
-    """Whatever the library raises as a `StorageError`."""
+def _in_words(failed: str, why: Callable[[], OSError | None] = lambda: None) -> Any:
+    """Whatever the library raises as a `StorageError`.  ``why``: asks the system, where the library does not say."""
     try:
         yield
     except OSError as error:
         raise StorageError(failed, error) from error
     except Exception as error:
-        text = " ".join(str(error).split())
-        raise StorageError(failed, OSError(f"{type(error).__name__}: {text}")) from error
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = why()
+        cause = OSError(reason.errno, f"{reason.strerror} ({text})") if reason else OSError(text)
+        raise StorageError(failed, cause) from error

@@ -28,6 +28,7 @@ from typing import Any
 from clustergauge import processes
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
+from clustergauge.closing import closing
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
@@ -98,7 +99,7 @@ def prepare(ctx: Context, layout: str, workers: int, compute: int, size: int, sp
     held = _held(workers)
     with contextlib.ExitStack() as stack:
         space = Workspace(target, *room(layout, size).of(), spare=spare)
-        workspace = stack.enter_context(contextlib.closing(space))
+        workspace = stack.enter_context(closing(space))
         tell(ctx, workspace.path)
         proof, _ = trial(workspace.file(0), PROBE_BYTES)
         data = DataSet(workspace, 1 if layout == "files" else SHARD_SAMPLES, count)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import cast
 
 from clustergauge.budget import seconds
+from clustergauge.closing import closing
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from storage_io import names as calling
@@ -54,6 +55,9 @@ def in_folder(layout: str, files: int) -> int:
     return files if layout == "one" else PER_FOLDER
 
 
+REMEDY = "; take a smaller --set files=…"
+
+
 @probe("metadata", needs=needs, op=OPS, layout=("one", "many"), files=(1000, 10_000, 100_000))
 def metadata(ctx: Context, op: str, layout: str, files: int) -> Work:
     """Operations on names.  layout: all files in one folder, or 32 in each of many.  files: how many there are."""
@@ -71,7 +75,7 @@ def prepare(ctx: Context, op: str, layout: str, files: int, spare: int | None = 
     folders = -(-files // each)
     with contextlib.ExitStack() as stack:
         space = Workspace(ctx.target, *room(layout, files).of(), spare=spare)
-        workspace = stack.enter_context(contextlib.closing(space))
+        workspace = stack.enter_context(closing(space))
         tell(ctx, workspace.path)
         names = _Names(ctx, workspace, op, files, each)
         names.populate()
@@ -120,7 +124,7 @@ class _Names:
             for folder in self._folders:
                 folder.mkdir(mode=0o700)
             words = f"creating {self._files} files"
-            make_all(self._files, patience(self._ctx), lambda n: calling.create(self._path(n - 1)), words)
+            make_all(self._files, patience(self._ctx), lambda n: calling.create(self._path(n - 1)), words, remedy=REMEDY)
             self._inodes = {n: self._inode(n) for n in range(self._files)}
 
     def calibrate(self) -> None:

@@ -16,6 +16,7 @@ import contextlib
 
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
+from clustergauge.closing import closing
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
@@ -78,7 +79,7 @@ def prepare(ctx: Context, op: str, concurrency: int, size: int, total: int = TOT
     with contextlib.ExitStack() as stack:
         login = Login()
         client = Client(login, url, max(concurrency, object_ops.HELPERS), size if large else total)
-        space = stack.enter_context(contextlib.closing(ObjectSpace(url, login, client)))
+        space = stack.enter_context(closing(ObjectSpace(url, login, client)))
         most = names if op == "list" else max(1, min(MOST[op], total // size))
         requests = make_op(ctx, space, client, op, concurrency, size, most)
         stack.callback(requests.close)

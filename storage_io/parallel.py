@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from clustergauge.budget import seconds
 from clustergauge.clocks import read_ns
+from clustergauge.closing import closing
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Needs, Room, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
@@ -78,7 +79,7 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     agreed = agree(world, together(world, lambda: _proof(ctx, spare)))
     assert ctx.target
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(contextlib.closing(SharedFolder(world, ctx.target, layout, size, agreed, spare)))
+        folder = stack.enter_context(closing(SharedFolder(world, ctx.target, layout, size, agreed, spare)))
         tell(ctx, folder.path)
         done = together(world, lambda: _Transfer(ctx, folder, agreed, block, depth, writes=op == "write"))
         stack.callback(done.close)
@@ -111,7 +112,7 @@ def _require(ctx: Context, size: int, spare: int | None) -> None:
 
 def _proof(ctx: Context, spare: int | None) -> DataFile:
     """A file of this rank's own, written and gone: what it knows."""
-    with contextlib.closing(Workspace(target_of(ctx), TRIAL_BYTES, spare=spare)) as own:
+    with closing(Workspace(target_of(ctx), TRIAL_BYTES, spare=spare)) as own:
         return trial(own.file(0), TRIAL_BYTES)[0]
 
 

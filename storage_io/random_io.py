@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clustergauge.budget import seconds
+from clustergauge.closing import closing
 from clustergauge.model import Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
@@ -90,7 +91,7 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     target = require(ctx, size, block)
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op != "read").of(peer=ctx.cross_check)
-        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        workspace = stack.enter_context(closing(Workspace(target, need, files, spare=spare)))
         tell(ctx, workspace.path)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         pattern = Pattern()

@@ -21,6 +21,7 @@ import functools
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
+from clustergauge.closing import closing
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
 from clustergauge.units import format_size, parse_size
@@ -96,7 +97,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     memory.require(buffer + back, f"a buffer of {format_size(buffer)}, and {format_size(back)} to verify it, need")
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op == "write").of(peer=ctx.cross_check)
-        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        workspace = stack.enter_context(closing(Workspace(target, need, files, spare=spare)))
         tell(ctx, workspace.path)
         file = stack.enter_context(contextlib.closing(DataFile(workspace.file(0), size)))
         made = _Writes(ctx, file, depth, block) if op == "write" else _Reads(ctx, file, depth, block)

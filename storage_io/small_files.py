@@ -13,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from pathlib import Path
 
 from clustergauge.budget import seconds
+from clustergauge.closing import closing
 from clustergauge.model import Workload
-from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, probe
+from clustergauge.probe import Context, Moves, Needs, Room, Skip, Work, Wrong, probe
 from clustergauge.units import format_size
 from storage_io import cold
 from storage_io.errors import StorageError
@@ -64,7 +66,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYT
         raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(total // LEAST)}")
     with contextlib.ExitStack() as stack:
         space = Workspace(target, *room(size, total).of(), spare=spare)
-        workspace = stack.enter_context(contextlib.closing(space))
+        workspace = stack.enter_context(closing(space))
         tell(ctx, workspace.path)
         files = _Files(ctx, workspace, op, depth, size, total // size)
         stack.callback(files.close)
@@ -128,7 +130,8 @@ class _Files:
         """The files that will be read; each on the device.  Raises `Skip` where that would take too long."""
         if self.writes:
             return
-        make_all(self._most, patience(self._ctx), self._make, f"writing {self._most} files to begin with", self._sync)
+        words, remedy = f"writing {self._most} files to begin with", "; take a larger --set size=…: fewer files"
+        make_all(self._most, patience(self._ctx), self._make, words, self._sync, remedy=remedy)
 
     def calibrate(self) -> None:
         """Find how many files take a sample's share of the budget."""
@@ -190,9 +193,16 @@ class _Files:
         if some and self.writes:
             numbers = [numbers[int(n)] for n in sorted(self._choose.choice(len(numbers), min(some, len(numbers)), replace=False))]
         for number in numbers:
+            if self.writes:
+                self._require_whole(self._workspace.file(number))
             self._reader.load(self._sample, [number])
             self._reader.run()
             self._reader.verify()
+
+    def _require_whole(self, path: Path) -> None:
+        """A file that is shorter than what was written has lost it."""
+        if (there := path.stat().st_size) != self._size:
+            raise Wrong(f"{path} holds {there} bytes, {self._size} were written")
 
     def _make(self, number: int) -> None:
         self._maker.load(0, [number])

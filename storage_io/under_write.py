@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
+from clustergauge.closing import closing
 from clustergauge.probe import Context, Needs, Room, Work, probe
 from clustergauge.units import parse_size
 from storage_io.beside import FILE_NUMBER, Writer
@@ -52,7 +53,7 @@ def prepare(ctx: Context, block: int, depth: int, size: int, spare: int | None =
     target = require(ctx, size, block)
     need, files = room(size).of()
     with contextlib.ExitStack() as stack:
-        workspace = stack.enter_context(contextlib.closing(Workspace(target, need, files, spare=spare)))
+        workspace = stack.enter_context(closing(Workspace(target, need, files, spare=spare)))
         tell(ctx, workspace.path)
         pattern = Pattern()
         other = stack.enter_context(contextlib.closing(DataFile(workspace.file(1), written(size))))

@@ -24,7 +24,19 @@ from storage_io.models import MODELS, STATES, first_of
 from storage_io.pattern import Pattern
 from tests import made
 from tests.faults.checkpoints import SLOW_S, TINY
-from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, names
+from tests.on_disk import (
+    ROOT,
+    context,
+    data_file,
+    end,
+    flip,
+    fraction,
+    has_device,
+    measuring,
+    mounted,
+    names,
+    needs_root,
+)
 from tests.planted_cases import supervised
 
 FORMATS = [
@@ -241,8 +253,23 @@ def test_a_limit_on_file_size_is_one_sentence(tmp_path, kind):
             work.run()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        with pytest.raises(StorageError, match=r"^cannot (save|write|allocate) .*data-0"):
+        with pytest.raises(StorageError, match=r"^cannot (save|write|allocate) .*data-0: .*[Ff]ile too large"):
             work.note()
+
+
+@needs_root
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_disk_that_fills_midway_is_told_as_such_whatever_the_library_says(tmp_path, kind):
+    with (
+        mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=24m", "none") as target,
+        prepared(target, kind, "save") as (work, _),
+    ):
+        work.reset()
+        (target / "hog").write_bytes(b"x" * (os.statvfs(target).f_bavail * os.statvfs(target).f_frsize - SIZE // 2))
+        work.run()
+        with pytest.raises(StorageError, match=r"^cannot (save|write|allocate) .*data-0: .*[Nn]o space left on device"):
+            work.note()
+        (target / "hog").unlink()
 
 
 # -- cached

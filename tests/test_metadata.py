@@ -143,7 +143,7 @@ def test_inodes_that_run_out_are_refused_and_if_they_still_do_it_is_one_sentence
 
 def test_what_would_take_too_long_is_refused_early_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "stopwatch", slow(0.5))
-    with pytest.raises(Skip, match=r"^creating 1000 files would take 500 s \(at most 10 s\)$"):
+    with pytest.raises(Skip, match=r"^creating 1000 files would take 500 s \(at most 10 s; take a smaller --set files=…\)$"):
         prepare(context(tmp_path), "stat", "one", 1000, spare=0)
     assert names(tmp_path) == []
 

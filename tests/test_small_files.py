@@ -197,6 +197,16 @@ def test_an_interrupted_or_short_read_is_gone_on_with(tmp_path, monkeypatch):
         work.check()
 
 
+def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        work.run()
+        path = files(tmp_path)[5]
+        os.truncate(path, 8192)
+        with pytest.raises(Wrong, match=f"^{path} holds 8192 bytes, {SIZE} were written$"):
+            work.check()
+
+
 @pytest.mark.parametrize("depth", [1, 8])
 @pytest.mark.parametrize("op", ["write", "read"])
 def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, by, op, depth):
@@ -303,7 +313,9 @@ def test_what_would_take_too_long_and_what_has_no_meaning_is_skipped_in_words(tm
     with pytest.raises(Skip, match="10000B is not a whole number of 4 KiB blocks"):
         prepare(context(tmp_path), "read", 1, 10_000, spare=0)
     monkeypatch.setattr(layout, "stopwatch", slow(4.0))
-    with pytest.raises(Skip, match=r"^writing 64 files to begin with would take 256 s \(at most 10 s\)$"):
+    with pytest.raises(
+        Skip, match=r"^writing 64 files to begin with would take 256 s \(at most 10 s; take a larger --set size=…: fewer files\)$"
+    ):
         prepare(context(tmp_path), "read", 1, SIZE, TOTAL, spare=0)
     assert names(tmp_path) == []
 

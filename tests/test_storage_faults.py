@@ -36,6 +36,8 @@ TABLES = {
     "random write": 'probe = "random"\nop = "write"\nblock = "4KiB"\ndepth = 1\nsize = "16MiB"',
     "flush": 'probe = "flush"\nsize = "16MiB"',
     "small files": 'probe = "small_files"\nop = "read"\ndepth = 1\nsize = "128KiB"',
+    "small files write": 'probe = "small_files"\nop = "write"\ndepth = 8\nsize = "128KiB"',
+    "checkpoint": 'probe = "checkpoint"\nmodel = "llama3-8b"\nformat = "raw"\nop = "save"\nranks = "one"\nsize = "64MiB"',
 }
 FILE = r"/\S*/\.clustergauge-[0-9a-f]{16}/data-\d+"
 AT = FILE + r" at byte \d+"
@@ -70,11 +72,21 @@ FAULTS = (
     Fault("read_eio", ("small files",), "error", f"cannot read {FILE}: {EIO}", 3, 2),
     Fault("write_eio", ("sequential write", "random write"), "error", f"cannot write {AT}: {EIO}", 3, 3),
     Fault("sync_eio", ("sequential write", "random write", "flush"), "error", f"cannot sync {FILE}: {EIO}", 3, 2),
+    Fault("sync_eio", ("small files write", "checkpoint"), "error", f"cannot sync {FILE}: {EIO}", 3),
+    Fault("syncfs_eio", ("small files write",), "error", f"cannot sync {RUNS}: {EIO}", 3),
     Fault("short_read", ("sequential read", "random read", "small files"), "ok", "", 0),
-    Fault("short_write", ("sequential write", "random write"), "ok", "", 0),
+    Fault("short_write", ("sequential write", "random write", "small files write", "checkpoint"), "ok", "", 0),
     Fault("flip", ("sequential read", "random read", "small files"), "wrong", rf"{FILE} differs at byte \d+: expected 0x..,", 3),
-    Fault("flip", ("sequential write", "random write", "flush"), "wrong", rf"{FILE} differs at byte \d+: expected 0x..,", 3),
+    Fault(
+        "flip",
+        ("sequential write", "random write", "small files write", "flush"),
+        "wrong",
+        rf"{FILE} differs at byte \d+: expected 0x..,",
+        3,
+    ),
     Fault("lost_write", ("sequential write",), "wrong", r"sample 0 lies where .* sample 1 belongs", 3, 4),
+    Fault("lost_write", ("small files write",), "wrong", rf"{FILE} holds 0 bytes, {128 << 10} were written", 3),
+    Fault("lost_write", ("checkpoint",), "wrong", r"tensor \S+ differs at byte \d+ of", 3),
     Fault("lost_write", ("random write", "flush"), "wrong", r"sample 0 lies where .* sample 1 belongs", 3, LAID_OUT),
 )
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from clustergauge import at_work, execute as executing, warnings
@@ -19,12 +21,12 @@ from clustergauge.messages import Job
 from clustergauge.probe import Skip
 from clustergauge.worker import load_probe
 from clustergauge.world import Serial
-from storage_io import fio, workspace
+from storage_io import fio, sequential, workspace
 from storage_io.errors import StorageError
 from storage_io.room import SPARE_BYTES
 from storage_io.workspace import FOREIGN_AGE_S, Workspace, require_space, sweep
 from tests import made
-from tests.on_disk import ROOT, end, measuring, needs_root
+from tests.on_disk import ROOT, end, flip, measuring, needs_root
 
 NAME = ".clustergauge-0123456789abcdef"
 GIB = 1 << 30
@@ -64,6 +66,49 @@ def test_what_is_not_ours_keeps_the_folder_and_is_said(tmp_path):
     with pytest.raises(StorageError, match=f"^cannot remove {space.path}: directory not empty$"):
         space.close()
     assert [p.name for p in space.path.iterdir()] == ["precious"]
+
+
+def _failing(target, monkeypatch, plant, at):
+    """What comes of a case whose folder cannot be removed; with its file, ``plant`` does something when it comes to ``at``."""
+    monkeypatch.setattr(workspace, "require_space", lambda *_, **__: None)
+
+    def phase(now):
+        if now == at:
+            (path,) = target.glob(".clustergauge-*/data-0")
+            (path.parent / "precious").write_text("x")
+            plant(path)
+
+    job = Job("x", "storage_io.sequential", "sequential", {"op": "read", "depth": 1, "size": 1 << 20}, "cpu", 0.1, seed=1)
+    job = msgspec.structs.replace(job, target=str(target))
+    return execute(job, load_probe(job.module, job.probe), Serial(), target, phase)
+
+
+REMAINS = r"cannot remove \S*/\.clustergauge-[0-9a-f]{16}: directory not empty"
+
+
+def test_what_went_wrong_is_not_hidden_by_a_folder_that_cannot_be_removed(tmp_path, monkeypatch):
+    outcome = _failing(tmp_path, monkeypatch, lambda path: flip(path, 12345), "measure")
+    assert outcome.status == "wrong"
+    assert re.fullmatch(rf"\S*/data-0 differs at byte 12345: expected .*; {REMAINS}", outcome.reason), outcome.reason
+
+
+def test_a_folder_that_cannot_be_removed_after_a_good_case_is_an_error(tmp_path, monkeypatch):
+    outcome = _failing(tmp_path, monkeypatch, lambda _: None, "measure")
+    assert outcome.status == "error"
+    assert re.fullmatch(f"StorageError: {REMAINS}", outcome.reason), outcome.reason
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_so_it_is_while_preparing_but_for_a_skip_which_says_that_nothing_is_wrong(tmp_path, monkeypatch, skipped):
+    def fail(_ctx, file, *_, **__):
+        (file.path.parent / "precious").write_text("x")
+        raise Skip("too slow") if skipped else StorageError("cannot write x", OSError(5, "Input/output error"))
+
+    monkeypatch.setattr(sequential, "lay_out", fail)
+    outcome = _failing(tmp_path, monkeypatch, None, "never")
+    assert outcome.status == "error"
+    before = "" if skipped else "cannot write x: input/output error; "
+    assert re.fullmatch(f"StorageError: {before}{REMAINS}", outcome.reason), outcome.reason
 
 
 def test_the_next_run_sweeps_what_a_killed_one_left(tmp_path):

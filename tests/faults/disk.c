@@ -37,17 +37,22 @@ static int named(const char *path)
     return strstr(path, "/.clustergauge-") && strstr(path, "/data-");
 }
 
-static int due(int fd, const char *fault)
+/* The path of an open file, into 4096 bytes. */
+static int whose(int fd, char *path)
 {
-    char link[64], path[4096];
-    if (!is(fault))
-        return 0;
+    char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
+    ssize_t length = readlink(link, path, 4095);
     if (length < 0)
         return 0;
     path[length] = 0;
-    return named(path) && atomic_fetch_add(&calls, 1) >= number("DISK_FAULT_AFTER");
+    return 1;
+}
+
+static int due(int fd, const char *fault)
+{
+    char path[4096];
+    return is(fault) && whose(fd, path) && named(path) && atomic_fetch_add(&calls, 1) >= number("DISK_FAULT_AFTER");
 }
 
 static int failed(int reason)
@@ -133,6 +138,20 @@ ssize_t pwritev64(int fd, const struct iovec *from, int count, off64_t at)
 int fdatasync(int fd)
 {
     return due(fd, "sync_eio") ? failed(EIO) : REAL(fdatasync)(fd);
+}
+
+int fsync(int fd)
+{
+    return due(fd, "sync_eio") ? failed(EIO) : REAL(fsync)(fd);
+}
+
+/* Of a whole file system, by a run folder of it. */
+int syncfs(int fd)
+{
+    char path[4096];
+    if (is("syncfs_eio") && whose(fd, path) && strstr(path, "/.clustergauge-"))
+        return failed(EIO);
+    return REAL(syncfs)(fd);
 }
 
 int posix_fallocate64(int fd, off64_t at, off64_t length)
