@@ -138,5 +138,5 @@ def test_collectives_skip_where_nothing_is_left(monkeypatch):
 
 def test_storage_skips_what_a_container_cannot_hold(full, tmp_path):
     context = Context(world=Serial(), device="cpu", seed=1, scratch=tmp_path, target=tmp_path)
-    with pytest.raises(Skip, match=r"^a buffer of 64MiB, and 16MiB to verify it, need more memory than the 100 MiB available$"):
+    with pytest.raises(Skip, match=r"^a buffer of 1MiB, and 16MiB to verify it, need more memory than the 100 MiB available$"):
         prepare(context, "write", 1, 64 * MIB, spare=0)

@@ -229,7 +229,7 @@ def test_large_blocks_are_read_into_one_block_of_memory_a_lane(tmp_path, monkeyp
         assert not ctx.settings["engine"].startswith("preadv")
 
 
-@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("place", [0, 4, -1])
 @pytest.mark.parametrize("depth", [1, 8])
 def test_a_flipped_bit_is_found_in_a_large_block_whichever_it_is(tmp_path, monkeypatch, depth, place):
     monkeypatch.setattr(random_io, "BUFFER_BYTES", 3 * LARGE)  # a sample is larger
