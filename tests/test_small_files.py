@@ -16,6 +16,7 @@ from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
 from storage_io import layout, small_files as module, whole_reads, workspace
 from storage_io.errors import StorageError
+from storage_io.pattern import aligned
 from storage_io.small_files import LEAST, prepare, small_files
 from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root, slow
 
@@ -179,6 +180,31 @@ def test_a_file_that_is_gone_ends_all_threads(tmp_path, by, depth):
         path.unlink()
         with pytest.raises(StorageError, match=f"^cannot read {path}: no such file or directory$"):
             work.run()
+
+
+def test_what_cannot_be_read_is_closed_and_named_and_ends_it(tmp_path):
+    files = whole_reads.Files(SIZE, os.O_RDONLY)
+    memory = aligned(SIZE)
+    into = memory.ctypes.data
+    (tmp_path / "short").write_bytes(b"x")
+    files.load([os.fsencode(tmp_path / name) for name in ("missing", ".", "short", "short")])
+    assert files.take(into) == (whole_reads.NONE_LEFT, 0, -1)  # not before it is started
+    files.start()
+    before = names(Path("/proc/self/fd"))
+    assert [files.take(into) for _ in range(3)] == [(0, errno.ENOENT, -1), (1, errno.EISDIR, -1), (2, 0, -1)]
+    assert names(Path("/proc/self/fd")) == before
+    files.stop()
+    assert files.take(into) == (whole_reads.NONE_LEFT, 0, -1)
+
+
+def test_after_a_failure_the_other_threads_find_nothing_to_read(tmp_path):
+    with prepared(tmp_path, "read", 1) as (work, _):
+        work.reset()
+        reads = work.run.__self__._files
+        Path(os.fsdecode(reads._todo[3][0])).unlink()
+        with pytest.raises(StorageError, match="no such file"):
+            work.run()
+        assert reads._files.take(reads._slots.each[0].words.ctypes.data) == (whole_reads.NONE_LEFT, 0, -1)
 
 
 def test_an_interrupted_or_short_read_is_gone_on_with(tmp_path, monkeypatch):
