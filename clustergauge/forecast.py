@@ -82,11 +82,12 @@ def predict_case(planned: Planned) -> float:
 
 def beyond(moves: Moves, ranks: int, budget_s: float) -> float:
     """Seconds beyond its budget of a case whose ``ranks`` on one node share the node's `DEVICE_RATE`."""
-    one, after = moves.sample * ranks / DEVICE_RATE, moves.after * ranks / DEVICE_RATE
+    one, most, after = (size * ranks / DEVICE_RATE for size in (moves.sample, moves.most, moves.after))
+    one = max(one, min(most, moves.share * budget_s))
     if moves.patience and one > (most := moves.patience * budget_s):
         one, after = most, after * most / one
     least = stats.LEAST_SAMPLES if stats.LEAST_SAMPLES * one <= stats.OVER_BUDGET * budget_s else stats.FEWEST_SAMPLES
     sampling = max(0.0, least * one - budget_s)
-    uncounted = 3 * one  # to warm up, to calibrate, and after a check
+    uncounted = (5 if moves.share else 3) * one  # to warm up, to calibrate, after a check; to find how much takes that share
     before = ranks * (moves.before / DEVICE_RATE + 2 * moves.names / NAMES_RATE)
     return before + uncounted + sampling + after

@@ -58,7 +58,8 @@ class Moves:
     ``before``: bytes until the first sample; ``sample``: bytes that one takes at least, what is read back of it included;
     ``after``: bytes that are read back at the end.  ``names``: files or objects made before, and removed at the end.
     ``patience``: times the budget that a sample takes at most, because the probe does less where it would take longer (0: as
-    long as it takes).
+    long as it takes).  ``share``: times the budget that a sample takes where the probe makes it so long, reading back included,
+    if that is more than ``sample`` and no more than ``most`` bytes.
     """
 
     before: int = 0
@@ -66,6 +67,8 @@ class Moves:
     after: int = 0
     names: int = 0
     patience: float = 0.0
+    share: float = 0.0
+    most: int = 0
 
 
 @dataclass(frozen=True)

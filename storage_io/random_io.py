@@ -58,10 +58,11 @@ SIZES = (256 << 20, 1 << 30, 4 << 30, 16 << 30)
 
 
 def moves(op: str, block: str, depth: int, size: int) -> Moves:
-    """What a case moves: the file, and samples that are cut to the budget, down to their least; the first ones find how many."""
-    twice = op != "read" or parse_size(block) >= LARGE
-    least = max(LEAST, depth) * parse_size(block) * (1 + twice)
-    return Moves(before=size + READ_TO_PROVE + 4 * least, sample=least)
+    """What a case moves: the file, and samples that are cut to the budget, down to their least."""
+    again = op == "read" and parse_size(block) >= LARGE
+    times = 2 if again or op != "read" else 1
+    least, most = max(LEAST, depth) * parse_size(block), min(size, AGAIN_BYTES if again else BUFFER_BYTES)
+    return Moves(before=size + READ_TO_PROVE, sample=times * least, share=times / SAMPLES, most=times * most)
 
 
 def needs(op: str, block: str, depth: int, size: int) -> Needs:

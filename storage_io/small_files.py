@@ -41,10 +41,11 @@ TIMES = 16
 SPOT_CHECKS = 16
 
 
-def needs(size: int, **_axes: object) -> Needs:
+def needs(op: str, size: int, **_axes: object) -> Needs:
     """A folder."""
-    least = 2 * LEAST * size
-    moves = Moves(before=PROBE_BYTES + TOTAL_BYTES + 3 * least, sample=least, names=TOTAL_BYTES // max(1, size))
+    least, most = 2 * LEAST * size, (1 + (TIMES if op == "read" else 1)) * TOTAL_BYTES
+    names = TOTAL_BYTES // max(1, size)
+    moves = Moves(before=PROBE_BYTES + TOTAL_BYTES, sample=least, names=names, share=2 / SAMPLES, most=most)
     return Needs(target=True, moves=moves, room=room(size))
 
 
