@@ -75,7 +75,7 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     or the system is not Linux; `StorageError` where the target can't be written to.
     """
     world = ctx.world
-    together(world, lambda: _require(ctx, size, spare))
+    together(world, lambda: _require(ctx, block, size, spare))
     agreed = agree(world, together(world, lambda: _proof(ctx, spare)))
     assert ctx.target
     with contextlib.ExitStack() as stack:
@@ -100,11 +100,12 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     )
 
 
-def _require(ctx: Context, size: int, spare: int | None) -> None:
+def _require(ctx: Context, block: int, size: int, spare: int | None) -> None:
     """Raise `Skip` where the case can't be had, before any rank writes."""
     target = target_of(ctx)
-    if size < STAMP_EVERY or size % STAMP_EVERY:
-        raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
+    for given in (size, block):
+        if given < STAMP_EVERY or given % STAMP_EVERY:
+            raise Skip(f"{format_size(given)} is not a whole number of 4 KiB blocks")
     here = ctx.world.local_size
     memory.require(size * here, f"{here} buffer{'s' * (here > 1)} of {format_size(size)} need")
     Workspace(target, *room(size).of(ctx.world.size), spare=spare).close()

@@ -89,8 +89,9 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     the target can't be written to.
     """
     target = target_of(ctx)
-    if size < STAMP_EVERY or size % STAMP_EVERY:
-        raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
+    for given in (size, block):
+        if given < STAMP_EVERY or given % STAMP_EVERY:
+            raise Skip(f"{format_size(given)} is not a whole number of 4 KiB blocks")
     block = min(block, size)
     buffer = depth * lane_bytes(op, block)
     back = blocks_back(depth, block, size) * block
