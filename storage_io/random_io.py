@@ -13,6 +13,7 @@ it holds is verified, and all blocks are read once more for the rest.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +90,7 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
     the target can't be written to.
     """
-    target = require(ctx, size, block)
+    target = require(ctx, size, block, depth)
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op != "read").of(peer=ctx.cross_check)
         workspace = stack.enter_context(closing(Workspace(target, need, files, spare=spare)))
@@ -116,12 +117,18 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     )
 
 
-def require(ctx: Context, size: int, block: int) -> Path:
-    """The target.  Raises `Skip` where such a file can't be measured at all."""
+def require(ctx: Context, size: int, block: int, depth: int = 1) -> Path:
+    """The target.  Raises `Skip` where such a file can't be measured at all, or so many blocks can't be in flight."""
     target = target_of(ctx)
     if block % STAMP_EVERY or size < BASE_BYTES or size % block:
         raise Skip(f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more")
-    memory.require(BUFFER_BYTES, f"{BUFFER_BYTES >> 20} MiB of buffers need")
+    flying, most = depth * block, min(BUFFER_BYTES, size)
+    if flying > most:
+        raise Skip(
+            f"{depth} blocks of {format_size(block)} at a time are more than {format_size(most)}; take a smaller --set block=…"
+        )
+    need = BUFFER_BYTES + flying
+    memory.require(need, f"{need >> 20} MiB of buffers need")
     return target
 
 
@@ -189,15 +196,17 @@ class Scattered:
         return self._count // self._unit
 
     def calibrate(self) -> None:
-        """Find how many transfers take a sample's share of the budget; at least the depth and `LEAST`."""
+        """Find how many transfers take a sample's share of the budget; at least the depth and `LEAST`.
+
+        The first look is late now and then, and so is not alone.
+        """
         share = self._ctx.budget_s / SAMPLES
         least = -(-max(self._depth, LEAST) // self._unit) * self._unit
         most = self._batch.most // self._unit * self._unit
         self._count = min(least, most)
+        first = self._trial()
         for _ in range(4):
-            self._load()
-            took = seconds(self.run)
-            self._verify_all()
+            took, first = min(first, self._trial()), math.inf
             fitting = int(self._count * share / took) // self._unit * self._unit
             wanted = max(min(least, most), min(most, fitting))
             near = took >= share / 2 or wanted <= self._count
@@ -205,6 +214,13 @@ class Scattered:
             if near:
                 break
         self._ctx.set("transfers_per_sample", self._count)
+
+    def _trial(self) -> float:
+        """Seconds of a sample that does not count."""
+        self._load()
+        took = seconds(self.run)
+        self._verify_all()
+        return took
 
     # -- the timed region
 
