@@ -147,6 +147,22 @@ def test_without_direct_io_no_file_is_read_twice_in_a_sample(tmp_path, monkeypat
         assert work.steps == 64
 
 
+def test_a_first_look_that_is_late_does_not_make_samples_short(tmp_path, monkeypatch):
+    for took, count in (([9.0, 1e-6 / 8 / 3, 1e-6 / 8], 48), ([9.0, 9.0], LEAST)):
+        left = list(took)
+        monkeypatch.setattr(module, "seconds", lambda call, left=left: (call(), left.pop(0))[1])
+        with prepared(tmp_path, "read", 8) as (work, _):
+            assert work.steps == count
+            assert not left
+
+
+def test_more_at_a_time_are_more_a_sample(tmp_path):
+    with prepared(tmp_path, "read", 2 * LEAST) as (work, _):
+        assert work.steps == 2 * LEAST
+    with pytest.raises(Skip, match=f"^16KiB is .*, or above {TOTAL // 80}B$"):
+        prepare(context(tmp_path), "read", 80, SIZE, TOTAL, spare=0)
+
+
 def test_a_record_says_what_reads(tmp_path, by):
     with prepared(tmp_path, "write", 8) as (_, ctx):
         assert ctx.settings["engine"] == "open, pwritev, close, 8 threads"
@@ -323,6 +339,34 @@ def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
         os.truncate(path, 8192)
         with pytest.raises(Wrong, match=f"^{path} holds 8192 bytes, {SIZE} were written$"):
             work.check()
+        path.unlink()
+        with pytest.raises(Wrong, match=f"^{path} is not there, {SIZE} bytes were written$"):
+            work.check()
+
+
+def test_each_file_that_was_lost_is_missed_before_the_next_sample(tmp_path, monkeypatch):
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        work.run()
+        path = files(tmp_path)[5]
+        path.unlink()
+        monkeypatch.setattr(work.run.__self__, "_verify", lambda _: None)  # it looks at others
+        with pytest.raises(Wrong, match=f"^{path} is not there, {SIZE} bytes were written$"):
+            work.reset()
+
+
+def test_a_file_that_cannot_be_removed_is_one_sentence(tmp_path):
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        work.run()
+        group = work.run.__self__
+        path = group._workspace.file(group._chosen[0])
+        path.unlink()
+        path.mkdir()
+        group._asked = False
+        with pytest.raises(StorageError, match=f"^cannot remove {path}: is a directory$"):
+            work.reset()
+        path.rmdir()
 
 
 @pytest.mark.parametrize("depth", [1, 8])
