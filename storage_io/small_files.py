@@ -29,7 +29,7 @@ from storage_io.layout import make_all, patience, trial
 from storage_io.mounts import tell
 from storage_io.pattern import STAMP_EVERY, Pattern
 from storage_io.random_io import require
-from storage_io.whole_files import Reads, Writes
+from storage_io.whole_files import Back, Reads, Writes
 from storage_io.workspace import Workspace
 
 TOTAL_BYTES = 64 << 20
@@ -116,7 +116,6 @@ class _Files:
         self._counted = file.counted
         pattern = Pattern()
         self._maker = Writes(workspace.path, size, 1, 1, self._direct, pattern)
-        self._reader = Reads(workspace.path, size, 1, self._direct, pattern)
         with contextlib.ExitStack() as stack:
             self._folder = os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, self._folder)
@@ -126,6 +125,8 @@ class _Files:
                 else Reads(workspace.path, size, depth, self._direct, pattern)
             )
             stack.callback(self._files.close)
+            self._back = Back(workspace.path, size, depth, self._direct, pattern)
+            stack.callback(self._back.close)
             self.close = stack.pop_all().close
         self._device = DeviceBytes(ctx.device_bytes)
         engine = f"open, {self._files.how}, {depth} thread{'s' * (depth > 1)}"
@@ -203,12 +204,10 @@ class _Files:
         numbers = list(dict.fromkeys(self._chosen))
         if some and self.writes:
             numbers = [numbers[int(n)] for n in sorted(self._choose.choice(len(numbers), min(some, len(numbers)), replace=False))]
-        for number in numbers:
-            if self.writes:
+        if self.writes:
+            for number in numbers:
                 self._require_whole(self._workspace.file(number))
-            self._reader.load(self._sample, [number])
-            self._reader.run()
-            self._reader.verify()
+        self._back.verify(numbers, self._sample)
 
     def _require_whole(self, path: Path) -> None:
         """A file that is shorter than what was written, or not there, has lost it."""

@@ -331,6 +331,22 @@ def test_an_interrupted_or_short_read_is_gone_on_with(tmp_path, monkeypatch):
         work.check()
 
 
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_as_many_are_read_back_at_a_time_as_the_case_has(tmp_path, monkeypatch, op):
+    meeting, real = threading.Barrier(8, timeout=10), os.preadv  # broken unless eight are in at once
+
+    def read(*args):
+        meeting.wait()
+        return real(*args)
+
+    with prepared(tmp_path, op, 8) as (work, _):
+        work.reset()
+        work.run()
+        monkeypatch.setattr(os, "preadv", read)
+        work.check()
+        monkeypatch.undo()
+
+
 def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
     with prepared(tmp_path, "write") as (work, _):
         work.reset()
