@@ -360,15 +360,22 @@ def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
             work.check()
 
 
-def test_each_file_that_was_lost_is_missed_before_the_next_sample(tmp_path, monkeypatch):
-    with prepared(tmp_path, "write") as (work, _):
-        work.reset()
-        work.run()
-        path = files(tmp_path)[5]
-        path.unlink()
-        monkeypatch.setattr(work.run.__self__, "_verify", lambda _: None)  # it looks at others
-        with pytest.raises(Wrong, match=f"^{path} is not there, {SIZE} bytes were written$"):
-            work.reset()
+@pytest.mark.parametrize("direct", [True, False])
+def test_each_file_that_was_lost_is_missed_before_the_next_sample(tmp_path, monkeypatch, direct):
+    monkeypatch.setattr(module, "SPOT_CHECKS", 1)
+    if not direct:
+        refuse_direct(monkeypatch)
+    for lose, words in ((Path.unlink, "is not there"), (lambda path: os.truncate(path, 0), "holds 0 bytes")):
+        with prepared(tmp_path, "write") as (work, _):
+            for place in (0, 5, -1):
+                work.reset()
+                work.run()
+                path = files(tmp_path)[place]
+                lose(path)
+                with pytest.raises(Wrong, match=f"^{path} {words}, {SIZE} (bytes )?were written$"):
+                    work.reset()
+                path.write_bytes(b"")
+                work.run.__self__._asked = False
 
 
 def test_a_file_that_cannot_be_removed_is_one_sentence(tmp_path):
