@@ -1,8 +1,8 @@
 """Memory that lanes use again and again: so many bytes for each, as fio, IOR and others have it.
 
 It stays in the processor's cache, which counts where a processor moves the data (of the same virtual disk a loop in C read 1.65
-GB/s into one block, and 1.47 GB/s into memory as large as the file).  What a lane read last is still there to be verified; the
-rest is read once more for that.
+GB/s into one block, and 1.47 GB/s into memory as large as the file).  What a lane that reads has read last is still there to be
+verified; the rest is read once more for that.
 """
 
 from __future__ import annotations
