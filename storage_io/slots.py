@@ -21,12 +21,13 @@ class Slot(Generic[K]):
     """Memory of one lane.
 
     ``last``: what was read into it last, in the lane's terms; ``None``: nothing since `Slots.poison`.  ``count``: how often
-    something was since then, where the lane counts.
+    something was since then, where the lane counts.  ``address``: where the memory begins.
     """
 
     def __init__(self, words: Words) -> None:
         self.words = words
         self.bytes = words.data.cast("B")
+        self.address = int(words.ctypes.data)
         self.last: K | None = None
         self.count = 0
 

@@ -115,6 +115,7 @@ class _Files:
         self._direct = os.O_DIRECT if file.direct else 0
         self._counted = file.counted
         pattern = Pattern()
+        self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs
         self._maker = Writes(workspace.path, size, 1, 1, self._direct, pattern)
         with contextlib.ExitStack() as stack:
             self._folder = os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -238,8 +239,7 @@ class _Files:
 
     def _sync(self) -> None:
         """syncfs(2): everything written to this file system is on its device."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(self._folder):
+        if self._syncfs(self._folder):
             number = ctypes.get_errno()
             raise StorageError(f"cannot sync {self._workspace.path}", OSError(number, os.strerror(number)))
 

@@ -107,7 +107,7 @@ class Reads:
 
     def _read_all(self, slot: Slot[int]) -> None:
         """Files, until none is left.  One that came in part is read again, by Python, which knows how to go on."""
-        files, into = self._files, slot.words.ctypes.data
+        files, into = self._files, slot.address
         assert files
         try:
             while True:

@@ -224,7 +224,7 @@ def test_after_a_failure_the_other_threads_find_nothing_to_read(tmp_path):
         Path(os.fsdecode(reads._todo[3][0])).unlink()
         with pytest.raises(StorageError, match="no such file"):
             work.run()
-        assert reads._files.take(reads._slots.each[0].words.ctypes.data) == (whole_reads.NONE_LEFT, 0, -1, 0)
+        assert reads._files.take(reads._slots.each[0].address) == (whole_reads.NONE_LEFT, 0, -1, 0)
 
 
 def test_what_cannot_be_closed_was_not_read(tmp_path, monkeypatch):
