@@ -140,6 +140,19 @@ def test_files_are_read_several_times_in_a_sample_and_each_verified_once(tmp_pat
             work.check()
 
 
+def test_samples_are_as_long_as_the_budget_asks_but_no_file_is_read_too_often(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "seconds", lambda call: (call(), 1e-12)[1])
+    with prepared(tmp_path, "read", 8) as (work, ctx):
+        if not ctx.settings["direct"]:
+            pytest.skip("without direct I/O each is read once")
+        assert work.steps == module.TIMES * 64
+        work.reset()
+        work.run()
+        work.check()
+    with prepared(tmp_path, "write", 8) as (work, _):
+        assert work.steps == 64
+
+
 def test_without_direct_io_no_file_is_read_twice_in_a_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "seconds", lambda call: (call(), 1e-12)[1])
     refuse_direct(monkeypatch)
