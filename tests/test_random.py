@@ -253,6 +253,7 @@ def test_a_flipped_bit_is_found_in_a_large_block_whichever_it_is(tmp_path, monke
     monkeypatch.setattr(random_io, "seconds", lambda call: (call(), 1e-3)[1])
     with prepared(tmp_path, "read", depth, block=LARGE) as (work, _):
         assert work.steps > 2 * depth + 5  # more than memory holds
+        assert work.run.__self__._batch.content.nbytes == max(3, depth) * LARGE
         work.reset()
         at = int(work.run.__self__._batch.offsets[: work.steps][place]) + 1234
         was = flip(data_file(tmp_path), at)
