@@ -67,7 +67,15 @@ def moves(op: str, block: str, depth: int, size: int) -> Moves:
 
 def needs(op: str, block: str, depth: int, size: int) -> Needs:
     """A folder."""
-    return Needs(target=True, moves=moves(op, block, depth, size), room=fio.room(size, writes=op != "read"))
+    room = fio.room(size, writes=op != "read")
+    return Needs(target=True, moves=moves(op, block, depth, size), room=room, refused=refused(size, parse_size(block)))
+
+
+def refused(size: int, block: int = STAMP_EVERY) -> str:
+    """Why a file of such a size has no meaning, in words; empty where it has one."""
+    if block % STAMP_EVERY or size < BASE_BYTES or size % block:
+        return f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more"
+    return ""
 
 
 @probe(
@@ -119,8 +127,8 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
 def require(ctx: Context, size: int, block: int) -> Path:
     """The target.  Raises `Skip` where such a file can't be measured at all."""
     target = target_of(ctx)
-    if block % STAMP_EVERY or size < BASE_BYTES or size % block:
-        raise Skip(f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more")
+    if words := refused(size, block):
+        raise Skip(words)
     memory.require(BUFFER_BYTES, f"{BUFFER_BYTES >> 20} MiB of buffers need")
     return target
 
