@@ -13,6 +13,7 @@ it holds is verified, and all blocks are read once more for the rest.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,13 +69,15 @@ def moves(op: str, block: str, depth: int, size: int) -> Moves:
 def needs(op: str, block: str, depth: int, size: int) -> Needs:
     """A folder."""
     room = fio.room(size, writes=op != "read")
-    return Needs(target=True, moves=moves(op, block, depth, size), room=room, refused=refused(size, parse_size(block)))
+    return Needs(target=True, moves=moves(op, block, depth, size), room=room, refused=refused(size, parse_size(block), depth))
 
 
-def refused(size: int, block: int = STAMP_EVERY) -> str:
-    """Why a file of such a size has no meaning, in words; empty where it has one."""
+def refused(size: int, block: int = STAMP_EVERY, depth: int = 1) -> str:
+    """Why so many such blocks in flight of such a file have no meaning, in words; empty where they have one."""
     if block % STAMP_EVERY or size < BASE_BYTES or size % block:
         return f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more"
+    if depth * block > (most := min(BUFFER_BYTES, size)):
+        return f"{depth} blocks of {format_size(block)} at a time are more than {format_size(most)}; take a smaller --set block=…"
     return ""
 
 
@@ -97,7 +100,7 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     Raises `Skip` where the size has no meaning, memory, space or time are short, or the system is not Linux; `StorageError` where
     the target can't be written to.
     """
-    target = require(ctx, size, block)
+    target = require(ctx, size, block, depth)
     with contextlib.ExitStack() as stack:
         need, files = fio.room(size, writes=op != "read").of(peer=ctx.cross_check)
         workspace = stack.enter_context(closing(Workspace(target, need, files, spare=spare)))
@@ -124,12 +127,13 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
     )
 
 
-def require(ctx: Context, size: int, block: int) -> Path:
-    """The target.  Raises `Skip` where such a file can't be measured at all."""
+def require(ctx: Context, size: int, block: int, depth: int = 1) -> Path:
+    """The target.  Raises `Skip` where such a file can't be measured at all, or so many blocks can't be in flight."""
     target = target_of(ctx)
-    if words := refused(size, block):
+    if words := refused(size, block, depth):
         raise Skip(words)
-    memory.require(BUFFER_BYTES, f"{BUFFER_BYTES >> 20} MiB of buffers need")
+    need = BUFFER_BYTES + depth * block
+    memory.require(need, f"{need >> 20} MiB of buffers need")
     return target
 
 
@@ -197,15 +201,17 @@ class Scattered:
         return self._count // self._unit
 
     def calibrate(self) -> None:
-        """Find how many transfers take a sample's share of the budget; at least the depth and `LEAST`."""
+        """Find how many transfers take a sample's share of the budget; at least the depth and `LEAST`.
+
+        The first look is late now and then, and so is not alone.
+        """
         share = self._ctx.budget_s / SAMPLES
         least = -(-max(self._depth, LEAST) // self._unit) * self._unit
         most = self._batch.most // self._unit * self._unit
         self._count = min(least, most)
+        first = self._trial()
         for _ in range(4):
-            self._load()
-            took = seconds(self.run)
-            self._verify_all()
+            took, first = min(first, self._trial()), math.inf
             fitting = int(self._count * share / took) // self._unit * self._unit
             wanted = max(min(least, most), min(most, fitting))
             near = took >= share / 2 or wanted <= self._count
@@ -213,6 +219,13 @@ class Scattered:
             if near:
                 break
         self._ctx.set("transfers_per_sample", self._count)
+
+    def _trial(self) -> float:
+        """Seconds of a sample that does not count."""
+        self._load()
+        took = seconds(self.run)
+        self._verify_all()
+        return took
 
     # -- the timed region
 

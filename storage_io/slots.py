@@ -18,12 +18,17 @@ K = TypeVar("K")
 
 
 class Slot(Generic[K]):
-    """Memory of one lane.  ``last``: what was read into it last, in the lane's terms; ``None``: nothing since `Slots.poison`."""
+    """Memory of one lane.
+
+    ``last``: what was read into it last, in the lane's terms; ``None``: nothing since `Slots.poison`.  ``count``: how often
+    something was since then, where the lane counts.
+    """
 
     def __init__(self, words: Words) -> None:
         self.words = words
         self.bytes = words.data.cast("B")
         self.last: K | None = None
+        self.count = 0
 
 
 class Slots(Generic[K]):
@@ -38,7 +43,7 @@ class Slots(Generic[K]):
         """Forget what was read."""
         self._memory[:] = POISON
         for slot in self.each:
-            slot.last = None
+            slot.last, slot.count = None, 0
 
     def held(self) -> list[tuple[Words, K]]:
         """What the lanes hold, and what it is."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 from clustergauge.budget import seconds
@@ -35,24 +37,26 @@ TOTAL_BYTES = 64 << 20
 PROBE_BYTES = 16 << 20
 """Of the file that shows whether there is direct I/O."""
 LEAST = 16
+"""Files of a sample, however slow the disk; and no fewer than at a time."""
 SAMPLES = 8
 TIMES = 16
 """A file is read so often in a sample at most."""
 SPOT_CHECKS = 16
 
 
-def needs(op: str, size: int, **_axes: object) -> Needs:
+def needs(op: str, depth: int, size: int) -> Needs:
     """A folder."""
-    least, most = 2 * LEAST * size, (1 + (TIMES if op == "read" else 1)) * TOTAL_BYTES
+    least, most = 2 * max(LEAST, depth) * size, (1 + (TIMES if op == "read" else 1)) * TOTAL_BYTES
     names = TOTAL_BYTES // max(1, size)
     moves = Moves(before=PROBE_BYTES + TOTAL_BYTES, sample=least, names=names, share=2 / SAMPLES, most=most)
-    return Needs(target=True, moves=moves, room=room(size), refused=refused(size))
+    return Needs(target=True, moves=moves, room=room(size), refused=refused(depth, size))
 
 
-def refused(size: int, total: int = TOTAL_BYTES) -> str:
-    """Why files of such a size have no meaning, in words; empty where they have one."""
-    if size < STAMP_EVERY or size % STAMP_EVERY or size * LEAST > total:
-        return f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(total // LEAST)}"
+def refused(depth: int, size: int, total: int = TOTAL_BYTES) -> str:
+    """Why so many files of such a size at a time have no meaning, in words; empty where they have one."""
+    most = total // max(LEAST, depth)
+    if size < STAMP_EVERY or size % STAMP_EVERY or size > most:
+        return f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(most)}"
     return ""
 
 
@@ -70,7 +74,7 @@ def small_files(ctx: Context, op: str, depth: int, size: int) -> Work:
 def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYTES, spare: int | None = None) -> Work:
     """The work of the probe.  ``total``: bytes of all files.  ``spare`` and errors: as `random_io.prepare`."""
     target = require(ctx, PROBE_BYTES, STAMP_EVERY)
-    if words := refused(size, total):
+    if words := refused(depth, size, total):
         raise Skip(words)
     with contextlib.ExitStack() as stack:
         space = Workspace(target, *room(size, total).of(), spare=spare)
@@ -113,7 +117,7 @@ class _Files:
         self._sample = 0
         self._asked = False
         self._chosen: list[int] = []
-        self.count = min(LEAST, most)
+        self.count = max(LEAST, depth)
         file, _ = trial(workspace.file(0), PROBE_BYTES)
         self._direct = os.O_DIRECT if file.direct else 0
         self._counted = file.counted
@@ -142,19 +146,25 @@ class _Files:
         make_all(self._most, patience(self._ctx), self._make, words, self._sync, remedy=remedy)
 
     def calibrate(self) -> None:
-        """Find how many files take a sample's share of the budget."""
+        """Find how many files take a sample's share of the budget.  The first look is late now and then, and so is not alone."""
         share = self._ctx.budget_s / SAMPLES
         most = self._most if self.writes or not self._direct else self._most * TIMES
+        first = self._trial()
         for _ in range(3):
-            self.reset()
-            took = seconds(self.run)
+            took, first = min(first, self._trial()), math.inf
             wanted = max(self.count, min(most, int(self.count * share / took)))
-            self.check()
             near, self.count = wanted < 2 * self.count, wanted
             if near:
                 break
         self._ctx.device_bytes.clear()
         self._ctx.set("files_per_sample", self.count)
+
+    def _trial(self) -> float:
+        """Seconds of a sample that does not count."""
+        self.reset()
+        took = seconds(self.run)
+        self.check()
+        return took
 
     # -- the timed region
 
@@ -173,7 +183,7 @@ class _Files:
             self._verify(SPOT_CHECKS)
         if self.writes:
             for number in self._chosen:
-                self._workspace.file(number).unlink()
+                self._remove(self._workspace.file(number))
         times = -(-self.count // self._most)
         numbers = [int(n) + 1 for _ in range(times) for n in self._choose.permutation(self._most)]
         self._chosen = numbers[: self.count]
@@ -208,9 +218,25 @@ class _Files:
             self._reader.verify()
 
     def _require_whole(self, path: Path) -> None:
-        """A file that is shorter than what was written has lost it."""
-        if (there := path.stat().st_size) != self._size:
+        """A file that is shorter than what was written, or not there, has lost it."""
+        with self._there("read", path):
+            there = path.stat().st_size
+        if there != self._size:
             raise Wrong(f"{path} holds {there} bytes, {self._size} were written")
+
+    def _remove(self, path: Path) -> None:
+        with self._there("remove", path):
+            path.unlink()
+
+    @contextlib.contextmanager
+    def _there(self, verb: str, path: Path) -> Generator[None]:
+        """What is done with a file that was written: if it is not there, it was lost."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise Wrong(f"{path} is not there, {self._size} bytes were written") from None
+        except OSError as error:
+            raise StorageError(f"cannot {verb} {path}", error) from error
 
     def _make(self, number: int) -> None:
         self._maker.load(0, [number])

@@ -51,7 +51,7 @@ def under_write(ctx: Context, block: str, depth: int, size: int) -> Work:
 
 def prepare(ctx: Context, block: int, depth: int, size: int, spare: int | None = None) -> Work:
     """The work of the probe.  ``spare`` and errors: as `random_io.prepare`."""
-    target = require(ctx, size, block)
+    target = require(ctx, size, block, depth)
     need, files = room(size).of()
     with contextlib.ExitStack() as stack:
         workspace = stack.enter_context(closing(Workspace(target, need, files, spare=spare)))

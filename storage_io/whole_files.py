@@ -90,11 +90,10 @@ class Reads:
         self._lanes.run([()] * len(self._slots.each))
 
     def verify(self) -> None:
-        """The files that were read last, one a lane.  Raises `Wrong`."""
-        held = self._slots.held()
-        if self._todo and not held:
-            raise Wrong(f"none of {len(self._todo)} files of {self._folder} was read")
-        for words, number in held:
+        """That as many files were read as there are, and the last ones, one a lane.  Raises `Wrong`."""
+        if (count := sum(slot.count for slot in self._slots.each)) != len(self._todo):
+            raise Wrong(f"{count} files of {self._folder} were read, not {len(self._todo)}")
+        for words, number in self._slots.held():
             self._pattern.verify(words, os.fsdecode(_path(self._folder, number)), number, self._sample)
 
     def close(self) -> None:
@@ -104,6 +103,7 @@ class Reads:
     def _read(self, slot: Slot[int], path: bytes, number: int) -> None:
         _transfer("read", os.preadv, path, self._flags, slot.bytes)
         slot.last = number
+        slot.count += 1
 
     def _read_all(self, slot: Slot[int]) -> None:
         """Files, until none is left.  One that came in part is read again, by Python, which knows how to go on."""
@@ -111,9 +111,10 @@ class Reads:
         assert files
         try:
             while True:
-                which, reason, last = files.take(into)
-                if last >= 0:
+                which, reason, last, whole = files.take(into)
+                if whole:
                     slot.last = self._todo[last][1]
+                    slot.count += whole
                 if which == whole_reads.NONE_LEFT:
                     return
                 if which >= 0:

@@ -76,11 +76,11 @@ CASES = {
     ),
     "flush": (flush.flush.needs_of({"size": SIZE}), lambda ctx: flush.prepare(ctx, SIZE, spare=0)),
     "small files read": (
-        small_files.needs("read", 128 << 10),
+        small_files.needs("read", 1, 128 << 10),
         lambda ctx: small_files.prepare(ctx, "read", 1, 128 << 10, spare=0),
     ),
     "small files written": (
-        small_files.needs("write", 64 << 10),
+        small_files.needs("write", 8, 64 << 10),
         lambda ctx: small_files.prepare(ctx, "write", 8, 64 << 10, spare=0),
     ),
     "checkpoint save": (

@@ -25,7 +25,7 @@ from storage_io.engines import Again, Aio, Threads, TransferError
 from storage_io.errors import StorageError
 from storage_io.helpers import LARGE, Helpers, helpers_for, share
 from storage_io.latencies import MOST, Latencies
-from storage_io.random_io import MIX, prepare, random
+from storage_io.random_io import LEAST, MIX, prepare, random
 from tests.on_disk import ROOT, alive, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
 
 SIZE = 16 << 20
@@ -136,6 +136,22 @@ def test_writes_end_with_one_sync_inside_the_run_and_reads_have_none(tmp_path, m
             assert calls == expected
 
 
+def slept_at_first(took):
+    """A stopwatch that says these seconds, one after the other, and then that a call took as long as asked for."""
+    left = list(took)
+    return lambda call: (call(), left.pop(0) if left else 0.1)[1]
+
+
+@pytest.mark.parametrize("block", [BLOCK, LARGE])
+def test_a_first_look_that_is_late_does_not_make_samples_short(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(random_io, "seconds", slept_at_first([9.0, 0.008]))
+    with prepared(tmp_path, "read", 8, block=block, budget_s=0.8) as (_, ctx):
+        assert ctx.settings["transfers_per_sample"] == 100
+    monkeypatch.setattr(random_io, "seconds", slept_at_first([9.0, 9.0]))
+    with prepared(tmp_path, "read", 8, block=block, budget_s=0.8) as (_, ctx):
+        assert ctx.settings["transfers_per_sample"] == LEAST
+
+
 def test_no_block_is_touched_twice_in_a_sample(tmp_path):
     with prepared(tmp_path, "mixed") as (work, _):
         batch = work.run.__self__._batch
@@ -232,9 +248,10 @@ def test_large_blocks_are_read_into_one_block_of_memory_a_lane(tmp_path, monkeyp
 @pytest.mark.parametrize("place", [0, 4, -1])
 @pytest.mark.parametrize("depth", [1, 8])
 def test_a_flipped_bit_is_found_in_a_large_block_whichever_it_is(tmp_path, monkeypatch, depth, place):
-    monkeypatch.setattr(random_io, "BUFFER_BYTES", 3 * LARGE)  # a sample is larger
+    monkeypatch.setattr(random_io, "BUFFER_BYTES", max(3, depth) * LARGE)
+    monkeypatch.setattr(random_io, "seconds", lambda call: (call(), 1e-3)[1])
     with prepared(tmp_path, "read", depth, block=LARGE) as (work, _):
-        assert work.steps > 3
+        assert work.steps > 2 * depth + 5  # more than memory holds
         work.reset()
         at = int(work.run.__self__._batch.offsets[: work.steps][place]) + 1234
         was = flip(data_file(tmp_path), at)
@@ -549,6 +566,16 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 100 << 20)
     with pytest.raises(Skip, match="128 MiB of buffers need more memory than the 100 MiB available"):
         prepare(context(tmp_path), "read", BLOCK, 1, SIZE, spare=0)
+    monkeypatch.setattr(memory, "available", lambda: memory.SPARE + (192 << 20) - 1)
+    with pytest.raises(Skip, match="192 MiB of buffers need more memory than the 447 MiB available"):
+        prepare(context(tmp_path), "read", 8 << 20, 8, 64 << 20, spare=0)
+    for block, depth, size, most in (
+        (8 << 20, 3, 16 << 20, "16MiB"),
+        (16 << 20, 9, 256 << 20, "128MiB"),
+        (BLOCK, 4097, SIZE, "16MiB"),
+    ):
+        with pytest.raises(Skip, match=f"^{depth} blocks of .* at a time are more than {most}; take a smaller --set block=…$"):
+            prepare(context(tmp_path), "read", block, depth, size, spare=0)
     assert names(tmp_path) == []
 
 

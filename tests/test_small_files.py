@@ -1,12 +1,16 @@
 """The small-files probe on real files: whole, cold, verified, and gone afterwards."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import resource
 import signal
+import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clustergauge import compiled
@@ -143,6 +147,22 @@ def test_without_direct_io_no_file_is_read_twice_in_a_sample(tmp_path, monkeypat
         assert work.steps == 64
 
 
+def test_a_first_look_that_is_late_does_not_make_samples_short(tmp_path, monkeypatch):
+    for took, count in (([9.0, 1e-6 / 8 / 3, 1e-6 / 8], 48), ([9.0, 9.0], LEAST)):
+        left = list(took)
+        monkeypatch.setattr(module, "seconds", lambda call, left=left: (call(), left.pop(0))[1])
+        with prepared(tmp_path, "read", 8) as (work, _):
+            assert work.steps == count
+            assert not left
+
+
+def test_more_at_a_time_are_more_a_sample(tmp_path):
+    with prepared(tmp_path, "read", 2 * LEAST) as (work, _):
+        assert work.steps == 2 * LEAST
+    with pytest.raises(Skip, match=f"^16KiB is .*, or above {TOTAL // 80}B$"):
+        prepare(context(tmp_path), "read", 80, SIZE, TOTAL, spare=0)
+
+
 def test_a_record_says_what_reads(tmp_path, by):
     with prepared(tmp_path, "write", 8) as (_, ctx):
         assert ctx.settings["engine"] == "open, pwritev, close, 8 threads"
@@ -188,13 +208,13 @@ def test_what_cannot_be_read_is_closed_and_named_and_ends_it(tmp_path):
     into = memory.ctypes.data
     (tmp_path / "short").write_bytes(b"x")
     files.load([os.fsencode(tmp_path / name) for name in ("missing", ".", "short", "short")])
-    assert files.take(into) == (whole_reads.NONE_LEFT, 0, -1)  # not before it is started
+    assert files.take(into) == (whole_reads.NONE_LEFT, 0, -1, 0)  # not before it is started
     files.start()
     before = names(Path("/proc/self/fd"))
-    assert [files.take(into) for _ in range(3)] == [(0, errno.ENOENT, -1), (1, errno.EISDIR, -1), (2, 0, -1)]
+    assert [files.take(into) for _ in range(3)] == [(0, errno.ENOENT, -1, 0), (1, errno.EISDIR, -1, 0), (2, 0, -1, 0)]
     assert names(Path("/proc/self/fd")) == before
     files.stop()
-    assert files.take(into) == (whole_reads.NONE_LEFT, 0, -1)
+    assert files.take(into) == (whole_reads.NONE_LEFT, 0, -1, 0)
 
 
 def test_after_a_failure_the_other_threads_find_nothing_to_read(tmp_path):
@@ -204,15 +224,103 @@ def test_after_a_failure_the_other_threads_find_nothing_to_read(tmp_path):
         Path(os.fsdecode(reads._todo[3][0])).unlink()
         with pytest.raises(StorageError, match="no such file"):
             work.run()
-        assert reads._files.take(reads._slots.each[0].words.ctypes.data) == (whole_reads.NONE_LEFT, 0, -1)
+        assert reads._files.take(reads._slots.each[0].words.ctypes.data) == (whole_reads.NONE_LEFT, 0, -1, 0)
+
+
+def test_what_cannot_be_closed_was_not_read(tmp_path, monkeypatch):
+    """The C library's close with an error after it, as a network file system may have one."""
+    reason = [errno.EIO]
+
+    def close(descriptor):
+        os.close(descriptor)
+        ctypes.set_errno(reason[0])
+        return -1
+
+    failing = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, use_errno=True)(close)
+    real, planted = compiled.libc, f"inttoptr (i64 {ctypes.cast(failing, ctypes.c_void_p).value} to ptr)"
+    with prepared(tmp_path, "read", 2) as (work, _), monkeypatch.context() as other:
+        other.setattr(compiled, "libc", lambda name: planted if name == "close" else real(name))
+        group = work.run.__self__
+        group._files._files = whole_reads.Files(SIZE, os.O_RDONLY)
+        before = names(Path("/proc/self/fd"))
+        work.reset()
+        with pytest.raises(StorageError, match=r"^cannot read .*/data-\d+: input/output error$"):
+            work.run()
+        reason[0] = errno.EINTR  # it is closed all the same
+        group._files.load(0, group._chosen)
+        work.run()
+        work.check()
+        assert names(Path("/proc/self/fd")) == before
+
+
+def test_threads_that_race_for_files_get_each_once(monkeypatch):
+    """With stand-ins for the system calls that take no time, so that two threads do little but take the next file.
+
+    They wait for each other in the first two files.
+    """
+    count = 200_000
+    opened, waiting = np.zeros(count, np.int64), np.zeros(1, np.int64)
+    calls = f"""
+define i32 @open(ptr %path, i32 %flags, ...) {{
+entry:
+  %n = load i32, ptr %path
+  %early = icmp ult i32 %n, 2
+  br i1 %early, label %came, label %go
+came:
+  %was = atomicrmw add ptr inttoptr (i64 {waiting.ctypes.data} to ptr), i64 1 monotonic
+  br label %wait
+wait:
+  %there = load atomic i64, ptr inttoptr (i64 {waiting.ctypes.data} to ptr) monotonic, align 8
+  %both = icmp uge i64 %there, 2
+  br i1 %both, label %go, label %wait
+go:
+  ret i32 %n
+}}
+define i64 @pread(i32 %n, ptr %into, i64 %size, i64 %at) {{
+  %cell = getelementptr i64, ptr inttoptr (i64 {opened.ctypes.data} to ptr), i32 %n
+  %was = atomicrmw add ptr %cell, i64 1 monotonic
+  ret i64 %size
+}}
+define i32 @close(i32 %n) {{
+  ret i32 0
+}}
+"""
+    there = {name: compiled.made(calls, name) for name in ("open", "pread", "close")}
+    real = compiled.libc
+    monkeypatch.setattr(compiled, "libc", lambda name: f"inttoptr (i64 {there[name][1]} to ptr)" if name in there else real(name))
+    monkeypatch.setattr(whole_reads, "AT_ONCE", count + 1)
+    files = whole_reads.Files(SIZE, os.O_RDONLY)
+    files.load([n.to_bytes(4, sys.byteorder) for n in range(count)])
+    taken: list[whole_reads.Taken] = []
+    for turn in range(1, 31):  # without an atomic operation one in two was seen to go wrong, on an idle machine
+        waiting[0] = 0
+        files.start()
+        threads = [threading.Thread(target=lambda: taken.append(files.take(0)), daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert (opened == turn).all()
+        assert sum(each.whole for each in taken) == turn * count
+        assert {each.which for each in taken} == {whole_reads.NONE_LEFT}
+
+
+def test_a_file_that_nobody_read_is_told(tmp_path, monkeypatch):
+    with prepared(tmp_path, "read", 8) as (work, _):
+        work.reset()
+        with monkeypatch.context() as other:
+            other.setattr(whole_reads.Files, "start", lambda self: setattr(self._next, "value", 1))
+            work.run()
+        with pytest.raises(Wrong, match=rf"^{LEAST - 1} files of {tmp_path}/\S+ were read, not {LEAST}$"):
+            work.check()
 
 
 def test_an_interrupted_or_short_read_is_gone_on_with(tmp_path, monkeypatch):
     real = whole_reads.Files.take
 
     def interrupted(self, into):
-        which, reason, last = real(self, into)
-        return (which, reason, last) if which != whole_reads.PAUSE else (last, errno.EINTR, -1)
+        taken = real(self, into)
+        return taken if taken.which != whole_reads.PAUSE else (taken.last, errno.EINTR, taken.last, taken.whole - 1)
 
     with prepared(tmp_path, "read", 2) as (work, _):
         work.run.__self__.count = 64
@@ -231,6 +339,34 @@ def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
         os.truncate(path, 8192)
         with pytest.raises(Wrong, match=f"^{path} holds 8192 bytes, {SIZE} were written$"):
             work.check()
+        path.unlink()
+        with pytest.raises(Wrong, match=f"^{path} is not there, {SIZE} bytes were written$"):
+            work.check()
+
+
+def test_each_file_that_was_lost_is_missed_before_the_next_sample(tmp_path, monkeypatch):
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        work.run()
+        path = files(tmp_path)[5]
+        path.unlink()
+        monkeypatch.setattr(work.run.__self__, "_verify", lambda _: None)  # it looks at others
+        with pytest.raises(Wrong, match=f"^{path} is not there, {SIZE} bytes were written$"):
+            work.reset()
+
+
+def test_a_file_that_cannot_be_removed_is_one_sentence(tmp_path):
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        work.run()
+        group = work.run.__self__
+        path = group._workspace.file(group._chosen[0])
+        path.unlink()
+        path.mkdir()
+        group._asked = False
+        with pytest.raises(StorageError, match=f"^cannot remove {path}: is a directory$"):
+            work.reset()
+        path.rmdir()
 
 
 @pytest.mark.parametrize("depth", [1, 8])
@@ -286,7 +422,7 @@ def test_a_file_in_the_place_of_another_is_told(tmp_path):
 def test_reads_that_did_nothing_are_caught(tmp_path, by, depth):
     with prepared(tmp_path, "read", depth) as (work, _):
         work.reset()
-        with pytest.raises(Wrong, match=r"^none of \d+ files of .* was read$"):
+        with pytest.raises(Wrong, match=rf"^0 files of .* were read, not {LEAST}$"):
             work.check()
 
 
@@ -294,7 +430,7 @@ def test_a_read_that_says_it_is_done_and_is_not_is_caught(tmp_path, monkeypatch)
     with prepared(tmp_path, "read") as (work, _):
         work.reset()
         with monkeypatch.context() as lying:
-            lying.setattr(whole_reads.Files, "take", lambda *_: (whole_reads.NONE_LEFT, 0, 5))
+            lying.setattr(whole_reads.Files, "take", lambda *_: (whole_reads.NONE_LEFT, 0, 5, LEAST))
             work.run()
         with pytest.raises(Wrong, match="got 0xa5"):
             work.check()
