@@ -36,6 +36,8 @@ MEMORY_MOST = 0.8
 """Of a device's memory, for what a case streams: probes ask as much of what is free when they run."""
 
 
+RANGES = {"block", "compute", "concurrency", "depth", "files", "workers"}
+"""Axes of which any value between the least and the largest declared is allowed."""
 CPU_TORCH = "this torch is built for CPUs only: TORCH_BACKEND=auto sh tools/install.sh brings the one that fits this machine"
 
 
@@ -175,12 +177,21 @@ def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
             raise UsageError(f"--set {axis}: no probe has this axis (there are {', '.join(known)})")
         for value in given:
             if not any(_knows(probe, axis, _value(axis, value, "--set")) for probe in having):
-                known = dict.fromkeys(str(v) for probe in having for v in probe.axes[axis])
-                raise UsageError(f"--set {axis}={value}: no probe knows this value (there are {', '.join(known)})")
+                known = _words(axis, dict.fromkeys(v for probe in having for v in probe.axes[axis]))
+                raise UsageError(f"--set {axis}={value}: no probe knows this value (known: {known})")
 
 
 def _knows(probe: Probe, axis: str, value: Scalar) -> bool:
-    return axis_is_open(axis) or not probe.axes[axis] or value in probe.axes[axis]
+    declared = probe.axes[axis]
+    if axis_is_open(axis) or not declared or value in declared:
+        return True
+    if axis not in RANGES or type(value) is not type(declared[0]):
+        return False
+    return min(map(_number, declared)) <= _number(value) <= max(map(_number, declared))
+
+
+def _number(value: Scalar) -> float:
+    return parse_size(value) if isinstance(value, str) else float(value or 0)
 
 
 def _expand(
@@ -197,7 +208,7 @@ def _expand(
             )
         for value in given:
             if axis in probe.axes and not _knows(probe, axis, value):
-                raise UsageError(f"cases[{number}]: {axis}={value}: probe {probe.name!r} knows {_words(probe.axes[axis])}")
+                raise UsageError(f"cases[{number}]: {axis}={value}: probe {probe.name!r} knows {_words(axis, probe.axes[axis])}")
     for axis, given in wish.values.items():
         if axis in probe.axes:
             wished = [_value(axis, v, "--set") for v in given]
@@ -223,7 +234,10 @@ def _wanted(case: Case, wish: Wish) -> bool:
     return not wish.globs or any(matches(glob, case.id) for glob in wish.globs)
 
 
-def _words(values: Iterable[Scalar]) -> str:
+def _words(axis: str, values: Iterable[Scalar]) -> str:
+    if axis in RANGES:
+        ordered = sorted(values, key=_number)
+        return f"any from {ordered[0]} to {ordered[-1]}"
     return ", ".join(map(str, values))
 
 
@@ -243,11 +257,12 @@ def axis_is_open(axis: str) -> bool:
 
 
 def _value(axis: str, value: Scalar, where: str) -> Scalar:
-    if axis == "size" and isinstance(value, str):
+    if axis in ("size", "block") and isinstance(value, str):
         try:
-            return parse_size(value)
+            size = parse_size(value)
         except ValueError as error:
             raise UsageError(f"{where}: {axis}: {error}") from None
+        return size if axis == "size" else format_size(size)
     if where == "--set" and isinstance(value, str) and value.isdigit() and axis != "shape":
         return int(value)
     return value
@@ -337,6 +352,8 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
 def _why_not(needs: Needs, target: str, device: str, own: int, nodes: int, machine: Machine) -> str:
     """Why the case cannot run here, in words; empty if it can.  ``own``: ranks on each node; ``machine``: one of them."""
     kind = device.partition(":")[0]
+    if needs.refused:
+        return needs.refused
     if needs.target and needs.objects and not target:
         return "no object store: name one with --target s3://bucket/prefix"
     if needs.target and not target:

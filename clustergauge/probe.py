@@ -100,6 +100,7 @@ class Needs:
     through and that no cache may hold; a case below 4 × the last-level cache is skipped.  ``env``: environment that libraries
     read when they start, so that such cases get workers of their own.  ``moves``, ``room``: of a storage case.
     ``nvlink``: between all GPUs.  ``tunes``: chooses among candidates (`tuning`), once for all launches and devices of a model.
+    ``refused``: why a case of these parameters has no meaning anywhere, in words.
     """
 
     world: WorldKind = "serial"
@@ -117,6 +118,7 @@ class Needs:
     room: Room = Room()
     nvlink: bool = False
     tunes: bool = False
+    refused: str = ""
 
 
 @dataclass

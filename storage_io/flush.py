@@ -20,7 +20,7 @@ from storage_io.evidence import DeviceBytes
 from storage_io.layout import lay_out
 from storage_io.mounts import tell
 from storage_io.pattern import STAMP_EVERY, Pattern, aligned
-from storage_io.random_io import require
+from storage_io.random_io import refused, require
 from storage_io.workspace import Workspace
 
 AT_ONCE = 64
@@ -29,7 +29,7 @@ AT_ONCE = 64
 
 def needs(size: int) -> Needs:
     """A folder."""
-    return Needs(target=True, moves=Moves(before=size), room=fio.room(size, writes=True))
+    return Needs(target=True, moves=Moves(before=size), room=fio.room(size, writes=True), refused=refused(size))
 
 
 @probe("flush", needs=needs, size=(16 << 20,))

@@ -58,10 +58,23 @@ END_S = 5.0
 
 def needs(layout: str, workers: int, size: int, **_axes: object) -> Needs:
     """torch and a folder.  Finding the steps of an epoch takes as long as samples do."""
-    epoch = min(size, (STEPS + STEPS_OF_WORKER * workers) * BATCH * SAMPLE_BYTES)
+    epoch = min(size, least_steps(workers) * BATCH * SAMPLE_BYTES)
     files = size // SAMPLE_BYTES if layout == "files" else 0
     moves = Moves(before=PROBE_BYTES + size + 3 * epoch, sample=epoch, names=files)
-    return Needs(target=True, modules=("torch",), moves=moves, room=room(layout, size))
+    return Needs(target=True, modules=("torch",), moves=moves, room=room(layout, size), refused=refused(workers, size))
+
+
+def refused(workers: int, size: int) -> str:
+    """Why a data set of such a size has no meaning, in words; empty where it has one."""
+    count, steps = size // SAMPLE_BYTES, least_steps(workers)
+    if count >= steps * BATCH:
+        return ""
+    return f"{format_size(size)} are {count} samples of {format_size(SAMPLE_BYTES)}, too few for {steps} batches of {BATCH}"
+
+
+def least_steps(workers: int) -> int:
+    """The fewest steps of an epoch."""
+    return STEPS + STEPS_OF_WORKER * workers
 
 
 def room(layout: str, size: int) -> Room:
@@ -75,7 +88,7 @@ def room(layout: str, size: int) -> Room:
     "loader",
     needs=needs,
     layout=("shards", "files"),
-    workers=(0, 1, 2, 4, 8),
+    workers=(0, 1, 2, 4, 8, 16, 32),
     compute=COMPUTE_MS,
     size=(256 << 20, 1 << 30, 4 << 30, 16 << 30),
 )
@@ -92,10 +105,9 @@ def prepare(ctx: Context, layout: str, workers: int, compute: int, size: int, sp
     """
     target = target_of(ctx)
     count = size // SAMPLE_BYTES
-    steps = STEPS + STEPS_OF_WORKER * workers
-    if count < steps * BATCH:
-        words = f"{format_size(size)} are {count} samples of {format_size(SAMPLE_BYTES)}"
-        raise Skip(f"{words}, too few for {steps} batches of {BATCH}")
+    if words := refused(workers, size):
+        raise Skip(words)
+    steps = least_steps(workers)
     held = _held(workers)
     with contextlib.ExitStack() as stack:
         space = Workspace(target, *room(layout, size).of(), spare=spare)

@@ -44,14 +44,30 @@ SINGLE_MOST = 5 << 30
 """Bytes that one request may put."""
 
 
-def needs(op: str, concurrency: int, size: int) -> Needs:  # noqa: ARG001 (an axis)
+def needs(op: str, concurrency: int, size: int) -> Needs:
     """An object store and the packages that talk to it."""
+    words = refused(op, concurrency, size)
     count = 1 if size > PART_BYTES else NAMES if op == "list" else max(1, min(MOST[op], TOTAL_BYTES // max(1, size)))
     if op == "put":
         moves = Moves(sample=size, after=count * size, names=count)
     else:
         moves = Moves(before=count * size, sample=size if op == "get" else 0, names=1 if op == "range" else count)
-    return Needs(target=True, objects=True, modules=("obstore", "botocore"), moves=moves)
+    return Needs(target=True, objects=True, modules=("obstore", "botocore"), moves=moves, refused=words)
+
+
+def refused(op: str, concurrency: int, size: int, total: int = TOTAL_BYTES, names: int = NAMES) -> str:
+    """Why such a case has no meaning, in words; empty where it has one."""
+    if size < STAMP_EVERY or size % STAMP_EVERY:
+        return f"{format_size(size)} is not a whole number of 4 KiB blocks"
+    if size > PART_BYTES and op not in ("put", "get"):
+        return f"op={op} is about objects of at most {format_size(PART_BYTES)}"
+    if size <= PART_BYTES and op != "list" and size * LEAST > total:
+        return f"{format_size(size)} is above {format_size(total // LEAST)}"
+    if op == "list" and size * names > total:
+        return f"{names} objects to list, of {format_size(size)} each, are more than {format_size(total)}: take size=4KiB"
+    if op == "put" and concurrency == 1 and size > SINGLE_MOST:
+        return f"one request can put {format_size(SINGLE_MOST)} at most"
+    return ""
 
 
 @probe(
@@ -109,16 +125,8 @@ def prepare(ctx: Context, op: str, concurrency: int, size: int, total: int = TOT
 
 def _require(op: str, concurrency: int, size: int, total: int, names: int) -> None:
     """Raises `Skip` where such a case can't be."""
-    if size < STAMP_EVERY or size % STAMP_EVERY:
-        raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks")
-    if size > PART_BYTES and op not in ("put", "get"):
-        raise Skip(f"op={op} is about objects of at most {format_size(PART_BYTES)}")
-    if size <= PART_BYTES and op != "list" and size * LEAST > total:
-        raise Skip(f"{format_size(size)} is above {format_size(total // LEAST)}")
-    if op == "list" and size * names > total:
-        raise Skip(f"{names} objects to list, of {format_size(size)} each, are more than {format_size(total)}: take size=4KiB")
-    if op == "put" and concurrency == 1 and size > SINGLE_MOST:
-        raise Skip(f"one request can put {format_size(SINGLE_MOST)} at most")
+    if words := refused(op, concurrency, size, total, names):
+        raise Skip(words)
     buffers = 2 * (size if size > PART_BYTES else total)
     memory.require(buffers, f"buffers of {format_size(buffers)} need")
 

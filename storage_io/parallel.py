@@ -29,9 +29,9 @@ from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
 from storage_io.layout import pieces, require_patience, trial
 from storage_io.mounts import tell
-from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern, aligned
+from storage_io.pattern import BASE_BYTES, POISON, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
-from storage_io.sequential import SPOT_CHECKS, moves
+from storage_io.sequential import SPOT_CHECKS, moves, refused
 from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
 from storage_io.workspace import Workspace, target_of
 
@@ -46,7 +46,10 @@ def needs(op: str, block: str, size: int, **_axes: object) -> Needs:
     """Ranks of torch.distributed and a folder, one for all nodes where there are several."""
     of_rank = moves(op, size, parse_size(block))
     of_rank = replace(of_rank, before=of_rank.before + TRIAL_BYTES)
-    return Needs(target=True, shared=True, world="torch", ranks=2, modules=("torch",), moves=of_rank, room=room(size))
+    words = refused(size, parse_size(block))
+    return Needs(
+        target=True, shared=True, world="torch", ranks=2, modules=("torch",), moves=of_rank, room=room(size), refused=words
+    )
 
 
 def room(size: int) -> Room:
@@ -60,7 +63,7 @@ def room(size: int) -> Room:
     layout=LAYOUTS,
     op=("write", "read"),
     block=("1MiB", "64KiB", "256KiB", "4MiB", "16MiB"),
-    depth=(1, 8),
+    depth=(1, 8, 32),
     size=(64 << 20, 256 << 20, 1 << 30, 4 << 30),
 )
 def parallel(ctx: Context, layout: str, op: str, block: str, depth: int, size: int) -> Work:
@@ -75,7 +78,7 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     or the system is not Linux; `StorageError` where the target can't be written to.
     """
     world = ctx.world
-    together(world, lambda: _require(ctx, block, size, spare))
+    together(world, lambda: _require(ctx, size, block, spare))
     agreed = agree(world, together(world, lambda: _proof(ctx, spare)))
     assert ctx.target
     with contextlib.ExitStack() as stack:
@@ -100,12 +103,11 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     )
 
 
-def _require(ctx: Context, block: int, size: int, spare: int | None) -> None:
+def _require(ctx: Context, size: int, block: int, spare: int | None) -> None:
     """Raise `Skip` where the case can't be had, before any rank writes."""
     target = target_of(ctx)
-    for given in (size, block):
-        if given < STAMP_EVERY or given % STAMP_EVERY:
-            raise Skip(f"{format_size(given)} is not a whole number of 4 KiB blocks")
+    if words := refused(size, block):
+        raise Skip(words)
     here = ctx.world.local_size
     memory.require(size * here, f"{here} buffer{'s' * (here > 1)} of {format_size(size)} need")
     Workspace(target, *room(size).of(ctx.world.size), spare=spare).close()

@@ -69,7 +69,17 @@ def moves(op: str, block: str, depth: int, size: int) -> Moves:
 
 def needs(op: str, block: str, depth: int, size: int) -> Needs:
     """A folder."""
-    return Needs(target=True, moves=moves(op, block, depth, size), room=fio.room(size, writes=op != "read"))
+    room = fio.room(size, writes=op != "read")
+    return Needs(target=True, moves=moves(op, block, depth, size), room=room, refused=refused(size, parse_size(block), depth))
+
+
+def refused(size: int, block: int = STAMP_EVERY, depth: int = 1) -> str:
+    """Why so many such blocks in flight of such a file have no meaning, in words; empty where they have one."""
+    if block % STAMP_EVERY or size < BASE_BYTES or size % block:
+        return f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more"
+    if depth * block > (most := min(BUFFER_BYTES, size)):
+        return f"{depth} blocks of {format_size(block)} at a time are more than {format_size(most)}; take a smaller --set block=…"
+    return ""
 
 
 @probe(
@@ -121,14 +131,9 @@ def prepare(ctx: Context, op: str, block: int, depth: int, size: int, spare: int
 def require(ctx: Context, size: int, block: int, depth: int = 1) -> Path:
     """The target.  Raises `Skip` where such a file can't be measured at all, or so many blocks can't be in flight."""
     target = target_of(ctx)
-    if block % STAMP_EVERY or size < BASE_BYTES or size % block:
-        raise Skip(f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more")
-    flying, most = depth * block, min(BUFFER_BYTES, size)
-    if flying > most:
-        raise Skip(
-            f"{depth} blocks of {format_size(block)} at a time are more than {format_size(most)}; take a smaller --set block=…"
-        )
-    need = BUFFER_BYTES + flying
+    if words := refused(size, block, depth):
+        raise Skip(words)
+    need = BUFFER_BYTES + depth * block
     memory.require(need, f"{need >> 20} MiB of buffers need")
     return target
 

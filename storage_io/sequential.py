@@ -61,10 +61,17 @@ def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa
     of_file = moves(op, size, parse_size(block))
     if op == "read":
         of_file = replace(of_file, sample=2 * size)  # to be verified all is read once more
-    return Needs(target=True, moves=of_file, room=fio.room(size, writes=op == "write"))
+    room = fio.room(size, writes=op == "write")
+    return Needs(target=True, moves=of_file, room=room, refused=refused(size, parse_size(block)))
 
 
-@probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8), size=SIZES)
+def refused(*sizes: int) -> str:
+    """Why files, or blocks, of such sizes have no meaning, in words; empty where they have one."""
+    wrong = [format_size(size) for size in sizes if size < STAMP_EVERY or size % STAMP_EVERY]
+    return f"{wrong[0]} is not a whole number of 4 KiB blocks" if wrong else ""
+
+
+@probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8, 32), size=SIZES)
 def sequential(ctx: Context, op: str, depth: int, size: int) -> Work:
     """Write or read a whole file in 1 MiB blocks, ``depth`` at a time.  size: bytes of the file."""
     return prepare(ctx, op, depth, size)
@@ -75,7 +82,7 @@ def sequential(ctx: Context, op: str, depth: int, size: int) -> Work:
     needs=needs,
     op=("write", "read"),
     block=("4KiB", "64KiB", "256KiB", "4MiB", "16MiB"),
-    depth=(1, 8),
+    depth=(1, 8, 32),
     size=SIZES,
 )
 def sequential_blocks(ctx: Context, op: str, block: str, depth: int, size: int) -> Work:
@@ -90,9 +97,8 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     the target can't be written to.
     """
     target = target_of(ctx)
-    for given in (size, block):
-        if given < STAMP_EVERY or given % STAMP_EVERY:
-            raise Skip(f"{format_size(given)} is not a whole number of 4 KiB blocks")
+    if words := refused(size, block):
+        raise Skip(words)
     block = min(block, size)
     buffer = depth * lane_bytes(op, block)
     back = blocks_back(depth, block, size) * block

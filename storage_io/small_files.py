@@ -49,7 +49,15 @@ def needs(op: str, depth: int, size: int) -> Needs:
     least, most = 2 * max(LEAST, depth) * size, (1 + (TIMES if op == "read" else 1)) * TOTAL_BYTES
     names = TOTAL_BYTES // max(1, size)
     moves = Moves(before=PROBE_BYTES + TOTAL_BYTES, sample=least, names=names, share=2 / SAMPLES, most=most)
-    return Needs(target=True, moves=moves, room=room(size))
+    return Needs(target=True, moves=moves, room=room(size), refused=refused(depth, size))
+
+
+def refused(depth: int, size: int, total: int = TOTAL_BYTES) -> str:
+    """Why so many files of such a size at a time have no meaning, in words; empty where they have one."""
+    most = total // max(LEAST, depth)
+    if size < STAMP_EVERY or size % STAMP_EVERY or size > most:
+        return f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(most)}"
+    return ""
 
 
 def room(size: int, total: int = TOTAL_BYTES) -> Room:
@@ -57,7 +65,7 @@ def room(size: int, total: int = TOTAL_BYTES) -> Room:
     return Room(max(total, PROBE_BYTES), total // max(1, size) + 1)
 
 
-@probe("small_files", needs=needs, op=("write", "read"), depth=(1, 8), size=(16 << 10, 64 << 10, 128 << 10))
+@probe("small_files", needs=needs, op=("write", "read"), depth=(1, 8, 32), size=(16 << 10, 64 << 10, 128 << 10))
 def small_files(ctx: Context, op: str, depth: int, size: int) -> Work:
     """Write or read whole small files, ``depth`` at a time.  size: bytes of each."""
     return prepare(ctx, op, depth, size)
@@ -66,9 +74,8 @@ def small_files(ctx: Context, op: str, depth: int, size: int) -> Work:
 def prepare(ctx: Context, op: str, depth: int, size: int, total: int = TOTAL_BYTES, spare: int | None = None) -> Work:
     """The work of the probe.  ``total``: bytes of all files.  ``spare`` and errors: as `random_io.prepare`."""
     target = require(ctx, PROBE_BYTES, STAMP_EVERY)
-    least = max(LEAST, depth)
-    if size < STAMP_EVERY or size % STAMP_EVERY or size * least > total:
-        raise Skip(f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(total // least)}")
+    if words := refused(depth, size, total):
+        raise Skip(words)
     with contextlib.ExitStack() as stack:
         space = Workspace(target, *room(size, total).of(), spare=spare)
         workspace = stack.enter_context(closing(space))

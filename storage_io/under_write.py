@@ -19,7 +19,7 @@ from storage_io.datafile import DataFile
 from storage_io.layout import lay_out
 from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, Pattern
-from storage_io.random_io import SIZES, Scattered, moves, require, workload
+from storage_io.random_io import SIZES, Scattered, moves, refused, require, workload
 from storage_io.workspace import Workspace
 
 WRITTEN_BYTES = 256 << 20
@@ -29,7 +29,8 @@ WRITTEN_BYTES = 256 << 20
 def needs(block: str, depth: int, size: int) -> Needs:
     """A folder."""
     reads = moves("read", block, depth, size)
-    return Needs(target=True, moves=replace(reads, before=reads.before + min(size, WRITTEN_BYTES)), room=room(size))
+    moved = replace(reads, before=reads.before + min(size, WRITTEN_BYTES))
+    return Needs(target=True, moves=moved, room=room(size), refused=refused(size, parse_size(block)))
 
 
 def room(size: int) -> Room:
@@ -42,7 +43,7 @@ def written(size: int) -> int:
     return min(WRITTEN_BYTES, size) // BASE_BYTES * BASE_BYTES
 
 
-@probe("under_write", needs=needs, block=("4KiB", "1MiB"), depth=(1, 8), size=SIZES)
+@probe("under_write", needs=needs, block=("4KiB", "1MiB"), depth=(1, 8, 32), size=SIZES)
 def under_write(ctx: Context, block: str, depth: int, size: int) -> Work:
     """Read blocks in random order, ``depth`` in flight, while another file is written.  size: bytes of the file that is read."""
     return prepare(ctx, parse_size(block), depth, size)

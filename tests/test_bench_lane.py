@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,20 +144,18 @@ def test_a_case_that_is_only_checked_runs_once_and_has_no_time(suite):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.slow
-def test_told_to_end_it_leaves_no_process_and_no_file(suite, tmp_path, number):
-    (tmp_path / "t").mkdir()
+def test_told_to_end_it_leaves_no_process_and_no_file(suite, number):
     command = [sys.executable, "-P", "-m", "pytest", str(ROOT / "tests/bench"), "-p", "no:cacheprovider", "-k", "right"]
     command += [f"--bench-suite={suite}", "--bench-probes=tests.faults.bench_probe", "--bench-duration=100s"]
-    session = subprocess.Popen(
-        command, cwd=suite.parent, env=environment() | {"TMPDIR": str(tmp_path / "t")}, stdout=subprocess.DEVNULL
-    )
-    until = time.monotonic() + 60
-    while not any(b"measure" in path.read_bytes() for path in tmp_path.glob("t/*/phase.*")) and time.monotonic() < until:
-        time.sleep(0.05)
-    session.send_signal(number)
-    assert session.wait(60) == pytest.ExitCode.INTERRUPTED
-    assert list((tmp_path / "t").iterdir()) == []
-    assert processes.bearing(f"TMPDIR={tmp_path / 't'}") == []
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short name: sockets lie in it
+        session = subprocess.Popen(command, cwd=suite.parent, env=environment() | {"TMPDIR": folder}, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while not any(b"measure" in path.read_bytes() for path in Path(folder).glob("*/phase.*")) and time.monotonic() < until:
+            time.sleep(0.05)
+        session.send_signal(number)
+        assert session.wait(60) == pytest.ExitCode.INTERRUPTED
+        assert list(Path(folder).iterdir()) == []
+        assert processes.bearing(f"TMPDIR={folder}") == []
 
 
 def test_skipped_nothing_is_started(suite):

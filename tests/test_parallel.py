@@ -174,6 +174,8 @@ def test_what_does_not_fit_is_skipped_in_words(tmp_path, monkeypatch):
         prepare(bare, "n_to_n", "read", BLOCK, 1, SMALL)
     with pytest.raises(Skip, match="4097B is not a whole number of 4 KiB blocks"):
         prepare(context(tmp_path), "n_to_n", "read", BLOCK, 1, 4097)
+    with pytest.raises(Skip, match="5000B is not a whole number of 4 KiB blocks"):
+        prepare(context(tmp_path), "n_to_n", "read", 5000, 1, SMALL)
     with pytest.raises(Skip, match=r"^512B is not a whole number of 4 KiB blocks"):
         prepare(context(tmp_path), "n_to_n", "write", 512, 1, SMALL)
     with pytest.raises(Skip, match="must stay free"):

@@ -34,6 +34,12 @@ PROBES = {
         made("picky", never),
         made("heavy", Needs(modules=("torch",))),
         made("disk", Needs(target=True), op=("read",)),
+        made(
+            "blocks",
+            lambda block, depth: Needs(target=True, refused="" if depth != 3 else "three is a crowd"),
+            block=("4KiB", "1MiB"),
+            depth=(1, 32),
+        ),
         made("store", Needs(target=True, objects=True), op=("get",)),
         made(
             "ranks",
@@ -84,12 +90,42 @@ def test_values_of_axes_can_be_replaced_and_are_checked(tmp_path):
     text = '[[cases]]\nprobe = "plain"\n'
     assert [c.params["size"] for c in cases(tmp_path, text, values={"size": ["1MiB"], "backend": ["a"]})] == [1 << 20]
     for values, words in (
-        ({"backend": ["z"]}, "--set backend=z: no probe knows this value .there are a, b, mpi"),
+        ({"backend": ["z"]}, "--set backend=z: no probe knows this value .known: a, b, mpi"),
         ({"nothing": ["z"]}, "--set nothing: no probe has this axis"),
         ({"size": ["much"]}, "not a size: 'much'"),
     ):
         with pytest.raises(UsageError, match=words):
             cases(tmp_path, text, values=values)
+
+
+def test_of_counted_things_any_number_between_those_declared_is_known(tmp_path):
+    text = '[[cases]]\nprobe = "blocks"\n'
+    found = cases(tmp_path, text, values={"block": ["12K", "4096", "1024k"], "depth": ["31"]}, targets=["/x"])
+    assert [c.params["block"] for c in found] == ["12KiB", "4KiB", "1MiB"]
+    assert {c.params["depth"] for c in found} == {31}
+    for axis, value, words in (
+        ("depth", "33", "--set depth=33: no probe knows this value .known: any from 1 to 32"),
+        ("depth", "0", "any from 1 to 32"),
+        ("depth", "4KiB", "any from 1 to 32"),
+        ("depth", "2.5", "any from 1 to 32"),
+        ("block", "2MiB", "known: any from 4KiB to 1MiB"),
+        ("block", "2K", "known: any from 4KiB to 1MiB"),
+        ("block", "small", "block: not a size: 'small'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            cases(tmp_path, text, values={axis: [value]}, targets=["/x"])
+    for line, words in (
+        ("depth = 33", "any from 1 to 32"),
+        ("depth = 1.5", "any from"),
+        ("block = 8192", "any from 4KiB to 1MiB"),
+    ):
+        with pytest.raises(UsageError, match=rf"cases\[1\]: .*probe 'blocks' knows {words}"):
+            cases(tmp_path, f"{text}{line}\n", targets=["/x"])
+
+
+def test_what_has_no_meaning_anywhere_is_known_beforehand(tmp_path):
+    text = '[[cases]]\nprobe = "blocks"\nblock = "4KiB"\ndepth = [2, 3]\n'
+    assert [c.skip for c in cases(tmp_path, text, targets=["/x"])] == ["", "three is a crowd"]
 
 
 def test_a_value_that_one_probe_knows_is_no_mistake_for_the_others(tmp_path):

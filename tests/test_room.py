@@ -53,7 +53,18 @@ files = 1000
 """
 
 
-# -- a plan knows what a case takes
+# -- a plan knows what has no meaning, and what a case takes
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"metadata", "checkpoint"}))
+def test_what_has_no_meaning_is_refused_beforehand_in_the_words_of_the_case(tmp_path, name):
+    params = CASES[name] | {"size": 10_000}
+    words = PROBES[name].needs_of(params).refused
+    assert words.startswith("10000B ")
+    with pytest.raises(Skip) as said:
+        PROBES[name].function(context(tmp_path), **params)
+    assert str(said.value) == words
+    assert PROBES[name].needs_of(CASES[name]).refused == ""
 
 
 def of_folders(probe: Probe) -> bool:

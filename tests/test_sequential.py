@@ -472,6 +472,8 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     for size in (0, 100, 4097):
         with pytest.raises(Skip, match="not a whole number of 4 KiB blocks"):
             prepare(context(tmp_path), "read", 1, size)
+    with pytest.raises(Skip, match="5000B is not a whole number of 4 KiB blocks"):
+        prepare(context(tmp_path), "read", 1, SIZE, block=5000)
     for block, words in ((0, "0B"), (512, "512B"), (6 << 10, "6KiB")):
         for op in ("read", "write"):
             with pytest.raises(Skip, match=f"^{words} is not a whole number of 4 KiB blocks$"):
