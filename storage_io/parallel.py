@@ -42,11 +42,11 @@ Block = tuple[int, memoryview]
 """Offset in the file, and the part of the buffer that belongs there."""
 
 
-def needs(op: str, block: str, size: int, **_axes: object) -> Needs:
+def needs(op: str, block: str, depth: int, size: int, **_axes: object) -> Needs:
     """Ranks of torch.distributed and a folder, one for all nodes where there are several."""
     of_rank = moves(op, size, parse_size(block))
     of_rank = replace(of_rank, before=of_rank.before + TRIAL_BYTES)
-    words = refused(size, parse_size(block))
+    words = refused(size, parse_size(block), depth)
     return Needs(
         target=True, shared=True, world="torch", ranks=2, modules=("torch",), moves=of_rank, room=room(size), refused=words
     )
@@ -78,7 +78,7 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     or the system is not Linux; `StorageError` where the target can't be written to.
     """
     world = ctx.world
-    together(world, lambda: _require(ctx, size, block, spare))
+    together(world, lambda: _require(ctx, size, block, depth, spare))
     agreed = agree(world, together(world, lambda: _proof(ctx, spare)))
     assert ctx.target
     with contextlib.ExitStack() as stack:
@@ -103,10 +103,10 @@ def prepare(ctx: Context, layout: str, op: str, block: int, depth: int, size: in
     )
 
 
-def _require(ctx: Context, size: int, block: int, spare: int | None) -> None:
+def _require(ctx: Context, size: int, block: int, depth: int, spare: int | None) -> None:
     """Raise `Skip` where the case can't be had, before any rank writes."""
     target = target_of(ctx)
-    if words := refused(size, block):
+    if words := refused(size, block, depth):
         raise Skip(words)
     here = ctx.world.local_size
     memory.require(size * here, f"{here} buffer{'s' * (here > 1)} of {format_size(size)} need")

@@ -78,7 +78,7 @@ def refused(size: int, block: int = STAMP_EVERY, depth: int = 1) -> str:
     if block % STAMP_EVERY or size < BASE_BYTES or size % block:
         return f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more"
     if depth * block > (most := min(BUFFER_BYTES, size)):
-        return f"{depth} blocks of {format_size(block)} at a time are more than {format_size(most)}; take a smaller --set block=…"
+        return f"{depth} blocks of {format_size(block)} at a time are more than {format_size(most)}; take a smaller --set depth=…"
     return ""
 
 

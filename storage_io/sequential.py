@@ -56,19 +56,23 @@ def moves(op: str, size: int, block: int = BLOCK_BYTES) -> Moves:
     return Moves(before=size, sample=size + min(SPOT_CHECKS * block, size), after=size)
 
 
-def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa: ARG001 (an axis)
+def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:
     """A folder."""
     of_file = moves(op, size, parse_size(block))
     if op == "read":
         of_file = replace(of_file, sample=2 * size)  # to be verified all is read once more
     room = fio.room(size, writes=op == "write")
-    return Needs(target=True, moves=of_file, room=room, refused=refused(size, parse_size(block)))
+    return Needs(target=True, moves=of_file, room=room, refused=refused(size, parse_size(block), depth))
 
 
-def refused(*sizes: int) -> str:
-    """Why files, or blocks, of such sizes have no meaning, in words; empty where they have one."""
-    wrong = [format_size(size) for size in sizes if size < STAMP_EVERY or size % STAMP_EVERY]
-    return f"{wrong[0]} is not a whole number of 4 KiB blocks" if wrong else ""
+def refused(size: int, block: int, depth: int) -> str:
+    """Why so many such blocks at a time of such a file have no meaning, in words; empty where they have one."""
+    for given in (size, block):
+        if given < STAMP_EVERY or given % STAMP_EVERY:
+            return f"{format_size(given)} is not a whole number of 4 KiB blocks"
+    if depth > -(-size // block):
+        return f"{depth} blocks of {format_size(block)} at a time are more than {format_size(size)}; take a smaller --set depth=…"
+    return ""
 
 
 @probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8, 32), size=SIZES)
@@ -97,7 +101,7 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     the target can't be written to.
     """
     target = target_of(ctx)
-    if words := refused(size, block):
+    if words := refused(size, block, depth):
         raise Skip(words)
     block = min(block, size)
     buffer = depth * lane_bytes(op, block)

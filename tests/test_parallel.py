@@ -176,8 +176,8 @@ def test_what_does_not_fit_is_skipped_in_words(tmp_path, monkeypatch):
         prepare(context(tmp_path), "n_to_n", "read", BLOCK, 1, 4097)
     with pytest.raises(Skip, match="5000B is not a whole number of 4 KiB blocks"):
         prepare(context(tmp_path), "n_to_n", "read", 5000, 1, SMALL)
-    with pytest.raises(Skip, match=r"^512B is not a whole number of 4 KiB blocks"):
-        prepare(context(tmp_path), "n_to_n", "write", 512, 1, SMALL)
+    with pytest.raises(Skip, match=r"^3 blocks of 1MiB at a time are more than 2MiB; take a smaller --set depth=…$"):
+        prepare(context(tmp_path), "n_to_n", "write", 1 << 20, 3, 2 << 20)
     with pytest.raises(Skip, match="must stay free"):
         prepare(context(tmp_path), "n_to_n", "read", BLOCK, 1, SMALL, spare=1 << 60)
     with pytest.raises(StorageError, match=r"^cannot write to .*/nowhere: no such file or directory$"):

@@ -581,7 +581,7 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
         (16 << 20, 9, 256 << 20, "128MiB"),
         (BLOCK, 4097, SIZE, "16MiB"),
     ):
-        with pytest.raises(Skip, match=f"^{depth} blocks of .* at a time are more than {most}; take a smaller --set block=…$"):
+        with pytest.raises(Skip, match=f"^{depth} blocks of .* at a time are more than {most}; take a smaller --set depth=…$"):
             prepare(context(tmp_path), "read", block, depth, size, spare=0)
     assert names(tmp_path) == []
 
