@@ -11,7 +11,7 @@ import errno
 import functools
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clustergauge.clocks import read_ns
@@ -78,26 +78,34 @@ def complete(descriptor: int, batch: Batch, index: int, done: int, view: memoryv
 
 
 class Threads:
-    """``preadv``/``pwritev``; with a depth of one no thread but the caller's."""
+    """``preadv``/``pwritev``; with a depth of one no thread but the caller's.
 
-    def __init__(self, descriptor: int, batch: Batch, depth: int) -> None:
-        self.name = "pwritev/preadv"
+    ``slots``: for reads alone, a block of memory for each thread, which it reads into again and again, and not into the memory of
+    the batch; what a thread read last is told by its index.
+    """
+
+    def __init__(self, descriptor: int, batch: Batch, depth: int, slots: Slots[int] | None = None) -> None:
+        self.name = "preadv" if slots else "pwritev/preadv"
         self._descriptor = descriptor
         self._batch = batch
+        self._slots = slots
         self._first = self._last = 0
-        self._items: list[tuple[Any, ...]] = []
+        self._items: Sequence[tuple[Any, ...]] = ()
         self._took: list[int] = []
-        self._lanes = Lanes([self._transfer] * depth)
+        again = [functools.partial(self._read, slot, (slot.bytes,)) for slot in slots.each] if slots else []
+        self._lanes = Lanes(again or [self._transfer] * depth)
 
     def load(self, first: int, last: int) -> None:
         """See `Engine`."""
-        batch = self._batch
-        calls = {READ: os.preadv, WRITE: os.pwritev}
-        kinds, offsets = batch.kinds[first:last].tolist(), batch.offsets[first:last].tolist()
-        self._items = [
-            (first + n, calls[kind], (batch.view(first + n),), offset)
-            for n, (kind, offset) in enumerate(zip(kinds, offsets, strict=True))
-        ]
+        batch, numbers = self._batch, range(first, last)
+        offsets = batch.offsets[first:last].tolist()
+        if self._slots:
+            self._slots.poison()
+            self._items = list(zip(numbers, offsets, strict=True))
+        else:
+            calls, kinds = {READ: os.preadv, WRITE: os.pwritev}, batch.kinds[first:last].tolist()
+            of_each = zip(numbers, kinds, offsets, strict=True)
+            self._items = [(n, calls[kind], (batch.view(n),), offset) for n, kind, offset in of_each]
         self._first, self._last = first, last
         self._took = [0] * batch.most
 
@@ -122,39 +130,6 @@ class Threads:
         if done != self._batch.block:
             complete(self._descriptor, self._batch, index, done)
         self._took[index] = read_ns() - began
-
-
-class Again:
-    """``preadv`` by threads, each into one block of memory again and again (`slots`), not into the memory of the batch."""
-
-    def __init__(self, descriptor: int, batch: Batch, depth: int) -> None:
-        self.name = "preadv"
-        self.slots = Slots[int](depth, batch.block)
-        self._descriptor = descriptor
-        self._batch = batch
-        self._first = self._last = 0
-        self._items: list[tuple[int, int]] = []
-        self._took: list[int] = []
-        self._lanes = Lanes([functools.partial(self._read, slot, (slot.bytes,)) for slot in self.slots.each])
-
-    def load(self, first: int, last: int) -> None:
-        """See `Engine`."""
-        self.slots.poison()
-        self._items = [(first + n, offset) for n, offset in enumerate(self._batch.offsets[first:last].tolist())]
-        self._first, self._last = first, last
-        self._took = [0] * self._batch.most
-
-    def run(self) -> None:
-        """See `Engine`."""
-        self._lanes.run(self._items)
-
-    def finish(self) -> None:
-        """See `Engine`."""
-        self._batch.latencies[self._first : self._last] = self._took[self._first : self._last]
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self._lanes.close()
 
     def _read(self, slot: Slot[int], views: tuple[memoryview], index: int, offset: int) -> None:
         began = read_ns()

@@ -27,13 +27,14 @@ from clustergauge.units import format_size, parse_size
 from storage_io import cold, fio, memory
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
-from storage_io.engines import Again
+from storage_io.engines import Threads
 from storage_io.evidence import DeviceBytes
 from storage_io.helpers import LARGE, Alone, Helpers, helpers_for
 from storage_io.latencies import Latencies
 from storage_io.layout import READ_TO_PROVE, lay_out
 from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, POISON, STAMP_EVERY, Pattern
+from storage_io.slots import Slots
 from storage_io.workspace import Workspace, target_of
 
 if TYPE_CHECKING:
@@ -173,9 +174,10 @@ class Scattered:
             stack.callback(self._batch.close)
             self._back = Helpers(file, self._batch, depth, helpers) if helpers > 1 else Alone(file, self._batch, depth)
             stack.callback(self._back.close)
-            self._again = Again(file.descriptor, self._batch, depth) if again else None
-            self._engine = Alone(file, self._batch, depth, self._again) if self._again else self._back
-            if self._again:
+            self._slots = Slots[int](depth, block) if again else None
+            self._engine = self._back
+            if self._slots:
+                self._engine = Alone(file, self._batch, depth, Threads(file.descriptor, self._batch, depth, self._slots))
                 stack.callback(self._engine.close)
             self.close = stack.pop_all().close
             """End the helpers."""
@@ -270,7 +272,7 @@ class Scattered:
         kinds = batch.kinds[:count]
         kinds[:], kinds[:reads] = WRITE, READ
         self._choose.shuffle(kinds)
-        if not self._again:  # which has memory of its own
+        if not self._slots:  # which are read into instead
             self._prepare(chosen, kinds)
         self._engine.load(count)
 
@@ -303,8 +305,8 @@ class Scattered:
     def _verify_reads(self) -> None:
         import numpy as np
 
-        if self._again:
-            self._verify_again(self._again.slots.held())
+        if self._slots:
+            self._verify_again(self._slots.held())
             return
         chosen = np.flatnonzero(self._batch.kinds[: self._count] == READ)
         if len(chosen):

@@ -6,8 +6,9 @@ and, for a write, the ``fdatasync`` that ends it.
 
 Each lane has memory of its own that it uses again and again, as other tools do (`slots`): one block that it reads into, or 1 MiB
 and at least a block that it writes from; what programs get that keep what they read, and write what lies somewhere, is
-`checkpoint`'s to say.  What is written is other data in every 4 KiB: just before a block goes, the numbers of its 4 KiB are put
-into them (for 1 MiB that took 1 to 3 µs of 300; fio, unless told otherwise, changes more of each block).
+`checkpoint`'s to say.  What is written is other data in every 4 KiB: just before a block goes, inside the time, the numbers of
+its 4 KiB are put into them (for 1 MiB that took 1 to 3 µs of 300; fio, unless told otherwise, puts more into each block, inside
+its time as well).
 
 Dropping pages and verifying happen outside the timed region.  After every read what lanes hold is verified, and then
 all blocks are read once more and verified; of every write some blocks, chosen anew, are read back from the device, and all of the

@@ -1,8 +1,8 @@
 """Memory that lanes use again and again: so many bytes for each, as fio, IOR and others have it.
 
 It stays in the processor's cache, which counts where a processor moves the data (of the same virtual disk a loop in C read 1.65
-GB/s into one block, and 1.47 GB/s into memory as large as the file).  What a lane read last is still there to be verified; the
-rest is read once more for that.
+GB/s into one block, and 1.47 GB/s into memory as large as the file).  What a lane that reads has read last is still there to be
+verified; the rest is read once more for that.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ class Slot(Generic[K]):
     """Memory of one lane.
 
     ``last``: what was read into it last, in the lane's terms; ``None``: nothing since `Slots.poison`.  ``count``: how often
-    something was since then, where the lane counts.
+    something was since then, where the lane counts.  ``address``: where the memory begins.
     """
 
     def __init__(self, words: Words) -> None:
         self.words = words
         self.bytes = words.data.cast("B")
+        self.address = int(words.ctypes.data)
         self.last: K | None = None
         self.count = 0
 

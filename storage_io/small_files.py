@@ -5,7 +5,8 @@ one ``syncfs`` ends the sample inside the time.  *read*: each is opened, read wh
 where the file system has it, and then all of them again until the sample is long enough that its beginning and end, when fewer
 are on their way, count for little; else once, and the pages of all of them are dropped before.  Inodes and names stay
 in the kernel's caches: only root could empty those, for everybody.  After a *read* what memory holds is verified, and then all
-files are read once more and verified; of the files written some are read back after every sample, and all of the last one.
+files are read once more and verified; all files written must be there whole after every sample, and some are read back then, all
+of the last one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import contextlib
 import ctypes
 import math
 import os
-from collections.abc import Generator
 from pathlib import Path
 
 from clustergauge.budget import seconds
@@ -29,7 +29,7 @@ from storage_io.layout import make_all, patience, trial
 from storage_io.mounts import tell
 from storage_io.pattern import STAMP_EVERY, Pattern
 from storage_io.random_io import require
-from storage_io.whole_files import Reads, Writes
+from storage_io.whole_files import Back, Reads, Writes
 from storage_io.workspace import Workspace
 
 TOTAL_BYTES = 64 << 20
@@ -122,8 +122,8 @@ class _Files:
         self._direct = os.O_DIRECT if file.direct else 0
         self._counted = file.counted
         pattern = Pattern()
+        self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs
         self._maker = Writes(workspace.path, size, 1, 1, self._direct, pattern)
-        self._reader = Reads(workspace.path, size, 1, self._direct, pattern)
         with contextlib.ExitStack() as stack:
             self._folder = os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, self._folder)
@@ -133,6 +133,8 @@ class _Files:
                 else Reads(workspace.path, size, depth, self._direct, pattern)
             )
             stack.callback(self._files.close)
+            self._back = Back(workspace.path, size, depth, self._direct, pattern)
+            stack.callback(self._back.close)
             self.close = stack.pop_all().close
         self._device = DeviceBytes(ctx.device_bytes)
         engine = f"open, {self._files.how}, {depth} thread{'s' * (depth > 1)}"
@@ -204,39 +206,33 @@ class _Files:
 
     def _verify(self, some: int) -> None:
         """What memory holds of those read, and all of them, read once more; of those written so many, chosen anew, or all (0)."""
-        if not isinstance(self._files, Writes):
+        if isinstance(self._files, Writes):
+            for number in self._chosen:
+                self._require_whole(self._workspace.file(number))
+        else:
             self._files.verify()
         self._drop()
         numbers = list(dict.fromkeys(self._chosen))
         if some and self.writes:
             numbers = [numbers[int(n)] for n in sorted(self._choose.choice(len(numbers), min(some, len(numbers)), replace=False))]
-        for number in numbers:
-            if self.writes:
-                self._require_whole(self._workspace.file(number))
-            self._reader.load(self._sample, [number])
-            self._reader.run()
-            self._reader.verify()
+        self._back.verify(numbers, self._sample)
 
     def _require_whole(self, path: Path) -> None:
         """A file that is shorter than what was written, or not there, has lost it."""
-        with self._there("read", path):
+        try:
             there = path.stat().st_size
+        except FileNotFoundError:
+            raise Wrong(f"{path} is not there, {self._size} bytes were written") from None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}", error) from error
         if there != self._size:
             raise Wrong(f"{path} holds {there} bytes, {self._size} were written")
 
     def _remove(self, path: Path) -> None:
-        with self._there("remove", path):
-            path.unlink()
-
-    @contextlib.contextmanager
-    def _there(self, verb: str, path: Path) -> Generator[None]:
-        """What is done with a file that was written: if it is not there, it was lost."""
         try:
-            yield
-        except FileNotFoundError:
-            raise Wrong(f"{path} is not there, {self._size} bytes were written") from None
+            path.unlink()
         except OSError as error:
-            raise StorageError(f"cannot {verb} {path}", error) from error
+            raise StorageError(f"cannot remove {path}", error) from error
 
     def _make(self, number: int) -> None:
         self._maker.load(0, [number])
@@ -250,8 +246,7 @@ class _Files:
 
     def _sync(self) -> None:
         """syncfs(2): everything written to this file system is on its device."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(self._folder):
+        if self._syncfs(self._folder):
             number = ctypes.get_errno()
             raise StorageError(f"cannot sync {self._workspace.path}", OSError(number, os.strerror(number)))
 

@@ -107,7 +107,7 @@ class Reads:
 
     def _read_all(self, slot: Slot[int]) -> None:
         """Files, until none is left.  One that came in part is read again, by Python, which knows how to go on."""
-        files, into = self._files, slot.words.ctypes.data
+        files, into = self._files, slot.address
         assert files
         try:
             while True:
@@ -123,6 +123,34 @@ class Reads:
                     self._read(slot, *self._todo[which])
         finally:
             files.stop()
+
+
+class Back:
+    """Files read back, untimed, as many at a time as the case has, each into memory of its own, and verified."""
+
+    def __init__(self, folder: Path, size: int, depth: int, direct: int, pattern: Pattern) -> None:
+        self._folder = folder
+        self._flags = os.O_NOFOLLOW | direct | os.O_RDONLY
+        self._pattern = pattern
+        self._slots = Slots[int](depth, size)
+        self._lanes = Lanes([self._read] * depth)
+
+    def verify(self, numbers: Sequence[int], sample: int) -> None:
+        """Raise `Wrong` unless they hold what that sample wrote, `StorageError` where they can't be read."""
+        depth = len(self._slots.each)
+        for first in range(0, len(numbers), depth):
+            some = list(zip(self._slots.each, numbers[first : first + depth], strict=False))
+            self._slots.poison()
+            self._lanes.run(some)
+            for slot, number in some:
+                self._pattern.verify(slot.words, os.fsdecode(_path(self._folder, number)), number, sample)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._lanes.close()
+
+    def _read(self, slot: Slot[int], number: int) -> None:
+        _transfer("read", os.preadv, _path(self._folder, number), self._flags, slot.bytes)
 
 
 def _transfer(verb: str, call: Callable[..., int], path: bytes, flags: int, view: memoryview) -> None:

@@ -21,11 +21,12 @@ from clustergauge.world import Serial
 from storage_io import engines, helpers, layout, memory, random_io, workspace
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
-from storage_io.engines import Again, Aio, Threads, TransferError
+from storage_io.engines import Aio, Threads, TransferError
 from storage_io.errors import StorageError
 from storage_io.helpers import LARGE, Helpers, helpers_for, share
 from storage_io.latencies import MOST, Latencies
 from storage_io.random_io import LEAST, MIX, prepare, random
+from storage_io.slots import Slots
 from tests.on_disk import ROOT, alive, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
 
 SIZE = 16 << 20
@@ -252,6 +253,7 @@ def test_a_flipped_bit_is_found_in_a_large_block_whichever_it_is(tmp_path, monke
     monkeypatch.setattr(random_io, "seconds", lambda call: (call(), 1e-3)[1])
     with prepared(tmp_path, "read", depth, block=LARGE) as (work, _):
         assert work.steps > 2 * depth + 5  # more than memory holds
+        assert work.run.__self__._batch.content.nbytes == max(3, depth) * LARGE
         work.reset()
         at = int(work.run.__self__._batch.offsets[: work.steps][place]) + 1234
         was = flip(data_file(tmp_path), at)
@@ -337,6 +339,11 @@ def a_batch(tmp_path, count, kind=READ, size=SIZE):
         batch.close()
 
 
+def again(descriptor, batch, depth):
+    """Threads that read into memory of their own."""
+    return Threads(descriptor, batch, depth, Slots(depth, batch.block))
+
+
 ENGINES = [Threads, pytest.param(Aio, marks=needs_aio)]
 
 
@@ -357,7 +364,7 @@ def test_an_engine_transfers_each_block_to_its_own_buffer(tmp_path, engine, dept
         assert not batch.latencies[:10].any()
 
 
-@pytest.mark.parametrize("engine", [*ENGINES, Again])
+@pytest.mark.parametrize("engine", [*ENGINES, again])
 def test_a_short_read_at_the_end_of_the_file_is_an_error_with_its_place(tmp_path, engine):
     with a_batch(tmp_path, 200) as (descriptor, batch, _):
         os.truncate(tmp_path / "plain", 150 * BLOCK + 100)
@@ -391,11 +398,11 @@ def test_a_short_transfer_is_made_whole(tmp_path, monkeypatch):
         one.load(0, 10)
         one.run()
         assert np.array_equal(batch.content.reshape(10, -1)[::-1].reshape(-1), content[:5120])
-        again = Again(descriptor, batch, 1)
-        again.load(0, 10)
-        again.run()
-        again.finish()
-        ((words, index),) = again.slots.held()
+        one = again(descriptor, batch, 1)
+        one.load(0, 10)
+        one.run()
+        one.finish()
+        ((words, index),) = one._slots.held()
         assert index == 9
         assert np.array_equal(words, content[:512])
         assert (batch.latencies > 0).all()
@@ -526,7 +533,7 @@ def test_helpers_that_cannot_start_are_named_and_nothing_is_left(tmp_path, monke
 def test_an_engine_that_cannot_start_leaves_no_other_behind(tmp_path, monkeypatch):
     ended, real = [], helpers.Aio.close
     monkeypatch.setattr(helpers.Aio, "close", lambda aio: (ended.append(aio), real(aio)))
-    monkeypatch.setattr(random_io, "Again", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+    monkeypatch.setattr(random_io, "Threads", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
     with pytest.raises(RuntimeError, match="can't start new thread"):
         prepare(context(tmp_path), "read", LARGE, 8, SIZE, spare=0)
     assert len(ended) == 1

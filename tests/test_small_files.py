@@ -140,6 +140,19 @@ def test_files_are_read_several_times_in_a_sample_and_each_verified_once(tmp_pat
             work.check()
 
 
+def test_samples_are_as_long_as_the_budget_asks_but_no_file_is_read_too_often(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "seconds", lambda call: (call(), 1e-12)[1])
+    with prepared(tmp_path, "read", 8) as (work, ctx):
+        if not ctx.settings["direct"]:
+            pytest.skip("without direct I/O each is read once")
+        assert work.steps == module.TIMES * 64
+        work.reset()
+        work.run()
+        work.check()
+    with prepared(tmp_path, "write", 8) as (work, _):
+        assert work.steps == 64
+
+
 def test_without_direct_io_no_file_is_read_twice_in_a_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "seconds", lambda call: (call(), 1e-12)[1])
     refuse_direct(monkeypatch)
@@ -224,7 +237,7 @@ def test_after_a_failure_the_other_threads_find_nothing_to_read(tmp_path):
         Path(os.fsdecode(reads._todo[3][0])).unlink()
         with pytest.raises(StorageError, match="no such file"):
             work.run()
-        assert reads._files.take(reads._slots.each[0].words.ctypes.data) == (whole_reads.NONE_LEFT, 0, -1, 0)
+        assert reads._files.take(reads._slots.each[0].address) == (whole_reads.NONE_LEFT, 0, -1, 0)
 
 
 def test_what_cannot_be_closed_was_not_read(tmp_path, monkeypatch):
@@ -331,6 +344,22 @@ def test_an_interrupted_or_short_read_is_gone_on_with(tmp_path, monkeypatch):
         work.check()
 
 
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_as_many_are_read_back_at_a_time_as_the_case_has(tmp_path, monkeypatch, op):
+    meeting, real = threading.Barrier(8, timeout=10), os.preadv  # broken unless eight are in at once
+
+    def read(*args):
+        meeting.wait()
+        return real(*args)
+
+    with prepared(tmp_path, op, 8) as (work, _):
+        work.reset()
+        work.run()
+        monkeypatch.setattr(os, "preadv", read)
+        work.check()
+        monkeypatch.undo()
+
+
 def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
     with prepared(tmp_path, "write") as (work, _):
         work.reset()
@@ -344,15 +373,22 @@ def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
             work.check()
 
 
-def test_each_file_that_was_lost_is_missed_before_the_next_sample(tmp_path, monkeypatch):
-    with prepared(tmp_path, "write") as (work, _):
-        work.reset()
-        work.run()
-        path = files(tmp_path)[5]
-        path.unlink()
-        monkeypatch.setattr(work.run.__self__, "_verify", lambda _: None)  # it looks at others
-        with pytest.raises(Wrong, match=f"^{path} is not there, {SIZE} bytes were written$"):
-            work.reset()
+@pytest.mark.parametrize("direct", [True, False])
+def test_each_file_that_was_lost_is_missed_before_the_next_sample(tmp_path, monkeypatch, direct):
+    monkeypatch.setattr(module, "SPOT_CHECKS", 1)
+    if not direct:
+        refuse_direct(monkeypatch)
+    for lose, words in ((Path.unlink, "is not there"), (lambda path: os.truncate(path, 0), "holds 0 bytes")):
+        with prepared(tmp_path, "write") as (work, _):
+            for place in (0, 5, -1):
+                work.reset()
+                work.run()
+                path = files(tmp_path)[place]
+                lose(path)
+                with pytest.raises(Wrong, match=f"^{path} {words}, {SIZE} (bytes )?were written$"):
+                    work.reset()
+                path.write_bytes(b"")
+                work.run.__self__._asked = False
 
 
 def test_a_file_that_cannot_be_removed_is_one_sentence(tmp_path):

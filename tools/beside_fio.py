@@ -6,10 +6,10 @@ What ``--cross-check`` does of a case, for a table of patterns, and what it leav
 makes a new file on both sides) and small files (by fio: threads that open, read and close one after the other).  After the ratio
 of our rate to fio's (a flush being one operation; median over PAIRS, 9 and no fewer for a figure to be told, the smallest and the
 largest) stands that of fio to itself, which says what the disk's own unrest makes of a ratio.  Our writes end every sample with a
-sync, fio's the job; both have memory that they use again, but for random writes of ours and for checkpoints, which are as large
-as what they hold.  fio's memory lies on huge pages, and so does ours, but for many small blocks at a time: that is shared by
-processes, and most kernels keep such on small pages.  GLOB chooses patterns as ``-k`` does cases.  Needs fio; files are made in
-TARGET and removed.
+sync, fio's the job; fio has memory that it uses again, and so have we for sequential transfers and reads of small files and large
+blocks; of other random transfers and of checkpoints ours is as large as what a sample moves.  fio's memory lies on huge pages,
+and so does ours, but for many small blocks at a time: that is shared by processes, and most kernels keep such on small pages.
+GLOB chooses patterns as ``-k`` does cases.  Needs fio; files are made in TARGET and removed.
 """
 
 from __future__ import annotations
