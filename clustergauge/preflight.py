@@ -23,7 +23,7 @@ from clustergauge.model import Finding, Machine
 from clustergauge.preflight_gpus import gpus, ok, unknown, warning
 from clustergauge.sensors import load1
 from clustergauge.threads import in_threads
-from clustergauge.units import about
+from clustergauge.units import about, counted
 
 LEAST_SHM = 1 << 30
 """Data loaders, MPI and NCCL keep their exchange buffers in /dev/shm; containers start with 64 MiB."""
@@ -264,7 +264,7 @@ def quota(machine: Machine) -> Finding:
     detail = f"a control group allows {limit:g} processors' worth of time, {machine.cpu.threads} may be used"
     if limit >= machine.cpu.threads:
         return ok("cpu_quota", detail)
-    remedy = f"raise the quota, or bind to {max(1, int(limit))} processors (taskset -c, --cpuset-cpus)"
+    remedy = f"raise the quota, or bind to {counted(max(1, int(limit)), 'processor')} (taskset -c, --cpuset-cpus)"
     return warning("cpu_quota", f"{detail}: all of them are stopped again and again", remedy)
 
 
@@ -272,7 +272,7 @@ def load(machine: Machine, average: float | None) -> Finding:
     """Whether others work here.  ``average``: the load of the last minute, before any worker was started."""
     if average is None:
         return unknown("load", "the kernel does not say")
-    detail = f"{average:.2f} on average over the last minute, {machine.cpu.threads} processors"
+    detail = f"{average:.2f} on average over the last minute, {counted(machine.cpu.threads, 'processor')}"
     if average > max(0.7, 0.05 * machine.cpu.threads):
         remedy = "see with top who works here (an earlier run counts for a minute); measure on an idle machine"
         return warning("load", detail, remedy)

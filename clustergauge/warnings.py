@@ -153,13 +153,23 @@ def _of_kind(doubt: Doubt, timed: Sequence[tuple[Record, list[float]]]) -> Itera
 # one launch
 
 
-def _restless(_record: Record, samples: list[float]) -> Seen | None:
+def _restless(record: Record, samples: list[float]) -> Seen | None:
     values = np.asarray(samples)
     mean = float(values.mean())
     cv = float(values.std()) / mean if mean > 0 else 0.0
-    ends = f"from {format_time(min(samples))} to {format_time(max(samples))}"
+    ends = f"from {_shown(record, min(samples))} to {_shown(record, max(samples))}"
     detail = f"samples spread by {cv:.1%} (standard deviation over mean), {ends}"
     return Seen(cv, detail) if cv > CV_MOST else None
+
+
+def _shown(record: Record, seconds: float) -> str:
+    ios = _operations(record)
+    return format_rate(ios / seconds, "IO/s") if ios and seconds > 0 else format_time(seconds)
+
+
+def _operations(record: Record) -> int:
+    """Of one step, where each was timed: the table then has the time of one of them, and samples are told by their rates."""
+    return record.workload.ios if record.workload and readings.series(record, "latency") else 0
 
 
 def _wide(record: Record, samples: list[float]) -> Seen | None:
@@ -241,7 +251,7 @@ def _unsteady(record: Record, samples: list[float]) -> Seen | None:
     return Seen(max(off, abs(slope)), detail) if off > STEADY_RANGE or abs(slope) > STEADY_SLOPE else None
 
 
-def _two_modes(_record: Record, samples: list[float]) -> Seen | None:
+def _two_modes(record: Record, samples: list[float]) -> Seen | None:
     """The best split of the sorted samples in two: least squared deviation inside both, their outer twentieths pulled in."""
     if len(samples) < MODES_SAMPLES:
         return None
@@ -261,7 +271,8 @@ def _two_modes(_record: Record, samples: list[float]) -> Seen | None:
     third = (high - low) / 3
     if np.count_nonzero((values > low + third) & (values < high - third)) > MODES_BETWEEN * count:
         return None
-    detail = f"{split / count:.0%} of the samples take about {format_time(low)}, the others {format_time(high)}"
+    does = "reach" if _operations(record) else "take"
+    detail = f"{split / count:.0%} of the samples {does} about {_shown(record, low)}, the others {_shown(record, high)}"
     return Seen((high - low) / low, f"{detail} ({high / low - 1:+.1%})")
 
 

@@ -180,6 +180,11 @@ def test_without_fio_the_record_says_so_and_the_case_is_measured(tmp_path, monke
     assert "peer_s" not in outcome.measurement.series
 
 
+def test_a_case_that_no_program_is_known_to_do_says_so(tmp_path, monkeypatch):
+    outcome = executed(tmp_path, monkeypatch, "storage_io.metadata", "metadata", op="stat", layout="one", files=100)
+    assert (outcome.status, outcome.settings["cross_check"]) == ("ok", "no program is known to do the same")
+
+
 def test_a_fio_that_fails_takes_nothing_from_the_case(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("exit code 1: it broke")

@@ -10,7 +10,7 @@ import pytest
 
 from clustergauge import metrics, stats, warnings
 from clustergauge.ceilings import Ceiling
-from clustergauge.model import Counters, Measurement, Metric, Record, Workload
+from clustergauge.model import Counters, Measurement, Metric, Record, Series, Workload
 from reports import terminal
 from reports.rows import rows_of
 from tests import made
@@ -83,6 +83,19 @@ def test_a_spread_over_five_percent_is_restless():
     )
     assert names(made.record(samples=spikes(1.3))) == ["restless"]
     assert "restless" not in names(made.record(samples=[1.0, 1.08] * 50))
+
+
+def test_samples_of_single_operations_are_told_by_their_rates():
+    """The time in the table is that of one operation."""
+
+    def said(name, samples):
+        latency = Series(unit="s", values=[0.5] * len(samples))
+        measurement = Measurement(clock="wall", cache="none", samples_s=samples, series={"latency": latency})
+        return detail(name, made.record(work=Workload(ios=10, bytes_read=40960, bound="storage"), measurement=measurement))
+
+    assert said("restless", spikes(2.0)) == "samples spread by 20.8% (standard deviation over mean), from 10.0 IO/s to 5.00 IO/s"
+    modes = said("two modes", [1.0, 1.0, 1.0, 1.1] * 25)
+    assert modes == "75% of the samples reach about 10.0 IO/s, the others 9.09 IO/s (+10.0%)"
 
 
 def test_an_interval_wider_than_asked_says_why():
