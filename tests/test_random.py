@@ -364,6 +364,20 @@ def test_an_engine_transfers_each_block_to_its_own_buffer(tmp_path, engine, dept
         assert not batch.latencies[:10].any()
 
 
+@needs_aio
+@pytest.mark.parametrize("depth", [1, 5, 32])
+def test_aio_has_as_many_in_flight_as_asked(tmp_path, depth):
+    with a_batch(tmp_path, 100) as (descriptor, batch, _):
+        one = Aio(descriptor, batch, depth)
+        submit, reap, flying = one._syscall_submit, one._syscall_getevents, [0]
+        one._syscall_submit = lambda *args: (done := submit(*args), flying.append(flying[-1] + done))[0]
+        one._syscall_getevents = lambda *args: (done := reap(*args), flying.append(flying[-1] - done))[0]
+        one.load(0, 100)
+        one.run()
+        one.close()
+        assert (max(flying), flying[-1]) == (depth, 0)
+
+
 @pytest.mark.parametrize("engine", [*ENGINES, again])
 def test_a_short_read_at_the_end_of_the_file_is_an_error_with_its_place(tmp_path, engine):
     with a_batch(tmp_path, 200) as (descriptor, batch, _):

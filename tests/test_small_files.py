@@ -360,6 +360,18 @@ def test_as_many_are_read_back_at_a_time_as_the_case_has(tmp_path, monkeypatch, 
         monkeypatch.undo()
 
 
+def test_what_is_read_back_is_not_what_was_read_before(tmp_path, monkeypatch):
+    with prepared(tmp_path, "write", LEAST) as (work, _):
+        work.reset()
+        work.run()
+        group = work.run.__self__
+        group._back.verify(group._chosen, group._sample)
+        with monkeypatch.context() as lying:
+            lying.setattr(os, "preadv", lambda _, views, __: len(views[0]))
+            with pytest.raises(Wrong, match="got 0xa5"):
+                group._back.verify(group._chosen, group._sample)
+
+
 def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
     with prepared(tmp_path, "write") as (work, _):
         work.reset()
