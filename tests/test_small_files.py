@@ -531,8 +531,9 @@ def test_what_would_take_too_long_and_what_has_no_meaning_is_skipped_in_words(tm
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_files_go_with_a_terminated_worker_and_are_swept_after_a_killed_one(tmp_path, number):
-    with measuring(tmp_path, "storage_io.small_files", "small_files", op="write", depth=8, size=4 << 20) as process:
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_files_go_with_a_terminated_worker_and_are_swept_after_a_killed_one(tmp_path, op, number):
+    with measuring(tmp_path, "storage_io.small_files", "small_files", op=op, depth=8, size=4 << 20) as process:
         end(process, number)
     assert len(names(tmp_path)) == (number == signal.SIGKILL)
     workspace.sweep(tmp_path)
