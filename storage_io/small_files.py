@@ -47,8 +47,8 @@ SPOT_CHECKS = 16
 def needs(op: str, depth: int, size: int) -> Needs:
     """A folder."""
     least, most = 2 * max(LEAST, depth) * size, (1 + (TIMES if op == "read" else 1)) * TOTAL_BYTES
-    names = TOTAL_BYTES // max(1, size)
-    moves = Moves(before=PROBE_BYTES + TOTAL_BYTES, sample=least, names=names, share=2 / SAMPLES, most=most)
+    names, made = TOTAL_BYTES // max(1, size), TOTAL_BYTES if op == "read" else 0
+    moves = Moves(before=PROBE_BYTES + made, sample=least, names=names, share=2 / SAMPLES, most=most)
     return Needs(target=True, moves=moves, room=room(size), refused=refused(depth, size))
 
 

@@ -198,6 +198,25 @@ def test_a_write_that_did_nothing_is_caught_as_stale(tmp_path):
             work.check()
 
 
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_write_of_the_memory_of_another_is_told_as_such(tmp_path, monkeypatch, depth):
+    real, others = os.pwritev, []
+
+    def write(descriptor, views, offset):
+        others.append(bytes(views[0]))
+        return real(descriptor, [others[-2] if len(others) == 5 else others[-1]], offset)
+
+    with prepared(tmp_path, "write", depth, 8 << 20) as (work, ctx):
+        if ctx.settings["direct"]:
+            work.run.__self__._file.go_buffered("a copy lies anywhere in memory")
+        work.reset()
+        with monkeypatch.context() as faulty:
+            faulty.setattr(os, "pwritev", write)
+            work.run()
+        with pytest.raises(Wrong, match=r"file 0, block \d+, sample 1 lies where file 0, block \d+, sample 1 belongs"):
+            work.check()
+
+
 def test_a_read_that_did_nothing_is_caught(tmp_path):
     with prepared(tmp_path, "read") as (work, _):
         work.reset()
