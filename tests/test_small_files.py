@@ -385,6 +385,16 @@ def test_a_write_that_was_lost_is_wrong_and_no_error_of_reading(tmp_path):
             work.check()
 
 
+def test_an_earlier_write_that_went_wrong_is_found_before_the_next(tmp_path):
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        work.run()
+        for path in files(tmp_path):
+            flip(path, 99)
+        with pytest.raises(Wrong, match="differs at byte 99"):
+            work.reset()
+
+
 @pytest.mark.parametrize("direct", [True, False])
 def test_each_file_that_was_lost_is_missed_before_the_next_sample(tmp_path, monkeypatch, direct):
     monkeypatch.setattr(module, "SPOT_CHECKS", 1)
