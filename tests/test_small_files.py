@@ -153,6 +153,19 @@ def test_samples_are_as_long_as_the_budget_asks_but_no_file_is_read_too_often(tm
         assert work.steps == 64
 
 
+def test_a_slow_disk_has_fewer_files_to_read_and_says_so(tmp_path, monkeypatch):
+    for took, count in ((160.0, 32), (1e6, LEAST), (80.0, 64)):
+        monkeypatch.setattr(layout, "seconds", lambda call, took=took: (call(), took)[1])
+        with prepared(tmp_path, "read") as (work, ctx):
+            assert len(files(tmp_path)) == count
+            assert ctx.settings.get("cut_to") == (None if count == 64 else count * SIZE)
+            work.reset()
+            work.run()
+            work.check()
+        with prepared(tmp_path, "write") as (_, ctx):
+            assert "cut_to" not in ctx.settings
+
+
 def test_without_direct_io_no_file_is_read_twice_in_a_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "seconds", lambda call: (call(), 1e-12)[1])
     refuse_direct(monkeypatch)
