@@ -194,6 +194,27 @@ def test_a_flipped_bit_is_found_in_what_was_written(tmp_path, op):
             work.check()
 
 
+@pytest.mark.parametrize("op", ["write", "mixed"])
+def test_an_earlier_write_that_went_wrong_is_found_before_the_next(tmp_path, op):
+    with prepared(tmp_path, op) as (work, _):
+        work.reset()
+        work.run()
+        for block in work.run.__self__._written().tolist():
+            flip(data_file(tmp_path), block * BLOCK + 99)
+        with pytest.raises(Wrong, match="differs at byte"):
+            work.reset()
+
+
+def test_what_is_read_back_of_a_write_is_not_what_was_written_from(tmp_path, monkeypatch):
+    with prepared(tmp_path, "write") as (work, _):
+        work.reset()
+        work.run()
+        with monkeypatch.context() as lying:
+            lying.setattr(os, "preadv", lambda _, views, __: len(views[0]))
+            with pytest.raises(Wrong, match="got 0xa5"):
+                work.check()
+
+
 def test_a_lost_write_is_told_as_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwritev", os.pwritev)
     with prepared(tmp_path, "write") as (work, _):
