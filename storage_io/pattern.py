@@ -125,6 +125,11 @@ def stamped(content: Words) -> memoryview:
     return content.data[2::_ROW]
 
 
+def forget(content: Words) -> None:
+    """Change every 4 KiB of memory so that it is of no file: what was verified once is not to be taken for what is read next."""
+    content.reshape(-1, _ROW)[:, 2] = POISON
+
+
 def _explain(got: Words, want: Words, path: Path | str, offset: int, bad: int | None = None) -> str:
     """What is wrong, from the first byte that differs.  ``bad``: blocks that are, where more than these were looked at."""
     import numpy as np

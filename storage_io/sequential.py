@@ -32,7 +32,7 @@ from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
 from storage_io.layout import READ_TO_PROVE, lay_out, pieces, words_of
 from storage_io.mounts import tell
-from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned, stamped
+from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned, forget, stamped
 from storage_io.slots import Slot, Slots
 from storage_io.workspace import Workspace, target_of
 
@@ -279,12 +279,14 @@ class _Back:
         self.places: list[Place] = [(offset, min(block, file.size - offset)) for offset in range(0, file.size, block)]
         self._file = file
         self._pattern = pattern
-        self._memory = pieces(aligned(blocks_back(depth, block, file.size) * block), block)
+        self._words = aligned(blocks_back(depth, block, file.size) * block)
+        self._memory = pieces(self._words, block)
         self._lanes = Lanes([file.read_at] * depth)
 
     def verify(self, places: Sequence[Place], sample: int) -> None:
         """Raise `Wrong` unless there is what that sample wrote."""
         for first in range(0, len(places), len(self._memory)):
+            forget(self._words)
             some = places[first : first + len(self._memory)]
             blocks = [(offset, view[:length]) for (offset, length), (_, view) in zip(some, self._memory, strict=False)]
             self._lanes.run(blocks)

@@ -237,6 +237,21 @@ def test_a_read_that_says_it_is_done_and_is_not_is_caught(tmp_path, monkeypatch,
             work.check()
 
 
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_what_is_read_back_is_not_what_was_read_back_before(tmp_path, monkeypatch, op):
+    with prepared(tmp_path, op) as (work, _):
+        work.reset()
+        work.run()
+        work.check()
+        if op == "read":
+            work.reset()
+            work.run()
+        with monkeypatch.context() as lying:
+            lying.setattr(os, "preadv", lambda _, views, __: len(views[0]))
+            with pytest.raises(Wrong, match="differs at byte 16: expected 0x00, got 0xa5"):
+                work.check()
+
+
 @pytest.mark.parametrize("depth", [1, 8])
 def test_each_lane_reads_into_one_block_of_memory_and_what_it_holds_is_verified(tmp_path, monkeypatch, depth):
     real, used = os.preadv, set()
