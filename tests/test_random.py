@@ -425,6 +425,27 @@ def test_a_failing_write_stops_the_rest(tmp_path, engine):
         assert caught.value.cause.errno == errno.EBADF
 
 
+@needs_aio
+def test_after_a_failed_transfer_aio_submits_few_more(tmp_path):
+    with a_batch(tmp_path, 1000) as (_, batch, _):
+        try:
+            descriptor = os.open(tmp_path / "plain", os.O_RDONLY | os.O_DIRECT)
+        except OSError:
+            pytest.skip("the temporary folder has no direct I/O")
+        batch.offsets[10] += 1  # where no direct read can begin
+        with contextlib.suppress(OSError):
+            os.preadv(descriptor, [batch.view(10)], int(batch.offsets[10]))
+            pytest.skip("the file system of the temporary folder reads from anywhere")
+        one = Aio(descriptor, batch, 1)
+        one.load(0, 1000)
+        with pytest.raises(TransferError) as caught:
+            one.run()
+        one.close()
+        os.close(descriptor)
+        assert (caught.value.index, caught.value.cause.errno) == (10, errno.EINVAL)
+        assert sum(done for done, _ in one._submitted) == engines._LOOK_EVERY
+
+
 def test_a_short_transfer_is_made_whole(tmp_path, monkeypatch):
     with a_batch(tmp_path, 10) as (descriptor, batch, content):
         real = os.preadv
