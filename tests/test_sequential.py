@@ -19,6 +19,7 @@ from clustergauge.probe import Context, Skip, Wrong
 from clustergauge.world import Serial
 from storage_io import datafile, memory, workspace
 from storage_io.errors import StorageError
+from storage_io.evidence import process_io
 from storage_io.mounts import describe
 from storage_io.sequential import BLOCK_BYTES, prepare, sequential, sequential_blocks
 from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
@@ -217,6 +218,16 @@ def test_a_write_of_the_memory_of_another_is_told_as_such(tmp_path, monkeypatch,
             work.check()
 
 
+def test_a_later_write_that_did_nothing_is_caught_as_stale(tmp_path):
+    with prepared(tmp_path, "write") as (work, _):
+        for _ in range(2):
+            work.reset()
+            work.run()
+        work.reset()
+        with pytest.raises(Wrong, match=r"file 0, block 0, sample 2 lies where file 0, block 0, sample 3 belongs"):
+            work.check()
+
+
 def test_a_read_that_did_nothing_is_caught(tmp_path):
     with prepared(tmp_path, "read") as (work, _):
         work.reset()
@@ -287,6 +298,18 @@ def test_a_refused_flag_is_labelled_and_measured_buffered(tmp_path, no_direct):
             if has_device(ctx):  # the sync is inside the run, the cache is dropped before it
                 assert fraction(ctx, way) >= 0.95
                 assert "page_cache_left_bytes" not in ctx.settings
+
+
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_without_direct_io_what_is_verified_comes_from_the_device_too(tmp_path, no_direct, op):
+    with prepared(tmp_path, op, 8) as (work, ctx):
+        work.reset()
+        work.run()
+        before = process_io()
+        work.check()
+        after = process_io()
+        if has_device(ctx):
+            assert after[0] - before[0] >= 0.95 * SIZE
 
 
 def test_a_read_cached_on_purpose_shows_in_the_counters(tmp_path, no_direct):
