@@ -23,6 +23,7 @@ from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
 from storage_io.engines import Aio, Threads, TransferError
 from storage_io.errors import StorageError
+from storage_io.evidence import process_io
 from storage_io.helpers import LARGE, Helpers, helpers_for, share
 from storage_io.latencies import MOST, Latencies
 from storage_io.random_io import LEAST, MIX, prepare, random
@@ -311,7 +312,9 @@ def test_what_was_wrong_on_its_way_into_a_large_block_is_found_where_memory_hold
 # -- direct, buffered, cached
 
 
-def test_a_file_system_without_direct_io_is_served_by_threads_and_labelled(tmp_path, monkeypatch):
+@pytest.fixture
+def no_direct(monkeypatch):
+    """A file system that refuses O_DIRECT at open."""
     real = os.open
     refuse = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
@@ -321,6 +324,21 @@ def test_a_file_system_without_direct_io_is_served_by_threads_and_labelled(tmp_p
         return real(path, flags, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", opened)
+
+
+@pytest.mark.parametrize(("op", "block"), [("write", BLOCK), ("read", LARGE)])
+def test_without_direct_io_what_is_read_back_comes_from_the_device_too(tmp_path, no_direct, op, block):
+    with prepared(tmp_path, op, 8, block=block) as (work, ctx):
+        work.reset()
+        work.run()
+        before = process_io()
+        work.check()
+        after = process_io()
+        if has_device(ctx):
+            assert after[0] - before[0] >= 0.95 * work.steps * block
+
+
+def test_a_file_system_without_direct_io_is_served_by_threads_and_labelled(tmp_path, no_direct):
     with prepared(tmp_path, "mixed", 32) as (work, ctx):
         ctx.device_bytes.clear()
         sampled(work, 2)

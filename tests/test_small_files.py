@@ -20,6 +20,7 @@ from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
 from storage_io import layout, small_files as module, whole_reads, workspace
 from storage_io.errors import StorageError
+from storage_io.evidence import process_io
 from storage_io.pattern import aligned
 from storage_io.small_files import LEAST, prepare, small_files
 from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root, slow
@@ -87,6 +88,19 @@ def test_without_direct_io_reads_are_cold_all_the_same(tmp_path, monkeypatch):
             assert ctx.settings["direct"] is False
             if has_device(ctx):
                 assert fraction(ctx, way) >= 0.95
+
+
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_without_direct_io_what_is_verified_comes_from_the_device_too(tmp_path, monkeypatch, op):
+    refuse_direct(monkeypatch)
+    with prepared(tmp_path, op, 8) as (work, ctx):
+        work.reset()
+        work.run()
+        before = process_io()
+        work.check()
+        after = process_io()
+        if has_device(ctx):
+            assert after[0] - before[0] >= 0.95 * LEAST * SIZE
 
 
 def test_a_case_is_measured_as_a_worker_does(tmp_path, monkeypatch):
