@@ -29,7 +29,7 @@ from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
 from storage_io.layout import pieces, require_patience, trial
 from storage_io.mounts import tell
-from storage_io.pattern import BASE_BYTES, POISON, Pattern, aligned
+from storage_io.pattern import BASE_BYTES, POISON, Pattern, aligned, forget
 from storage_io.ranks import add_up, partners, together
 from storage_io.sequential import SPOT_CHECKS, moves, refused
 from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
@@ -282,6 +282,7 @@ class _Transfer:
                 if not file.direct:
                     file.drop()
                 for offset, view in blocks:
+                    forget(self._scratch)
                     got = self._scratch.data.cast("B")[: len(view)]
                     file.read_at(offset, got)
                     self._verify(got, file, offset)

@@ -168,6 +168,18 @@ def test_what_was_truncated_cannot_be_read_back(tmp_path):
             work.note()
 
 
+def test_what_is_read_back_is_not_what_was_read_back_before(tmp_path, monkeypatch):
+    with prepared(tmp_path, "n_to_n", "write", BLOCK, 1) as (work, _):
+        work.reset()
+        work.run()
+        work.note()
+        work.check()
+        with monkeypatch.context() as lying:
+            lying.setattr(os, "preadv", lambda _, views, __: len(views[0]))
+            with pytest.raises(Wrong, match="expected 0x00, got 0xa5"):
+                work.check()
+
+
 def test_what_does_not_fit_is_skipped_in_words(tmp_path, monkeypatch):
     bare = Context(world=Serial(), device="cpu", seed=1, scratch=tmp_path)
     with pytest.raises(Skip, match="no target folder"):
