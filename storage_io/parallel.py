@@ -31,7 +31,7 @@ from storage_io.layout import pieces, require_patience, trial
 from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, POISON, Pattern, aligned
 from storage_io.ranks import add_up, partners, together
-from storage_io.sequential import SPOT_CHECKS, moves, refused
+from storage_io.sequential import SPOT_CHECKS, moves, refused, too_small
 from storage_io.shared import LAYOUTS, Agreed, SharedFolder, agree
 from storage_io.workspace import Workspace, target_of
 
@@ -42,11 +42,11 @@ Block = tuple[int, memoryview]
 """Offset in the file, and the part of the buffer that belongs there."""
 
 
-def needs(op: str, block: str, size: int, **_axes: object) -> Needs:
+def needs(op: str, block: str, depth: int, size: int, **_axes: object) -> Needs:
     """Ranks of torch.distributed and a folder, one for all nodes where there are several."""
     of_rank = moves(op, size, parse_size(block))
     of_rank = replace(of_rank, before=of_rank.before + TRIAL_BYTES)
-    words = refused(size, parse_size(block))
+    words = refused(size, parse_size(block)) or too_small(size, parse_size(block), depth)
     return Needs(
         target=True, shared=True, world="torch", ranks=2, modules=("torch",), moves=of_rank, room=room(size), refused=words
     )

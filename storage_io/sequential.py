@@ -25,7 +25,7 @@ from dataclasses import replace
 from clustergauge.closing import closing
 from clustergauge.model import Scalar, Workload
 from clustergauge.probe import Context, Moves, Needs, Skip, Work, Wrong, probe
-from clustergauge.units import format_size, parse_size
+from clustergauge.units import counted, format_size, parse_size
 from storage_io import cold, fio, memory
 from storage_io.datafile import DataFile
 from storage_io.evidence import DeviceBytes
@@ -56,19 +56,28 @@ def moves(op: str, size: int, block: int = BLOCK_BYTES) -> Moves:
     return Moves(before=size, sample=size + min(SPOT_CHECKS * block, size), after=size)
 
 
-def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:  # noqa: ARG001 (an axis)
+def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:
     """A folder."""
     of_file = moves(op, size, parse_size(block))
     if op == "read":
         of_file = replace(of_file, sample=2 * size)  # to be verified all is read once more
     room = fio.room(size, writes=op == "write")
-    return Needs(target=True, moves=of_file, room=room, refused=refused(size, parse_size(block)))
+    words = refused(size, parse_size(block)) or too_small(size, parse_size(block), depth)
+    return Needs(target=True, moves=of_file, room=room, refused=words)
 
 
 def refused(*sizes: int) -> str:
     """Why files, or blocks, of such sizes have no meaning, in words; empty where they have one."""
     wrong = [format_size(size) for size in sizes if size < STAMP_EVERY or size % STAMP_EVERY]
     return f"{wrong[0]} is not a whole number of 4 KiB blocks" if wrong else ""
+
+
+def too_small(size: int, block: int, depth: int) -> str:
+    """That fewer blocks would be in flight than the case says, or smaller ones, in words; empty where it is not so."""
+    if depth * block <= size:
+        return ""
+    least = f"{counted(depth, 'block')} of {format_size(block)} at a time"
+    return f"{format_size(size)} is less than {least}; take a larger --set size=…"
 
 
 @probe("sequential", needs=needs, op=("write", "read"), depth=(1, 8, 32), size=SIZES)

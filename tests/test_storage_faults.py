@@ -29,8 +29,8 @@ from tests.on_disk import ROOT, context, mounted, names, needs_root
 
 MIB = 1 << 20
 TABLES = {
-    "sequential write": 'probe = "sequential"\nop = "write"\ndepth = 8\nsize = "4MiB"',
-    "sequential read": 'probe = "sequential"\nop = "read"\ndepth = 8\nsize = "4MiB"',
+    "sequential write": 'probe = "sequential"\nop = "write"\ndepth = 4\nsize = "4MiB"',
+    "sequential read": 'probe = "sequential"\nop = "read"\ndepth = 4\nsize = "4MiB"',
     "slow read": 'probe = "sequential"\nop = "read"\ndepth = 1\nsize = "4MiB"',
     "random read": 'probe = "random"\nop = "read"\nblock = "4KiB"\ndepth = 1\nsize = "16MiB"',
     "random write": 'probe = "random"\nop = "write"\nblock = "4KiB"\ndepth = 1\nsize = "16MiB"',
