@@ -1,7 +1,8 @@
-"""How much memory new work can have before the kernel, or a control group, ends somebody for it."""
+"""How much memory new work can have before the kernel, or a control group, ends somebody for it, or a limit refuses it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +20,12 @@ _UNLIMITED = 1 << 60
 
 
 def available_bytes(root: Path = sysfs.ROOT) -> int | None:
-    """Bytes that new work on this machine can have: the least of what the kernel (``MemAvailable``) and each control group leave.
+    """Bytes that new work on this machine can have: the least of what the kernel (``MemAvailable``), each control group and this
+    process's own limit (``ulimit -v``) leave.
 
     ``root``: of the file system, for made-up trees.  ``None`` where nothing is told; 0 if nothing is left.
     """
-    known = [*_left_by_groups(root)]
+    known = [*_left_by_groups(root), *_left_by_limit(root)]
     machine = sysfs.memory_available(root)
     return min(known if machine is None else [machine, *known], default=None)
 
@@ -36,6 +38,14 @@ def _left_by_groups(root: Path) -> Iterator[int]:
             if limit is not None and 0 <= limit < _UNLIMITED:
                 used = sysfs.number(group / usage) or 0  # unreadable: no more than the limit is all that is known
                 yield max(0, limit - max(0, used - _reclaimable(group)))
+
+
+def _left_by_limit(root: Path) -> Iterator[int]:
+    """What the limit of this process's address space leaves, where there is one."""
+    limit = re.search(r"^Max address space +([0-9]{1,20}) ", sysfs.text(root / "proc/self/limits") or "", re.MULTILINE)
+    if limit:
+        mapped = sysfs.kib(sysfs.pairs(sysfs.text(root / "proc/self/status")).get("VmSize", ""))
+        yield max(0, int(limit[1]) - (mapped or 0))
 
 
 def _reclaimable(group: Path) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from clustergauge import targets, toml
+from clustergauge import ranges, targets, toml
 from clustergauge.cross_check import ALLOWED_S
 from clustergauge.errors import UsageError
 from clustergauge.forecast import beyond
@@ -20,7 +20,7 @@ from clustergauge.globs import matches
 from clustergauge.model import Machine, Planned, Scalar
 from clustergauge.placement import too_many
 from clustergauge.probe import Case, Needs, Probe, probes_in
-from clustergauge.units import format_size, parse_size
+from clustergauge.units import format_size
 from clustergauge.valid import printable
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -34,10 +34,6 @@ CACHES_EXCEEDED = 4
 """A working set so many times the last-level cache is not served by it (STREAM's own rule)."""
 MEMORY_MOST = 0.8
 """Of a device's memory, for what a case streams: probes ask as much of what is free when they run."""
-
-
-RANGES = {"block", "compute", "concurrency", "depth", "files", "workers"}
-"""Axes of which any value between the least and the largest declared is allowed."""
 CPU_TORCH = "this torch is built for CPUs only: TORCH_BACKEND=auto sh tools/install.sh brings the one that fits this machine"
 
 
@@ -142,7 +138,7 @@ def load_probes(modules: Iterable[str]) -> dict[str, Probe]:
 def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish) -> list[Planned]:
     """The cases of a run in the order they will run (grouped so that worker pools start rarely), launch by launch."""
     kinds = {wish.device} if wish.device != "auto" else {"cuda" if on_gpus(machine) else "cpu"}
-    _refuse_unknown_axes(wish, probes)
+    ranges.refuse_unknown(wish.values, probes)
     cases: list[Planned] = []
     for number, selection in enumerate(suite.cases, 1):
         if selection.probe not in probes:
@@ -154,11 +150,9 @@ def plan(suite: Suite, probes: Mapping[str, Probe], machine: Machine, wish: Wish
         cases += _expand(number, selection, suite, probes[selection.probe], machine, wish, kinds)
     chosen = list({(c.case, c.device): c for c in reversed(cases)}.values())[::-1]  # asked for twice, measured once
     if not chosen:
-        raise UsageError(
-            f"no case matches {' '.join(wish.globs)!r} (see: run_suite.py list)"
-            if wish.globs
-            else "the suite has no case for this device"
-        )
+        whole = f"no case matches {' '.join(wish.globs)!r}" if wish.globs else "the suite has no case for this device"
+        why = "; ".join(left_out(suite, probes, wish)) or ("see: run_suite.py list" if wish.globs else "")
+        raise UsageError(f"{whole} ({why})" if why else whole)
     order = {"serial": 0, "torch": 1, "mpi": 2}
     chosen.sort(key=lambda c: (order[c.world], c.interpret, c.ranks, c.device, sorted(c.env.items())))
     return [msgspec.structs.replace(c, launch=launch) for launch in range(wish.launches) for c in chosen]
@@ -169,52 +163,55 @@ def on_gpus(machine: Machine) -> bool:
     return bool(machine.gpus) and not _cpu_build(machine)
 
 
-def _refuse_unknown_axes(wish: Wish, probes: Mapping[str, Probe]) -> None:
-    for axis, given in wish.values.items():
-        having = [probe for probe in probes.values() if axis in probe.axes]
-        if not having:
-            known = sorted({axis for probe in probes.values() for axis in probe.axes})
-            raise UsageError(f"--set {axis}: no probe has this axis (there are {', '.join(known)})")
-        for value in given:
-            if not any(_knows(probe, axis, _value(axis, value, "--set")) for probe in having):
-                known = _words(axis, dict.fromkeys(v for probe in having for v in probe.axes[axis]))
-                raise UsageError(f"--set {axis}={value}: no probe knows this value (known: {known})")
+def left_out(suite: Suite, probes: Mapping[str, Probe], wish: Wish) -> list[str]:
+    """What each ``--set`` leaves out, in words: probes that were asked for and know none of its values."""
+    found: list[str] = []
+    for axis, given in ranges.values(wish.values, "--set").items():
+        lacking = {
+            probe.name: f"{probe.name} ({axis}: {ranges.words(axis, probe.axes[axis])})"
+            for selection in suite.cases
+            if axis in (probe := probes[selection.probe]).axes
+            and not any(ranges.knows(probe, axis, value) for value in given)
+            and any(_wanted(case, wish) for case in probe.cases(**_as_asked(selection, probe, wish, axis)))
+        }
+        if lacking:
+            found.append(f"--set {axis}={','.join(wish.values[axis])} leaves out {', '.join(lacking.values())}")
+    return found
 
 
-def _knows(probe: Probe, axis: str, value: Scalar) -> bool:
-    declared = probe.axes[axis]
-    if axis_is_open(axis) or not declared or value in declared:
-        return True
-    if axis not in RANGES or type(value) is not type(declared[0]):
-        return False
-    return min(map(_number, declared)) <= _number(value) <= max(map(_number, declared))
+def _values(selection: Selection, probe: Probe, wish: Wish) -> dict[str, list[Scalar]]:
+    """The values of the axes that a table or ``--set`` names.  Of the latter those that the probe does not know are another's."""
+    values = ranges.values(selection.axes, "cases")
+    for axis, given in ranges.values(wish.values, "--set").items():
+        if axis in probe.axes:
+            values[axis] = [value for value in given if ranges.knows(probe, axis, value)]
+    return values
 
 
-def _number(value: Scalar) -> float:
-    return parse_size(value) if isinstance(value, str) else float(value or 0)
+def _as_asked(selection: Selection, probe: Probe, wish: Wish, but: str) -> dict[str, list[Scalar]]:
+    """The same as if ``--set`` had not named this axis, nor others with values that the probe does not know."""
+    own = ranges.values(selection.axes, "cases")
+    found = own | {axis: some for axis, some in _values(selection, probe, wish).items() if some and axis != but}
+    return {axis: some for axis, some in found.items() if axis in probe.axes}
 
 
 def _expand(
     number: int, selection: Selection, suite: Suite, probe: Probe, machine: Machine, wish: Wish, kinds: set[str]
 ) -> list[Planned]:
-    """The cases of one table.  Values from ``--set`` that this probe does not know are another's."""
+    """The cases of one table."""
     if selection.first_of and selection.first_of not in probe.axes:
         raise UsageError(f"cases[{number}].first_of: probe {probe.name!r} has no axis {selection.first_of!r}")
-    values = {axis: [_value(axis, v, f"cases[{number}]") for v in given] for axis, given in selection.axes.items()}
-    for axis, given in values.items():
+    for axis, given in ranges.values(selection.axes, f"cases[{number}]").items():
         if not given:
             raise UsageError(
                 f"cases[{number}]: {axis} = []: without a value there is no case (leave it out for all that are known)"
             )
         for value in given:
-            if axis in probe.axes and not _knows(probe, axis, value):
-                raise UsageError(f"cases[{number}]: {axis}={value}: probe {probe.name!r} knows {_words(axis, probe.axes[axis])}")
-    for axis, given in wish.values.items():
-        if axis in probe.axes:
-            wished = [_value(axis, v, "--set") for v in given]
-            values[axis] = [v for v in wished if _knows(probe, axis, v)]
+            if axis in probe.axes and not ranges.knows(probe, axis, value):
+                known = ranges.words(axis, probe.axes[axis])
+                raise UsageError(f"cases[{number}]: {axis}={value}: probe {probe.name!r} knows {known}")
     try:
-        cases = list(probe.cases(**values))
+        cases = list(probe.cases(**_values(selection, probe, wish)))
     except ValueError as error:
         raise UsageError(f"cases[{number}]: {error}") from None
     planned: list[Planned] = []
@@ -234,13 +231,6 @@ def _wanted(case: Case, wish: Wish) -> bool:
     return not wish.globs or any(matches(glob, case.id) for glob in wish.globs)
 
 
-def _words(axis: str, values: Iterable[Scalar]) -> str:
-    if axis in RANGES:
-        ordered = sorted(values, key=_number)
-        return f"any from {ordered[0]} to {ordered[-1]}"
-    return ", ".join(map(str, values))
-
-
 def _first_that_run(planned: list[Planned], axis: str) -> list[Planned]:
     """Of cases that differ only in ``axis`` the first that can run, or the last if none can."""
     chosen: dict[tuple[object, ...], Planned] = {}
@@ -249,23 +239,6 @@ def _first_that_run(planned: list[Planned], axis: str) -> list[Planned]:
         if same not in chosen or chosen[same].skip:
             chosen[same] = case
     return list(chosen.values())
-
-
-def axis_is_open(axis: str) -> bool:
-    """Axes whose declared values are a ladder of examples rather than all that is allowed."""
-    return axis in {"size", "shape", "heads", "seq", "batch"}
-
-
-def _value(axis: str, value: Scalar, where: str) -> Scalar:
-    if axis in ("size", "block") and isinstance(value, str):
-        try:
-            size = parse_size(value)
-        except ValueError as error:
-            raise UsageError(f"{where}: {axis}: {error}") from None
-        return size if axis == "size" else format_size(size)
-    if where == "--set" and isinstance(value, str) and value.isdigit() and axis != "shape":
-        return int(value)
-    return value
 
 
 def _on_devices(

@@ -101,15 +101,16 @@ def memory_limit(root: Path = ROOT) -> int | None:
 
 def memory_total(root: Path = ROOT) -> int | None:
     """Bytes of memory the kernel manages."""
-    return _kib(pairs(text(root / "proc/meminfo")).get("MemTotal", ""))
+    return kib(pairs(text(root / "proc/meminfo")).get("MemTotal", ""))
 
 
 def memory_available(root: Path = ROOT) -> int | None:
     """Bytes that new work can have without swapping, as the kernel estimates."""
-    return _kib(pairs(text(root / "proc/meminfo")).get("MemAvailable", ""))
+    return kib(pairs(text(root / "proc/meminfo")).get("MemAvailable", ""))
 
 
-def _kib(value: str) -> int | None:
+def kib(value: str) -> int | None:
+    """Bytes of ``4096 kB``."""
     match = re.fullmatch(r"([0-9]{1,18}) kB", value)
     return int(match[1]) << 10 if match else None
 

@@ -16,7 +16,7 @@ def require(need: int, what: str) -> None:
     """Raise `Skip` unless so many bytes and `SPARE` are available.  ``what``: what needs them (``a buffer of 1GiB needs``)."""
     free = available()
     if free is not None and free < need + SPARE:
-        raise Skip(f"{what} more memory than the {free >> 20} MiB available")
+        raise Skip(f"{what} more memory than the {free >> 20} MiB available ({SPARE >> 20} MiB must stay free)")
 
 
 def meminfo(name: str, text: str | None = None) -> int | None:

@@ -75,8 +75,12 @@ def needs(op: str, block: str, depth: int, size: int) -> Needs:
 
 def refused(size: int, block: int = STAMP_EVERY, depth: int = 1) -> str:
     """Why so many such blocks in flight of such a file have no meaning, in words; empty where they have one."""
-    if block % STAMP_EVERY or size < BASE_BYTES or size % block:
-        return f"{format_size(size)} is not a whole number of blocks of {format_size(block)}, 16 MiB or more"
+    if block % STAMP_EVERY:
+        return f"{format_size(block)} is not a whole number of 4 KiB blocks"
+    if size < BASE_BYTES:
+        return f"{format_size(size)} is less than {format_size(BASE_BYTES)}"
+    if size % block:
+        return f"{format_size(size)} is not a whole number of blocks of {format_size(block)}"
     if depth * block > (most := min(BUFFER_BYTES, size)):
         return f"{depth} blocks of {format_size(block)} at a time are more than {format_size(most)}; take a smaller --set depth=…"
     return ""

@@ -70,6 +70,8 @@ def refused(size: int, block: int, depth: int) -> str:
     for given in (size, block):
         if given < STAMP_EVERY or given % STAMP_EVERY:
             return f"{format_size(given)} is not a whole number of 4 KiB blocks"
+    if block > size:
+        return f"{format_size(size)} is less than a block of {format_size(block)}; take a larger --set size=…"
     if depth > -(-size // block):
         return f"{depth} blocks of {format_size(block)} at a time are more than {format_size(size)}; take a smaller --set depth=…"
     return ""
@@ -103,7 +105,6 @@ def prepare(ctx: Context, op: str, depth: int, size: int, spare: int | None = No
     target = target_of(ctx)
     if words := refused(size, block, depth):
         raise Skip(words)
-    block = min(block, size)
     buffer = depth * lane_bytes(op, block)
     back = blocks_back(depth, block, size) * block
     memory.require(buffer + back, f"a buffer of {format_size(buffer)}, and {format_size(back)} to verify it, need")

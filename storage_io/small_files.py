@@ -56,9 +56,11 @@ def needs(op: str, depth: int, size: int) -> Needs:
 
 def refused(depth: int, size: int, total: int = TOTAL_BYTES) -> str:
     """Why so many files of such a size at a time have no meaning, in words; empty where they have one."""
-    most = total // max(LEAST, depth)
-    if size < STAMP_EVERY or size % STAMP_EVERY or size > most:
-        return f"{format_size(size)} is not a whole number of 4 KiB blocks, or above {format_size(most)}"
+    least = max(LEAST, depth)
+    if size < STAMP_EVERY or size % STAMP_EVERY:
+        return f"{format_size(size)} is not a whole number of 4 KiB blocks"
+    if least * size > total:
+        return f"{least} files of {format_size(size)} are more than {format_size(total)}; take a smaller --set size=…"
     return ""
 
 

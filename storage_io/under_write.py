@@ -30,7 +30,7 @@ def needs(block: str, depth: int, size: int) -> Needs:
     """A folder."""
     reads = moves("read", block, depth, size)
     moved = replace(reads, before=reads.before + min(size, WRITTEN_BYTES))
-    return Needs(target=True, moves=moved, room=room(size), refused=refused(size, parse_size(block)))
+    return Needs(target=True, moves=moved, room=room(size), refused=refused(size, parse_size(block), depth))
 
 
 def room(size: int) -> Room:

@@ -1,6 +1,8 @@
 """How much memory new work can have: made-up trees of machines and control groups, and who must heed it."""
 
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from collectives import buffers as collective_buffers
 from kernels import buffers
 from storage_io import memory as storage_memory
 from storage_io.sequential import prepare
+from tests.on_disk import ROOT
 from tests.trees import write
 
 MIB = 1 << 20
@@ -138,5 +141,28 @@ def test_collectives_skip_where_nothing_is_left(monkeypatch):
 
 def test_storage_skips_what_a_container_cannot_hold(full, tmp_path):
     context = Context(world=Serial(), device="cpu", seed=1, scratch=tmp_path, target=tmp_path)
-    with pytest.raises(Skip, match=r"^a buffer of 1MiB, and 16MiB to verify it, need more memory than the 100 MiB available$"):
+    with pytest.raises(Skip, match=r"^a buffer of 1MiB, and 16MiB to verify it, need more memory than the 100 MiB available "):
         prepare(context, "write", 1, 64 * MIB, spare=0)
+
+
+def test_a_limit_of_the_process_is_heeded(tmp_path):
+    tree(tmp_path, "")
+    limits = "Limit                     Soft Limit           Units\nMax address space         {}  unlimited  bytes\n"
+    for soft, size, mib in (
+        (500 * MIB, "102400 kB", 400),
+        (50 * MIB, "102400 kB", 0),
+        (5000 * MIB, "1 kB", 1000),
+        (500 * MIB, "?", 500),
+    ):
+        write(tmp_path, "proc/self/limits", limits.format(soft))
+        write(tmp_path, "proc/self/status", f"Name:\tx\nVmSize:\t  {size}\n")
+        assert available_bytes(tmp_path) == mib * MIB
+    write(tmp_path, "proc/self/limits", limits.format("unlimited"))
+    assert available_bytes(tmp_path) == 1000 * MIB
+
+
+def test_a_limit_set_here_is_seen():
+    code = "from clustergauge.memory import available_bytes; print(available_bytes())"
+    done = subprocess.run(["prlimit", f"--as={400 * MIB}", sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert 0 < int(done.stdout) < 400 * MIB

@@ -187,6 +187,11 @@ def test_a_glob_that_chooses_nothing_beside_one_that_does_is_told():
     done = called("list", "-k", "matmul/*", "-k", "sequental")
     assert (done.returncode, done.stderr) == (0, "note: no case matches -k 'sequental'\n")
     assert called("list", "-k", "matmul/*", "-k", "sequential").stderr == ""
+    left = called("list", "-k", "random", "-k", "small_files", "--suite", "full", "--set", "depth=33")
+    assert left.stderr.splitlines() == [
+        "note: --set depth=33 leaves out small_files (depth: any whole number from 1 to 32)",
+        "note: no case matches -k 'small_files'",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from clustergauge.errors import UsageError
 from clustergauge.model import Cpu
 from clustergauge.object_url import ObjectUrl
-from clustergauge.plan import Suite, Wish, load_probes, load_suite, plan
+from clustergauge.plan import Suite, Wish, left_out, load_probes, load_suite, plan
 from clustergauge.probe import Needs, Probe, probe
 from tests.made import machine
 
@@ -103,21 +103,25 @@ def test_of_counted_things_any_number_between_those_declared_is_known(tmp_path):
     found = cases(tmp_path, text, values={"block": ["12K", "4096", "1024k"], "depth": ["31"]}, targets=["/x"])
     assert [c.params["block"] for c in found] == ["12KiB", "4KiB", "1MiB"]
     assert {c.params["depth"] for c in found} == {31}
+    assert [c.params["block"] for c in cases(tmp_path, f"{text}block = [8192]\ndepth = 1\n", targets=["/x"])] == ["8KiB"]
     for axis, value, words in (
-        ("depth", "33", "--set depth=33: no probe knows this value .known: any from 1 to 32"),
-        ("depth", "0", "any from 1 to 32"),
-        ("depth", "4KiB", "any from 1 to 32"),
-        ("depth", "2.5", "any from 1 to 32"),
-        ("block", "2MiB", "known: any from 4KiB to 1MiB"),
-        ("block", "2K", "known: any from 4KiB to 1MiB"),
+        ("depth", "33", "--set depth=33: no probe knows this value .known: any whole number from 1 to 32"),
+        ("depth", "0", "any whole number from 1 to 32"),
+        ("depth", "4KiB", "any whole number from 1 to 32"),
+        ("depth", "2.5", "any whole number from 1 to 32"),
+        ("block", "2MiB", "known: any size from 4KiB to 1MiB"),
+        ("block", "2K", "known: any size from 4KiB to 1MiB"),
         ("block", "small", "block: not a size: 'small'"),
     ):
         with pytest.raises(UsageError, match=words):
             cases(tmp_path, text, values={axis: [value]}, targets=["/x"])
     for line, words in (
-        ("depth = 33", "any from 1 to 32"),
-        ("depth = 1.5", "any from"),
-        ("block = 8192", "any from 4KiB to 1MiB"),
+        ("depth = 33", "any whole number from 1 to 32"),
+        ("depth = 1.5", "any whole number"),
+        ("depth = 1.0", "any whole number"),
+        ("depth = true", "any whole number"),
+        ("block = 2048", "any size from 4KiB to 1MiB"),
+        ("block = true", "any size from 4KiB to 1MiB"),
     ):
         with pytest.raises(UsageError, match=rf"cases\[1\]: .*probe 'blocks' knows {words}"):
             cases(tmp_path, f"{text}{line}\n", targets=["/x"])
@@ -133,6 +137,27 @@ def test_a_value_that_one_probe_knows_is_no_mistake_for_the_others(tmp_path):
     assert {c.probe for c in cases(tmp_path, text, values={"backend": ["mpi"]})} == {"ranks"}
     with pytest.raises(UsageError, match=r"cases\[1\]: backend=mpi: probe 'plain' knows a, b"):
         cases(tmp_path, '[[cases]]\nprobe = "plain"\nbackend = "mpi"\n')
+
+
+def test_what_a_set_leaves_out_is_named(tmp_path):
+    text = suite(tmp_path, '[[cases]]\nprobe = "plain"\n[[cases]]\nprobe = "ranks"\n[[cases]]\nprobe = "blocks"\n')
+
+    def said(*globs, **values):
+        return left_out(text, PROBES, Wish(globs, values=values))
+
+    assert said(backend=["mpi"]) == ["--set backend=mpi leaves out plain (backend: a, b)"]
+    assert said(backend=["mpi", "b"], depth=["2"]) == []
+    assert said("ranks", "blocks", backend=["mpi"]) == []
+    assert said("size=1KiB", size=["1KiB"], backend=["mpi", "gloo"]) == [
+        "--set backend=mpi,gloo leaves out plain (backend: a, b)"
+    ]
+    assert said("blocks", depth=["64"], block=["2MiB"]) == [
+        "--set depth=64 leaves out blocks (depth: any whole number from 1 to 32)",
+        "--set block=2MiB leaves out blocks (block: any size from 4KiB to 1MiB)",
+    ]
+    words = r"no case matches 'plain' \(--set backend=mpi leaves out plain \(backend: a, b\)\)"
+    with pytest.raises(UsageError, match=words):
+        cases(tmp_path, '[[cases]]\nprobe = "plain"\n', globs=["plain"], values={"backend": ["mpi"]})
 
 
 def test_what_was_not_chosen_is_not_asked_what_it_needs(tmp_path):

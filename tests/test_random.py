@@ -641,14 +641,18 @@ def test_helpers_end_with_their_worker_and_its_folder_is_swept(tmp_path, number)
 def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with pytest.raises(Skip, match="no target folder"):
         prepare(Context(world=Serial(), device="cpu", seed=1, scratch=tmp_path), "read", BLOCK, 1, SIZE)
-    for size in (1 << 20, SIZE + 512):
-        with pytest.raises(Skip, match="not a whole number of blocks of 4KiB, 16 MiB or more"):
-            prepare(context(tmp_path), "read", BLOCK, 1, size)
+    for block, size, words in (
+        (BLOCK, 1 << 20, "1MiB is less than 16MiB"),
+        (BLOCK, SIZE + 512, "16777728B is not a whole number of blocks of 4KiB"),
+        (5000, SIZE, "5000B is not a whole number of 4 KiB blocks"),
+    ):
+        with pytest.raises(Skip, match=f"^{words}$"):
+            prepare(context(tmp_path), "read", block, 1, size)
     monkeypatch.setattr(memory, "available", lambda: 100 << 20)
     with pytest.raises(Skip, match="128 MiB of buffers need more memory than the 100 MiB available"):
         prepare(context(tmp_path), "read", BLOCK, 1, SIZE, spare=0)
     monkeypatch.setattr(memory, "available", lambda: memory.SPARE + (192 << 20) - 1)
-    with pytest.raises(Skip, match="192 MiB of buffers need more memory than the 447 MiB available"):
+    with pytest.raises(Skip, match=r"192 MiB of buffers need more memory than the 447 MiB available .256 MiB must stay free.$"):
         prepare(context(tmp_path), "read", 8 << 20, 8, 64 << 20, spare=0)
     for block, depth, size, most in (
         (8 << 20, 3, 16 << 20, "16MiB"),

@@ -67,6 +67,34 @@ def test_what_has_no_meaning_is_refused_beforehand_in_the_words_of_the_case(tmp_
     assert PROBES[name].needs_of(CASES[name]).refused == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "words"),
+    [
+        (
+            "sequential",
+            {"depth": 17, "size": 16 * MIB},
+            "17 blocks of 1MiB at a time are more than 16MiB; take a smaller --set depth=…",
+        ),
+        ("sequential", {"size": 4096}, "4KiB is less than a block of 1MiB; take a larger --set size=…"),
+        (
+            "sequential_blocks",
+            {"block": "3MiB", "depth": 7},
+            "7 blocks of 3MiB at a time are more than 16MiB; take a smaller --set depth=…",
+        ),
+        ("sequential_blocks", {"block": "3MiB", "depth": 6}, ""),
+        ("parallel", {"depth": 17}, "17 blocks of 1MiB at a time are more than 16MiB; take a smaller --set depth=…"),
+        (
+            "under_write",
+            {"block": "1MiB", "depth": 32, "size": 16 * MIB},
+            "32 blocks of 1MiB at a time are more than 16MiB; take a smaller --set depth=…",
+        ),
+        ("small_files", {"depth": 32, "size": 4 * MIB}, "32 files of 4MiB are more than 64MiB; take a smaller --set size=…"),
+    ],
+)
+def test_fewer_in_flight_than_the_case_says_is_known_beforehand(name, params, words):
+    assert PROBES[name].needs_of(CASES[name] | params).refused == words
+
+
 def of_folders(probe: Probe) -> bool:
     needs = probe.needs_of(next(probe.cases()).params)
     return needs.target and not needs.objects

@@ -536,10 +536,10 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with pytest.raises(Skip, match=r"^9 blocks of 1MiB at a time are more than 8MiB; take a smaller --set depth=…$"):
         prepare(context(tmp_path), "read", 9, 8 << 20)
     with pytest.raises(Skip, match=r"must stay free"):
-        prepare(context(tmp_path), "read", 1, 4096, spare=1 << 60)
+        prepare(context(tmp_path), "read", 1, SIZE, spare=1 << 60)
     monkeypatch.setattr(memory, "available", lambda: 100 << 20)
     with pytest.raises(Skip, match="a buffer of 4KiB, and 4KiB to verify it, need more memory than the 100 MiB available"):
-        prepare(context(tmp_path), "read", 1, 4096, spare=0)
+        prepare(context(tmp_path), "read", 1, 4096, spare=0, block=4096)
     monkeypatch.setattr(memory, "available", lambda: memory.SPARE + (255 << 20))
     with pytest.raises(Skip, match="a buffer of 128MiB, and 128MiB to verify it, need more memory than the 511 MiB available"):
         prepare(context(tmp_path), "read", 8, 128 << 20, block=16 << 20, spare=0)

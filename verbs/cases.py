@@ -50,6 +50,8 @@ def planned_for(options: argparse.Namespace, output: Path, fleet: Fleet | None) 
         planned = plan_nodes.plan_nodes(suite, probes, fleet.machines, fleet.desk.names, wish, shared=fleet.shared)
     else:
         planned = plan.plan(suite, probes, machine.describe_apart(), wish)
+    for words in plan.left_out(suite, probes, wish):
+        say(f"note: {words}")
     ids = {p.case for p in planned}
     for glob in wish.globs:
         if not any(matches(glob, case) for case in ids):
