@@ -63,7 +63,7 @@ def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:
         of_file = replace(of_file, sample=2 * size)  # to be verified all is read once more
     room = fio.room(size, writes=op == "write")
     words = refused(size, parse_size(block)) or too_small(size, parse_size(block), depth)
-    return Needs(target=True, moves=of_file, room=room, refused=words)
+    return Needs(target=True, moves=of_file, room=room, refused=words, peer=True)
 
 
 def refused(*sizes: int) -> str:
