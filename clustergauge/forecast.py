@@ -76,7 +76,7 @@ def predict_case(planned: Planned) -> float:
     """Seconds that one case will take once its workers are there."""
     if planned.interpret or planned.check_only:
         return UNTIMED_S
-    beside = (2 * PAIRS + 1) * TURN_S if planned.cross_check else 0.0
+    beside = (2 * PAIRS + 1) * TURN_S if planned.cross_check and planned.peer else 0.0
     return planned.budget_s + min(0.3 * planned.budget_s, 2.0) + 0.3 + planned.beyond_s + beside
 
 

@@ -296,6 +296,8 @@ class Planned(Data, frozen=True, kw_only=True):
     """Why it is to run on the processor though there is a GPU that it was meant for."""
     cross_check: bool = False
     """Held against another program that does the same, where there is one."""
+    peer: bool = False
+    """Such a program is known."""
     room: bool = False
     """Its target had room for it when the run began: if it finds none, that is an error."""
 

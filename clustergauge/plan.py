@@ -279,6 +279,7 @@ def _on_devices(
             nodes=nodes,
             instead=CPU_TORCH if unused else "",
             cross_check=wish.cross_check and needs.target,
+            peer=needs.peer,
             skip=_why_not(needs, target, device, own, nodes, machine)
             or _too_small(needs, interpret, cache_bytes(device, machine))
             or _too_large(needs, interpret, device, machine),

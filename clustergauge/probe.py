@@ -100,7 +100,7 @@ class Needs:
     through and that no cache may hold; a case below 4 × the last-level cache is skipped.  ``env``: environment that libraries
     read when they start, so that such cases get workers of their own.  ``moves``, ``room``: of a storage case.
     ``nvlink``: between all GPUs.  ``tunes``: chooses among candidates (`tuning`), once for all launches and devices of a model.
-    ``refused``: why a case of these parameters has no meaning anywhere, in words.
+    ``refused``: why a case of these parameters has no meaning anywhere, in words.  ``peer``: a program is known to do the same.
     """
 
     world: WorldKind = "serial"
@@ -119,6 +119,7 @@ class Needs:
     nvlink: bool = False
     tunes: bool = False
     refused: str = ""
+    peer: bool = False
 
 
 @dataclass

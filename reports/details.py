@@ -18,14 +18,14 @@ CLOCK_OFF = 0.03
 
 def details(row: Row) -> Iterator[list[Part]]:
     """What is known of the row beyond its columns, a line each."""
-    yield from _over(row)
-    yield from _held(row)
-    yield from _cut(row)
-    yield from _clock(row)
-    yield from _energy(row)
-    yield from _checkpoint(row)
-    yield from _loader(row)
-    yield from _cross_check(row)
+    for tell in (_over, _held, _cut, *_TOLD):
+        yield from tell(row)
+
+
+def in_one_line(row: Row) -> str:
+    """The same for tables that say elsewhere which nodes it was over and how it ended; and how long single operations took."""
+    lines = (line for tell in (_held, *_TOLD, _tail) for line in tell(row))
+    return "; ".join("".join(part if isinstance(part, str) else part[0] for part in line).strip() for line in lines)
 
 
 def _over(row: Row) -> Iterator[list[Part]]:
@@ -97,3 +97,13 @@ def _cross_check(row: Row) -> Iterator[list[Part]]:
         yield [printable(f"  over {names}: {found.value:.2f} "), (f"({spread})", "dim")]
     elif names:
         yield [printable(f"  no cross-check: {names}")]
+
+
+def _tail(row: Row) -> Iterator[list[Part]]:
+    """The latencies of single operations."""
+    found = [(name, row.metric(f"latency_{name}")) for name in ("p50", "p99", "p999")]
+    if words := [f"{name.replace('999', '99.9')} {format_time(metric.value)}" for name, metric in found if metric]:
+        yield [" · ".join(words)]
+
+
+_TOLD = (_clock, _energy, _checkpoint, _loader, _cross_check)

@@ -14,6 +14,7 @@ from clustergauge.loading import LoadedRun
 from clustergauge.model import Machine, PairFindings
 from clustergauge.units import about, counted, format_rate, format_time
 from reports import fleet_page, page_charts, storage
+from reports.details import in_one_line
 from reports.export import host_of, lacking, owed, reason_of, unanswered
 from reports.layout import short_names
 from reports.rows import BAD, Row, Word, worst_first
@@ -109,7 +110,7 @@ def _results(loaded: LoadedRun, rows: list[Row], caption: str, most: int) -> Ite
         return
     rows = worst_first(loaded, rows)
     names = short_names({row.case: row.params for row in rows})
-    told: list[list[str]] = []
+    lines: list[list[str]] = []
     for row in rows[:most]:
         metric, limit = row.headline, row.ceiling
         rated = metric and limit and metric.unit == limit.unit != "s"
@@ -120,13 +121,12 @@ def _results(loaded: LoadedRun, rows: list[Row], caption: str, most: int) -> Ite
         place = f"{host_of(loaded, row)} {row.device}"
         number = format_rate(metric.value, metric.unit) if metric else ""
         source = verdict.source if verdict else ""
-        told.append(
-            [names[row.case], place, _word(row.word), number, _interval(row), share, asked, margin, source, reason_of(row)]
-        )
-    head = ["case", "where", "verdict", "result", "95 % interval", "of ceiling", "asked", "margin", "source", "why"]
+        why = in_one_line(row), asked, margin, source, reason_of(row)
+        lines.append([names[row.case], place, _word(row.word), number, _interval(row), share, *why])
+    head = ["case", "where", "verdict", "result", "95 % interval", "of ceiling", "beside", "asked", "margin", "source", "why"]
     left = f"; {len(rows) - most} more are left out of this page" if len(rows) > most else ""
     styles = [STYLES.get(row.word, "") for row in rows[:most]]
-    yield table(f"{counted(len(rows), 'case')}: {caption}{left}", head, told, styles, word="verdict")
+    yield table(f"{counted(len(rows), 'case')}: {caption}{left}", head, lines, styles, word="verdict")
 
 
 def _interval(row: Row) -> str:

@@ -29,7 +29,7 @@ AT_ONCE = 64
 
 def needs(size: int) -> Needs:
     """A folder."""
-    return Needs(target=True, moves=Moves(before=size), room=fio.room(size, writes=True), refused=refused(size))
+    return Needs(target=True, moves=Moves(before=size), room=fio.room(size, writes=True), refused=refused(size), peer=True)
 
 
 @probe("flush", needs=needs, size=(16 << 20,))

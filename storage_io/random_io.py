@@ -70,7 +70,8 @@ def moves(op: str, block: str, depth: int, size: int) -> Moves:
 def needs(op: str, block: str, depth: int, size: int) -> Needs:
     """A folder."""
     room = fio.room(size, writes=op != "read")
-    return Needs(target=True, moves=moves(op, block, depth, size), room=room, refused=refused(size, parse_size(block), depth))
+    words = refused(size, parse_size(block), depth)
+    return Needs(target=True, moves=moves(op, block, depth, size), room=room, refused=words, peer=True)
 
 
 def refused(size: int, block: int = STAMP_EVERY, depth: int = 1) -> str:

@@ -62,7 +62,7 @@ def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:
     if op == "read":
         of_file = replace(of_file, sample=2 * size)  # to be verified all is read once more
     room = fio.room(size, writes=op == "write")
-    return Needs(target=True, moves=of_file, room=room, refused=refused(size, parse_size(block), depth))
+    return Needs(target=True, moves=of_file, room=room, refused=refused(size, parse_size(block), depth), peer=True)
 
 
 def refused(size: int, block: int, depth: int) -> str:

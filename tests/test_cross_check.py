@@ -157,6 +157,7 @@ def executed(target, monkeypatch, module, name, **params):
 )
 @pytest.mark.slow
 def test_a_case_takes_turns_with_fio(tmp_path, monkeypatch, module, name, params):
+    assert load_probe(module, name).needs_of(params).peer
     outcome = executed(tmp_path, monkeypatch, module, name, **params)
     assert outcome.status == "ok", outcome.reason
     if not outcome.settings["direct"]:
@@ -183,6 +184,7 @@ def test_without_fio_the_record_says_so_and_the_case_is_measured(tmp_path, monke
 def test_a_case_that_no_program_is_known_to_do_says_so(tmp_path, monkeypatch):
     outcome = executed(tmp_path, monkeypatch, "storage_io.metadata", "metadata", op="stat", layout="one", files=100)
     assert (outcome.status, outcome.settings["cross_check"]) == ("ok", "no program is known to do the same")
+    assert not load_probe("storage_io.metadata", "metadata").needs_of({"op": "stat", "layout": "one", "files": 1000}).peer
 
 
 def test_a_fio_that_fails_takes_nothing_from_the_case(tmp_path, monkeypatch):

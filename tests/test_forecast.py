@@ -135,6 +135,18 @@ def test_what_is_planned_for_a_gibibyte_is_laid_out_sampled_and_read_back():
     assert forecast.predict_case(read) >= once * (1 + 2 + 3)
 
 
+def test_turns_of_another_program_take_time_where_one_is_known():
+    tables = [
+        {"probe": "sequential", "axes": {"op": ["read"], "depth": [1], "size": ["1GiB"]}},
+        {"probe": "metadata", "axes": {"op": ["stat"], "layout": ["one"], "files": [1000]}},
+    ]
+    suite = msgspec.convert({"title": "t", "cases": tables}, Suite)
+    probes = load_probes(["storage_io.sequential", "storage_io.metadata"])
+    bare, checked = (plan(suite, probes, made.machine(), Wish(targets=["/x"], cross_check=c)) for c in (False, True))
+    longer = [forecast.predict_case(b) - forecast.predict_case(a) for a, b in zip(bare, checked, strict=True)]
+    assert longer == pytest.approx([19.0, 0.0])
+
+
 def test_names_that_are_made_and_removed_are_counted():
     assert metadata.needs("one", files=10_000).moves.names == 10_000
     files = CASES["small files read"][0].moves

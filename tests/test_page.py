@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from clustergauge import accept, sweeps
+from clustergauge.model import Series
 from reports import charts, page, web
 from reports.rows import rows_of
 from tests.made_up import COPY, CPU, MATMUL, TINY, finding, loaded, planned, record, verdict
@@ -52,6 +53,19 @@ def test_the_bad_come_first_and_the_banner_says_how_many():
     assert "1 of 7 planned cases have no record." in text
     assert text.index("What must be looked at") < text.index("<h2>Results") < text.index("<h2>Machines")
     assert ">≤ 100 µs<" in text
+
+
+def test_what_stands_under_a_row_elsewhere_stands_in_it_and_how_long_single_operations_took():
+    one = record("checkpoint", {"size": 1 << 20}, settings={"shard": "19 of 1164 tensors", "cross_check": "fio-3.33"})
+    latencies = Series(unit="s", values=[1e-3] * 900 + [8e-3] * 100)
+    series = {"own_s": Series(unit="s", values=[2.0, 1.0]), "peer_s": Series(unit="s", values=[1.0, 1.0]), "latency": latencies}
+    one = msgspec.structs.replace(one, measurement=msgspec.structs.replace(one.measurement, series=series))
+    run = loaded(one, record("memory", COPY))
+    text = page.html_of(run, rows_of(run, []))
+    assert ">beside<" in text
+    assert ">19 of 1164 tensors; over fio-3.33: 0.75 (0.50 to 1.00 in 2 turns of each); p50 1.00 ms · p99 8.00 ms" in text
+    only = loaded(record("memory", COPY))
+    assert ">beside<" not in page.html_of(only, rows_of(only, []))
 
 
 def test_what_others_wrote_is_text():
