@@ -19,7 +19,8 @@ from storage_io.datafile import DataFile
 from storage_io.layout import lay_out
 from storage_io.mounts import tell
 from storage_io.pattern import BASE_BYTES, Pattern
-from storage_io.random_io import SIZES, Scattered, moves, refused, require, workload
+from storage_io.random_io import SIZES, moves, refused, require, workload
+from storage_io.scattered import Scattered
 from storage_io.workspace import Workspace
 
 WRITTEN_BYTES = 256 << 20

@@ -18,7 +18,7 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Context, Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import engines, helpers, layout, memory, random_io, workspace
+from storage_io import engines, helpers, layout, memory, random_io, scattered, workspace
 from storage_io.batch import READ, WRITE, Batch
 from storage_io.datafile import DataFile
 from storage_io.engines import Aio, Threads, TransferError
@@ -26,7 +26,8 @@ from storage_io.errors import StorageError
 from storage_io.evidence import process_io
 from storage_io.helpers import LARGE, Helpers, helpers_for, share
 from storage_io.latencies import MOST, Latencies
-from storage_io.random_io import LEAST, MIX, prepare, random
+from storage_io.random_io import prepare, random
+from storage_io.scattered import LEAST, MIX
 from storage_io.slots import Slots
 from tests.on_disk import ROOT, alive, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
 
@@ -146,10 +147,10 @@ def slept_at_first(took):
 
 @pytest.mark.parametrize("block", [BLOCK, LARGE])
 def test_a_first_look_that_is_late_does_not_make_samples_short(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(random_io, "seconds", slept_at_first([9.0, 0.008]))
+    monkeypatch.setattr(scattered, "seconds", slept_at_first([9.0, 0.008]))
     with prepared(tmp_path, "read", 8, block=block, budget_s=0.8) as (_, ctx):
         assert ctx.settings["transfers_per_sample"] == 100
-    monkeypatch.setattr(random_io, "seconds", slept_at_first([9.0, 9.0]))
+    monkeypatch.setattr(scattered, "seconds", slept_at_first([9.0, 9.0]))
     with prepared(tmp_path, "read", 8, block=block, budget_s=0.8) as (_, ctx):
         assert ctx.settings["transfers_per_sample"] == LEAST
 
@@ -271,8 +272,8 @@ def test_large_blocks_are_read_into_one_block_of_memory_a_lane(tmp_path, monkeyp
 @pytest.mark.parametrize("place", [0, 4, -1])
 @pytest.mark.parametrize("depth", [1, 8])
 def test_a_flipped_bit_is_found_in_a_large_block_whichever_it_is(tmp_path, monkeypatch, depth, place):
-    monkeypatch.setattr(random_io, "BUFFER_BYTES", max(3, depth) * LARGE)
-    monkeypatch.setattr(random_io, "seconds", lambda call: (call(), 1e-3)[1])
+    monkeypatch.setattr(scattered, "BUFFER_BYTES", max(3, depth) * LARGE)
+    monkeypatch.setattr(scattered, "seconds", lambda call: (call(), 1e-3)[1])
     with prepared(tmp_path, "read", depth, block=LARGE) as (work, _):
         assert work.steps > 2 * depth + 5  # more than memory holds
         assert work.run.__self__._batch.content.nbytes == max(3, depth) * LARGE
@@ -607,7 +608,7 @@ def test_helpers_that_cannot_start_are_named_and_nothing_is_left(tmp_path, monke
 def test_an_engine_that_cannot_start_leaves_no_other_behind(tmp_path, monkeypatch):
     ended, real = [], helpers.Aio.close
     monkeypatch.setattr(helpers.Aio, "close", lambda aio: (ended.append(aio), real(aio)))
-    monkeypatch.setattr(random_io, "Threads", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+    monkeypatch.setattr(scattered, "Threads", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
     with pytest.raises(RuntimeError, match="can't start new thread"):
         prepare(context(tmp_path), "read", LARGE, 8, SIZE, spare=0)
     assert len(ended) == 1
