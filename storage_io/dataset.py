@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clustergauge.units import format_size
+from clustergauge.units import about
 from storage_io import cold
 from storage_io.errors import StorageError
 from storage_io.layout import make_all
@@ -54,7 +54,7 @@ class DataSet:
 
     def write(self, most_s: float) -> None:
         """Write all samples, synced every 64 MiB at the latest.  Raises `Skip` where it takes more than ``most_s`` seconds."""
-        words = f"writing {format_size(self._count * SAMPLE_BYTES)} to begin with"
+        words = f"writing {about(self._count * SAMPLE_BYTES)} to begin with"
         every = max(1, SYNC_EVERY // (self._in_file * SAMPLE_BYTES))
         remedy = "; take a smaller --set size=…"
         make_all(len(self.files), most_s, self._write, words, lambda: cold.sync_all(self.folder), every, remedy)

@@ -217,7 +217,7 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(layout, "stopwatch", slow(4.0))
         with pytest.raises(
-            Skip, match=r"^writing \S+ to begin with would take \d+ s \(at most 10 s; take a smaller --set size=…\)$"
+            Skip, match=r"^writing [\d.]+ MiB to begin with would take \d+ s \(at most 10 s; take a smaller --set size=…\)$"
         ):
             prepare(context(tmp_path), "files", 1, 0, SIZE, spare=0)
     with pytest.raises(Skip, match="must stay free"):
