@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clustergauge.units import format_size
+from clustergauge.units import about
 from storage_io import cold
 from storage_io.errors import StorageError
 from storage_io.layout import make_all
@@ -18,12 +18,14 @@ SAMPLE_BYTES = 112 << 10
 """The mean record of MLPerf Storage's ResNet-50 has 114 660 bytes."""
 SHARD_SAMPLES = 512
 SYNC_EVERY = 64 << 20
+OPEN_MOST = 256
+"""Files of several samples: a process may mostly have 1024 open, and a batch on its way is one."""
 
 
 class DataSet:
     """Samples in files ``data-1`` …, so many in each; what a ``DataLoader`` asks for samples by number.
 
-    Each process opens the files that it reads, and keeps those of several samples open.
+    Each process opens the files that it reads, and keeps those of several samples open, `OPEN_MOST` at once.
     """
 
     def __init__(self, workspace: Workspace, in_file: int, count: int) -> None:
@@ -52,7 +54,7 @@ class DataSet:
 
     def write(self, most_s: float) -> None:
         """Write all samples, synced every 64 MiB at the latest.  Raises `Skip` where it takes more than ``most_s`` seconds."""
-        words = f"writing {format_size(self._count * SAMPLE_BYTES)} to begin with"
+        words = f"writing {about(self._count * SAMPLE_BYTES)} to begin with"
         every = max(1, SYNC_EVERY // (self._in_file * SAMPLE_BYTES))
         remedy = "; take a smaller --set size=…"
         make_all(len(self.files), most_s, self._write, words, lambda: cold.sync_all(self.folder), every, remedy)
@@ -107,12 +109,18 @@ class DataSet:
                 if self._in_file == 1:
                     os.close(descriptor)
                 else:
-                    self._open[file] = descriptor
+                    self._keep(file, descriptor)
             if done < SAMPLE_BYTES:
                 raise OSError(5, f"the file ends at byte {at + done}")
         except OSError as error:
             raise StorageError(f"cannot read {self.path(file)}", error) from error
         return torch.frombuffer(content, dtype=torch.uint8)
+
+    def _keep(self, file: int, descriptor: int) -> None:
+        """Keep it open, and close the one that was opened first where there are too many."""
+        self._open[file] = descriptor
+        if len(self._open) > OPEN_MOST:
+            os.close(self._open.pop(next(iter(self._open))))
 
     def close(self) -> None:
         """Close what this process has open."""

@@ -17,8 +17,10 @@ After its epoch every sample is verified whole, where memory held all batches; e
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -208,7 +210,7 @@ class _Epochs:
                 if step in keep:
                     held.append(batch)
                 first = first or read_ns()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, EOFError) as error:
             failed = _last_words(error)
         if failed:  # raised without the error that it tells, which would keep the loader, and so its workers, alive
             raise StorageError.quoted(failed)
@@ -301,6 +303,10 @@ def _begin(_worker: int) -> None:
 
 
 def _last_words(error: Exception) -> str:
-    """What a worker met, out of the stack that ``DataLoader`` puts around it."""
+    """What a worker met, out of the stack that ``DataLoader`` puts around it; or why a batch did not come, each being a file."""
+    none_free = isinstance(error, OSError) and error.errno == errno.EMFILE
+    if none_free or isinstance(error, EOFError) or str(error).startswith("Too many open files"):  # as torch puts it
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"a batch did not come from its worker: at most {most} files may be open at once; raise it (ulimit -n)"
     line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
     return line.removeprefix(f"{StorageError.__module__}.{StorageError.__qualname__}: ")

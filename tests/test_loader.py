@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import Skip, Wrong
 from clustergauge.world import Serial
-from storage_io import layout, loader as module, memory, workspace
+from storage_io import dataset, layout, loader as module, memory, workspace
 from storage_io.dataset import SAMPLE_BYTES, DataSet
 from storage_io.errors import StorageError
 from storage_io.loader import loader, prepare
@@ -146,6 +147,36 @@ def test_a_short_file_is_one_sentence_whichever_process_meets_it(tmp_path, worke
         assert str(caught.value) == f"cannot read {path}: the file ends at byte 8192"
 
 
+def test_too_few_files_that_may_be_open_are_one_sentence(tmp_path):
+    with prepared(tmp_path, "shards", 2) as (work, _):
+        work.reset()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = os.dup(0)  # the least that is free
+        os.close(most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        try:
+            with pytest.raises(StorageError) as caught:
+                work.run()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    words = f"a batch did not come from its worker: at most {most} files may be open at once; raise it (ulimit -n)"
+    assert str(caught.value) == words
+
+
+def test_of_many_shards_some_are_open_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "OPEN_MOST", 2)
+    with prepared(tmp_path, "shards", 0) as (work, _):
+        data = work.run.__self__._data
+        assert len(data.files) == 4
+        for _ in range(3):
+            work.reset()
+            work.run()
+            work.check()
+            assert len(data._open) == 2
+        links = [Path(f"/proc/self/fd/{number}").readlink() for number in data._open.values()]
+        assert links == [data.path(file) for file in data._open]
+
+
 def test_an_epoch_that_the_cache_answered_is_invalid(tmp_path):
     with prepared(tmp_path, "shards") as (work, ctx):
         if not has_device(ctx):
@@ -186,7 +217,7 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(layout, "stopwatch", slow(4.0))
         with pytest.raises(
-            Skip, match=r"^writing \S+ to begin with would take \d+ s \(at most 10 s; take a smaller --set size=…\)$"
+            Skip, match=r"^writing [\d.]+ MiB to begin with would take \d+ s \(at most 10 s; take a smaller --set size=…\)$"
         ):
             prepare(context(tmp_path), "files", 1, 0, SIZE, spare=0)
     with pytest.raises(Skip, match="must stay free"):
