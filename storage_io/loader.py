@@ -304,9 +304,11 @@ def _begin(_worker: int) -> None:
 
 def _last_words(error: Exception) -> str:
     """What a worker met, out of the stack that ``DataLoader`` puts around it; or why a batch did not come, each being a file."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     none_free = isinstance(error, OSError) and error.errno == errno.EMFILE
-    if none_free or isinstance(error, EOFError) or str(error).startswith("Too many open files"):  # as torch puts it
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if none_free or str(error).startswith("Too many open files"):  # as torch puts it
         return f"a batch did not come from its worker: at most {most} files may be open at once; raise it (ulimit -n)"
+    if isinstance(error, EOFError):  # its worker is gone, or cannot open what is to be a batch
+        return f"a batch did not come from its worker, where at most {most} files may be open at once (ulimit -n)"
     line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
     return line.removeprefix(f"{StorageError.__module__}.{StorageError.__qualname__}: ")
