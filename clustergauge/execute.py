@@ -201,7 +201,7 @@ class _Live:
                 self.phase("cross-check")
                 self._cross_check(Turns(work, clock, work.peer), work.peer.name)
             elif job.cross_check:
-                self.context.settings.setdefault("cross_check", "no program is known to do the same")
+                self.context.settings.setdefault("cross_check", "no program is asked to do the same")
         self._say_transport(work.workload.collective)
         self._say_waits(waited)
         series = {name: Series(unit=unit, values=values) for name, (unit, values) in self.context.series.items()}

@@ -20,12 +20,15 @@ def details(row: Row) -> Iterator[list[Part]]:
     """What is known of the row beyond its columns, a line each."""
     for tell in (_over, _held, _cut, *_TOLD):
         yield from tell(row)
+    if words := _latencies(row, "p99", "p999"):  # their median is a column
+        yield [(f"  {words}", "dim")]
 
 
 def in_one_line(row: Row) -> str:
     """The same for tables that say elsewhere which nodes it was over and how it ended; and how long single operations took."""
-    lines = (line for tell in (_held, *_TOLD, _tail) for line in tell(row))
-    return "; ".join("".join(part if isinstance(part, str) else part[0] for part in line).strip() for line in lines)
+    lines = (line for tell in (_held, *_TOLD) for line in tell(row))
+    told = ["".join(part if isinstance(part, str) else part[0] for part in line).strip() for line in lines]
+    return "; ".join(filter(None, [*told, _latencies(row, "p50", "p99", "p999")]))
 
 
 def _over(row: Row) -> Iterator[list[Part]]:
@@ -99,11 +102,10 @@ def _cross_check(row: Row) -> Iterator[list[Part]]:
         yield [printable(f"  no cross-check: {names}")]
 
 
-def _tail(row: Row) -> Iterator[list[Part]]:
-    """The latencies of single operations."""
-    found = [(name, row.metric(f"latency_{name}")) for name in ("p50", "p99", "p999")]
-    if words := [f"{name.replace('999', '99.9')} {format_time(metric.value)}" for name, metric in found if metric]:
-        yield [" · ".join(words)]
+def _latencies(row: Row, *names: str) -> str:
+    """Those of single operations."""
+    found = [(name, row.metric(f"latency_{name}")) for name in names]
+    return " · ".join(f"{name.replace('999', '99.9')} {format_time(metric.value)}" for name, metric in found if metric)
 
 
 _TOLD = (_clock, _energy, _checkpoint, _loader, _cross_check)

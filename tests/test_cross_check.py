@@ -181,9 +181,9 @@ def test_without_fio_the_record_says_so_and_the_case_is_measured(tmp_path, monke
     assert "peer_s" not in outcome.measurement.series
 
 
-def test_a_case_that_no_program_is_known_to_do_says_so(tmp_path, monkeypatch):
+def test_a_case_that_no_program_is_asked_to_do_says_so(tmp_path, monkeypatch):
     outcome = executed(tmp_path, monkeypatch, "storage_io.metadata", "metadata", op="stat", layout="one", files=100)
-    assert (outcome.status, outcome.settings["cross_check"]) == ("ok", "no program is known to do the same")
+    assert (outcome.status, outcome.settings["cross_check"]) == ("ok", "no program is asked to do the same")
     assert not load_probe("storage_io.metadata", "metadata").needs_of({"op": "stat", "layout": "one", "files": 1000}).peer
 
 

@@ -126,6 +126,15 @@ def test_a_loader_tells_its_utilisation_and_what_it_is_about():
     assert "AU" not in shown(loaded(with_series(msgspec.structs.replace(case, settings={}), later_steps=0.16)))
 
 
+def test_single_operations_tell_their_tails():
+    latency = Series(unit="s", values=[1e-3] * 900 + [8e-3] * 95 + [9e-3] * 5)
+    one = record("random", {"op": "read"})
+    one = msgspec.structs.replace(one, measurement=msgspec.structs.replace(one.measurement, series={"latency": latency}))
+    text = shown(loaded(one))
+    assert "1.00 ms" in next(line for line in text.splitlines() if line.startswith("random"))
+    assert "\n  p99 8.00 ms · p99.9 9.00 ms\n" in text
+
+
 def test_a_collective_tells_what_peers_would_report_and_what_a_call_costs():
     reduce = record("all_reduce", REDUCE, settings={"call_overhead_s": 4.32e-7}, ranks=2)
     beside = {"loop_mean_s": 0.5, "arrival_skew_s": [1e-6, 3e-6, 2e-6]}
