@@ -83,11 +83,13 @@ def make_all(
     sync: Callable[[], object] = lambda: None,
     every: int = sys.maxsize,
     remedy: str = "",
-) -> None:
+    enough: int = 0,
+) -> int:
     """``make(1)`` to ``make(count)``: many small things, one at a time, and after each a look at how long they have taken.
 
     ``sync`` takes them to the device: when there are `FEW`, when they have doubled or are ``every`` more, and at the end.  Then
-    it is guessed how long all will take, once there is something to guess by (`TO_GUESS`).
+    it is guessed how long all will take, once there is something to guess by (`TO_GUESS`).  ``enough``: so many will do, and no
+    more are made than half of the time allows, where all would take too long; 0: all are needed.  How many were made.
 
     Raises `Skip` where either is more than ``most_s`` seconds: ``words`` (what is made), the whole time, and the ``remedy``.
     """
@@ -99,8 +101,14 @@ def make_all(
             due += min(due, every)
         spent = elapsed()
         whole = spent * count / done
-        if spent > most_s or (synced and spent > TO_GUESS * most_s and whole > most_s):
+        if 0 < enough <= done < count and whole > most_s and spent > most_s / 2:
+            if not synced:
+                sync()
+            return done
+        needed = spent * max(done, enough) / done if enough else whole
+        if spent > most_s or (synced and spent > TO_GUESS * most_s and needed > most_s):
             raise Skip(f"{words} would take {whole:.0f} s (at most {most_s:.0f} s{remedy})")
+    return count
 
 
 def trial(path: Path, size: int) -> tuple[DataFile, float]:

@@ -6,7 +6,7 @@ where the file system has it, and then all of them again until the sample is lon
 are on their way, count for little; else once, and the pages of all of them are dropped before.  Inodes and names stay
 in the kernel's caches: only root could empty those, for everybody.  After a *read* what memory holds is verified, and then all
 files are read once more and verified; all files written must be there whole after every sample, and some are read back then, all
-of the last one.  On a slow disk there are fewer files to read; the setting ``cut_to`` says how many bytes then.
+of the last one.  Where making them takes long there are fewer files to read; the setting ``cut_to`` says how many bytes then.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ SAMPLES = 8
 TIMES = 16
 """A file is read so often in a sample at most."""
 SPOT_CHECKS = 16
-PATIENCE = 0.5
-"""Share of our patience that the bytes of the population may take, by the trial; there are fewer files on a slower disk."""
 
 
 def needs(op: str, depth: int, size: int) -> Needs:
@@ -122,11 +120,7 @@ class _Files:
         self._asked = False
         self._chosen: list[int] = []
         self.count = max(LEAST, depth)
-        file, took = trial(workspace.file(0), PROBE_BYTES)
-        fitting = int(PATIENCE * patience(ctx) / took * PROBE_BYTES) // size
-        if not self.writes and fitting < most:
-            self._most = max(self.count, fitting)
-            ctx.set("cut_to", self._most * size)
+        file, _ = trial(workspace.file(0), PROBE_BYTES)
         self._direct = os.O_DIRECT if file.direct else 0
         self._counted = file.counted
         pattern = Pattern()
@@ -152,8 +146,11 @@ class _Files:
         """The files that will be read; each on the device.  Raises `Skip` where that would take too long."""
         if self.writes:
             return
-        words, remedy = f"writing {self._most} files to begin with", "; take a larger --set size=…: fewer files"
-        make_all(self._most, patience(self._ctx), self._make, words, self._sync, remedy=remedy)
+        words = f"writing {self._most} files to begin with"
+        made = make_all(self._most, patience(self._ctx), self._make, words, self._sync, enough=self.count)
+        if made < self._most:
+            self._most = made
+            self._ctx.set("cut_to", made * self._size)
 
     def calibrate(self) -> None:
         """Find how many files take a sample's share of the budget.  The first look is late now and then, and so is not alone."""

@@ -62,3 +62,22 @@ def test_a_first_that_is_late_is_no_reason_to_give_up(monkeypatch):
     done, said = made(1000, 10.0)
     assert said == ""
     assert done[-2:] == [1000, "sync"]
+
+
+def test_where_some_will_do_no_more_are_made_than_there_is_time_for(monkeypatch):
+    def some(step_s, enough):
+        monkeypatch.setattr(layout, "stopwatch", slow(step_s))
+        made = []
+        count = layout.make_all(100, 10.0, made.append, "making them", lambda: made.append("sync"), enough=enough)
+        assert made[-1] == "sync"
+        assert count == len([what for what in made if what != "sync"])
+        return count
+
+    assert some(0.1, 20) == 100
+    assert some(0.11, 20) == 46  # half of the time
+    assert some(0.11, 60) == 60
+    assert some(0.11, 32) == 46
+    assert some(0.19, 50) == 50
+    for enough in (53, 100):
+        with pytest.raises(Skip, match=r"^making them would take 19 s .at most 10 s.$"):
+            some(0.19, enough)
