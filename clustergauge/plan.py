@@ -326,12 +326,12 @@ def _ranks(needs: Needs, kind: str, machine: Machine, wish: Wish) -> int:
 def _why_not(needs: Needs, target: str, device: str, own: int, nodes: int, machine: Machine) -> str:
     """Why the case cannot run here, in words; empty if it can.  ``own``: ranks on each node; ``machine``: one of them."""
     kind = device.partition(":")[0]
-    if needs.refused:
-        return needs.refused
     if needs.target and needs.objects and not target:
         return "no object store: name one with --target s3://bucket/prefix"
     if needs.target and not target:
         return "no target folder"
+    if needs.refused:
+        return needs.refused
     if kind == "cuda" and not machine.gpus:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         return "no GPU" if hidden is None else f"no GPU (CUDA_VISIBLE_DEVICES is {printable(hidden)[:40]!r}: does it hide them?)"

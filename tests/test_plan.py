@@ -130,6 +130,7 @@ def test_of_counted_things_any_number_between_those_declared_is_known(tmp_path):
 def test_what_has_no_meaning_anywhere_is_known_beforehand(tmp_path):
     text = '[[cases]]\nprobe = "blocks"\nblock = "4KiB"\ndepth = [2, 3]\n'
     assert [c.skip for c in cases(tmp_path, text, targets=["/x"])] == ["", "three is a crowd"]
+    assert [c.skip for c in cases(tmp_path, text)] == ["no target folder"] * 2
 
 
 def test_a_value_that_one_probe_knows_is_no_mistake_for_the_others(tmp_path):

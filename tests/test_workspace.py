@@ -303,6 +303,7 @@ def test_a_run_that_comes_and_goes_while_a_case_measures_is_recorded(tmp_path, m
     monkeypatch.setattr(workspace, "require_space", lambda *_, **__: None)
     monkeypatch.setattr(executing, "GLANCE_S", 0.0)
     monkeypatch.setattr(Turns, "__init__", functools.partialmethod(Turns.__init__, turn_s=0.01))
+    monkeypatch.setattr(Turns.take, "__defaults__", (2,))
     meanwhile = "cross-check" if beside else "measure"
     monkeypatch.setattr(at_work, "others", lambda _: {"another": 7} if now[0] == meanwhile else {})
     params = {"op": "write", "depth": 1, "size": 1 << 20}
