@@ -49,7 +49,7 @@ def test_a_run_keeps_no_secret_and_skips_folder_cases(tmp_path, store, monkeypat
     assert keys(store) == []
     kept = held(tmp_path / "results")
     assert b"object_store" in kept
-    for secret in (SECRET, str(proxy.port)):
+    for secret in (SECRET, f"127.0.0.1:{proxy.port}"):
         assert secret.encode() not in kept
         assert secret not in done.stdout + done.stderr
 
