@@ -301,6 +301,7 @@ def probe(
     name: str, *, needs: Needs | Callable[..., Needs] | None = None, **axes: Sequence[Scalar]
 ) -> Callable[[ProbeFunction], Probe]:
     """Declare a probe.  Each axis is a parameter of the function; an axis called ``size`` is in bytes and shown in binary units.
+    Of some axes (``size``, ``depth``, …; see `ranges`) other values than those declared may be asked for.
 
     ``needs``: a `Needs`, or a function of the parameters that returns one.
     """
