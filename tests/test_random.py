@@ -643,7 +643,7 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with pytest.raises(Skip, match="no target folder"):
         prepare(Context(world=Serial(), device="cpu", seed=1, scratch=tmp_path), "read", BLOCK, 1, SIZE)
     for block, size, words in (
-        (BLOCK, 1 << 20, "1MiB is less than 16MiB"),
+        (BLOCK, 1 << 20, "1MiB is less than 16MiB; take a larger --set size=…"),
         (BLOCK, SIZE + 512, "16777728B is not a whole number of blocks of 4KiB"),
         (5000, SIZE, "5000B is not a whole number of 4 KiB blocks"),
     ):
