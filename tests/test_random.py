@@ -155,6 +155,13 @@ def test_a_first_look_that_is_late_does_not_make_samples_short(tmp_path, monkeyp
         assert ctx.settings["transfers_per_sample"] == LEAST
 
 
+@pytest.mark.parametrize(("op", "depth", "count"), [("read", 40, 40), ("mixed", 32, 40), ("mixed", 1, 10)])
+def test_as_many_as_are_in_flight_are_a_sample_however_slow_the_disk(tmp_path, monkeypatch, op, depth, count):
+    monkeypatch.setattr(scattered, "seconds", lambda call: (call(), 9.0)[1])
+    with prepared(tmp_path, op, depth) as (_, ctx):
+        assert ctx.settings["transfers_per_sample"] == count
+
+
 def test_no_block_is_touched_twice_in_a_sample(tmp_path):
     with prepared(tmp_path, "mixed") as (work, _):
         batch = work.run.__self__._batch
