@@ -17,7 +17,7 @@ from clustergauge.measure import Plan, Sampler
 from clustergauge.plan import Suite, Wish, load_probes, plan
 from clustergauge.probe import Moves
 from clustergauge.world import Serial
-from storage_io import checkpoint, dataset, flush, loader, metadata, random_io, sequential, small_files, whole_reads
+from storage_io import checkpoint, dataset, flush, loader, metadata, parallel, random_io, sequential, small_files, whole_reads
 from tests import made
 from tests.on_disk import context
 
@@ -162,6 +162,16 @@ def test_turns_of_another_program_take_time_where_one_is_known():
     bare, checked = (plan(suite, probes, made.machine(), Wish(targets=["/x"], cross_check=c)) for c in (False, True))
     longer = [forecast.predict_case(b) - forecast.predict_case(a) for a, b in zip(bare, checked, strict=True)]
     assert longer == pytest.approx([19.0, 0.0])
+
+
+def test_what_is_read_back_counts():
+    of_random = {
+        (op, block): random_io.needs(op, block, 1, SIZE).moves.share for op in ("read", "write") for block in ("4KiB", "64KiB")
+    }
+    once, twice = 1 / random_io.SAMPLES, 2 / random_io.SAMPLES
+    assert of_random == {("read", "4KiB"): once, ("read", "64KiB"): twice, ("write", "4KiB"): twice, ("write", "64KiB"): twice}
+    ranks = parallel.needs("write", "16MiB", 8, 1 << 30).moves
+    assert ranks.sample == (1 << 30) + parallel.SPOT_CHECKS * (16 << 20)
 
 
 def test_names_that_are_made_and_removed_are_counted():

@@ -29,7 +29,21 @@ from storage_io.latencies import MOST, Latencies
 from storage_io.random_io import prepare, random
 from storage_io.scattered import LEAST, MIX
 from storage_io.slots import Slots
-from tests.on_disk import ROOT, alive, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
+from tests.on_disk import (
+    ROOT,
+    alive,
+    context,
+    data_file,
+    end,
+    flip,
+    fraction,
+    has_device,
+    measuring,
+    mounted,
+    names,
+    needs_root,
+    refuse_direct,
+)
 
 SIZE = 16 << 20
 BLOCK = 4096
@@ -322,16 +336,7 @@ def test_what_was_wrong_on_its_way_into_a_large_block_is_found_where_memory_hold
 
 @pytest.fixture
 def no_direct(monkeypatch):
-    """A file system that refuses O_DIRECT at open."""
-    real = os.open
-    refuse = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
-    def opened(path, flags, *args, **kwargs):
-        if flags & os.O_DIRECT:
-            raise refuse
-        return real(path, flags, *args, **kwargs)
-
-    monkeypatch.setattr(os, "open", opened)
+    refuse_direct(monkeypatch)
 
 
 @pytest.mark.parametrize(("op", "block"), [("write", BLOCK), ("read", LARGE)])

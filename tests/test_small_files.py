@@ -23,7 +23,20 @@ from storage_io.errors import StorageError
 from storage_io.evidence import process_io
 from storage_io.pattern import aligned
 from storage_io.small_files import LEAST, prepare, small_files
-from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root, slow
+from tests.on_disk import (
+    context,
+    end,
+    files,
+    flip,
+    fraction,
+    has_device,
+    measuring,
+    mounted,
+    names,
+    needs_root,
+    refuse_direct,
+    slow,
+)
 
 SIZE = 16 << 10
 TOTAL = 64 * SIZE
@@ -64,17 +77,6 @@ def test_what_the_kernel_will_not_drop_is_said(tmp_path):
         assert ctx.settings["page_cache_left_bytes"] == LEAST * SIZE
         work.run()
         work.check()
-
-
-def refuse_direct(monkeypatch):
-    real = os.open
-
-    def refuse(path, flags, *args, **kwargs):
-        if flags & os.O_DIRECT:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return real(path, flags, *args, **kwargs)
-
-    monkeypatch.setattr(os, "open", refuse)
 
 
 def test_without_direct_io_reads_are_cold_all_the_same(tmp_path, monkeypatch):
