@@ -83,7 +83,7 @@ def predict_case(planned: Planned) -> float:
 def beyond(moves: Moves, ranks: int, budget_s: float) -> float:
     """Seconds beyond its budget of a case whose ``ranks`` on one node share the node's `DEVICE_RATE`."""
     one, most, after = (size * ranks / DEVICE_RATE for size in (moves.sample, moves.most, moves.after))
-    one = max(one, min(most, moves.share * budget_s))
+    one = max(one + moves.pause, min(most, moves.share * budget_s))
     if moves.patience and one > (most := moves.patience * budget_s):
         one, after = most, after * most / one
     least = stats.LEAST_SAMPLES if stats.LEAST_SAMPLES * one <= stats.OVER_BUDGET * budget_s else stats.FEWEST_SAMPLES

@@ -164,33 +164,35 @@ def on_gpus(machine: Machine) -> bool:
 
 
 def left_out(suite: Suite, probes: Mapping[str, Probe], wish: Wish) -> list[str]:
-    """What each ``--set`` leaves out, in words: probes that were asked for and know none of its values."""
+    """What each ``--set`` leaves out, in words: probes that were asked for and know none of its values, and values of which no
+    such probe knows any."""
     found: list[str] = []
-    for axis, given in ranges.values(wish.values, "--set").items():
-        lacking = {
-            probe.name: f"{probe.name} ({axis}: {ranges.words(axis, probe.axes[axis])})"
+    for axis, given in wish.values.items():
+        asked = {
+            probe.name: probe
             for selection in suite.cases
             if axis in (probe := probes[selection.probe]).axes
-            and not any(ranges.knows(probe, axis, value) for value in given)
             and any(_wanted(case, wish) for case in probe.cases(**_as_asked(selection, probe, wish, axis)))
         }
-        if lacking:
-            found.append(f"--set {axis}={','.join(wish.values[axis])} leaves out {', '.join(lacking.values())}")
+        of_each = {name: f"{name} ({axis}: {ranges.words(axis, probe.axes[axis])})" for name, probe in asked.items()}
+        knowing = {name: probe for name, probe in asked.items() if ranges.wished(probe, axis, given)}
+        if lacking := [words for name, words in of_each.items() if name not in knowing]:
+            found.append(f"--set {axis}={','.join(given)} leaves out {', '.join(lacking)}")
+        foreign = [each for each in given if not any(ranges.wished(probe, axis, [each]) for probe in knowing.values())]
+        if knowing and foreign:
+            found.append(f"no case has {axis}={','.join(foreign)}: {', '.join(of_each[name] for name in knowing)}")
     return found
 
 
 def _values(selection: Selection, probe: Probe, wish: Wish) -> dict[str, list[Scalar]]:
     """The values of the axes that a table or ``--set`` names.  Of the latter those that the probe does not know are another's."""
-    values = ranges.values(selection.axes, "cases")
-    for axis, given in ranges.values(wish.values, "--set").items():
-        if axis in probe.axes:
-            values[axis] = [value for value in given if ranges.knows(probe, axis, value)]
-    return values
+    own = ranges.values(probe, selection.axes, "cases")
+    return own | {axis: ranges.wished(probe, axis, given) for axis, given in wish.values.items() if axis in probe.axes}
 
 
 def _as_asked(selection: Selection, probe: Probe, wish: Wish, but: str) -> dict[str, list[Scalar]]:
     """The same as if ``--set`` had not named this axis, nor others with values that the probe does not know."""
-    own = ranges.values(selection.axes, "cases")
+    own = ranges.values(probe, selection.axes, "cases")
     found = own | {axis: some for axis, some in _values(selection, probe, wish).items() if some and axis != but}
     return {axis: some for axis, some in found.items() if axis in probe.axes}
 
@@ -201,7 +203,7 @@ def _expand(
     """The cases of one table."""
     if selection.first_of and selection.first_of not in probe.axes:
         raise UsageError(f"cases[{number}].first_of: probe {probe.name!r} has no axis {selection.first_of!r}")
-    for axis, given in ranges.values(selection.axes, f"cases[{number}]").items():
+    for axis, given in ranges.values(probe, selection.axes, f"cases[{number}]").items():
         if not given:
             raise UsageError(
                 f"cases[{number}]: {axis} = []: without a value there is no case (leave it out for all that are known)"

@@ -59,7 +59,7 @@ class Moves:
     ``after``: bytes that are read back at the end.  ``names``: files or objects made before, and removed at the end.
     ``patience``: times the budget that a sample takes at most, because the probe does less where it would take longer (0: as
     long as it takes).  ``share``: times the budget that a sample takes where the probe makes it so long, reading back included,
-    if that is more than ``sample`` and no more than ``most`` bytes.
+    if that is more than ``sample`` and no more than ``most`` bytes.  ``pause``: seconds of a sample in which nothing need move.
     """
 
     before: int = 0
@@ -69,6 +69,7 @@ class Moves:
     patience: float = 0.0
     share: float = 0.0
     most: int = 0
+    pause: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -301,6 +302,7 @@ def probe(
     name: str, *, needs: Needs | Callable[..., Needs] | None = None, **axes: Sequence[Scalar]
 ) -> Callable[[ProbeFunction], Probe]:
     """Declare a probe.  Each axis is a parameter of the function; an axis called ``size`` is in bytes and shown in binary units.
+    Of some axes (``size``, ``depth``, …; see `ranges`) other values than those declared may be asked for.
 
     ``needs``: a `Needs`, or a function of the parameters that returns one.
     """

@@ -91,7 +91,8 @@ def make_all(
     it is guessed how long all will take, once there is something to guess by (`TO_GUESS`).  ``enough``: so many will do, and no
     more are made than half of the time allows, where all would take too long; 0: all are needed.  How many were made.
 
-    Raises `Skip` where either is more than ``most_s`` seconds: ``words`` (what is made), the whole time, and the ``remedy``.
+    Raises `Skip` where what is needed takes, or would take, more than ``most_s`` seconds: ``words`` (what is made), the whole
+    time, that of ``enough``, and the ``remedy``.
     """
     elapsed, due = stopwatch(), min(FEW, every)
     for done in range(1, count + 1):
@@ -101,13 +102,16 @@ def make_all(
             due += min(due, every)
         spent = elapsed()
         whole = spent * count / done
-        if 0 < enough <= done < count and whole > most_s and spent > most_s / 2:
-            if not synced:
-                sync()
-            return done
-        needed = spent * max(done, enough) / done if enough else whole
+        if 0 < enough <= done:
+            if whole > most_s and spent > most_s / 2:
+                if not synced:
+                    sync()
+                return done
+            continue
+        needed = spent * (enough or count) / done
         if spent > most_s or (synced and spent > TO_GUESS * most_s and needed > most_s):
-            raise Skip(f"{words} would take {whole:.0f} s (at most {most_s:.0f} s{remedy})")
+            some = f", {enough} of them {needed:.0f} s" if enough else ""
+            raise Skip(f"{words} would take {whole:.0f} s{some} (at most {most_s:.0f} s{remedy})")
     return count
 
 

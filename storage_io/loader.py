@@ -58,11 +58,11 @@ SHARED = Path("/dev/shm")  # noqa: S108 (where the kernel keeps what workers han
 END_S = 5.0
 
 
-def needs(layout: str, workers: int, size: int, **_axes: object) -> Needs:
-    """torch and a folder.  Finding the steps of an epoch takes as long as samples do."""
-    epoch = min(size, least_steps(workers) * BATCH * SAMPLE_BYTES)
-    files = size // SAMPLE_BYTES if layout == "files" else 0
-    moves = Moves(before=PROBE_BYTES + size + 3 * epoch, sample=epoch, names=files)
+def needs(layout: str, workers: int, compute: int, size: int) -> Needs:
+    """torch and a folder."""
+    steps, files = least_steps(workers), size // SAMPLE_BYTES if layout == "files" else 0
+    epoch, pause = min(size, steps * BATCH * SAMPLE_BYTES), steps * compute / 1000
+    moves = Moves(before=PROBE_BYTES + size, sample=epoch, names=files, share=1 / SAMPLES, most=size, pause=pause)
     return Needs(target=True, modules=("torch",), moves=moves, room=room(layout, size), refused=refused(workers, size))
 
 
@@ -71,7 +71,8 @@ def refused(workers: int, size: int) -> str:
     count, steps = size // SAMPLE_BYTES, least_steps(workers)
     if count >= steps * BATCH:
         return ""
-    return f"{format_size(size)} are {count} samples of {format_size(SAMPLE_BYTES)}, too few for {steps} batches of {BATCH}"
+    words = f"{format_size(size)} are {count} samples of {format_size(SAMPLE_BYTES)}, too few for {steps} batches of {BATCH}"
+    return f"{words}; take a larger --set size=…"
 
 
 def least_steps(workers: int) -> int:

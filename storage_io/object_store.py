@@ -27,7 +27,7 @@ from storage_io.object_client import PART_BYTES, Client
 from storage_io.object_login import Login
 from storage_io.object_ops import Op
 from storage_io.object_space import ObjectSpace
-from storage_io.pattern import STAMP_EVERY
+from storage_io.pattern import unstamped
 
 OPS = ("put", "get", "range", "list", "delete")
 TOTAL_BYTES = 64 << 20
@@ -57,16 +57,21 @@ def needs(op: str, concurrency: int, size: int) -> Needs:
 
 def refused(op: str, concurrency: int, size: int, total: int = TOTAL_BYTES, names: int = NAMES) -> str:
     """Why such a case has no meaning, in words; empty where it has one."""
-    if size < STAMP_EVERY or size % STAMP_EVERY:
-        return f"{format_size(size)} is not a whole number of 4 KiB blocks"
+    if words := unstamped(size):
+        return words
     if size > PART_BYTES and op not in ("put", "get"):
         return f"op={op} is about objects of at most {format_size(PART_BYTES)}"
-    if size <= PART_BYTES and op != "list" and size * LEAST > total:
-        return f"{format_size(size)} is above {format_size(total // LEAST)}"
+    if size > PART_BYTES and concurrency > -(-size // PART_BYTES):
+        words = f"{concurrency} parts of {format_size(PART_BYTES)} at a time are more than {format_size(size)}"
+        return f"{words}; take a smaller --set concurrency=…"
+    least = max(LEAST, concurrency)
+    if size <= PART_BYTES and op != "list" and least * size > total:
+        what = "ranges" if op == "range" else "objects"
+        return f"{least} {what} of {format_size(size)} are more than {format_size(total)}; take a smaller --set size=…"
     if op == "list" and size * names > total:
         return f"{names} objects to list, of {format_size(size)} each, are more than {format_size(total)}: take size=4KiB"
     if op == "put" and concurrency == 1 and size > SINGLE_MOST:
-        return f"one request can put {format_size(SINGLE_MOST)} at most"
+        return f"one request can put {format_size(SINGLE_MOST)} at most; take --set concurrency=8: in parts"
     return ""
 
 

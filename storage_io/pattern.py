@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clustergauge.probe import Wrong
+from clustergauge.units import format_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,12 @@ def aligned(size: int) -> Words:
         buffer.madvise(mmap.MADV_HUGEPAGE)
     start = -np.frombuffer(buffer, np.uint64).ctypes.data % HUGE_PAGE
     return np.frombuffer(buffer, np.uint64, size // 8, start)
+
+
+def unstamped(size: int) -> str:
+    """Why so many bytes cannot bear stamps, in words; empty where they can."""
+    whole = size >= STAMP_EVERY and size % STAMP_EVERY == 0
+    return "" if whole else f"{format_size(size)} is not a whole number of 4 KiB blocks"
 
 
 class Pattern:

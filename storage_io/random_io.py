@@ -26,7 +26,7 @@ from storage_io.datafile import DataFile
 from storage_io.helpers import LARGE
 from storage_io.layout import READ_TO_PROVE, lay_out
 from storage_io.mounts import tell
-from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern
+from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, unstamped
 from storage_io.scattered import AGAIN_BYTES, BUFFER_BYTES, LEAST, MIX, MIX_READS, SAMPLES, Scattered
 from storage_io.workspace import Workspace, target_of
 
@@ -52,10 +52,10 @@ def needs(op: str, block: str, depth: int, size: int) -> Needs:
 
 def refused(size: int, block: int = STAMP_EVERY, depth: int = 1) -> str:
     """Why so many such blocks in flight of such a file have no meaning, in words; empty where they have one."""
-    if block % STAMP_EVERY:
-        return f"{format_size(block)} is not a whole number of 4 KiB blocks"
+    if words := unstamped(block):
+        return words
     if size < BASE_BYTES:
-        return f"{format_size(size)} is less than {format_size(BASE_BYTES)}"
+        return f"{format_size(size)} is less than {format_size(BASE_BYTES)}; take a larger --set size=…"
     if size % block:
         return f"{format_size(size)} is not a whole number of blocks of {format_size(block)}"
     if depth * block > (most := min(BUFFER_BYTES, size)):

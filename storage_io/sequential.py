@@ -32,7 +32,7 @@ from storage_io.evidence import DeviceBytes
 from storage_io.lanes import Lanes
 from storage_io.layout import READ_TO_PROVE, lay_out, pieces, words_of
 from storage_io.mounts import tell
-from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned, forget, stamped
+from storage_io.pattern import BASE_BYTES, STAMP_EVERY, Pattern, aligned, forget, stamped, unstamped
 from storage_io.slots import Slot, Slots
 from storage_io.workspace import Workspace, target_of
 
@@ -67,9 +67,8 @@ def needs(op: str, depth: int, size: int, block: str = "1MiB") -> Needs:
 
 def refused(size: int, block: int, depth: int) -> str:
     """Why so many such blocks at a time of such a file have no meaning, in words; empty where they have one."""
-    for given in (size, block):
-        if given < STAMP_EVERY or given % STAMP_EVERY:
-            return f"{format_size(given)} is not a whole number of 4 KiB blocks"
+    if words := unstamped(size) or unstamped(block):
+        return words
     if block > size:
         return f"{format_size(size)} is less than a block of {format_size(block)}; take a larger --set size=…"
     if depth > -(-size // block):

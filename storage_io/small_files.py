@@ -27,7 +27,7 @@ from storage_io.errors import StorageError
 from storage_io.evidence import DeviceBytes
 from storage_io.layout import make_all, patience, trial
 from storage_io.mounts import tell
-from storage_io.pattern import STAMP_EVERY, Pattern
+from storage_io.pattern import STAMP_EVERY, Pattern, unstamped
 from storage_io.random_io import require
 from storage_io.whole_files import Back, Reads, Writes
 from storage_io.workspace import Workspace
@@ -55,8 +55,8 @@ def needs(op: str, depth: int, size: int) -> Needs:
 def refused(depth: int, size: int, total: int = TOTAL_BYTES) -> str:
     """Why so many files of such a size at a time have no meaning, in words; empty where they have one."""
     least = max(LEAST, depth)
-    if size < STAMP_EVERY or size % STAMP_EVERY:
-        return f"{format_size(size)} is not a whole number of 4 KiB blocks"
+    if words := unstamped(size):
+        return words
     if least * size > total:
         return f"{least} files of {format_size(size)} are more than {format_size(total)}; take a smaller --set size=…"
     return ""

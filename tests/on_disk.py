@@ -1,6 +1,7 @@
 """What tests of storage probes share: a context, mounts, data changed behind a probe's back, a worker to be killed."""
 
 import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -36,6 +37,18 @@ def mounted(folder, *command):
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def refuse_direct(monkeypatch):
+    """As if no file system had direct I/O."""
+    real = os.open
+
+    def opened(path, flags, *args, **kwargs):
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", opened)
 
 
 def names(folder):

@@ -6,6 +6,7 @@ import os
 import threading
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -16,24 +17,27 @@ from clustergauge.measure import Plan, Sampler
 from clustergauge.plan import Suite, Wish, load_probes, plan
 from clustergauge.probe import Moves
 from clustergauge.world import Serial
-from storage_io import checkpoint, dataset, flush, metadata, random_io, sequential, small_files, whole_reads
+from storage_io import checkpoint, dataset, flush, loader, metadata, parallel, random_io, sequential, small_files, whole_reads
 from tests import made
 from tests.on_disk import context
 
 RATE = 10e6
 SIZE = 16 << 20
+EPOCH = loader.least_steps(0) * loader.BATCH * dataset.SAMPLE_BYTES
 
 
 class Disk:
-    """Counts what this process moves; a clock that stands still while nothing is moved."""
+    """Counts what this process moves; a clock that stands still while nothing is moved and nobody sleeps."""
 
     tick_s, max_calls, name, exposed = 1e-9, 1 << 16, "wall", 0
 
     def __init__(self, monkeypatch):
         self.moved = 0
+        self.slept_s = 0.0
         self._lock = threading.Lock()
         for name in ("pwritev", "preadv"):
             monkeypatch.setattr(os, name, self._counting(getattr(os, name)))
+        monkeypatch.setattr(loader, "time", SimpleNamespace(sleep=self._sleep))
         monkeypatch.setattr(budget, "WallClock", lambda: self)
         monkeypatch.setattr(forecast, "DEVICE_RATE", RATE)
         monkeypatch.setattr(whole_reads, "files", lambda *_: None)  # what compiled code moves would not be counted
@@ -48,7 +52,10 @@ class Disk:
         return moving
 
     def now(self):
-        return self.moved / RATE
+        return self.moved / RATE + self.slept_s
+
+    def _sleep(self, seconds):
+        self.slept_s += seconds
 
     def time(self, calls):
         began = self.now()
@@ -82,6 +89,14 @@ CASES = {
     "small files written": (
         small_files.needs("write", 8, 64 << 10),
         lambda ctx: small_files.prepare(ctx, "write", 8, 64 << 10, spare=0),
+    ),
+    "loader": (
+        loader.needs("shards", 0, 0, EPOCH),
+        lambda ctx: loader.prepare(ctx, "shards", 0, 0, EPOCH, spare=0),
+    ),
+    "loader that computes": (
+        loader.needs("shards", 0, 1000, 2 * EPOCH),
+        lambda ctx: loader.prepare(ctx, "shards", 0, 1000, 2 * EPOCH, spare=0),
     ),
     "checkpoint save": (
         checkpoint.needs("raw", "save", "one", SIZE),
@@ -119,6 +134,8 @@ def test_ranks_of_a_node_share_its_rate_and_what_is_cut_to_the_budget_takes_no_l
     assert forecast.beyond(shared, 1, 4.0) == pytest.approx(5 + (6 - 4))
     assert forecast.beyond(replace(shared, most=10**8), 1, 4.0) == pytest.approx(5 * 0.2)
     assert forecast.beyond(replace(shared, sample=10**9), 1, 4.0) == pytest.approx(5 * 2 + 6 * 2 - 4)
+    assert forecast.beyond(replace(shared, pause=0.5), 1, 4.0) == pytest.approx(5 + (6 - 4))
+    assert forecast.beyond(replace(shared, pause=1.5), 1, 4.0) == pytest.approx(5 * 1.502 + 6 * 1.502 - 4)
     assert forecast.beyond(Moves(names=500), 1, 1.0) == pytest.approx(1.0)
     assert forecast.beyond(Moves(), 8, 1.0) == 0
 
@@ -147,14 +164,25 @@ def test_turns_of_another_program_take_time_where_one_is_known():
     assert longer == pytest.approx([19.0, 0.0])
 
 
+def test_what_is_read_back_counts():
+    of_random = {
+        (op, block): random_io.needs(op, block, 1, SIZE).moves.share for op in ("read", "write") for block in ("4KiB", "64KiB")
+    }
+    once, twice = 1 / random_io.SAMPLES, 2 / random_io.SAMPLES
+    assert of_random == {("read", "4KiB"): once, ("read", "64KiB"): twice, ("write", "4KiB"): twice, ("write", "64KiB"): twice}
+    ranks = parallel.needs("write", "16MiB", 8, 1 << 30).moves
+    assert ranks.sample == (1 << 30) + parallel.SPOT_CHECKS * (16 << 20)
+
+
 def test_names_that_are_made_and_removed_are_counted():
     assert metadata.needs("one", files=10_000).moves.names == 10_000
     files = CASES["small files read"][0].moves
     assert files.names * (128 << 10) == small_files.TOTAL_BYTES
-    loader = load_probes(["storage_io.loader"])["loader"]
-    moves = loader.needs_of({"layout": "files", "workers": 0, "compute": 0, "size": 1 << 30}).moves
+    moves = loader.needs("files", 0, 0, 1 << 30).moves
     assert moves.names == (1 << 30) // dataset.SAMPLE_BYTES
     assert moves.before > 1 << 30
+    assert (moves.share, moves.most) == (1 / loader.SAMPLES, 1 << 30)  # epochs grow until they take it
+    assert loader.needs("files", 4, 36, 1 << 30).moves.pause == pytest.approx(36 * 0.036)
 
 
 def test_groups_and_nodes_that_measure_at_once_take_as_long_as_the_longest():

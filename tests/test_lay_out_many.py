@@ -78,6 +78,14 @@ def test_where_some_will_do_no_more_are_made_than_there_is_time_for(monkeypatch)
     assert some(0.11, 60) == 60
     assert some(0.11, 32) == 46
     assert some(0.19, 50) == 50
-    for enough in (53, 100):
-        with pytest.raises(Skip, match=r"^making them would take 19 s .at most 10 s.$"):
+    for enough, s in ((53, 10), (100, 19)):
+        with pytest.raises(Skip, match=rf"^making them would take 19 s, {enough} of them {s} s .at most 10 s.$"):
             some(0.19, enough)
+
+
+@pytest.mark.parametrize("late", [21, 99, 100])
+def test_where_some_will_do_one_that_is_late_takes_none_away(monkeypatch, late):
+    made = []
+    monkeypatch.setattr(layout, "stopwatch", lambda: lambda: 0.01 * len(made) + 20 * (made[-1] >= late))
+    count = layout.make_all(100, 10.0, made.append, "making them", enough=20)
+    assert count == made[-1] == late

@@ -208,7 +208,7 @@ def test_what_memory_does_not_hold_is_verified_in_part(tmp_path, monkeypatch):
 
 
 def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
-    with pytest.raises(Skip, match="1MiB are 9 samples of 112KiB, too few for 20 batches of 4"):
+    with pytest.raises(Skip, match=r"^1MiB are 9 samples of 112KiB, too few for 20 batches of 4; take a larger --set size=…$"):
         prepare(context(tmp_path), "shards", 2, 0, 1 << 20, spare=0)
     with monkeypatch.context() as patch:
         patch.setattr(memory, "available", lambda: 257 << 20)

@@ -64,6 +64,10 @@ def test_what_stands_under_a_row_elsewhere_stands_in_it_and_how_long_single_oper
     text = page.html_of(run, rows_of(run, []))
     assert ">beside<" in text
     assert ">19 of 1164 tensors; over fio-3.33: 0.75 (0.50 to 1.00 in 2 turns of each); p50 1.00 ms · p99 8.00 ms" in text
+    burn = record("matmul", MATMUL, settings={"burn_in": True})
+    held = msgspec.structs.replace(burn.measurement, samples_s=[1e-3] * 200 + [1.25e-3] * 200)
+    run = loaded(msgspec.structs.replace(burn, measurement=held))
+    assert ">sustained 80.0%: 2.00 TFLOP/s → 1.60 TFLOP/s<" in page.html_of(run, rows_of(run, []))
     only = loaded(record("memory", COPY))
     assert ">beside<" not in page.html_of(only, rows_of(only, []))
 

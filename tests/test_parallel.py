@@ -25,7 +25,20 @@ from storage_io.ranks import add_up, partners
 from storage_io.shared import LAYOUTS
 from tests import made, nodes
 from tests.faults.parallel_ranks import APART, SIZE, SLOW_S
-from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
+from tests.on_disk import (
+    ROOT,
+    context,
+    data_file,
+    end,
+    flip,
+    fraction,
+    has_device,
+    measuring,
+    mounted,
+    names,
+    needs_root,
+    refuse_direct,
+)
 from tests.planted_cases import supervised
 
 SMALL = (4 << 20) + 4096  # the last block is a short one
@@ -178,6 +191,19 @@ def test_what_is_read_back_is_not_what_was_read_back_before(tmp_path, monkeypatc
             lying.setattr(os, "preadv", lambda _, views, __: len(views[0]))
             with pytest.raises(Wrong, match="expected 0x00, got 0xa5"):
                 work.check()
+
+
+@pytest.mark.parametrize("op", ["write", "read"])
+def test_what_the_kernel_would_not_drop_before_a_run_is_told(tmp_path, monkeypatch, op):
+    refuse_direct(monkeypatch)
+    left = [8192, 0]
+    with prepared(tmp_path, "n_to_n", op) as (work, ctx):
+        monkeypatch.setattr(module.DataFile, "drop", lambda _: left.pop(0) if left else None)
+        for _ in range(2):
+            work.reset()
+            work.run()
+            work.note()
+        assert ctx.settings["page_cache_left_bytes"] == 8192
 
 
 def test_what_does_not_fit_is_skipped_in_words(tmp_path, monkeypatch):

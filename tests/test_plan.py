@@ -111,7 +111,8 @@ def test_of_counted_things_any_number_between_those_declared_is_known(tmp_path):
         ("depth", "2.5", "any whole number from 1 to 32"),
         ("block", "2MiB", "known: any size from 4KiB to 1MiB"),
         ("block", "2K", "known: any size from 4KiB to 1MiB"),
-        ("block", "small", "block: not a size: 'small'"),
+        ("block", "small", "--set block=small: no probe knows this value .known: any size from 4KiB to 1MiB"),
+        ("block", "-1", "known: any size from 4KiB to 1MiB"),
     ):
         with pytest.raises(UsageError, match=words):
             cases(tmp_path, text, values={axis: [value]}, targets=["/x"])
@@ -125,6 +126,30 @@ def test_of_counted_things_any_number_between_those_declared_is_known(tmp_path):
     ):
         with pytest.raises(UsageError, match=rf"cases\[1\]: .*probe 'blocks' knows {words}"):
             cases(tmp_path, f"{text}{line}\n", targets=["/x"])
+
+
+def test_what_a_probe_calls_as_others_call_something_else_has_the_values_that_it_declares(tmp_path):
+    probes = {p.name: p for p in (made("tiles", block=(16, 64)), made("ways", block=("row", "column"), depth=(0.5, 2)))}
+
+    def planned(line, **values):
+        return plan(suite(tmp_path, line), probes | {"blocks": PROBES["blocks"]}, machine(), Wish(values=values, targets=["/x"]))
+
+    tiles, ways = ('[[cases]]\nprobe = "tiles"\n', '[[cases]]\nprobe = "ways"\n')
+    assert [c.params["block"] for c in planned(tiles, block=["32"])] == [32]
+    assert [c.params["block"] for c in planned(f"{tiles}block = 48\n")] == [48]
+    assert {c.params["block"] for c in planned(ways, block=["row", "32"])} == {"row"}
+    three = planned(f'{tiles}{ways}[[cases]]\nprobe = "blocks"\n', block=["8192", "64"])
+    assert {c.params["block"] for c in three} == {"8KiB", 64}
+    for line, words in (
+        (f"{tiles}block = 65", "block=65: probe 'tiles' knows any whole number from 16 to 64"),
+        (f'{ways}block = "4KiB"', "block=4KiB: probe 'ways' knows row, column"),
+        (f"{ways}depth = 1", "depth=1: probe 'ways' knows 0.5, 2"),
+    ):
+        with pytest.raises(UsageError, match=f"{words}$"):
+            planned(line)
+    del probes["tiles"]
+    with pytest.raises(UsageError, match=r"\(known: any size from 4KiB to 1MiB, row, column\)$"):
+        planned(ways, block=["line"])
 
 
 def test_what_has_no_meaning_anywhere_is_known_beforehand(tmp_path):
@@ -148,6 +173,8 @@ def test_what_a_set_leaves_out_is_named(tmp_path):
 
     assert said(backend=["mpi"]) == ["--set backend=mpi leaves out plain (backend: a, b)"]
     assert said(backend=["mpi", "b"], depth=["2"]) == []
+    assert said("plain", backend=["mpi", "b", "gloo"]) == ["no case has backend=mpi,gloo: plain (backend: a, b)"]
+    assert said(depth=["2", "64"]) == ["no case has depth=64: blocks (depth: any whole number from 1 to 32)"]
     assert said("ranks", "blocks", backend=["mpi"]) == []
     assert said("size=1KiB", size=["1KiB"], backend=["mpi", "gloo"]) == [
         "--set backend=mpi,gloo leaves out plain (backend: a, b)"

@@ -29,7 +29,21 @@ from storage_io.latencies import MOST, Latencies
 from storage_io.random_io import prepare, random
 from storage_io.scattered import LEAST, MIX
 from storage_io.slots import Slots
-from tests.on_disk import ROOT, alive, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
+from tests.on_disk import (
+    ROOT,
+    alive,
+    context,
+    data_file,
+    end,
+    flip,
+    fraction,
+    has_device,
+    measuring,
+    mounted,
+    names,
+    needs_root,
+    refuse_direct,
+)
 
 SIZE = 16 << 20
 BLOCK = 4096
@@ -153,6 +167,13 @@ def test_a_first_look_that_is_late_does_not_make_samples_short(tmp_path, monkeyp
     monkeypatch.setattr(scattered, "seconds", slept_at_first([9.0, 9.0]))
     with prepared(tmp_path, "read", 8, block=block, budget_s=0.8) as (_, ctx):
         assert ctx.settings["transfers_per_sample"] == LEAST
+
+
+@pytest.mark.parametrize(("op", "depth", "count"), [("read", 40, 40), ("mixed", 32, 40), ("mixed", 1, 10)])
+def test_as_many_as_are_in_flight_are_a_sample_however_slow_the_disk(tmp_path, monkeypatch, op, depth, count):
+    monkeypatch.setattr(scattered, "seconds", lambda call: (call(), 9.0)[1])
+    with prepared(tmp_path, op, depth) as (_, ctx):
+        assert ctx.settings["transfers_per_sample"] == count
 
 
 def test_no_block_is_touched_twice_in_a_sample(tmp_path):
@@ -315,16 +336,7 @@ def test_what_was_wrong_on_its_way_into_a_large_block_is_found_where_memory_hold
 
 @pytest.fixture
 def no_direct(monkeypatch):
-    """A file system that refuses O_DIRECT at open."""
-    real = os.open
-    refuse = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
-    def opened(path, flags, *args, **kwargs):
-        if flags & os.O_DIRECT:
-            raise refuse
-        return real(path, flags, *args, **kwargs)
-
-    monkeypatch.setattr(os, "open", opened)
+    refuse_direct(monkeypatch)
 
 
 @pytest.mark.parametrize(("op", "block"), [("write", BLOCK), ("read", LARGE)])
@@ -643,7 +655,7 @@ def test_what_has_no_meaning_is_skipped_in_words(tmp_path, monkeypatch):
     with pytest.raises(Skip, match="no target folder"):
         prepare(Context(world=Serial(), device="cpu", seed=1, scratch=tmp_path), "read", BLOCK, 1, SIZE)
     for block, size, words in (
-        (BLOCK, 1 << 20, "1MiB is less than 16MiB"),
+        (BLOCK, 1 << 20, "1MiB is less than 16MiB; take a larger --set size=…"),
         (BLOCK, SIZE + 512, "16777728B is not a whole number of blocks of 4KiB"),
         (5000, SIZE, "5000B is not a whole number of 4 KiB blocks"),
     ):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from clustergauge import plan as planning, targets
+from clustergauge import plan as planning, ranges, targets
 from clustergauge.execute import execute
 from clustergauge.messages import Job
 from clustergauge.probe import NoRoom, Probe, Room, Skip, Wrong
@@ -88,11 +88,29 @@ def test_what_has_no_meaning_is_refused_beforehand_in_the_words_of_the_case(tmp_
             {"block": "1MiB", "depth": 32, "size": 16 * MIB},
             "32 blocks of 1MiB at a time are more than 16MiB; take a smaller --set depth=…",
         ),
+        (
+            "object_store",
+            {"op": "get", "concurrency": 32, "size": 64 * MIB},
+            "32 parts of 8MiB at a time are more than 64MiB; take a smaller --set concurrency=…",
+        ),
+        (
+            "object_store",
+            {"op": "put", "concurrency": 64, "size": 8 * MIB},
+            "64 objects of 8MiB are more than 64MiB; take a smaller --set size=…",
+        ),
         ("small_files", {"depth": 32, "size": 4 * MIB}, "32 files of 4MiB are more than 64MiB; take a smaller --set size=…"),
     ],
 )
 def test_fewer_in_flight_than_the_case_says_is_known_beforehand(name, params, words):
-    assert PROBES[name].needs_of(CASES[name] | params).refused == words
+    assert PROBES[name].needs_of(CASES.get(name, {}) | params).refused == words
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "suites").glob("*.toml")), ids=lambda path: path.stem)
+def test_no_case_of_a_suite_is_without_a_meaning(path):
+    for selection in planning.load_suite(path).cases:
+        probe = PROBES[selection.probe]
+        for case in probe.cases(**ranges.values(probe, selection.axes, path.name)):
+            assert probe.needs_of(case.params).refused == "", case.id
 
 
 def of_folders(probe: Probe) -> bool:

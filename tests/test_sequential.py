@@ -22,7 +22,20 @@ from storage_io.errors import StorageError
 from storage_io.evidence import process_io
 from storage_io.mounts import describe
 from storage_io.sequential import BLOCK_BYTES, prepare, sequential, sequential_blocks
-from tests.on_disk import ROOT, context, data_file, end, flip, fraction, has_device, measuring, mounted, names, needs_root
+from tests.on_disk import (
+    ROOT,
+    context,
+    data_file,
+    end,
+    flip,
+    fraction,
+    has_device,
+    measuring,
+    mounted,
+    names,
+    needs_root,
+    refuse_direct,
+)
 
 SIZE = (8 << 20) + 4096  # the last block is a short one
 
@@ -40,15 +53,7 @@ def prepared(target, op, depth=1, size=SIZE):
 
 @pytest.fixture
 def no_direct(monkeypatch):
-    """A file system that refuses O_DIRECT at open."""
-    real = os.open
-
-    def refuse(path, flags, *args, **kwargs):
-        if flags & os.O_DIRECT:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
-        return real(path, flags, *args, **kwargs)
-
-    monkeypatch.setattr(os, "open", refuse)
+    refuse_direct(monkeypatch)
 
 
 @pytest.fixture

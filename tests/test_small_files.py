@@ -23,7 +23,20 @@ from storage_io.errors import StorageError
 from storage_io.evidence import process_io
 from storage_io.pattern import aligned
 from storage_io.small_files import LEAST, prepare, small_files
-from tests.on_disk import context, end, files, flip, fraction, has_device, measuring, mounted, names, needs_root, slow
+from tests.on_disk import (
+    context,
+    end,
+    files,
+    flip,
+    fraction,
+    has_device,
+    measuring,
+    mounted,
+    names,
+    needs_root,
+    refuse_direct,
+    slow,
+)
 
 SIZE = 16 << 10
 TOTAL = 64 * SIZE
@@ -64,17 +77,6 @@ def test_what_the_kernel_will_not_drop_is_said(tmp_path):
         assert ctx.settings["page_cache_left_bytes"] == LEAST * SIZE
         work.run()
         work.check()
-
-
-def refuse_direct(monkeypatch):
-    real = os.open
-
-    def refuse(path, flags, *args, **kwargs):
-        if flags & os.O_DIRECT:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return real(path, flags, *args, **kwargs)
-
-    monkeypatch.setattr(os, "open", refuse)
 
 
 def test_without_direct_io_reads_are_cold_all_the_same(tmp_path, monkeypatch):
@@ -560,7 +562,7 @@ def test_what_would_take_too_long_and_what_has_no_meaning_is_skipped_in_words(tm
     with pytest.raises(Skip, match="10000B is not a whole number of 4 KiB blocks"):
         prepare(context(tmp_path), "read", 1, 10_000, spare=0)
     monkeypatch.setattr(layout, "stopwatch", slow(4.0))
-    with pytest.raises(Skip, match=r"^writing 64 files to begin with would take 256 s \(at most 10 s\)$"):
+    with pytest.raises(Skip, match=r"^writing 64 files to begin with would take 256 s, 16 of them 64 s \(at most 10 s\)$"):
         prepare(context(tmp_path), "read", 1, SIZE, TOTAL, spare=0)
     assert names(tmp_path) == []
 

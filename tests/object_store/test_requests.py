@@ -27,7 +27,7 @@ def test_small_objects(op, tmp_path, store):
     assert keys(store) == []
 
 
-@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("concurrency", [1, 3])
 @pytest.mark.parametrize("op", ["put", "get"])
 def test_large_objects_go_in_parts_where_several_are_in_flight(op, concurrency, tmp_path, store, proxy):
     size = 17 << 20
@@ -66,16 +66,21 @@ def test_every_object_is_another_and_cannot_be_compressed(tmp_path, store):
 
 
 @pytest.mark.parametrize(
-    ("op", "size", "words"),
+    ("op", "size", "concurrency", "words"),
     [
-        ("put", 1000, "not a whole number of 4 KiB blocks"),
-        ("list", 16 << 20, "objects of at most 8MiB"),
-        ("get", 64 << 10, "is above 32KiB"),
-        ("list", 64 << 10, "are more than 256KiB"),
+        ("put", 1000, 1, "not a whole number of 4 KiB blocks"),
+        ("list", 16 << 20, 1, "objects of at most 8MiB"),
+        ("get", 64 << 10, 1, "^8 objects of 64KiB are more than 256KiB; take a smaller --set size=…$"),
+        ("delete", 16 << 10, 17, "^17 objects of 16KiB are more than 256KiB; take a smaller --set size=…$"),
+        ("range", 16 << 10, 17, "^17 ranges of 16KiB are more than 256KiB; take a smaller --set size=…$"),
+        ("put", 16 << 20, 3, "^3 parts of 8MiB at a time are more than 16MiB; take a smaller --set concurrency=…$"),
+        ("get", 16 << 20, 3, "^3 parts of 8MiB at a time are more than 16MiB; take a smaller --set concurrency=…$"),
+        ("put", 6 << 30, 1, "^one request can put 5GiB at most; take --set concurrency=8: in parts$"),
+        ("list", 64 << 10, 1, "are more than 256KiB"),
     ],
 )
-def test_sizes_without_a_meaning_are_skipped(op, size, words, tmp_path):
-    with pytest.raises(Skip, match=words), work(tmp_path, op, size):
+def test_what_has_no_meaning_is_skipped_in_words(op, size, concurrency, words, tmp_path):
+    with pytest.raises(Skip, match=words), work(tmp_path, op, size, concurrency):
         pass
 
 

@@ -52,7 +52,7 @@ def test_a_store_that_stays_busy_is_an_error_that_says_so(tmp_path, proxy):
 def test_an_upload_in_parts_that_fails_leaves_no_parts(tmp_path, proxy, store):
     from storage_io.errors import StorageError
 
-    with work(tmp_path, "put", 20 << 20, 4) as (made, _):
+    with work(tmp_path, "put", 20 << 20, 3) as (made, _):
         made.reset()
         proxy.before = lambda method, path, *_: error_of(403, "AccessDenied") if "partNumber=2" in path else None
         with pytest.raises(StorageError, match="access is denied"):
