@@ -211,6 +211,7 @@ def test_mpi_cases_run_in_the_launchers_world_and_rank_0_alone_writes(launcher, 
     assert about["serial@cpu:0"]["settings"]["cpus"] == len(os.sched_getaffinity(0)), "as without a launcher that binds"
 
 
+@SLOW
 def test_every_rank_ends_as_the_session_does(start, tmp_path):
     note = """"$@"; code=$?; echo $code > "status.$PMI_RANK"; exit $code"""  # mpiexec itself ends with the worst of them
     session = start(MPICH, "--bench-case=*how=wrong/world=serial*", through=("sh", "-c", note, "sh"))
@@ -235,7 +236,8 @@ def test_a_worker_that_is_killed_is_named_and_no_second_world_is_feigned(launche
 
 
 @each(MPICH)
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=SLOW)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@SLOW
 def test_told_to_end_no_process_is_left(launcher, start, number):
     session = start(launcher, "-k", "late and mpi")
     await_phase(session, b"warm up", 2)

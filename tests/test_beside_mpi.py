@@ -61,6 +61,7 @@ def test_without_a_compiler_it_says_so():
 
 
 @pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler")
+@pytest.mark.slow
 def test_it_takes_nine_pairs_of_both(tmp_path):
     out = tmp_path / "pairs.json"
     command = [sys.executable, str(TOOL), "--sizes", "8B,1KiB", "--budget", "0.002", "--json", str(out)]

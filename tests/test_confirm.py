@@ -47,6 +47,7 @@ def suite(tmp_path: Path, *words: str, **more) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=code.ROOT, capture_output=True, text=True, timeout=100, check=False, **more)
 
 
+@pytest.mark.slow
 def test_the_slow_host_is_confirmed_the_other_cleared_and_what_cannot_be_measured_stays_suspect(tmp_path):
     done = suite(tmp_path, "run", "--suite", str(tmp_path / "lame.toml"), "--hosts", HOSTS)
     assert done.returncode == 4, done.stderr  # two are suspect: no success until it is known

@@ -303,6 +303,7 @@ if "clustergauge.worker" in sys.orig_argv and os.environ.get("CLUSTERGAUGE_HOST"
 """Python's ``sitecustomize`` of a node whose workers end before they say a word, while its agent is well."""
 
 
+@pytest.mark.slow
 def test_a_group_whose_pool_never_starts_is_kept_out_whole_and_the_rest_goes_on(tmp_path, monkeypatch):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DIES)

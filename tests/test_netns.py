@@ -86,16 +86,9 @@ def test_hosts_that_have_ipv6_alone_are_found_by_the_route_and_called_by_their_a
     assert nodes.workers_left(fleet.desk.token) == []
 
 
-@pytest.mark.parametrize(
-    ("world", "hosts"),
-    [
-        pytest.param("torch", "4", marks=pytest.mark.slow),
-        ("mpi", "4"),
-        pytest.param("torch", "6", marks=pytest.mark.slow),
-        pytest.param("mpi", "6", marks=pytest.mark.slow),
-    ],
-    indirect=["hosts"],
-)
+@pytest.mark.parametrize("hosts", ["4", "6"], indirect=True)
+@pytest.mark.parametrize("world", ["torch", "mpi"])
+@pytest.mark.slow
 def test_a_link_that_is_cut_within_a_case_costs_its_node_and_the_case(hosts, world):
     environment, remote, address = hosts
     fleet = nodes.fleet(("c0", "c1", "c2"), remote, address)

@@ -90,6 +90,7 @@ def test_a_node_whose_agent_is_killed_is_unmeasured_wherever_it_is_told(tmp_path
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_be_had_is_no_success_though_all_it_owes_is_its_share_of_what_spans_nodes(tmp_path):
     words = ["--suite", str(tmp_path / "nodes.toml"), "--hosts", "na,nb,gone1", "--ranks", "1", "-k", "*world=torch*"]
     status, said, records, _ = cli(tmp_path, *words)

@@ -215,6 +215,7 @@ def test_what_a_case_waits_is_none_of_its_limit_as_long_as_there_is_an_end_to_it
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow
 def test_while_another_run_holds_its_turn_a_case_is_not_late(tmp_path):
     (tmp_path / "noted.py").write_text(PROBE)
     (tmp_path / "s.toml").write_text('title = "t"\nbudget_s = 0.2\ntimeout_s = 2\n[[cases]]\nprobe = "noted"\n')

@@ -91,6 +91,7 @@ def test_a_run_under_the_same_prefix_is_noticed_and_its_own_cases_are_not(tmp_pa
     assert doubt.detail == "other runs of ClusterGauge were at work in the target: 1, by its mark"
 
 
+@pytest.mark.slow
 def test_a_mark_that_a_killed_run_of_another_host_left_does_not_count_for_long(tmp_path, store, monkeypatch):
     from storage_io import object_space
 
