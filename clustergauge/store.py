@@ -93,7 +93,8 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
             if made:
                 made.close()
-            raise UsageError(f"cannot make run folder {folder.located(path)}: {_why(error)}") from None
+            where = folder.located(path)
+            raise UsageError(f"cannot make run folder {where}: {_why(error).removeprefix(f'{where}: ')}") from None
         return made
 
     def append(self, record: Record) -> None:

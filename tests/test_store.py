@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "write", full)
     before_fds = open_files()
-    with pytest.raises(UsageError, match=r"cannot make run folder .*No space left on device"):
+    with pytest.raises(UsageError, match=r"^cannot make run folder \S+: No space left on device: run\.json is not written$"):
         RunFolder.create(tmp_path, a_run())
     assert list(tmp_path.iterdir()) == []
     assert open_files() == before_fds
