@@ -45,7 +45,7 @@ install_torch() {
 case "$have" in
 "$torch" | "$torch"+*) [ -z "${TORCH_BACKEND:-}" ] || install_torch ;;
 *)
-    say "installing torch $torch for $gpu GPU (minutes on a slow line)"
+    say "installing torch $torch (GPU here: $gpu; minutes on a slow line)"
     install_torch
     ;;
 esac
